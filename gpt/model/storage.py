@@ -1,0 +1,49 @@
+"""A model as a folder: model.safetensors, config.json and, in tokenizer/, the tokenizer it was trained with."""
+
+import shutil
+from pathlib import Path
+
+import tiktoken
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from gpt.data.tokenizer import load_tokenizer
+from gpt.errors import UserError
+from gpt.files import atomic_folder, read_json, write_json
+from gpt.model.transformer import GPTConfig, GPTModel
+
+
+def save_model(model: GPTModel, tokenizer: Path, output: Path) -> None:
+    """Write weights, configuration and a copy of the tokenizer's folder to `output`, whole or not at all."""
+    with atomic_folder(output) as folder:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+        write_json(folder / "config.json", model.config.to_dict())
+        shutil.copytree(tokenizer, folder / "tokenizer")
+
+
+def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[GPTModel, tiktoken.Encoding]:
+    """Load a model folder for inference; raise `UserError` if something is missing, damaged or does not fit."""
+    hint = "run `gpt pretrain`, or name a model folder"
+    values = read_json(folder / "config.json", hint)
+    encoding = load_tokenizer(folder / "tokenizer")
+    try:
+        config = GPTConfig(**values)
+        model = GPTModel(config)
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except FileNotFoundError:
+        raise UserError(f"{folder / 'model.safetensors'}: not found; {hint}") from None
+    except TypeError as error:
+        raise UserError(f"{folder / 'config.json'}: not a GPTModel's configuration ({error}); {hint}") from None
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder / 'model.safetensors'}: damaged or not of this config.json ({reason}); {hint}") from None
+    if config.vocab_size != encoding.n_vocab:
+        raise UserError(f"{folder}: config.json has vocab_size {config.vocab_size}, the tokenizer {encoding.n_vocab}; {hint}")
+    return model.to(device).eval(), encoding
+
+
+def default_device() -> torch.device:
+    """Return the GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,209 @@
+"""What a registered version was made from, so that it can be made again: code, settings, data, weights, machine.
+
+Read from the project when a model is registered, after checking that its pieces belong together; kept as tags of the
+version (hashes, figures) and as artifacts of its run (the texts that the hashes are of).
+"""
+
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+import gpt
+from gpt import paths
+from gpt.data.shards import data_id, read_index
+from gpt.data.tokenizer import tokenizer_id
+from gpt.errors import UserError
+from gpt.files import read_json, sha256_file, sha256_json, sha256_tree
+from gpt.params import PARAMS_FILE, Params, load_params
+from gpt.registry.git import read_code
+from gpt.training.launch import describe_hardware
+
+DVC_LOCK = Path("dvc.lock")
+REQUIREMENTS_LOCK = Path("requirements.lock")
+PATCH = "uncommitted.patch"
+NONE = "none"
+_AGAIN = "run `dvc repro` (or `gpt evaluate`) first"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Hashes are SHA-256 in hexadecimal; what a project does not have is "none"."""
+
+    git_commit: str
+    git_dirty: bool
+    "The files differ from the commit by `uncommitted.patch`."
+    code_sha256: str
+    "Of the installed gpt package's source, which a project outside the repository uses too."
+    params_sha256: str
+    "Of params.yaml's values without `launch`, which does not decide the result."
+    data_sha256: str
+    test_documents_sha256: str
+    validation_documents_sha256: str
+    tokenizer_sha256: str
+    weights_sha256: str
+    model_sha256: str
+    "Of models/base as a whole: weights, configuration and tokenizer."
+    dvc_lock_sha256: str
+    dvc_lock_matches: bool
+    "dvc.lock records this very evaluation, so it is the lock of this model."
+    requirements_lock_sha256: str
+    hardware: str
+    num_processes: int
+    python: str
+    torch: str
+    gpt: str
+    files: dict[str, bytes] = field(repr=False)
+    "Name to content: params.yaml, the locks, the evaluation, the patch."
+
+    def tags(self) -> dict[str, str]:
+        """Return everything but the files as tags of a version."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "files"}
+        return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
+
+
+def collect(project: Path) -> Lineage:
+    """Return the lineage of the project's model.
+
+    Raises `UserError` if a piece is missing, or the model, its evaluation, its data and params.yaml are not of one run.
+    """
+    params = load_params(project / PARAMS_FILE)
+    base = project / paths.BASE_MODEL
+    weights = _hash_of(base / "model.safetensors", "run `gpt pretrain` first")
+    evaluation = read_evaluation(project)
+    if evaluation.get("weights_sha256") != weights:
+        raise UserError(f"{project / paths.EVALUATE_METRICS}: measured other weights than {base} has; {_AGAIN}")
+    run = read_json(project / paths.RUN, "run `gpt pretrain` first")
+    index = read_index(project / paths.TOKENS)
+    tokenizer = tokenizer_id(base / "tokenizer")
+    _check_data(project, index, evaluation, tokenizer, run)
+    _check_config(project, params)
+    lock_matches = _check_lock(project)
+    code = read_code(project)
+    files = {
+        path.name: (project / path).read_bytes()
+        for path in (PARAMS_FILE, DVC_LOCK, REQUIREMENTS_LOCK, paths.EVALUATE_METRICS)
+        if (project / path).exists()
+    }
+    if code.dirty:
+        files[PATCH] = code.patch
+    return Lineage(
+        git_commit=code.commit,
+        git_dirty=code.dirty,
+        code_sha256=_code_hash(),
+        params_sha256=params_hash(params),
+        data_sha256=data_id(project / paths.TOKENS),
+        test_documents_sha256=evaluation["test"]["documents_sha256"],
+        validation_documents_sha256=evaluation["validation"]["documents_sha256"],
+        tokenizer_sha256=tokenizer,
+        weights_sha256=weights,
+        model_sha256=sha256_tree(base),
+        dvc_lock_sha256=_hash_of(project / DVC_LOCK),
+        dvc_lock_matches=lock_matches,
+        requirements_lock_sha256=_hash_of(project / REQUIREMENTS_LOCK),
+        hardware=run.get("hardware") or describe_hardware(),
+        num_processes=run["num_processes"],
+        python=platform.python_version(),
+        torch=importlib.metadata.version("torch"),
+        gpt=gpt.__version__,
+        files=files,
+    )
+
+
+def read_evaluation(project: Path) -> dict[str, Any]:
+    """Return metrics/evaluate.json; raise `UserError` if it is missing or not what `gpt evaluate` writes."""
+    path = project / paths.EVALUATE_METRICS
+    evaluation = read_json(path, _AGAIN)
+    try:
+        complete = all(
+            isinstance(evaluation[split]["bits_per_byte"], float) and isinstance(evaluation[split]["documents_sha256"], str)
+            for split in ("validation", "test")
+        )
+    except (KeyError, TypeError):
+        complete = False
+    if not complete:
+        raise UserError(f"{path}: has no figures of the validation and test splits; {_AGAIN}")
+    return evaluation
+
+
+def params_hash(params: Params) -> str:
+    """Return the hash of the settings that decide the result, whatever their order and comments in the file."""
+    values = params.model_dump(mode="json", by_alias=True)
+    del values["launch"]
+    return sha256_json(values)
+
+
+def _check_data(
+    project: Path, index: dict[str, Any], evaluation: dict[str, Any], tokenizer: str, run: dict[str, Any]
+) -> None:
+    folder = project / paths.TOKENS
+    if index["tokenizer_id"] != tokenizer:
+        raise UserError(f"{folder}: made with another tokenizer than {project / paths.BASE_MODEL} has; {_AGAIN}")
+    for split in ("validation", "test"):
+        if index["splits"][split]["documents_sha256"] != evaluation[split]["documents_sha256"]:
+            raise UserError(f"{folder}: holds other {split} documents than the model was measured on; {_AGAIN}")
+    if run.get("data_sha256", data := data_id(folder)) != data:
+        raise UserError(f"{folder}: not the data that the model was trained on; run `dvc repro` first")
+
+
+def _check_config(project: Path, params: Params) -> None:
+    path = project / paths.BASE_MODEL / "config.json"
+    config = read_json(path, "run `gpt pretrain` first")
+    for key, value in params.section("model").items():
+        if config.get(key) != value:
+            raise UserError(
+                f"{PARAMS_FILE}: model.{key} is {value}, but {path} has {config.get(key)};"
+                " run `dvc repro`, or put the value back"
+            )
+
+
+def _check_lock(project: Path) -> bool:
+    """Return whether dvc.lock records the evaluation at hand; then its params must be those of params.yaml."""
+    path = project / DVC_LOCK
+    try:
+        lock = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        stages = lock["stages"]
+        recorded = {out["path"]: out.get("md5") for out in stages["evaluate"]["outs"]}
+        made_with = dict(_locked_params(stages))
+    except (FileNotFoundError, KeyError, TypeError):
+        return False
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); restore it with git") from None
+    evaluation = (project / paths.EVALUATE_METRICS).read_bytes()
+    if recorded.get(paths.EVALUATE_METRICS.as_posix()) != hashlib.md5(evaluation, usedforsecurity=False).hexdigest():
+        return False
+    values = YAML(typ="safe", pure=True).load((project / PARAMS_FILE).read_text(encoding="utf-8"))
+    for key, value in made_with.items():
+        found: Any = values
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        if found != value:
+            raise UserError(
+                f"{PARAMS_FILE}: {key} is not what the model was made with ({DVC_LOCK}); run `dvc repro`, or put the value back"
+            )
+    return True
+
+
+def _locked_params(stages: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for stage in stages.values():
+        yield from stage.get("params", {}).get(PARAMS_FILE.as_posix(), {}).items()
+
+
+def _hash_of(path: Path, hint: str | None = None) -> str:
+    try:
+        return sha256_file(path)
+    except FileNotFoundError:
+        if hint is None:
+            return NONE
+        raise UserError(f"{path}: not found; {hint}") from None
+
+
+def _code_hash() -> str:
+    package = Path(gpt.__file__).parent
+    return sha256_json({path.relative_to(package).as_posix(): sha256_file(path) for path in package.rglob("*.py")})

@@ -1,0 +1,233 @@
+"""Registering a model: one MLflow model that loads anywhere, one version that says what it was made from.
+
+Running it twice does no harm: the same model from the same data and settings is the version that exists. A version appears
+last and whole, with all its tags; what a failure leaves behind is a logged model that no version refers to.
+"""
+
+import json
+import shutil
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gpt
+from gpt import paths
+from gpt.files import read_json
+from gpt.model.storage import load_model
+from gpt.params import Params
+from gpt.registry.imports import needed_modules, pinned_requirements
+from gpt.registry.lineage import Lineage, collect, read_evaluation
+from gpt.registry.versions import (
+    CANDIDATE,
+    CHAMPION,
+    ROLLED_BACK,
+    VERDICT,
+    all_versions,
+    is_on_disk,
+    registry_lock,
+    version_of_alias,
+)
+from gpt.training import store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import ModelSignature
+
+_SCRIPT = Path(__file__).with_name("pyfunc.py")
+_FIGURES = ("bits_per_byte", "loss", "perplexity")
+# A version with all of these is the same model from the same data and settings, measured on the same documents.
+_IDENTITY = ("model_sha256", "data_sha256", "params_sha256", "test_documents_sha256")
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A version of the registry; `alias` is the one of candidate and champion that it holds, if any."""
+
+    name: str
+    version: int
+    alias: str | None
+    uri: str
+    run_id: str
+    tracking_uri: str
+    experiment_id: str
+    new: bool
+    "Whether this call made it."
+
+    def to_json(self) -> str:
+        keys = ("name", "version", "alias", "uri", "run_id", "tracking_uri", "experiment_id")
+        return json.dumps({key: getattr(self, key) for key in keys})
+
+    def describe(self) -> str:
+        what = "registered" if self.new else "exists already"
+        role = f", the {self.alias}" if self.alias else f"; another version is the {CANDIDATE}"
+        return f"{self.uri} {what}{role}"
+
+
+def register(params: Params, project: Path) -> RegisteredModel:
+    """Register the project's model under `register.name`, as the candidate to be promoted.
+
+    Raises `UserError` if the model, its evaluation or its data are missing or do not belong together, or the store fails.
+    """
+    lineage = collect(project)
+    load_model(project / paths.BASE_MODEL)  # what does not load is not registered
+    client = store.client()
+    name = params.register_.name
+    with store.store_errors(), registry_lock():
+        version = _find_same(client, name, lineage)
+        new = version is None
+        if version is None:
+            version = _create_version(client, name, lineage, params, project)
+        alias = _offer(client, version)
+        assert version.run_id, "every version of ours has a run"
+        return RegisteredModel(
+            name=name,
+            version=int(version.version),
+            alias=alias,
+            uri=f"models:/{name}/{version.version}",
+            run_id=version.run_id,
+            tracking_uri=client.tracking_uri,
+            experiment_id=client.get_run(version.run_id).info.experiment_id,
+            new=new,
+        )
+
+
+def _find_same(client: "MlflowClient", name: str, lineage: Lineage) -> "ModelVersion | None":
+    """The newest version of the same identity. One registered from uncommitted code gives way to a clean one."""
+    tags = lineage.tags()
+    for version in all_versions(client, name):
+        same = all(version.tags.get(key) == tags[key] for key in _IDENTITY)
+        worse = version.tags.get("git_dirty") == "true" and not lineage.git_dirty
+        if same and not worse and version.run_id and is_on_disk(client, version):
+            return version
+    return None
+
+
+def _offer(client: "MlflowClient", version: "ModelVersion") -> str | None:
+    """Make the version the candidate unless it has been judged or something newer waits; return the alias it holds."""
+    candidate = version_of_alias(client, version.name, CANDIDATE)
+    champion = version_of_alias(client, version.name, CHAMPION)
+    if candidate and candidate.version == version.version:
+        return CANDIDATE
+    if champion and champion.version == version.version:
+        return CHAMPION
+    newer_waits = candidate is not None and int(candidate.version) > int(version.version)
+    if newer_waits or version.tags.get(VERDICT) == ROLLED_BACK:
+        return None
+    client.set_registered_model_alias(version.name, CANDIDATE, version.version)
+    return CANDIDATE
+
+
+def _create_version(
+    client: "MlflowClient", name: str, lineage: Lineage, params: Params, project: Path
+) -> "ModelVersion":
+    from mlflow.entities import LoggedModelInput, LoggedModelOutput, Metric, RunTag
+
+    del LoggedModelInput
+    evaluation = read_evaluation(project)
+    run = _training_run(client, params, read_json(project / paths.RUN, "run `gpt pretrain` first")["run"], project)
+    run_id = run.info.run_id
+    tags = lineage.tags() | {
+        f"{split}_bits_per_byte": repr(evaluation[split]["bits_per_byte"]) for split in ("validation", "test")
+    }
+    model = client.create_logged_model(run.info.experiment_id, name, run_id, tags=tags, model_type="gpt")
+    tags["lineage"] = f"runs:/{run_id}/lineage/{model.model_id}"
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _write_package(Path(folder, "model"), Path(folder), model, run_id, params, project)
+            client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
+        with tempfile.TemporaryDirectory() as folder:
+            for file, content in lineage.files.items():
+                Path(folder, file).write_bytes(content)
+            client.log_artifacts(run_id, folder, f"lineage/{model.model_id}")
+        now, step = int(time.time() * 1000), params.train.max_steps
+        metrics = [
+            Metric(f"{split}/{figure}", evaluation[split][figure], now, step, model_id=model.model_id, run_id=run_id)
+            for split in ("validation", "test")
+            for figure in _FIGURES
+        ]
+        client.log_batch(run_id, metrics=metrics, tags=[RunTag(f"lineage.{key}", value) for key, value in tags.items()])
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+        client.finalize_logged_model(model.model_id, "READY")
+        _ensure_registered_model(client, name)
+        return client.create_model_version(
+            name, model.artifact_location, run_id, tags, model_id=model.model_id
+        )
+    except BaseException:
+        with suppress(Exception):  # the first failure is the one to tell
+            client.delete_logged_model(model.model_id)
+        raise
+
+
+def _training_run(client: "MlflowClient", params: Params, run_name: str, project: Path) -> "Run":
+    """The run that trained the model; a new one, named so, if the store has never heard of it."""
+    from mlflow.exceptions import MlflowException
+
+    recorded = read_json(project / paths.RUN, "run `gpt pretrain` first")
+    if run_id := recorded.get("run_id"):
+        with suppress(MlflowException):
+            run = client.get_run(run_id)
+            if run.info.lifecycle_stage == "active":
+                return run
+    experiment = store.experiment_id(client, params.base.name)
+    # Training marks its run with this name too: its metrics, delivered later, find the run that is made here.
+    if known := client.search_runs([experiment], f"tags.`gpt.run` = '{run_name}'", max_results=1):
+        return known[0]
+    run = client.create_run(experiment, tags={"gpt.run": run_name}, run_name=run_name)
+    client.set_terminated(run.info.run_id, "FINISHED")
+    return run
+
+
+def _ensure_registered_model(client: "MlflowClient", name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _write_package(output: Path, scratch: Path, model: "LoggedModel", run_id: str, params: Params, project: Path) -> None:
+    """Write the MLflow model: script, the part of `gpt` it needs, the model folder, requirements, signature."""
+    import mlflow.pyfunc
+    import pandas as pd
+    from mlflow.models import Model
+
+    modules, others = needed_modules(_SCRIPT)
+    package = Path(gpt.__file__).parent
+    for module in modules:
+        target = scratch / "gpt" / module.relative_to(package)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(module, target)
+    mlflow.pyfunc.save_model(
+        path=str(output),
+        mlflow_model=Model(model_id=model.model_id, model_uuid=model.model_id, run_id=run_id, artifact_path=model.artifact_location),
+        python_model=str(_SCRIPT),
+        code_paths=[str(scratch / "gpt")],
+        artifacts={"model": str((project / paths.BASE_MODEL).absolute())},
+        pip_requirements=pinned_requirements(others),
+        signature=_signature(params),
+        input_example=pd.DataFrame({"prompt": [params.evaluate.prompts[0]]}),
+    )
+
+
+def _signature(params: Params) -> "ModelSignature":
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    defaults: list[tuple[str, DataType, Any]] = [
+        ("max_new_tokens", DataType.long, params.evaluate.max_new_tokens),
+        ("temperature", DataType.double, params.evaluate.temperature),
+        ("top_k", DataType.long, params.evaluate.top_k),
+        ("seed", DataType.long, params.base.seed),
+    ]
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, "prompt")]),
+        outputs=Schema([ColSpec(DataType.string, "completion")]),
+        params=ParamSchema([ParamSpec(name, kind, default) for name, kind, default in defaults]),
+    )

@@ -1,0 +1,37 @@
+"""The GPT as an MLflow pyfunc: prompts in, completions out. MLflow copies this file into the model and runs it to load it.
+
+What it imports from `gpt` travels with the model (see gpt/registry/imports.py), so it needs no checkout, and nothing is unpickled.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+from gpt.model.generation import generate_text
+from gpt.model.storage import default_device, load_model
+
+
+class CompletionModel(PythonModel):
+    """Completes each row's `prompt`. The same prompt, parameters and seed give the same completion, whatever the other rows."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        self.model, self.encoding = load_model(Path(context.artifacts["model"]), default_device())
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Return a `completion` for each `prompt`; MLflow fills `params` from the signature's defaults."""
+        sampling = params or {}
+        return pd.DataFrame(
+            {
+                "completion": [
+                    "".join(generate_text(self.model, self.encoding, prompt, **sampling)) for prompt in model_input["prompt"]
+                ]
+            }
+        )
+
+
+set_model(CompletionModel())

@@ -1,0 +1,175 @@
+"""Finding registered versions: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `@ALIAS`, and the model folder behind one."""
+
+import hashlib
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt.errors import UserError
+from gpt.files import atomic_folder, sha256_file
+from gpt.training import store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CANDIDATE = "candidate"
+CHAMPION = "champion"
+# Where a version keeps the model folder, inside its MLflow model.
+MODEL_FOLDER = "artifacts/base"
+_URI = re.compile(r"(?:models:/(?P<name>[^/@]+))?(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
+_LOCK_SECONDS = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+def is_registry_uri(spec: str) -> bool:
+    """Whether a model is named by a place in the registry rather than by a folder."""
+    return spec.startswith(("models:", "@"))
+
+
+def find_version(client: "MlflowClient", spec: str, default_name: str | None = None) -> "ModelVersion":
+    """Return the version that a URI names; `@ALIAS` alone is one of `default_name`'s.
+
+    Raises `UserError` for a URI of another form and for a name, version or alias that does not exist.
+    """
+    match = _URI.fullmatch(spec)
+    name = (match["name"] or default_name) if match else None
+    if match is None or name is None:
+        raise UserError(f"{spec}: not a registered model; write models:/NAME@ALIAS or models:/NAME/VERSION")
+    found = version_of_alias(client, name, match["alias"]) if match["alias"] else _version(client, name, match["version"])
+    if found is None:
+        raise UserError(f"{spec}: not in {client.tracking_uri}; it has {_listing(client, name)}")
+    return found
+
+
+def version_of_alias(client: "MlflowClient", name: str, alias: str) -> "ModelVersion | None":
+    """Return the version that an alias points to, None if there is no such alias or model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if _is_absent(error):
+            return None
+        raise
+
+
+def all_versions(client: "MlflowClient", name: str) -> "list[ModelVersion]":
+    """Return all versions of a registered model, the newest first."""
+    found: list[ModelVersion] = []
+    token = None
+    while True:
+        page = client.search_model_versions(f"name = '{name}'", page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return sorted(found, key=lambda version: int(version.version), reverse=True)
+
+
+def resolve_model(spec: str, default_name: str | None = None) -> Path:
+    """Return the folder, as `load_model` takes it, of a path or a registered version.
+
+    A version on a server is downloaded once and kept in the user's cache; its weights are checked against the version's hash.
+    Raises `UserError` if the version does not exist, is not a GPT of this project's kind, or is damaged.
+    """
+    if not is_registry_uri(spec):
+        return Path(spec)
+    client = store.client()
+    with store.store_errors():
+        return model_folder(client, find_version(client, spec, default_name))
+
+
+def model_folder(client: "MlflowClient", version: "ModelVersion") -> Path:
+    """Return the local folder of a version's model; see `resolve_model`."""
+    uri = f"models:/{version.name}/{version.version}"
+    expected = version.tags.get("weights_sha256")
+    if expected is None:
+        raise UserError(f"{uri}: not registered by `gpt register`; it has no weights_sha256")
+    source = client.get_model_version_download_uri(version.name, version.version)
+    if (local := _local_path(source)) is not None:
+        folder = local / MODEL_FOLDER
+        if not folder.is_dir():
+            raise UserError(f"{uri}: its files are not in {folder}; bring them back, or register the model again")
+    else:
+        folder = _downloaded(client, source)
+    weights = folder / "model.safetensors"
+    if not weights.exists() or sha256_file(weights) != expected:
+        raise UserError(f"{weights}: not the weights of {uri} (damaged or replaced); delete {folder} and try again")
+    return folder
+
+
+@contextmanager
+def registry_lock() -> Iterator[None]:
+    """Let one process of this machine at a time change a local registry; a server's has no such lock."""
+    file = store.database_file(store.tracking_uri())
+    if file is None:
+        yield
+        return
+    import fcntl
+
+    with file.with_name(file.name + ".registry.lock").open("a") as lock:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UserError(f"{lock.name}: another `gpt register` or `gpt promote` has held it for a minute") from None
+                time.sleep(0.1)
+        yield
+
+
+def _version(client: "MlflowClient", name: str, version: str) -> "ModelVersion | None":
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version(name, version)
+    except MlflowException as error:
+        if _is_absent(error):
+            return None
+        raise
+
+
+def _is_absent(error: Exception) -> bool:
+    # A missing alias is INVALID_PARAMETER_VALUE in a database store, and RESOURCE_DOES_NOT_EXIST if the model is missing too.
+    code = getattr(error, "error_code", "")
+    return code == "RESOURCE_DOES_NOT_EXIST" or (code == "INVALID_PARAMETER_VALUE" and "not found" in str(error))
+
+
+def _listing(client: "MlflowClient", name: str) -> str:
+    """What there is instead, for an error message."""
+    versions = all_versions(client, name)
+    if not versions:
+        names = sorted(model.name for model in client.search_registered_models(max_results=20))
+        return "the models " + ", ".join(names) if names else "no models yet; run `gpt register`"
+    aliases = client.get_registered_model(name).aliases
+    shown = ", ".join(f"@{alias} (version {number})" for alias, number in sorted(aliases.items()))
+    return f"versions {versions[-1].version} to {versions[0].version} of {name}" + (f", {shown}" if shown else "")
+
+
+def _local_path(uri: str) -> Path | None:
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
+
+    return Path(local_file_uri_to_path(uri)) if is_local_uri(uri) else None
+
+
+def _downloaded(client: "MlflowClient", source: str) -> Path:
+    """A version's files never change, so the cache is named by where they are from."""
+    from mlflow.artifacts import download_artifacts
+
+    key = hashlib.sha256(f"{client.tracking_uri} {source}".encode()).hexdigest()[:32]
+    base = os.environ.get("GPT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "gpt-pretrain")
+    target = Path(base, "models", key)
+    if not target.exists():
+        logger.info("downloading %s to %s", source, target)
+        with atomic_folder(target) as folder:
+            download_artifacts(f"{source}/{MODEL_FOLDER}", dst_path=str(folder), tracking_uri=client.tracking_uri)
+    return target / Path(MODEL_FOLDER).name

@@ -1,0 +1,155 @@
+"""Checkpoints that exist or do not: `checkpoints/<fingerprint>/step_00000500/`.
+
+A checkpoint is written beside its place and synced, its manifest (sizes and hashes) last, and renamed; older ones go after that.
+Reading verifies every byte; a damaged one is skipped with a warning and the one before it used.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+import gpt
+from gpt.errors import UserError
+from gpt.files import fsync_path, sha256_file, sha256_json, write_json
+from gpt.params import Params
+
+KEEP = 2
+# What the weights are computed by. A test compares this list with the dependencies of the stage in dvc.yaml.
+CODE = ("data/batches.py", "data/shards.py", "data/tokenizer.py", "evaluation/likelihood.py", "model") + (
+    "training/optimizer.py",
+    "training/trainer.py",
+)
+# These decide when something is written down, not what the weights are.
+_WITHOUT_EFFECT = {"checkpoint_interval", "sample_interval"}
+_MANIFEST = "manifest.json"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run needs to go on: tensors on the CPU, and the trainer's counters as JSON values."""
+
+    step: int
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+
+def fingerprint(params: Params, data: str, tokenizer: str) -> str:
+    """Return the hash of all that the result depends on: the same resumes, another starts fresh."""
+    train = {key: value for key, value in params.section("train").items() if key not in _WITHOUT_EFFECT}
+    package = Path(gpt.__file__).parent
+    files = sorted(path for name in CODE for path in ([package / name] if name.endswith(".py") else (package / name).rglob("*.py")))
+    code = {path.relative_to(package).as_posix(): sha256_file(path) for path in files}
+    depends_on = {
+        "data": data,
+        "tokenizer": tokenizer,
+        "model": params.section("model"),
+        "train": train,
+        "seed": params.base.seed,
+        "code": code,
+        "torch": torch.__version__,
+    }
+    return sha256_json(depends_on)[:16]
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint below `folder` and remove all but the newest `KEEP`."""
+    target = folder / f"step_{checkpoint.step:08d}"
+    partial = Path(tempfile.mkdtemp(prefix=".partial_", dir=folder))
+    try:
+        save_file(_contiguous(checkpoint.weights), partial / "model.safetensors")
+        save_file(_contiguous(checkpoint.optimizer), partial / "optimizer.safetensors")
+        write_json(partial / "state.json", checkpoint.state | {"step": checkpoint.step})
+        manifest = {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(partial.iterdir())
+        }
+        for path in partial.iterdir():
+            fsync_path(path)
+        write_json(partial / _MANIFEST, manifest)
+        fsync_path(partial)
+        if target.exists():
+            shutil.rmtree(target)
+        partial.replace(target)
+        fsync_path(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    for old in _steps(folder)[:-KEEP]:
+        shutil.rmtree(old)
+
+
+def load_latest(folder: Path) -> Checkpoint | None:
+    """Return the newest whole checkpoint below `folder`, or None; warn of each damaged one."""
+    for path in reversed(_steps(folder)):
+        if damage := find_damage(path):
+            logger.warning("%s is damaged (%s); trying the one before it", path, damage)
+            continue
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        weights, optimizer = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
+        return Checkpoint(state["step"], weights, optimizer, state)
+    return None
+
+
+def find_damage(path: Path) -> str | None:
+    """Return what is wrong with a checkpoint, or None if every file has the size and hash that its manifest gives."""
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        for name, expected in manifest.items():
+            file = path / name
+            if not file.exists():
+                return f"{name} is missing"
+            if file.stat().st_size != expected["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes, not {expected['bytes']}"
+            if sha256_file(file) != expected["sha256"]:
+                return f"{name} has another SHA-256 than its manifest"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{_MANIFEST} cannot be read: {error}"
+    return None if {"model.safetensors", "optimizer.safetensors", "state.json"} <= manifest.keys() else "incomplete manifest"
+
+
+@contextmanager
+def single_trainer(folder: Path) -> Iterator[None]:
+    """Hold the checkpoint folder for this process; raise `UserError` that names the holder if another has it.
+
+    The kernel drops the lock when its holder dies, however it dies.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            raise UserError(f"{folder}: {holder} trains here; wait for it or stop it, then run this again") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        for partial in folder.glob(".partial_*"):
+            shutil.rmtree(partial, ignore_errors=True)
+        yield
+
+
+def remove(folder: Path) -> None:
+    """Remove a finished run's folder, so that training it again really trains."""
+    shutil.rmtree(folder)
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step_*"))
+
+
+def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

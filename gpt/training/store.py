@@ -1,0 +1,140 @@
+"""Where runs and models are recorded: MLFLOW_TRACKING_URI, or mlflow.db and mlartifacts/ in the project's folder.
+
+MLflow takes seconds to import and minutes to give up on what is not there: its imports are inside functions, and a store
+that cannot be reached is found out here, in seconds, before MLflow tries.
+"""
+
+import os
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from gpt.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_SQLITE = "sqlite:///"
+_PROBE_SECONDS = 5.0
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# MLflow reads these from the environment only; what a user has set stays.
+_MLFLOW_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def tracking_uri() -> str:
+    """Return the address of the store; a path of sqlite is made absolute, so that it means the same from any folder."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip() or _SQLITE + "mlflow.db"
+    if uri.startswith(_SQLITE):
+        return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute())
+    return uri
+
+
+def database_file(uri: str) -> Path | None:
+    """Return the file of a sqlite store, None for any other."""
+    return Path(uri.removeprefix(_SQLITE).partition("?")[0]) if uri.startswith(_SQLITE) else None
+
+
+def client() -> "MlflowClient":
+    """Connect to the store; raise `UserError` within seconds if it cannot be reached."""
+    uri = tracking_uri()
+    _check_reachable(uri)
+    for name, value in _MLFLOW_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    with store_errors():
+        return MlflowClient(uri)
+
+
+def experiment_id(client: "MlflowClient", name: str) -> str:
+    """Return the id of an experiment; create it if need be, with its artifacts beside the database if that is local.
+
+    Raises `UserError` if the experiment was deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return client.create_experiment(name, artifact_location=_artifact_location(client.tracking_uri))
+        except MlflowException:
+            experiment = client.get_experiment_by_name(name)  # another process may have been faster
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        raise UserError(
+            f"{client.tracking_uri}: experiment {name} was deleted; restore it with"
+            f" `mlflow experiments restore -x {experiment.experiment_id}`, or choose another base.name in params.yaml"
+        )
+    return experiment.experiment_id
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn what MLflow raises about its store into a `UserError` that names the store."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        reason = " ".join(str(error).split())
+        hint = "; see `mlflow db upgrade --help`" if "database schema" in reason else ""
+        raise UserError(f"{_shown(tracking_uri())}: {reason[:500]}{hint}") from error
+
+
+def _check_reachable(uri: str) -> None:
+    parts = urlsplit(uri)
+    if file := database_file(uri):
+        _check_sqlite(file)
+        return
+    try:
+        if parts.scheme in ("http", "https"):
+            with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=_PROBE_SECONDS):
+                return
+        if (port := parts.port or _DATABASE_PORTS.get(parts.scheme.partition("+")[0])) and parts.hostname:
+            socket.create_connection((parts.hostname, port), timeout=_PROBE_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # whoever answers is there; MLflow says what it thinks of the answer
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"{_shown(uri)}: the MLflow store cannot be reached ({reason}); start it, or correct MLFLOW_TRACKING_URI"
+        ) from None
+
+
+def _check_sqlite(file: Path) -> None:
+    if file.exists():
+        try:
+            with file.open("rb") as database:
+                head = database.read(16)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror}); MLflow keeps its runs there") from None
+        if head and head != b"SQLite format 3\0":
+            raise UserError(f"{file}: not a sqlite database; move it away, or correct MLFLOW_TRACKING_URI")
+    elif not os.access(file.parent, os.W_OK):
+        raise UserError(f"{file}: its folder is missing or not writable; make it, or correct MLFLOW_TRACKING_URI")
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Without a server artifacts lie in a folder, beside the database if that is a file; a server knows its own place."""
+    if file := database_file(uri):
+        return (file.parent / "mlartifacts").as_uri()
+    if urlsplit(uri).scheme.partition("+")[0] in _DATABASE_PORTS:
+        return Path("mlartifacts").absolute().as_uri()
+    return None
+
+
+def _shown(uri: str) -> str:
+    """The address without the password it may hold."""
+    parts = urlsplit(uri)
+    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
