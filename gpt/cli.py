@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 from gpt.errors import Interrupted, UserError
 
@@ -95,7 +96,9 @@ def tokenize(options: argparse.Namespace) -> int:
 
     index = shards.tokenize(load_params().tokenize, paths.DOCUMENTS, paths.TOKENIZER, paths.TOKENS)
     for split, entry in index["splits"].items():
-        print(f"{paths.TOKENS}: {split} {entry['tokens']:,} tokens, {entry['bytes'] / entry['tokens']:.2f} bytes per token")
+        print(
+            f"{paths.TOKENS}: {split} {entry['tokens']:,} tokens, {entry['bytes'] / entry['tokens']:.2f} bytes per token"
+        )
     return 0
 
 
@@ -135,6 +138,75 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def register(options: argparse.Namespace) -> int:
+    """register the evaluated model in MLflow as the candidate"""
+    from gpt.params import load_params
+
+    params = load_params()
+    from gpt.registry import package
+
+    registered = package.register(params, Path.cwd())
+    print(registered.describe())
+    if options.json:
+        print(registered.to_json())
+    return 0
+
+
+def promote(options: argparse.Namespace) -> int:
+    """make the candidate the champion if it beats it on the test split"""
+    from gpt.params import load_params
+    from gpt.registry import promotion
+
+    verdict = promotion.promote(load_params(), Path.cwd())
+    print(verdict.describe())
+    return 1 if verdict.refused else 0
+
+
+def rollback(options: argparse.Namespace) -> int:
+    """make the champion before this one the champion again"""
+    from gpt.params import load_params
+    from gpt.registry import promotion
+
+    print(promotion.rollback(load_params()).describe())
+    return 0
+
+
+def lineage(options: argparse.Namespace) -> int:
+    """say what a registered version was made from"""
+    from gpt.params import load_params
+    from gpt.registry import lineage
+
+    print(lineage.describe(options.model, load_params().register_.name))
+    return 0
+
+
+def generate(options: argparse.Namespace) -> int:
+    """write on from a prompt"""
+    from gpt.params import load_params
+
+    params = load_params()
+    from gpt.model.generation import generate_text
+    from gpt.model.storage import default_device, load_model
+    from gpt.registry.versions import resolve_model
+
+    settings = params.evaluate
+    model, encoding = load_model(resolve_model(options.model, params.register_.name), default_device())
+    pieces = generate_text(
+        model,
+        encoding,
+        options.prompt,
+        max_new_tokens=settings.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens,
+        temperature=settings.temperature if options.temperature is None else options.temperature,
+        top_k=settings.top_k if options.top_k is None else options.top_k,
+        seed=params.base.seed if options.seed is None else options.seed,
+    )
+    print(options.prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
 def doctor(options: argparse.Namespace) -> int:
     """say what this machine has and what is missing"""
     from gpt.doctor import examine
@@ -158,9 +230,55 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 failed, 2 you must change something.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (fetch, prepare, tokenizer, tokenize, pretrain, evaluate, doctor, sync):
+    for command in (fetch, prepare, tokenizer, tokenize, pretrain, evaluate):
+        _add(commands, command)
+    _add_generate(commands)
+    register_parser = _add(commands, register)
+    register_parser.add_argument("--json", action="store_true", help="print the version as JSON in the last line")
+    for command in (promote, rollback):
+        _add(commands, command)
+    lineage_parser = _add(commands, lineage)
+    lineage_parser.add_argument(
+        "model",
+        nargs="?",
+        default="@candidate",
+        metavar="MODEL",
+        help="models:/NAME/VERSION, models:/NAME@ALIAS or @ALIAS (default: %(default)s)",
+    )
+    for command in (sync, doctor):
         _add(commands, command)
     return parser
+
+
+def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _add(commands, generate)
+    parser.add_argument("prompt", metavar="PROMPT")
+    parser.add_argument(
+        "--model",
+        default="models/base",
+        metavar="PATH|URI",
+        help="a model folder, models:/NAME/VERSION or models:/NAME@ALIAS (default: %(default)s)",
+    )
+    parser.add_argument("--max-new-tokens", type=_at_least(int, 1), metavar="N")
+    parser.add_argument(
+        "--temperature", type=_at_least(float, 0), metavar="X", help="0 takes the likeliest token always"
+    )
+    parser.add_argument(
+        "--top-k", type=_at_least(int, 0), metavar="N", help="sample among the N likeliest tokens; 0: among all"
+    )
+    parser.add_argument("--seed", type=_at_least(int, 0), metavar="N")
+    parser.epilog = "What is not given is taken from params.yaml: evaluate and base.seed."
+
+
+def _at_least(kind: type, least: int) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        value = kind(text)
+        if not least <= value < 2**63:
+            raise argparse.ArgumentTypeError(f"must be {kind.__name__} of at least {least}, not {text}")
+        return value
+
+    convert.__name__ = kind.__name__
+    return convert
 
 
 def _add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", command: Command) -> argparse.ArgumentParser:

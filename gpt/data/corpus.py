@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from gpt.errors import UserError
 from gpt.files import atomic_folder, read_json, sha256_file, write_json
@@ -19,12 +20,12 @@ SPLITS = ("train", "validation", "test")
 _SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
 
 
-def prepare(settings: Prepare, raw: Path, output: Path, metrics: Path) -> dict[str, dict[str, int]]:
+def prepare(settings: Prepare, raw: Path, output: Path, metrics: Path) -> dict[str, dict[str, Any]]:
     """Write `output/<split>.jsonl` with a document a line (id, source, text) and count everything in `metrics`.
 
     Raises `UserError` for a file that is not text, a missing field, or a split that would be empty.
     """
-    listing = read_json(raw / "sources.json", "run `gpt fetch` first")
+    listing = _read_listing(raw / "sources.json")
     read, dropped = Counter[str](), Counter[str]()
     documents, characters, text_bytes = Counter[str](), Counter[str](), Counter[str]()
     seen: set[bytes] = set()
@@ -33,9 +34,8 @@ def prepare(settings: Prepare, raw: Path, output: Path, metrics: Path) -> dict[s
             writers = {
                 split: stack.enter_context((folder / f"{split}.jsonl").open("w", encoding="utf-8")) for split in SPLITS
             }
-            for source in listing:
-                name = source["name"]
-                for text in _read_source(raw / name, sorted(source["files"]), settings.text_field):
+            for name, files in listing.items():
+                for text in _read_source(raw / name, files, settings.text_field):
                     read[name] += 1
                     text = _clean(text)
                     if not text.strip():
@@ -52,10 +52,10 @@ def prepare(settings: Prepare, raw: Path, output: Path, metrics: Path) -> dict[s
                     documents[split] += 1
                     characters[split] += len(text)
                     text_bytes[split] += len(text.encode())
-        _check_splits(settings, documents)
+        _check_splits(documents)
         hashes = {split: sha256_file(folder / f"{split}.jsonl") for split in SPLITS}
         counts = {
-            "read": {**dict(read), "documents": read.total()},
+            "read": {"documents": read.total(), "by_source": dict(read)},
             "dropped": {reason: dropped[reason] for reason in ("empty", "exact_duplicate")},
             **{
                 split: {"documents": documents[split], "characters": characters[split], "bytes": text_bytes[split]}
@@ -82,13 +82,23 @@ def read_documents(path: Path) -> Iterator[str]:
         with path.open(encoding="utf-8") as file:
             for line in file:
                 yield json.loads(line)["text"]
-    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError, KeyError) as error:
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({type(error).__name__}); run `gpt prepare` again") from None
+
+
+def _read_listing(path: Path) -> dict[str, list[str]]:
+    """Return the files of every source that `fetch` brought, in an order of their own."""
+    try:
+        return {source["name"]: sorted(source["files"]) for source in read_json(path, "run `gpt fetch` first")}
+    except (KeyError, TypeError):
+        raise UserError(f"{path}: is not as `gpt fetch` wrote it; run `gpt fetch` again") from None
 
 
 def _read_source(folder: Path, names: list[str], text_field: str) -> Iterator[str]:
     for name in names:
         path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: not found, though sources.json lists it; run `gpt fetch` again")
         match path.suffix:
             case ".txt" | ".md":
                 yield _decode(path, path.read_bytes())
@@ -107,11 +117,13 @@ def _read_jsonl(path: Path, text_field: str) -> Iterator[str]:
                 continue
             try:
                 record = json.loads(_decode(path, line, f" line {number}"))
-            except json.JSONDecodeError as error:
+            except ValueError as error:
                 raise UserError(f"{path}: line {number}: not valid JSON ({error}); repair or remove the line") from None
             text = record.get(text_field) if isinstance(record, dict) else None
             if not isinstance(text, str):
-                raise UserError(f"{path}: line {number}: has no text field {text_field!r}; set prepare.text_field in params.yaml")
+                raise UserError(
+                    f"{path}: line {number}: has no text field {text_field!r}; set prepare.text_field in params.yaml"
+                )
             yield text
 
 
@@ -129,7 +141,7 @@ def _read_parquet(path: Path, text_field: str) -> Iterator[str]:
             for batch in file.iter_batches(columns=[text_field]):
                 for text in batch.column(0).to_pylist():
                     yield _checked_text(path, text, text_field)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({error}); fetch it again") from None
 
 
@@ -137,7 +149,9 @@ def _checked_text(path: Path, text: object, text_field: str) -> str:
     if text is None:
         return ""
     if not isinstance(text, str):
-        raise UserError(f"{path}: column {text_field!r} holds {type(text).__name__}, not text; set prepare.text_field in params.yaml")
+        raise UserError(
+            f"{path}: column {text_field!r} holds {type(text).__name__}, not text; set prepare.text_field in params.yaml"
+        )
     return text
 
 
@@ -145,7 +159,9 @@ def _decode(path: Path, data: bytes, place: str = "") -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{place} not UTF-8 text (byte {error.start}); convert it, or take it out of the source") from None
+        raise UserError(
+            f"{path}:{place} not UTF-8 text (byte {error.start}); convert it, or take it out of the source"
+        ) from None
     if "\0" in text:
         raise UserError(f"{path}:{place} holds NUL bytes, so it is no text; take it out of the source")
     return text
@@ -161,7 +177,7 @@ def _clean(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _check_splits(settings: Prepare, documents: Counter[str]) -> None:
+def _check_splits(documents: Counter[str]) -> None:
     total = documents.total()
     if not total:
         raise UserError("data/raw: holds no document with text; check fetch.sources in params.yaml")

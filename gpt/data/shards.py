@@ -6,7 +6,7 @@ Every document ends with <|endoftext|>, which no text encodes to, so document bo
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ _HINT = "run `gpt tokenize` again"
 def tokenize(settings: Tokenize, documents: Path, tokenizer: Path, output: Path) -> dict[str, Any]:
     """Write the token shards and the index of all splits to the folder `output`; return the index."""
     encoding = load_tokenizer(tokenizer)
-    sources = read_json(documents / "documents.json", "run `gpt prepare` first")
+    sources = read_json(documents / "documents.json", "run `gpt prepare` first", SPLITS)
+    _verify_documents(documents, sources)
     dtype = np.dtype("<u2" if encoding.n_vocab <= 2**16 else "<u4")
     with atomic_folder(output) as folder:
         splits = {}
@@ -106,7 +107,8 @@ class TokenReader:
 
 def read_index(folder: Path) -> dict[str, Any]:
     """Return index.json of a token folder; its hash identifies the data (see `data_id`)."""
-    return read_json(folder / "index.json", "run `gpt tokenize` first")
+    keys = ("dtype", "vocab_size", "end_of_text", "tokenizer_id", "splits")
+    return read_json(folder / "index.json", "run `gpt tokenize` first", keys)
 
 
 def data_id(folder: Path) -> str:
@@ -114,14 +116,26 @@ def data_id(folder: Path) -> str:
     return sha256_json(read_index(folder))
 
 
-def verify_shards(folder: Path) -> None:
-    """Raise `UserError` that gives both hashes if a shard's bytes are not the index's."""
-    for entry in read_index(folder)["splits"].values():
-        for shard in entry["shards"]:
+def verify_shards(folder: Path, splits: Iterable[str] = SPLITS) -> None:
+    """Raise `UserError` that gives both hashes if the bytes of a shard of `splits` are not the index's."""
+    index = read_index(folder)
+    for split in splits:
+        for shard in index["splits"][split]["shards"]:
             path = folder / shard["file"]
             found = sha256_file(path) if path.exists() else "no file"
             if found != shard["sha256"]:
                 raise UserError(f"{path}: SHA-256 is {found}, the index says {shard['sha256']}; {_HINT}")
+
+
+def _verify_documents(folder: Path, counts: dict[str, Any]) -> None:
+    """Raise `UserError` if a split is not what documents.json counts: the index repeats its bytes and hash."""
+    for split in SPLITS:
+        path = folder / f"{split}.jsonl"
+        found = sha256_file(path) if path.exists() else "no file"
+        if found != counts[split]["sha256"]:
+            raise UserError(
+                f"{path}: SHA-256 is {found}, documents.json says {counts[split]['sha256']}; run `gpt prepare` again"
+            )
 
 
 def _encode_documents(encoding: tiktoken.Encoding, path: Path) -> Iterator[list[int]]:

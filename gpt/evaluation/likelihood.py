@@ -119,7 +119,9 @@ def _batches(
         longest = max(len(inputs) for inputs, _ in held)
         pads = [longest - len(inputs) for inputs, _ in held]
         inputs = np.stack([np.pad(row, (0, pad)) for (row, _), pad in zip(held, pads, strict=True)])
-        targets = np.stack([np.pad(row, (0, pad), constant_values=-1) for (_, row), pad in zip(held, pads, strict=True)])
+        targets = np.stack(
+            [np.pad(row, (0, pad), constant_values=-1) for (_, row), pad in zip(held, pads, strict=True)]
+        )
         return torch.from_numpy(inputs), torch.from_numpy(targets)
 
     for document in documents:

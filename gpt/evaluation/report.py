@@ -7,7 +7,7 @@ from typing import Any
 import tiktoken
 
 from gpt import paths
-from gpt.data.shards import TokenReader, read_index
+from gpt.data.shards import TokenReader, read_index, verify_shards
 from gpt.data.tokenizer import tokenizer_id
 from gpt.errors import UserError
 from gpt.evaluation.likelihood import split_likelihood
@@ -25,6 +25,7 @@ def evaluate(params: Params) -> dict[str, Any]:
     model, encoding = load_model(paths.BASE_MODEL, default_device())
     if read_index(paths.TOKENS)["tokenizer_id"] != tokenizer_id(paths.BASE_MODEL / "tokenizer"):
         raise UserError("data/tokens: made by another tokenizer than models/base has; run `gpt pretrain` again")
+    verify_shards(paths.TOKENS, HELD_OUT)
     metrics: dict[str, Any] = {}
     for split in HELD_OUT:
         reader = TokenReader(paths.TOKENS, split)
@@ -45,16 +46,19 @@ def draw_training(history: Path, output: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    columns = (("train_loss", "training", "-"), ("validation_loss", "validation", "o-"))
     try:
         with history.open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
+        lines = [[(int(row["step"]), float(row[column])) for row in rows if row[column]] for column, _, _ in columns]
     except FileNotFoundError:
         raise UserError(f"{history}: not found; run `gpt pretrain` again") from None
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{history}: is not as `gpt pretrain` wrote it; run `gpt pretrain` again") from None
     figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
     axes = figure.add_subplot()
-    for column, label, style in (("train_loss", "training", "-"), ("validation_loss", "validation", "o-")):
-        points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
-        axes.plot([step for step, _ in points], [loss for _, loss in points], style, label=label, markersize=4)
+    for (_, label, style), line in zip(columns, lines, strict=True):
+        axes.plot([step for step, _ in line], [loss for _, loss in line], style, label=label, markersize=4)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats per token)")
     axes.grid(alpha=0.3)
@@ -99,7 +103,15 @@ def _report(params: Params, model: GPTModel, metrics: dict[str, Any], samples: l
             f"| {split} | {row['documents']:,} | {row['bytes']:,} | {row['tokens']:,} |"
             f" {row['loss']:.4f} | {row['perplexity']:.2f} | **{row['bits_per_byte']:.4f}** |"
         )
-    lines += ["", "No document of these splits was trained on.", "", "![loss curves](training.png)", "", "## Samples", ""]
+    lines += [
+        "",
+        "No document of these splits was trained on.",
+        "",
+        "![loss curves](training.png)",
+        "",
+        "## Samples",
+        "",
+    ]
     settings = params.evaluate
     lines += [f"Temperature {settings.temperature}, top-k {settings.top_k}; the prompt comes first, then `│`.", ""]
     for sample in samples:

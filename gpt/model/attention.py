@@ -33,7 +33,7 @@ class MultiHeadAttention(nn.Module):
         self.rotary = rotary
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        B, T, _ = x.shape  # noqa: N806 - the field's names for batch and time
+        B, T, _ = x.shape
         shape = (B, T, self.num_heads, self.head_dim)
         queries = self.W_query(x).view(shape).transpose(1, 2)  # (B, n_head, T, head_size)
         keys = self.W_key(x).view(shape).transpose(1, 2)

@@ -15,7 +15,8 @@ def generate_tokens(
 ) -> Iterator[int]:
     """Yield up to `max_new_tokens` token ids that continue `prompt` (at least one id).
 
-    `temperature` 0 takes the likeliest token; `top_k` 0 samples from all. Past block_size the model sees the last block_size tokens.
+    `temperature` 0 takes the likeliest token; `top_k` 0 samples from all.
+    Past block_size the model sees the last block_size tokens.
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)

@@ -47,7 +47,7 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("sin", angles.sin().repeat(1, 2), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        T = x.shape[-2]  # noqa: N806
+        T = x.shape[-2]
         first, second = x.chunk(2, dim=-1)
         rotated = torch.cat((-second, first), dim=-1)
         return (x * self.cos[:T] + rotated * self.sin[:T]).to(x.dtype)

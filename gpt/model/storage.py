@@ -34,13 +34,17 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[GPTMod
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except FileNotFoundError:
         raise UserError(f"{folder / 'model.safetensors'}: not found; {hint}") from None
-    except TypeError as error:
+    except (TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"{folder / 'config.json'}: not a GPTModel's configuration ({error}); {hint}") from None
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{folder / 'model.safetensors'}: damaged or not of this config.json ({reason}); {hint}") from None
+        raise UserError(
+            f"{folder / 'model.safetensors'}: damaged or not of this config.json ({reason}); {hint}"
+        ) from None
     if config.vocab_size != encoding.n_vocab:
-        raise UserError(f"{folder}: config.json has vocab_size {config.vocab_size}, the tokenizer {encoding.n_vocab}; {hint}")
+        raise UserError(
+            f"{folder}: config.json has vocab_size {config.vocab_size}, the tokenizer {encoding.n_vocab}; {hint}"
+        )
     return model.to(device).eval(), encoding
 
 

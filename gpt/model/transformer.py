@@ -64,7 +64,7 @@ class GPTModel(nn.Module):
         self.out_head = None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        T = tokens.shape[1]  # noqa: N806
+        T = tokens.shape[1]
         if T > self.config.block_size:
             raise ValueError(f"{T} tokens do not fit into block_size = {self.config.block_size}")
         x = self.tok_emb(tokens)  # (B, T, C)

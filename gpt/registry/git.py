@@ -19,7 +19,7 @@ _CODE = ("gpt", "flows")
 
 @dataclass(frozen=True)
 class Code:
-    """The commit ("none" outside a repository or before the first one) and the patch on top of it ("" if it is clean)."""
+    """The commit ("none" outside a repository or before the first one) and the patch on top of it (empty: clean)."""
 
     commit: str
     patch: bytes
@@ -47,7 +47,15 @@ def read_code(project: Path) -> Code:
             shutil.copy(own_index, index)
         new = _git_bytes(project, "ls-files", "-z", "--others", "--exclude-standard", "--", *_CODE)
         if new:
-            _git(project, "add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul", index=index, stdin=new)
+            _git(
+                project,
+                "add",
+                "--intent-to-add",
+                "--pathspec-from-file=-",
+                "--pathspec-file-nul",
+                index=index,
+                stdin=new,
+            )
         flags = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
         patch = _git_bytes(project, "diff", *flags, base, "--", ".", *_GENERATED, index=index)
     return Code(base if commit else "none", patch)

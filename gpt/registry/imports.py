@@ -58,7 +58,7 @@ def _imported_names(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.module and not node.level, f"{path}: relative import"
+            assert node.module, f"{path}: imports here are absolute"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
@@ -73,7 +73,7 @@ def _top_level(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _files_of(name: str) -> Iterator[Path]:
-    """The files behind `gpt.model.storage.load_model`: each package's __init__ and the module; the rest is a name in it."""
+    """The files behind `gpt.model.storage.load_model`: each package's __init__, and the module that holds the name."""
     folder = _PACKAGE
     yield folder / "__init__.py"
     for part in name.split(".")[1:]:

@@ -9,6 +9,7 @@ import importlib.metadata
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from gpt.errors import UserError
 from gpt.files import read_json, sha256_file, sha256_json, sha256_tree
 from gpt.params import PARAMS_FILE, Params, load_params
 from gpt.registry.git import read_code
+from gpt.registry.versions import find_version
+from gpt.training import store
 from gpt.training.launch import describe_hardware
 
 DVC_LOCK = Path("dvc.lock")
@@ -116,13 +119,28 @@ def collect(project: Path) -> Lineage:
     )
 
 
+def describe(spec: str, default_name: str) -> str:
+    """Return a registered version's lineage as a table; `spec` as `find_version` takes it."""
+    client = store.client()
+    with store.store_errors():
+        version = find_version(client, spec, default_name)
+        aliases = client.get_registered_model(version.name).aliases
+    held = [f"@{alias}" for alias, number in sorted(aliases.items()) if int(number) == int(version.version)]
+    made = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    rows = {"model": f"models:/{version.name}/{version.version}", "aliases": " ".join(held) or NONE, "registered": made}
+    rows |= {"run_id": version.run_id or NONE} | dict(sorted(version.tags.items(), key=lambda tag: _row_order(tag[0])))
+    width = max(len(name) for name in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
 def read_evaluation(project: Path) -> dict[str, Any]:
     """Return metrics/evaluate.json; raise `UserError` if it is missing or not what `gpt evaluate` writes."""
     path = project / paths.EVALUATE_METRICS
     evaluation = read_json(path, _AGAIN)
     try:
         complete = all(
-            isinstance(evaluation[split]["bits_per_byte"], float) and isinstance(evaluation[split]["documents_sha256"], str)
+            isinstance(evaluation[split]["bits_per_byte"], float)
+            and isinstance(evaluation[split]["documents_sha256"], str)
             for split in ("validation", "test")
         )
     except (KeyError, TypeError):
@@ -185,7 +203,8 @@ def _check_lock(project: Path) -> bool:
             found = found.get(part) if isinstance(found, dict) else None
         if found != value:
             raise UserError(
-                f"{PARAMS_FILE}: {key} is not what the model was made with ({DVC_LOCK}); run `dvc repro`, or put the value back"
+                f"{PARAMS_FILE}: {key} is not what the model was made with ({DVC_LOCK});"
+                " run `dvc repro`, or put the value back"
             )
     return True
 
@@ -207,3 +226,9 @@ def _hash_of(path: Path, hint: str | None = None) -> str:
 def _code_hash() -> str:
     package = Path(gpt.__file__).parent
     return sha256_json({path.relative_to(package).as_posix(): sha256_file(path) for path in package.rglob("*.py")})
+
+
+def _row_order(name: str) -> tuple[int, str]:
+    """In the order of `Lineage`, then what was measured and decided."""
+    names = [entry.name for entry in fields(Lineage)]
+    return (names.index(name) if name in names else len(names), name)

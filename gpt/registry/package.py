@@ -1,7 +1,7 @@
 """Registering a model: one MLflow model that loads anywhere, one version that says what it was made from.
 
-Running it twice does no harm: the same model from the same data and settings is the version that exists. A version appears
-last and whole, with all its tags; what a failure leaves behind is a logged model that no version refers to.
+Running it twice does no harm: the same model from the same data and settings is the version that exists. A version
+appears last and whole, with all its tags; what a failure leaves behind is a logged model that no version refers to.
 """
 
 import json
@@ -23,8 +23,7 @@ from gpt.registry.lineage import Lineage, collect, read_evaluation
 from gpt.registry.versions import (
     CANDIDATE,
     CHAMPION,
-    ROLLED_BACK,
-    VERDICT,
+    ROLLED_BACK_TAG,
     all_versions,
     is_on_disk,
     registry_lock,
@@ -71,7 +70,7 @@ class RegisteredModel:
 def register(params: Params, project: Path) -> RegisteredModel:
     """Register the project's model under `register.name`, as the candidate to be promoted.
 
-    Raises `UserError` if the model, its evaluation or its data are missing or do not belong together, or the store fails.
+    Raises `UserError` if model, evaluation or data are missing or do not belong together, or if the store fails.
     """
     lineage = collect(project)
     load_model(project / paths.BASE_MODEL)  # what does not load is not registered
@@ -108,28 +107,27 @@ def _find_same(client: "MlflowClient", name: str, lineage: Lineage) -> "ModelVer
 
 
 def _offer(client: "MlflowClient", version: "ModelVersion") -> str | None:
-    """Make the version the candidate unless it has been judged or something newer waits; return the alias it holds."""
-    candidate = version_of_alias(client, version.name, CANDIDATE)
-    champion = version_of_alias(client, version.name, CHAMPION)
-    if candidate and candidate.version == version.version:
+    """Make the version the candidate unless it was rolled back or something newer waits; return the alias it holds."""
+    number = int(version.version)
+    candidate, champion = (version_of_alias(client, version.name, alias) for alias in (CANDIDATE, CHAMPION))
+    if candidate and int(candidate.version) == number:
         return CANDIDATE
-    if champion and champion.version == version.version:
+    if champion and int(champion.version) == number:
         return CHAMPION
-    newer_waits = candidate is not None and int(candidate.version) > int(version.version)
-    if newer_waits or version.tags.get(VERDICT) == ROLLED_BACK:
+    newer_waits = candidate is not None and int(candidate.version) > number
+    if newer_waits or ROLLED_BACK_TAG in version.tags:
         return None
-    client.set_registered_model_alias(version.name, CANDIDATE, version.version)
+    client.set_registered_model_alias(version.name, CANDIDATE, str(number))
     return CANDIDATE
 
 
 def _create_version(
     client: "MlflowClient", name: str, lineage: Lineage, params: Params, project: Path
 ) -> "ModelVersion":
-    from mlflow.entities import LoggedModelInput, LoggedModelOutput, Metric, RunTag
+    from mlflow.entities import LoggedModelOutput, Metric, RunTag
 
-    del LoggedModelInput
     evaluation = read_evaluation(project)
-    run = _training_run(client, params, read_json(project / paths.RUN, "run `gpt pretrain` first")["run"], project)
+    run = _training_run(client, params.base.name, read_json(project / paths.RUN, "run `gpt pretrain` first"))
     run_id = run.info.run_id
     tags = lineage.tags() | {
         f"{split}_bits_per_byte": repr(evaluation[split]["bits_per_byte"]) for split in ("validation", "test")
@@ -154,30 +152,27 @@ def _create_version(
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
         client.finalize_logged_model(model.model_id, "READY")
         _ensure_registered_model(client, name)
-        return client.create_model_version(
-            name, model.artifact_location, run_id, tags, model_id=model.model_id
-        )
+        return client.create_model_version(name, model.artifact_location, run_id, tags, model_id=model.model_id)
     except BaseException:
         with suppress(Exception):  # the first failure is the one to tell
             client.delete_logged_model(model.model_id)
         raise
 
 
-def _training_run(client: "MlflowClient", params: Params, run_name: str, project: Path) -> "Run":
+def _training_run(client: "MlflowClient", experiment_name: str, recorded: dict[str, Any]) -> "Run":
     """The run that trained the model; a new one, named so, if the store has never heard of it."""
     from mlflow.exceptions import MlflowException
 
-    recorded = read_json(project / paths.RUN, "run `gpt pretrain` first")
     if run_id := recorded.get("run_id"):
         with suppress(MlflowException):
             run = client.get_run(run_id)
             if run.info.lifecycle_stage == "active":
                 return run
-    experiment = store.experiment_id(client, params.base.name)
+    experiment, name = store.experiment_id(client, experiment_name), recorded["run"]
     # Training marks its run with this name too: its metrics, delivered later, find the run that is made here.
-    if known := client.search_runs([experiment], f"tags.`gpt.run` = '{run_name}'", max_results=1):
+    if known := client.search_runs([experiment], f"tags.`gpt.run` = '{name}'", max_results=1):
         return known[0]
-    run = client.create_run(experiment, tags={"gpt.run": run_name}, run_name=run_name)
+    run = client.create_run(experiment, tags={"gpt.run": name}, run_name=name)
     client.set_terminated(run.info.run_id, "FINISHED")
     return run
 
@@ -192,7 +187,9 @@ def _ensure_registered_model(client: "MlflowClient", name: str) -> None:
             raise
 
 
-def _write_package(output: Path, scratch: Path, model: "LoggedModel", run_id: str, params: Params, project: Path) -> None:
+def _write_package(
+    output: Path, scratch: Path, model: "LoggedModel", run_id: str, params: Params, project: Path
+) -> None:
     """Write the MLflow model: script, the part of `gpt` it needs, the model folder, requirements, signature."""
     import mlflow.pyfunc
     import pandas as pd
@@ -206,7 +203,9 @@ def _write_package(output: Path, scratch: Path, model: "LoggedModel", run_id: st
         shutil.copyfile(module, target)
     mlflow.pyfunc.save_model(
         path=str(output),
-        mlflow_model=Model(model_id=model.model_id, model_uuid=model.model_id, run_id=run_id, artifact_path=model.artifact_location),
+        mlflow_model=Model(
+            model_id=model.model_id, model_uuid=model.model_id, run_id=run_id, artifact_path=model.artifact_location
+        ),
         python_model=str(_SCRIPT),
         code_paths=[str(scratch / "gpt")],
         artifacts={"model": str((project / paths.BASE_MODEL).absolute())},

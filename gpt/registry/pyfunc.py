@@ -1,6 +1,7 @@
-"""The GPT as an MLflow pyfunc: prompts in, completions out. MLflow copies this file into the model and runs it to load it.
+"""The GPT as an MLflow pyfunc: prompts in, completions out. MLflow copies this file into the model and runs it there.
 
-What it imports from `gpt` travels with the model (see gpt/registry/imports.py), so it needs no checkout, and nothing is unpickled.
+What it imports from `gpt` travels with the model (see gpt/registry/imports.py): it loads without a checkout, and
+nothing is unpickled.
 """
 
 from pathlib import Path
@@ -15,20 +16,21 @@ from gpt.model.storage import default_device, load_model
 
 
 class CompletionModel(PythonModel):
-    """Completes each row's `prompt`. The same prompt, parameters and seed give the same completion, whatever the other rows."""
+    """Completes each row's `prompt`; a prompt, parameters and a seed give one completion, whatever the other rows."""
 
     def load_context(self, context: PythonModelContext) -> None:
         self.model, self.encoding = load_model(Path(context.artifacts["model"]), default_device())
 
-    def predict(
-        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    def predict(  # pyright: ignore[reportIncompatibleMethodOverride]: MLflow's own returns nothing
+        self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Return a `completion` for each `prompt`; MLflow fills `params` from the signature's defaults."""
         sampling = params or {}
+        prompts = model_input.explode("prompt")["prompt"]  # of {"prompt": [...]} MLflow makes one row that holds a list
         return pd.DataFrame(
             {
                 "completion": [
-                    "".join(generate_text(self.model, self.encoding, prompt, **sampling)) for prompt in model_input["prompt"]
+                    "".join(generate_text(self.model, self.encoding, prompt, **sampling)) for prompt in prompts
                 ]
             }
         )

@@ -1,4 +1,4 @@
-"""Finding registered versions: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `@ALIAS`, and the model folder behind one."""
+"""Finding registered versions, named as `models:/NAME/VERSION`, `models:/NAME@ALIAS` or `@ALIAS`, and their files."""
 
 import hashlib
 import logging
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
+# Tag of a version that `gpt rollback` took out of service, with the time; it stays until a person deletes it.
+ROLLED_BACK_TAG = "promotion.rolled_back"
 # Where a version keeps the model folder, inside its MLflow model.
 MODEL_FOLDER = "artifacts/base"
 _URI = re.compile(r"(?:models:/(?P<name>[^/@]+))?(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
@@ -42,7 +44,9 @@ def find_version(client: "MlflowClient", spec: str, default_name: str | None = N
     name = (match["name"] or default_name) if match else None
     if match is None or name is None:
         raise UserError(f"{spec}: not a registered model; write models:/NAME@ALIAS or models:/NAME/VERSION")
-    found = version_of_alias(client, name, match["alias"]) if match["alias"] else _version(client, name, match["version"])
+    found = (
+        version_of_alias(client, name, match["alias"]) if match["alias"] else _version(client, name, match["version"])
+    )
     if found is None:
         raise UserError(f"{spec}: not in {client.tracking_uri}; it has {_listing(client, name)}")
     return found
@@ -75,7 +79,7 @@ def all_versions(client: "MlflowClient", name: str) -> "list[ModelVersion]":
 def resolve_model(spec: str, default_name: str | None = None) -> Path:
     """Return the folder, as `load_model` takes it, of a path or a registered version.
 
-    A version on a server is downloaded once and kept in the user's cache; its weights are checked against the version's hash.
+    A version on a server is downloaded once and kept in the user's cache; its weights must have the version's hash.
     Raises `UserError` if the version does not exist, is not a GPT of this project's kind, or is damaged.
     """
     if not is_registry_uri(spec):
@@ -104,6 +108,12 @@ def model_folder(client: "MlflowClient", version: "ModelVersion") -> Path:
     return folder
 
 
+def is_on_disk(client: "MlflowClient", version: "ModelVersion") -> bool:
+    """Whether a version's files are where a local store keeps them; a server is trusted to have them."""
+    local = _local_path(client.get_model_version_download_uri(version.name, version.version))
+    return local is None or (local / MODEL_FOLDER).is_dir()
+
+
 @contextmanager
 def registry_lock() -> Iterator[None]:
     """Let one process of this machine at a time change a local registry; a server's has no such lock."""
@@ -121,7 +131,9 @@ def registry_lock() -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise UserError(f"{lock.name}: another `gpt register` or `gpt promote` has held it for a minute") from None
+                    raise UserError(
+                        f"{lock.name}: another `gpt register` or `gpt promote` has held it for a minute"
+                    ) from None
                 time.sleep(0.1)
         yield
 
@@ -138,7 +150,7 @@ def _version(client: "MlflowClient", name: str, version: str) -> "ModelVersion |
 
 
 def _is_absent(error: Exception) -> bool:
-    # A missing alias is INVALID_PARAMETER_VALUE in a database store, and RESOURCE_DOES_NOT_EXIST if the model is missing too.
+    # A missing alias is INVALID_PARAMETER_VALUE in a database store; a missing model, RESOURCE_DOES_NOT_EXIST.
     code = getattr(error, "error_code", "")
     return code == "RESOURCE_DOES_NOT_EXIST" or (code == "INVALID_PARAMETER_VALUE" and "not found" in str(error))
 
@@ -151,7 +163,8 @@ def _listing(client: "MlflowClient", name: str) -> str:
         return "the models " + ", ".join(names) if names else "no models yet; run `gpt register`"
     aliases = client.get_registered_model(name).aliases
     shown = ", ".join(f"@{alias} (version {number})" for alias, number in sorted(aliases.items()))
-    return f"versions {versions[-1].version} to {versions[0].version} of {name}" + (f", {shown}" if shown else "")
+    numbers = ", ".join(str(version.version) for version in reversed(versions[:20]))
+    return f"version {numbers} of {name}" + (f"; {shown}" if shown else "")
 
 
 def _local_path(uri: str) -> Path | None:
@@ -166,7 +179,9 @@ def _downloaded(client: "MlflowClient", source: str) -> Path:
     from mlflow.artifacts import download_artifacts
 
     key = hashlib.sha256(f"{client.tracking_uri} {source}".encode()).hexdigest()[:32]
-    base = os.environ.get("GPT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "gpt-pretrain")
+    base = os.environ.get("GPT_CACHE") or Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "gpt-pretrain"
+    )
     target = Path(base, "models", key)
     if not target.exists():
         logger.info("downloading %s to %s", source, target)

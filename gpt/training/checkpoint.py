@@ -27,7 +27,12 @@ from gpt.params import Params
 
 KEEP = 2
 # What the weights are computed by. A test compares this list with the dependencies of the stage in dvc.yaml.
-CODE = ("data/batches.py", "data/shards.py", "data/tokenizer.py", "evaluation/likelihood.py", "model") + (
+CODE = (
+    "data/batches.py",
+    "data/shards.py",
+    "data/tokenizer.py",
+    "evaluation/likelihood.py",
+    "model",
     "training/optimizer.py",
     "training/trainer.py",
 )
@@ -52,7 +57,9 @@ def fingerprint(params: Params, data: str, tokenizer: str) -> str:
     """Return the hash of all that the result depends on: the same resumes, another starts fresh."""
     train = {key: value for key, value in params.section("train").items() if key not in _WITHOUT_EFFECT}
     package = Path(gpt.__file__).parent
-    files = sorted(path for name in CODE for path in ([package / name] if name.endswith(".py") else (package / name).rglob("*.py")))
+    files = sorted(
+        path for name in CODE for path in ([package / name] if name.endswith(".py") else (package / name).rglob("*.py"))
+    )
     code = {path.relative_to(package).as_posix(): sha256_file(path) for path in files}
     depends_on = {
         "data": data,
@@ -117,7 +124,11 @@ def find_damage(path: Path) -> str | None:
                 return f"{name} has another SHA-256 than its manifest"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{_MANIFEST} cannot be read: {error}"
-    return None if {"model.safetensors", "optimizer.safetensors", "state.json"} <= manifest.keys() else "incomplete manifest"
+    return (
+        None
+        if {"model.safetensors", "optimizer.safetensors", "state.json"} <= manifest.keys()
+        else "incomplete manifest"
+    )
 
 
 @contextmanager

@@ -7,8 +7,10 @@ batches and notes in `spool/<run>.state` how far it came. If the server is gone,
 
 import json
 import logging
+import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -36,9 +38,10 @@ class Journal:
         spool.mkdir(parents=True, exist_ok=True)
         self.run = run
         self._path, self._state_path = spool / f"{run}.jsonl", spool / f"{run}.state"
+        _drop_torn_line(self._path)
         self._file = self._path.open("a", encoding="utf-8")
         self._logged = {event["group"]: event["step"] for event in _events(self._path, 0) if event["kind"] == "metrics"}
-        self._wake, self._closing = threading.Event(), threading.Event()
+        self._wake, self._closing, self._failing = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._deliver_until_closed, name="journal", daemon=True)
 
     def start(self) -> None:
@@ -64,11 +67,11 @@ class Journal:
     def run_id(self, timeout_seconds: float) -> str | None:
         """Return MLflow's id of the run once it is known there, or None if it is not within `timeout_seconds`."""
         deadline = time.monotonic() + timeout_seconds
-        while time.monotonic() < deadline:
-            if run_id := _read_state(self._state_path)["run_id"]:
-                return run_id
+        while not (run_id := _read_state(self._state_path)["run_id"]):
+            if self._failing.is_set() or time.monotonic() > deadline:
+                return None
             time.sleep(0.05)
-        return None
+        return run_id
 
     def close(self, timeout_seconds: float) -> bool:
         """Wait for what is left to arrive; return whether all did. The spool is removed once a finished run has arrived."""
@@ -82,18 +85,20 @@ class Journal:
         return delivered
 
     def _deliver_until_closed(self) -> None:
-        warned = False
         while True:
             closing = self._closing.is_set()
             self._wake.clear()
             try:
                 deliver(self._path)
+                self._failing.clear()
                 if closing:
                     return
             except Exception as error:  # a server can fail in any way, and none may stop training
-                if not warned:
-                    logger.warning("tracking server: %s; training goes on, metrics are kept in %s", _brief(error), self._path)
-                warned = True
+                if not self._failing.is_set():
+                    logger.warning(
+                        "tracking server: %s; training goes on, metrics are kept in %s", _brief(error), self._path
+                    )
+                self._failing.set()
                 if closing:
                     return
                 self._closing.wait(_RETRY_SECONDS)
@@ -195,6 +200,15 @@ def _events(path: Path, offset: int) -> Iterator[dict[str, Any]]:
             yield json.loads(line) | {"offset": offset}
 
 
+def _drop_torn_line(path: Path) -> None:
+    """Cut off what a killed process wrote of a line, so that the next line begins where a line begins."""
+    if path.exists():
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            os.truncate(path, whole)
+
+
 def _read_state(path: Path) -> dict[str, Any]:
     with suppress(FileNotFoundError, json.JSONDecodeError):
         return json.loads(path.read_text(encoding="utf-8"))
@@ -207,9 +221,7 @@ def _is_delivered(path: Path) -> bool:
 
 def _remove_if_finished(path: Path) -> None:
     """A stopped run's journal stays: when training goes on, it goes on there. A finished one has no more to tell."""
-    last = None
-    for last in _events(path, 0):
-        pass
+    last = next(iter(deque(_events(path, 0), maxlen=1)), None)
     if last and last["kind"] == "end" and last["status"] == "FINISHED":
         path.unlink()
         path.with_suffix(".state").unlink()

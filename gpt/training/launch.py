@@ -56,7 +56,11 @@ def run_workers(settings: Launch) -> int:
     """Start `gpt pretrain` in every process through torchrun, pass signals on, and return the exit code."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={settings.num_processes}"]
     if settings.num_machines > 1:
-        command += [f"--nnodes={settings.num_machines}", "--rdzv-backend=c10d", f"--rdzv-endpoint={os.environ[RENDEZVOUS]}"]
+        command += [
+            f"--nnodes={settings.num_machines}",
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint={os.environ[RENDEZVOUS]}",
+        ]
     else:
         command += ["--standalone"]
     threads = max(1, (os.cpu_count() or 1) // settings.num_processes)  # torchrun would give each process one

@@ -28,7 +28,9 @@ def learning_rate(step: int, settings: Train) -> float:
     if step < warmup_steps:
         return settings.learning_rate * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, settings.max_steps - 1 - warmup_steps)
-    return settings.min_lr + 0.5 * (settings.learning_rate - settings.min_lr) * (1 + math.cos(math.pi * min(1.0, progress)))
+    return settings.min_lr + 0.5 * (settings.learning_rate - settings.min_lr) * (
+        1 + math.cos(math.pi * min(1.0, progress))
+    )
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -41,13 +43,17 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     }
 
 
-def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+def load_optimizer_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
+) -> None:
     """Put back what `optimizer_tensors` returned."""
     parameters = dict(model.named_parameters())
     states: dict[str, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         parameter, key = name.rsplit("/", 1)
         states.setdefault(parameter, {})[key] = tensor
-    order = {id(parameter): number for number, parameter in enumerate(p for g in optimizer.param_groups for p in g["params"])}
+    order = {
+        id(parameter): number for number, parameter in enumerate(p for g in optimizer.param_groups for p in g["params"])
+    }
     packed = {order[id(parameters[name])]: state for name, state in states.items()}
     optimizer.load_state_dict({"state": packed, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,7 +1,7 @@
 """Where runs and models are recorded: MLFLOW_TRACKING_URI, or mlflow.db and mlartifacts/ in the project's folder.
 
-MLflow takes seconds to import and minutes to give up on what is not there: its imports are inside functions, and a store
-that cannot be reached is found out here, in seconds, before MLflow tries.
+MLflow takes seconds to import and minutes to give up on what is not there: its imports are inside functions, and a
+store that cannot be reached is found out here, in seconds, before MLflow tries.
 """
 
 import os
@@ -28,6 +28,8 @@ _MLFLOW_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 
@@ -126,7 +128,7 @@ def _check_sqlite(file: Path) -> None:
 
 
 def _artifact_location(uri: str) -> str | None:
-    """Without a server artifacts lie in a folder, beside the database if that is a file; a server knows its own place."""
+    """Without a server artifacts lie in a folder, beside the database if that is a file."""
     if file := database_file(uri):
         return (file.parent / "mlartifacts").as_uri()
     if urlsplit(uri).scheme.partition("+")[0] in _DATABASE_PORTS:

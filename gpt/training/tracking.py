@@ -49,10 +49,14 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         from gpt.errors import Interrupted
 
-        status = "FINISHED" if kind is None else "KILLED" if issubclass(kind, Interrupted | KeyboardInterrupt) else "FAILED"
+        status = (
+            "FINISHED" if kind is None else "KILLED" if issubclass(kind, Interrupted | KeyboardInterrupt) else "FAILED"
+        )
         self._journal.append("end", status=status)
         if not self._journal.close(_CLOSE_SECONDS):
-            logger.warning("the tracking server has not got everything of run %s; `gpt sync` or the next run delivers it", self.run)
+            logger.warning(
+                "the tracking server has not got everything of run %s; `gpt sync` or the next run delivers it", self.run
+            )
 
     def log_metrics(self, group: str, step: int, values: dict[str, float]) -> None:
         """Log metrics of an optimizer step; `group` names those that are logged together."""
@@ -89,7 +93,9 @@ class Progress:
 
     def __init__(self, first_step: int, max_steps: int) -> None:
         self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=max_steps, initial=first_step, unit="step", dynamic_ncols=True, disable=not self._terminal)
+        self._bar = tqdm(
+            total=max_steps, initial=first_step, unit="step", dynamic_ncols=True, disable=not self._terminal
+        )
         self._first, self._max = first_step, max_steps
         self._begun = time.monotonic()
         self._next_line = 0.0
@@ -102,9 +108,8 @@ class Progress:
         if not self._terminal and (now >= self._next_line or step == self._max):
             self._next_line = now + _LINE_SECONDS
             left = (now - self._begun) / (step - self._first) * (self._max - step)
-            self.say(
-                f"step {step}/{self._max}  loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s  {left // 60:.0f}:{left % 60:02.0f} left"
-            )
+            time_left = f"{left // 60:.0f}:{left % 60:02.0f}"
+            self.say(f"step {step}/{self._max}  loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s  {time_left} left")
 
     def say(self, line: str) -> None:
         """Print a line without breaking the bar."""

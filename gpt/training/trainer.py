@@ -34,7 +34,7 @@ from gpt.training.optimizer import build_optimizer, learning_rate, load_optimize
 from gpt.training.tracking import Progress, Tracker
 
 _SAMPLE_TOKENS = 100
-_COLUMNS = ("step", "train_loss", "validation_loss", "validation_bits_per_byte", "learning_rate", "gradient_norm")
+_COLUMNS: tuple[str, ...] = ("step", "train_loss", "validation_loss", "validation_bits_per_byte", "learning_rate", "gradient_norm")
 
 
 class Measure(Protocol):
@@ -63,7 +63,11 @@ def pretrain(params: Params, measure: Measure) -> None:
         trainer = Trainer(params, accelerator, measure)
         trainer.resume(checkpoints.load_latest(folder))
         if accelerator.is_main_process:
-            tags = {"device": describe_hardware(), "num_processes": accelerator.num_processes, "fingerprint": folder.name}
+            tags = {
+                "device": describe_hardware(),
+                "num_processes": accelerator.num_processes,
+                "fingerprint": folder.name,
+            }
             tags |= {f"launch.{key}": value for key, value in params.section("launch").items()}
             tags |= {"parameters": trainer.bare_model.count_parameters(), "resumed_at_step": trainer.step}
             trainer.tracker = stack.enter_context(Tracker(paths.SPOOL, params, trainer.run, tags))
@@ -127,7 +131,9 @@ class Trainer:
                         self._save(folder)
                     if signum:
                         name = signal.Signals(signum).name
-                        raise Interrupted(signum, f"stopped by {name} after step {self.step}; run it again to go on from there")
+                        raise Interrupted(
+                            signum, f"stopped by {name} after step {self.step}; run it again to go on from there"
+                        )
         if progress:
             progress.close()
 
@@ -194,7 +200,9 @@ class Trainer:
     def _seed_dropout(self, first_sequence: int) -> None:
         """Make dropout a function of seed, step and sequence, so that there is no random state to save."""
         if self.params.model.dropout:
-            words = np.random.SeedSequence([self.params.base.seed, self.step, first_sequence]).generate_state(1, np.uint64)
+            words = np.random.SeedSequence([self.params.base.seed, self.step, first_sequence]).generate_state(
+                1, np.uint64
+            )
             torch.manual_seed(int(words[0]))
 
     def _mean_loss(self) -> float:
@@ -250,7 +258,13 @@ class Trainer:
     def _sample(self, tracker: Tracker) -> None:
         """Log a text that the model writes from nothing; its own generator leaves training's random numbers alone."""
         pieces = generate_text(
-            self.bare_model, self._encoding, "", max_new_tokens=_SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=self.step
+            self.bare_model,
+            self._encoding,
+            "",
+            max_new_tokens=_SAMPLE_TOKENS,
+            temperature=0.8,
+            top_k=50,
+            seed=self.step,
         )
         tracker.log_text(f"samples/step_{self.step:08d}.txt", "".join(pieces))
 

@@ -1,0 +1,1 @@
+"""When the work happens: Prefect flows around the DVC stages."""

@@ -1,0 +1,61 @@
+"""What a finished run shows in Prefect's UI: the metrics, the loss curve, the way to its MLflow run."""
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from gpt import paths
+from gpt.files import read_json
+
+_FIGURES = ("documents", "loss", "perplexity", "bits_per_byte")
+
+
+def publish(registered: dict[str, Any]) -> None:
+    """Show the metrics, the loss curve and the MLflow run of a version; what cannot be shown is a warning."""
+    _try("metrics", _metrics)
+    _try("loss curve", _loss_curve)
+    _try("MLflow run", lambda: _mlflow_run(registered))
+
+
+def _try(what: str, show: Callable[[], object]) -> None:
+    try:
+        show()
+    except Exception as error:  # a picture is not worth a run
+        get_run_logger().warning("no artifact for the %s: %s", what, error)
+
+
+def _metrics() -> None:
+    metrics = read_json(paths.EVALUATE_METRICS, "run `gpt evaluate`")
+    table = [
+        {"split": split} | {name: _rounded(metrics[split][name]) for name in _FIGURES if name in metrics[split]}
+        for split in ("test", "validation")
+    ]
+    create_table_artifact(key="metrics", table=table, description="Held-out documents; bits per byte decide.")
+
+
+def _loss_curve() -> None:
+    # Inline, since the UI cannot reach our files. Prefect's UIs draw this; bare SVG and Mermaid they do not.
+    picture = base64.b64encode((paths.REPORTS / "training.png").read_bytes()).decode()
+    create_markdown_artifact(
+        key="loss-curve", markdown=f"![Training and validation loss](data:image/png;base64,{picture})"
+    )
+
+
+def _mlflow_run(registered: dict[str, Any]) -> None:
+    run_id = registered["run_id"]
+    model = f"models:/{registered['name']}/{registered['version']}"
+    pages = (
+        value for value in registered.values() if isinstance(value, str) and value.startswith(("http://", "https://"))
+    )
+    if page := next((page for page in pages if run_id in page), None):
+        create_link_artifact(key="mlflow-run", link=page, link_text=f"MLflow run {run_id}", description=model)
+    else:
+        text = f"MLflow run `{run_id}`, registered as `{model}`. To see it, run `make ui` in the project's folder."
+        create_markdown_artifact(key="mlflow-run", markdown=text)
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value

@@ -1,0 +1,70 @@
+"""Make and register the model of params.yaml: `python -m flows.pretrain`. The flow itself is in flows/pipeline.py.
+
+Prefect is imported inside: params.yaml is judged before it, and an embedded server starts beside its imports.
+"""
+
+import signal
+import sys
+from typing import Any
+
+from flows.server import ensure_api
+from gpt import paths
+from gpt.errors import UserError
+from gpt.files import read_json
+from gpt.params import load_params
+
+_SAMPLE_CHARACTERS = 300
+
+
+def main() -> int:
+    """Run the flow and say what came of it; return 0 done, 1 failed, 2 the user must change something."""
+    try:
+        load_params()
+    except UserError as error:
+        return _fail(str(error), 2)
+    # Prefect records the crash first and then raises the signal again, for this handler; the default would leave no
+    # time to deliver the record and to stop what we own.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        ensure_api()
+        from flows.pipeline import pretrain
+
+        state = pretrain(return_state=True)
+    except KeyboardInterrupt:
+        print("interrupted; run it again to go on from the last checkpoint", file=sys.stderr)
+        return 130
+    result: Any = state.result(raise_on_failure=False)
+    if not state.is_completed():
+        return _fail(str(result), 2 if getattr(result, "exit_code", 1) == 2 else 1)
+    print(summary(result), flush=True)
+    return 0
+
+
+def summary(registered: dict[str, Any]) -> str:
+    """Say in a few lines how good the model is, how it writes, where it is and what to do next."""
+    test = read_json(paths.EVALUATE_METRICS, "run `gpt evaluate`")["test"]
+    sample = read_json(paths.REPORTS / "samples.json", "run `gpt evaluate`")[0]
+    text = f"{sample['prompt']}│{sample['completion']}".strip()
+    shown = text if len(text) <= _SAMPLE_CHARACTERS else text[: _SAMPLE_CHARACTERS - 1] + "…"
+    return "\n".join(
+        [
+            "",
+            f"Held-out text    {test['bits_per_byte']:.4f} bits per byte, perplexity {test['perplexity']:.2f}",
+            "A sample         (the prompt ends at │)",
+            *(f"    {line}" for line in shown.splitlines()),
+            f"Registered       models:/{registered['name']}/{registered['version']} (alias {registered['alias']})",
+            "What next        make ui                          see the runs and the model",
+            "                 gpt promote                      make it the champion if it beats the last one",
+            '                 gpt generate "To be, or not"     let it write',
+        ]
+    )
+
+
+def _fail(message: str, exit_code: int) -> int:
+    for line in message.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

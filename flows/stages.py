@@ -1,0 +1,100 @@
+"""A DVC stage as a Prefect task: DVC decides whether there is work, Prefect records when and what was said."""
+
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas import State
+from prefect.states import Completed, Failed
+
+from flows import processes
+
+# The stages that reach for a network, where the same attempt may succeed a little later.
+_NETWORK_STAGES = {"fetch"}
+_REMEMBERED_LINES = 200
+_STAGE_ENDED = re.compile(r"ERROR: failed to reproduce '.*': failed to run: .*, exited with (-?\d+)$")
+
+
+class StageError(Exception):
+    """A stage's own last words, and its exit code: 2 if the user must change something."""
+
+    def __init__(self, stage: str, message: str, exit_code: int) -> None:
+        super().__init__(f"{stage}: {message}")
+        self.exit_code = exit_code
+
+
+def is_worth_retrying(_task: Any, _run: Any, state: State) -> bool:
+    """Whether a failed stage may succeed when it is just tried again: a fetch that the user need not correct."""
+    error = state.data
+    return isinstance(error, StageError) and error.exit_code != 2 and str(error).split(":")[0] in _NETWORK_STAGES
+
+
+@task(
+    name="stage",
+    task_run_name="{name}",
+    cache_policy=NO_CACHE,  # DVC is the cache
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=[5, 30],
+    retry_condition_fn=is_worth_retrying,
+)
+def run_stage(name: str) -> State:
+    """Bring one stage of the project in the current folder up to date; `Cached` if DVC had nothing to run.
+
+    The state carries the failure instead of raising it: a traceback through Prefect tells a user nothing.
+    """
+    # Without the wait, an IDE's `dvc status` at the wrong moment makes a finished stage fail. The flow has the order.
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name]
+    exit_code, said = run_logged(command)
+    if exit_code != 0:
+        return Failed(message=str(error := explain(name, exit_code, said)), data=error)
+    if f"Running stage '{name}':" in said:
+        return Completed(message="Ran")
+    restored = any(line.startswith(f"Stage '{name}' is cached") for line in said)
+    return Completed(name="Cached", message="Restored from DVC's cache" if restored else "Nothing changed")
+
+
+def run_logged(command: Sequence[str]) -> tuple[int, list[str]]:
+    """Run a command as an owned child and log its lines; return its exit code and its last lines."""
+    logger = get_run_logger()
+    said: deque[str] = deque(maxlen=_REMEMBERED_LINES)
+
+    def on_line(line: str) -> None:
+        if line.strip():
+            said.append(line)
+            (logger.error if line.lower().startswith("error: ") else logger.info)("%s", line)
+
+    return processes.run(command, cwd=Path.cwd(), env=_environment(), on_line=on_line), list(said)
+
+
+def explain(stage: str, exit_code: int, said: Sequence[str]) -> StageError:
+    """Turn what a failed stage said into one message: DVC's error if it never ran, else its own errors or last line."""
+    lines = list(said)
+    for number, line in enumerate(lines):
+        if ended := _STAGE_ENDED.match(line):
+            exit_code, lines = int(ended[1]), lines[:number]
+            break
+    else:
+        if dvc_errors := [line for line in lines if line.startswith("ERROR: ")]:
+            return StageError(stage, dvc_errors[-1].removeprefix("ERROR: "), exit_code)
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if errors:
+        return StageError(stage, "\n".join(errors), exit_code)
+    last = lines[-1] if lines else "no output"
+    return StageError(stage, f"{last} (exit code {exit_code})", exit_code)
+
+
+def _environment() -> dict[str, str]:
+    return {
+        **os.environ,
+        "VIRTUAL_ENV": sys.prefix,  # dvc.yaml finds `gpt` by it
+        "PYTHONUNBUFFERED": "1",  # lines arrive when they are written
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_DAEMON": "1",  # no background processes of DVC's own
+    }

@@ -1,0 +1,260 @@
+"""The gate between candidate and champion, and the way back.
+
+A verdict is a list of reasons, each with its figure and its threshold. Aliases have no history, so decisions are kept
+in tags: all of them on the registered model, written before the alias moves, and the last one on the version.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt import paths
+from gpt.errors import UserError
+from gpt.files import sha256_file
+from gpt.params import Params
+from gpt.registry.versions import (
+    CANDIDATE,
+    CHAMPION,
+    ROLLED_BACK_TAG,
+    find_version,
+    model_folder,
+    registry_lock,
+    version_of_alias,
+)
+from gpt.training import store
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+PROMOTED, REFUSED, UNCHANGED, RESTORED, ROLLED_BACK = "promoted", "refused", "unchanged", "restored", "rolled_back"
+_TRAIL = "promotion."
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One thing that the gate looked at; a figure passes when it is below the threshold."""
+
+    check: str
+    passed: bool
+    text: str
+    figure: float | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What was decided about `version`; `previous_version` was champion until then, None if there was none."""
+
+    name: str
+    version: int
+    verdict: str
+    reasons: tuple[Reason, ...]
+    previous_version: int | None
+
+    @property
+    def refused(self) -> bool:
+        return self.verdict == REFUSED
+
+    def describe(self) -> str:
+        """Return the decision and its reasons, a line each."""
+        before = "there is none" if self.previous_version is None else f"it stays version {self.previous_version}"
+        was = "the first" if self.previous_version is None else f"it was version {self.previous_version}"
+        head = {
+            PROMOTED: f"{self.name} version {self.version} is the {CHAMPION} now ({was})",
+            REFUSED: f"{self.name} version {self.version} is not promoted to {CHAMPION} ({before})",
+            RESTORED: f"{self.name} version {self.version} is the {CHAMPION} again ({was})",
+            UNCHANGED: f"{self.name} version {self.version} is the {CHAMPION} already",
+        }[self.verdict]
+        return "\n".join(
+            [head, *(f"  {'passed' if reason.passed else 'failed'}: {reason.text}" for reason in self.reasons)]
+        )
+
+
+def promote(params: Params, project: Path) -> Promotion:
+    """Make the candidate the champion if it passes the gate, and record the verdict either way.
+
+    Raises `UserError` if there is no candidate, it cannot be compared with the champion, or either changed meanwhile.
+    """
+    name = params.register_.name
+    client = store.client()
+    with store.store_errors():
+        candidate = version_of_alias(client, name, CANDIDATE)
+        if candidate is None:
+            raise UserError(f"{name} has no version with the alias {CANDIDATE}; run `gpt register` first")
+        champion = version_of_alias(client, name, CHAMPION)
+        if _number(champion) == _number(candidate):
+            return Promotion(name, int(candidate.version), UNCHANGED, (), int(candidate.version))
+        reasons = tuple(_judge(client, candidate, champion, params, project))  # may take minutes: outside the lock
+        passed = all(reason.passed for reason in reasons)
+        promotion = Promotion(name, int(candidate.version), PROMOTED if passed else REFUSED, reasons, _number(champion))
+        with registry_lock():
+            _check_unchanged(client, name, candidate, champion)
+            if passed or not _is_recorded(candidate, promotion):
+                _append_trail(client, promotion)
+            if passed:
+                client.set_registered_model_alias(name, CHAMPION, str(candidate.version))
+            _tag_version(client, promotion)
+    return promotion
+
+
+def rollback(params: Params) -> Promotion:
+    """Give the champion's alias back to the version before it; `gpt promote` does not take the present one again.
+
+    Raises `UserError` if there is no champion, none before it, or the one before it is gone.
+    """
+    name = params.register_.name
+    client = store.client()
+    with store.store_errors(), registry_lock():
+        champion = version_of_alias(client, name, CHAMPION)
+        if champion is None:
+            raise UserError(f"{name} has no version with the alias {CHAMPION}; there is nothing to roll back")
+        current = int(champion.version)
+        previous = _champion_before(client, name, current)
+        restored = find_version(client, f"models:/{name}/{previous}")
+        reason = Reason("rollback", True, f"version {current} was rolled back to version {previous}")
+        promotion = Promotion(name, previous, RESTORED, (reason,), current)
+        _append_trail(client, promotion)
+        client.set_model_version_tag(name, str(current), ROLLED_BACK_TAG, _now())
+        client.set_registered_model_alias(name, CHAMPION, str(restored.version))
+        _tag_version(client, promotion)
+        _tag_version(client, Promotion(name, current, ROLLED_BACK, (reason,), previous))
+    return promotion
+
+
+def _judge(
+    client: "MlflowClient", candidate: "ModelVersion", champion: "ModelVersion | None", params: Params, project: Path
+) -> Iterator[Reason]:
+    """Yield what the gate looks at."""
+    if when := candidate.tags.get(ROLLED_BACK_TAG):
+        text = f"it was rolled back on {when}; register another, or delete its tag {ROLLED_BACK_TAG}"
+        yield Reason("not_rolled_back", False, text)
+    figure = _bits_per_byte(candidate)
+    if champion is None:
+        threshold, whose = params.register_.max_bits_per_byte, "register.max_bits_per_byte"
+    elif champion.tags.get("test_documents_sha256") == candidate.tags["test_documents_sha256"]:
+        threshold, whose = _bits_per_byte(champion), f"champion version {champion.version}"
+    else:
+        threshold = _measure_again(client, champion, candidate, project)
+        whose = f"champion version {champion.version}, measured on the candidate's documents"
+    passed = figure < threshold
+    text = f"test bits per byte {figure:.4f} is {'' if passed else 'not '}below {threshold:.4f} ({whose})"
+    yield Reason("test_bits_per_byte", passed, text, figure, threshold)
+
+
+def _bits_per_byte(version: "ModelVersion") -> float:
+    try:
+        version.tags["test_documents_sha256"]
+        return float(version.tags["test_bits_per_byte"])
+    except (KeyError, ValueError):
+        raise UserError(
+            f"models:/{version.name}/{version.version}: not registered by `gpt register`; it has no test_bits_per_byte"
+        ) from None
+
+
+def _measure_again(client: "MlflowClient", champion: "ModelVersion", candidate: "ModelVersion", project: Path) -> float:
+    """Return the champion's bits per byte on the documents that the candidate was measured on."""
+    import numpy as np
+
+    from gpt.data.corpus import read_documents
+    from gpt.evaluation.likelihood import Likelihood, documents_likelihood
+    from gpt.model.storage import default_device, load_model
+
+    path = project / paths.DOCUMENTS / "test.jsonl"
+    if not path.exists() or sha256_file(path) != candidate.tags["test_documents_sha256"]:
+        raise UserError(
+            f"{path}: not the documents that the candidate was measured on, which the champion must be measured on too;"
+            " run `gpt promote` in the project that registered it, after `dvc repro`"
+        )
+    model, encoding = load_model(model_folder(client, champion), default_device())
+    text_bytes = 0
+
+    def documents() -> "Iterator[np.ndarray]":
+        nonlocal text_bytes
+        for text in read_documents(path):
+            text_bytes += len(text.encode())
+            yield np.asarray([*encoding.encode_ordinary(text), encoding.eot_token], dtype=np.int64)
+
+    nats, tokens = documents_likelihood(model, documents(), encoding.eot_token)
+    return Likelihood(nats, tokens, text_bytes).bits_per_byte
+
+
+def _check_unchanged(
+    client: "MlflowClient", name: str, candidate: "ModelVersion", champion: "ModelVersion | None"
+) -> None:
+    """MLflow cannot compare and set an alias: looking again just before leaves milliseconds instead of minutes."""
+    for alias, before in ((CANDIDATE, candidate), (CHAMPION, champion)):
+        now = version_of_alias(client, name, alias)
+        if _number(now) != _number(before):
+            raise UserError(
+                f"{name}: the {alias} changed from version {_number(before)} to {_number(now)} meanwhile;"
+                " run `gpt promote` again"
+            )
+
+
+def _tag_version(client: "MlflowClient", promotion: Promotion) -> None:
+    for key, value in _version_tags(promotion).items():
+        client.set_model_version_tag(promotion.name, str(promotion.version), key, value)
+    client.set_model_version_tag(promotion.name, str(promotion.version), "promotion.time", _now())
+
+
+def _version_tags(promotion: Promotion) -> dict[str, str]:
+    tags = {
+        "promotion.verdict": promotion.verdict,
+        "promotion.reason": "; ".join(reason.text for reason in promotion.reasons),
+        "promotion.champion_version": str(promotion.previous_version or "none"),
+    }
+    for reason in promotion.reasons:
+        if reason.figure is not None:
+            tags |= {
+                f"promotion.{reason.check}": repr(reason.figure),
+                f"promotion.{reason.check}.threshold": repr(reason.threshold),
+            }
+    return tags
+
+
+def _is_recorded(version: "ModelVersion", promotion: Promotion) -> bool:
+    """Whether the version's tags say this already: asking again every hour does not fill the trail."""
+    return all(version.tags.get(key) == value for key, value in _version_tags(promotion).items())
+
+
+def _append_trail(client: "MlflowClient", promotion: Promotion) -> None:
+    """One tag an event: nothing is read and rewritten, so no event can be lost."""
+    event: dict[str, Any] = {
+        "verdict": promotion.verdict,
+        "version": promotion.version,
+        "previous_version": promotion.previous_version,
+        "reason": "; ".join(reason.text for reason in promotion.reasons),
+    }
+    client.set_registered_model_tag(promotion.name, _TRAIL + _now(), json.dumps(event))
+
+
+def audit_trail(client: "MlflowClient", name: str) -> list[dict[str, Any]]:
+    """Return all decisions on a registered model, the oldest first, each with its `time`."""
+    tags = client.get_registered_model(name).tags
+    keys = sorted(key for key in tags if key.startswith(_TRAIL))
+    return [{"time": key.removeprefix(_TRAIL), **json.loads(tags[key])} for key in keys]
+
+
+def _champion_before(client: "MlflowClient", name: str, current: int) -> int:
+    """The champion that `current` was promoted over the last time."""
+    for event in reversed(audit_trail(client, name)):
+        if event["verdict"] == PROMOTED and event["version"] == current:
+            if event["previous_version"] is None:
+                raise UserError(f"{name} version {current} is the first {CHAMPION}; there is none to go back to")
+            return event["previous_version"]
+    raise UserError(
+        f"{name}: nothing records how version {current} became the {CHAMPION}; set the alias in MLflow yourself"
+    )
+
+
+def _number(version: "ModelVersion | None") -> int | None:
+    return None if version is None else int(version.version)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

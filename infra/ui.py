@@ -1,0 +1,56 @@
+"""`make ui`: the MLflow UI for this project's runs and models, on loopback, until Ctrl-C.
+
+With MLFLOW_TRACKING_URI set to a server, that server has a UI already: this prints its address.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+from gpt.training.store import database_file, tracking_uri
+
+_PORT = 5000
+
+
+def main() -> int:
+    uri = tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        print(f"MLFLOW_TRACKING_URI is a server: open {uri}")
+        return 0
+    database = database_file(uri)
+    if database is not None and not database.exists():
+        print(
+            f"error: {database}: no run has been recorded yet; run `make demo` or `gpt pretrain` first", file=sys.stderr
+        )
+        return 2
+    port = _PORT if _is_free(_PORT) else free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    # The job subsystem serves features of MLflow that this project does not use.
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", **os.environ}
+    server = subprocess.Popen(command, env=environment)
+    print(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        server.wait()
+        return 0
+
+
+def free_port() -> int:
+    """Return a port on loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

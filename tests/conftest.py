@@ -1,0 +1,97 @@
+"""A project folder that computes in seconds: made-up text, a character tokenizer, a model of a few thousand weights."""
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from gpt import paths
+from gpt.data import corpus, shards, sources, tokenizer
+from gpt.files import sha256_file
+from gpt.params import load_params
+
+ROOT = Path(__file__).parents[1]
+Change = dict[str, dict[str, object]]
+
+
+def write_params(folder: Path, change: Change) -> None:
+    """Write the repository's params.yaml with some values changed."""
+    yaml = YAML()
+    values = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for section, keys in change.items():
+        values[section] |= keys
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(values, file)
+
+
+def make_text(path: Path) -> None:
+    words = random.Random(0).choices(["to", "be", "or", "not", "queen", "crown", "sword", "night", "naïve"], k=2000)
+    lines = (" ".join(words[start : start + 20]) for start in range(0, len(words), 20))
+    path.write_text("".join(f'{{"text": "{line}"}}\n' for line in lines), encoding="utf-8")
+
+
+def small_change(text: Path) -> Change:
+    """Return what makes the repository's params.yaml one of a small project on the file `text`."""
+    source = {"name": "made-up", "kind": "local", "path": str(text), "sha256": sha256_file(text), "licence": "none"}
+    return {
+        "fetch": {"sources": [source]},
+        "prepare": {"validation_fraction": 0.2, "test_fraction": 0.2, "split_seed": 0},
+        "tokenizer": {"kind": "char", "vocab_size": 400},
+        "tokenize": {"shard_tokens": 1024},
+        "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "dropout": 0.0},
+        "train": {"max_steps": 4, "batch_size": 8},
+        "evaluate": {"max_new_tokens": 8},
+        "launch": {"micro_batch_size": 8},
+    }
+
+
+@pytest.fixture(scope="session")
+def prepared_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project folder in which every stage up to tokenize has run. To copy, not to change."""
+    folder = tmp_path_factory.mktemp("prepared")
+    make_text(folder / "text.jsonl")
+    write_params(folder, small_change(folder / "text.jsonl"))
+    params = load_params(folder / "params.yaml")
+    sources.fetch(params.fetch.sources, folder / paths.RAW)
+    corpus.prepare(params.prepare, folder / paths.RAW, folder / paths.DOCUMENTS, folder / paths.PREPARE_METRICS)
+    documents = corpus.read_documents(folder / paths.DOCUMENTS / "train.jsonl")
+    tokenizer.build_tokenizer(params.tokenizer, documents, folder / paths.TOKENIZER)
+    shards.tokenize(params.tokenize, folder / paths.DOCUMENTS, folder / paths.TOKENIZER, folder / paths.TOKENS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_project(prepared_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prepared project with a model (of random weights) and a loss curve, ready to evaluate. To copy."""
+    from gpt.model.storage import save_model
+    from gpt.model.transformer import GPTConfig, GPTModel
+
+    folder = tmp_path_factory.mktemp("trained") / "project"
+    shutil.copytree(prepared_project, folder)
+    vocab_size = shards.read_index(folder / paths.TOKENS)["vocab_size"]
+    model = GPTModel(GPTConfig(vocab_size, **load_params(folder / "params.yaml").section("model")))
+    model.init_weights(seed=0)
+    save_model(model, folder / paths.TOKENIZER, folder / paths.BASE_MODEL)
+    (folder / paths.TRAINING_PLOT).parent.mkdir()
+    (folder / paths.TRAINING_PLOT).write_text("step,train_loss,validation_loss\n2,5.5,\n4,5.4,5.45\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def copy_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Return a function that copies a project into a folder of the test's own, params.yaml changed, and goes there."""
+
+    def copy(project: Path, **change: dict[str, object]) -> Path:
+        folder = tmp_path / "project"
+        shutil.copytree(project, folder)
+        merged = small_change(folder / "text.jsonl")
+        for section, keys in change.items():
+            merged[section] = merged.get(section, {}) | keys
+        write_params(folder, merged)
+        monkeypatch.chdir(folder)
+        return folder
+
+    return copy

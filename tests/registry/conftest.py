@@ -1,0 +1,104 @@
+"""A project folder whose model is trained and measured, so that it can be registered: in seconds, on made-up text."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gpt import paths
+from gpt.data.shards import TokenReader
+from gpt.evaluation.likelihood import split_likelihood
+from gpt.files import read_json, sha256_file, write_json
+from gpt.model.storage import save_model
+from gpt.model.transformer import GPTConfig, GPTModel
+from gpt.params import Params, load_params
+from gpt.registry.package import RegisteredModel, register
+from tests.training.conftest import empty_store, prepared, small_change, write_params
+
+__all__ = ["empty_store", "prepared"]
+
+
+def make_model(project: Path, steps: int) -> None:
+    """Write models/base, models/run.json and metrics/evaluate.json; a model of more steps predicts better."""
+    index = read_json(project / paths.TOKENS / "index.json", "")
+    settings = load_params(project / "params.yaml").model
+    model = GPTModel(GPTConfig(vocab_size=index["vocab_size"], **settings.model_dump()))
+    model.init_weights(seed=0)
+    torch.manual_seed(0)  # dropout
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    reader, length = TokenReader(project / paths.TOKENS, "train"), settings.block_size
+    for step in range(steps):
+        tokens = torch.from_numpy(reader.read(step * 8 * (length + 1), 8 * (length + 1))).view(8, length + 1)
+        loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    save_model(model.eval(), project / paths.TOKENIZER, project / paths.BASE_MODEL)
+    write_json(project / paths.RUN, {"run": f"run-{steps}", "run_id": None, "num_processes": 1})
+    measure(project, model)
+
+
+def measure(project: Path, model: GPTModel) -> None:
+    """Write metrics/evaluate.json as `gpt evaluate` does."""
+    metrics = {}
+    for split in ("validation", "test"):
+        reader = TokenReader(project / paths.TOKENS, split)
+        figures = split_likelihood(model, reader).to_dict()
+        metrics[split] = figures | {"documents": reader.documents, "documents_sha256": reader.documents_sha256}
+    metrics["weights_sha256"] = sha256_file(project / paths.BASE_MODEL / "model.safetensors")
+    write_json(project / paths.EVALUATE_METRICS, metrics)
+
+
+def bits_per_byte(project: Path) -> float:
+    return read_json(project / paths.EVALUATE_METRICS, "")["test"]["bits_per_byte"]
+
+
+def register_model(project: Path, steps: int) -> RegisteredModel:
+    """Make a model of so many steps and register it."""
+    make_model(project, steps)
+    return register(load_params(project / "params.yaml"), project)
+
+
+@pytest.fixture(scope="session")
+def built(
+    prepared: Path,  # noqa: F811 (a fixture is imported to be named here)
+    empty_store: Path,  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A project with a model of 5 steps and an empty store, to be copied."""
+    folder = tmp_path_factory.mktemp("built") / "project"
+    shutil.copytree(prepared / "data", folder / "data")
+    shutil.copytree(prepared / "models", folder / "models")
+    shutil.copyfile(empty_store, folder / "mlflow.db")
+    change = small_change(prepared / "text.jsonl") | {"register": {"name": "small-gpt", "max_bits_per_byte": 8.0}}
+    write_params(folder, change)
+    (folder / "requirements.lock").write_text("torch==2.13.0\n")
+    make_model(folder, steps=5)
+    return folder
+
+
+@pytest.fixture
+def project(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project for one test alone; the current folder."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "a project"  # with a space, as folders have on a laptop
+    shutil.copytree(built, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def params(project: Path) -> Params:
+    return load_params(project / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def registered(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RegisteredModel]:
+    """A project and its registered model, to look at and not to change."""
+    folder = tmp_path_factory.mktemp("registered") / "project"
+    shutil.copytree(built, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        return folder, register(load_params(folder / "params.yaml"), folder)

@@ -1,0 +1,162 @@
+import hashlib
+import json
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt.errors import UserError
+from gpt.files import atomic_file, atomic_folder, read_json, sha256_file, sha256_json, sha256_tree, write_json
+
+
+class Boom(Exception):
+    pass
+
+
+def test_a_file_appears_whole_with_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file.txt"
+    with atomic_file(path) as partial:
+        assert partial.parent == path.parent  # the same file system: a rename suffices
+        partial.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("old", ["old", None])
+def test_a_file_that_fails_leaves_the_old_one_and_no_litter(tmp_path: Path, old: str | None) -> None:
+    path = tmp_path / "file.txt"
+    if old:
+        path.write_text(old)
+    with pytest.raises(Boom), atomic_file(path) as partial:
+        partial.write_text("half")
+        raise Boom
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == ([("file.txt", old)] if old else [])
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_folder_that_fails_leaves_the_old_one_and_no_litter(tmp_path: Path, old: bool) -> None:
+    path = tmp_path / "folder"
+    if old:
+        path.mkdir()
+        (path / "kept.txt").write_text("old")
+    with pytest.raises(Boom), atomic_folder(path) as partial:
+        (partial / "sub").mkdir()
+        (partial / "sub" / "half.txt").write_text("half")
+        raise Boom
+    assert [entry.name for entry in tmp_path.iterdir()] == (["folder"] if old else [])
+    assert [entry.name for entry in path.rglob("*")] == (["kept.txt"] if old else [])
+
+
+def test_a_folder_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    for name in ("first", "second"):
+        with atomic_folder(path) as partial:
+            (partial / name).write_text(name)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+    assert [entry.name for entry in path.iterdir()] == ["second"]
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        with atomic_file(tmp_path / "file") as partial:
+            partial.write_text("")
+        with atomic_folder(tmp_path / "folder"):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o755
+
+
+def test_a_folders_hash_is_that_of_its_sha256sum_listing(tmp_path: Path) -> None:
+    # Byte order puts `a.txt` before `a/b`, an order by path components does not.
+    for name in ("a/b", "a.txt", "a-b", "B", "ü/x y", "a/c/d", "empty"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("" if name == "empty" else name)
+    (tmp_path / "no file").mkdir()
+    command = "find . -type f -printf '%P\\0' | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum"
+    listing = subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True, text=True)  # noqa: S602
+    assert sha256_tree(tmp_path) == listing.stdout.split()[0]
+
+
+def test_a_folders_hash_knows_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    hashes = {sha256_tree(tmp_path)}
+    (tmp_path / "a").rename(tmp_path / "b")
+    hashes.add(sha256_tree(tmp_path))
+    (tmp_path / "b").write_text("2")
+    hashes.add(sha256_tree(tmp_path))
+    (tmp_path / os.fsdecode(b"\xff")).write_text("a name that is not UTF-8")
+    hashes.add(sha256_tree(tmp_path))
+    assert len(hashes) == 4
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
+def test_a_files_hash_does_not_depend_on_how_it_is_read(tmp_path: Path, size: int) -> None:
+    data = bytes(index % 251 for index in range(size))
+    (tmp_path / "file").write_bytes(data)
+    assert sha256_file(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(VALUES)
+@settings(deadline=None, max_examples=50)
+def test_a_json_hash_does_not_depend_on_the_order_of_keys(value: object) -> None:
+    def turned(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: turned(value[key]) for key in reversed(value)}
+        return [turned(item) for item in value] if isinstance(value, list) else value
+
+    assert sha256_json(turned(value)) == sha256_json(value)
+
+
+@given(VALUES)
+@settings(deadline=None, max_examples=50)
+def test_json_comes_back_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    path = tmp_path_factory.getbasetemp() / "value.json"
+    write_json(path, value)
+    assert read_json(path, "") == value
+    assert path.read_bytes().endswith(b"\n")
+
+
+def test_json_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, 1)
+    with pytest.raises(ValueError, match="nan"):
+        write_json(path, [1, float("nan")])
+    assert json.loads(path.read_text()) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "not found"),
+        (b"", "not valid JSON"),
+        (b'{"a": 1', "not valid JSON"),
+        (b"\xff{}", "not valid JSON"),
+        (b'{"a": 1}', "has no b, c"),
+        (b"[1]", "has no a, b, c"),
+        (b"null", "has no a, b, c"),
+    ],
+)
+def test_json_that_is_missing_or_damaged_says_what_to_do(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "value.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"value\.json: {message}.*; run it again") as caught:
+        read_json(path, "run it again", keys=("a", "b", "c"))
+    assert str(path) in str(caught.value)

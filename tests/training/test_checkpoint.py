@@ -1,0 +1,142 @@
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from gpt.errors import UserError
+from gpt.params import Params, load_params
+from gpt.training import checkpoint
+from gpt.training.checkpoint import Checkpoint
+
+ROOT = Path(__file__).parents[2]
+
+
+def make(step: int) -> Checkpoint:
+    weights = {"w": torch.full((3, 4), float(step))}
+    return Checkpoint(step, weights, {"w/exp_avg": torch.ones(3, 4), "w/step": torch.tensor(float(step))}, {"run": "r"})
+
+
+def test_the_newest_comes_back_and_only_two_stay(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        checkpoint.save(tmp_path, make(step))
+    found = checkpoint.load_latest(tmp_path)
+    assert found is not None
+    assert (found.step, found.state["run"]) == (15, "r")
+    assert torch.equal(found.weights["w"], make(15).weights["w"])
+    assert found.optimizer["w/step"] == 15
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000010", "step_00000015"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
+    tmp_path: Path, file: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint.save(tmp_path, make(5))
+    checkpoint.save(tmp_path, make(10))
+    path = tmp_path / "step_00000010" / file
+    data = bytearray(path.read_bytes())
+    if damage == "delete":
+        path.unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data[:-1] if damage == "truncate" else data)
+    if file == "manifest.json" and damage == "truncate":
+        path.write_bytes(data[: len(data) // 2])  # without its last newline it would still be whole
+    found = checkpoint.load_latest(tmp_path)
+    assert found is not None
+    assert found.step == 5
+    assert "step_00000010 is damaged" in caplog.text
+
+
+def test_what_a_killed_save_left_is_no_checkpoint(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, make(5))
+    (tmp_path / ".partial_x").mkdir()
+    (tmp_path / ".partial_x" / "model.safetensors").write_bytes(b"half")
+    found = checkpoint.load_latest(tmp_path)
+    assert found is not None
+    assert found.step == 5
+    with checkpoint.single_trainer(tmp_path):
+        assert not list(tmp_path.glob(".partial_*"))
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from gpt.training import checkpoint
+with checkpoint.single_trainer(Path(sys.argv[1])):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_trainer_is_refused_and_told_who_holds_the_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == "ready\n"
+        with (
+            pytest.raises(UserError, match=rf"process {holder.pid} on .* trains here"),
+            checkpoint.single_trainer(tmp_path),
+        ):
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with checkpoint.single_trainer(tmp_path):
+        pass  # the kernel freed the lock of the process that died
+
+
+def test_fingerprint_changes_with_what_the_result_depends_on_and_nothing_else(
+    make_project: Callable[..., Path],
+) -> None:
+    def of(name: str, data: str = "d", tokenizer: str = "t", **change: dict[str, object]) -> str:
+        params: Params = load_params(make_project(name, **change) / "params.yaml")
+        return checkpoint.fingerprint(params, data, tokenizer)
+
+    base = of("a")
+    assert of("b") == base
+    assert of("c", launch={"micro_batch_size": 2, "compile": True}) == base
+    assert of("d", train={"checkpoint_interval": 7, "sample_interval": 9}) == base
+    assert of("e", evaluate={"temperature": 0.1}, register={"name": "other"}) == base
+    different = [
+        of("f", data="other"),
+        of("g", tokenizer="other"),
+        of("h", train={"learning_rate": 1.0e-2}),
+        of("i", model={"n_embd": 32}),
+        of("j", base={"seed": 1}),
+    ]
+    assert len({base, *different}) == 6
+
+
+def test_the_fingerprint_hashes_the_code_that_dvc_watches() -> None:
+    stage = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["pretrain"]
+    watched = {name.removeprefix("gpt/") for name in stage["deps"] if name.startswith("gpt/")}
+    assert watched == set(checkpoint.CODE)
+
+
+def test_every_stage_depends_on_the_modules_it_imports() -> None:
+    """What a stage's code imports from gpt.data, gpt.model and gpt.evaluation decides its result too."""
+    stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    for name, stage in stages.items():
+        code = [dep for dep in stage["deps"] if dep.startswith("gpt/")]
+        files = [
+            path
+            for dep in code
+            for path in ([ROOT / dep] if dep.endswith(".py") else sorted((ROOT / dep).rglob("*.py")))
+        ]
+        text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+        # Readers of what another stage wrote (corpus.read_documents, sources.bring for GPT-2's ranks) compute nothing here.
+        imported = set(re.findall(r"^from gpt\.((?:data|model|evaluation)\.\w+) import", text, re.MULTILINE))
+        imported -= {"data.corpus", "data.sources"}
+        watched = {dep.removeprefix("gpt/").removesuffix(".py").replace("/", ".") for dep in code}
+        missing = {module for module in imported if module not in watched and module.split(".")[0] not in watched}
+        assert not missing, f"dvc.yaml: {name} lacks {missing}"

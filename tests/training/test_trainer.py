@@ -1,0 +1,179 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+
+from gpt import paths
+from gpt.errors import UserError
+from gpt.evaluation.likelihood import split_likelihood
+from gpt.files import read_json
+from gpt.params import load_params
+from gpt.training.trainer import pretrain
+
+ROOT = Path(__file__).parents[2]
+WEIGHTS = paths.BASE_MODEL / "model.safetensors"
+
+
+def train_here() -> bytes:
+    """Train the project in the current folder; return its weights file."""
+    pretrain(load_params(), split_likelihood)
+    return WEIGHTS.read_bytes()
+
+
+def start() -> "subprocess.Popen[str]":
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "gpt", "pretrain"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_checkpoint(process: "subprocess.Popen[str]", step: int) -> None:
+    deadline = time.monotonic() + 120
+    while not list(Path().glob(f"checkpoints/*/step_{step:08d}")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def test_resume_after_sigkill_is_bit_identical(make_project: Callable[..., Path]) -> None:
+    change = {"max_steps": 200, "checkpoint_interval": 7, "eval_interval": 50}
+    make_project("whole", train=change)
+    expected = train_here()
+    plot = paths.TRAINING_PLOT.read_bytes()
+    make_project("killed", train=change)
+    for step in (14, 63):
+        process = start()
+        wait_for_checkpoint(process, step)
+        process.kill()
+        process.communicate()
+    assert not WEIGHTS.exists()
+    assert train_here() == expected
+    assert paths.TRAINING_PLOT.read_bytes() == plot
+    run_id = read_json(paths.RUN, "")["run_id"]
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
+    assert client.get_run(run_id).info.status == "FINISHED"
+    steps = [metric.step for metric in client.get_metric_history(run_id, "train_loss")]
+    assert sorted(steps) == list(range(4, 201, 4)), "every point is there once"
+
+
+def test_sigterm_saves_the_state_and_the_next_start_goes_on(make_project: Callable[..., Path]) -> None:
+    change = {"max_steps": 3000, "checkpoint_interval": 5, "eval_interval": 3000}
+    make_project(train=change)
+    process = start()
+    wait_for_checkpoint(process, 5)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after step" in errors
+    assert "Traceback" not in errors
+    stopped_at = int(errors.rsplit("after step ", 1)[1].split(";")[0])
+    (newest,) = [path.name for path in sorted(Path("checkpoints").glob("*/step_*"))[-1:]]
+    assert newest == f"step_{stopped_at:08d}"
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
+    experiment = client.get_experiment_by_name("shakespeare-gpt")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "KILLED"
+    process = start()
+    output = ""
+    assert process.stdout is not None
+    while "resuming" not in output:
+        output = process.stdout.readline()
+    assert f"resuming after step {stopped_at} of 3000" in output
+    process.kill()
+    process.communicate()
+
+
+def test_every_split_into_micro_batches_gives_the_same_weights(make_project: Callable[..., Path]) -> None:
+    weights = []
+    for size in (8, 4, 1):
+        make_project(f"micro_{size}", model={"dropout": 0.0}, launch={"micro_batch_size": size})
+        train_here()
+        weights.append(load_file(WEIGHTS))
+    assert largest_difference(weights[0], weights[1]) < 1e-5
+    assert largest_difference(weights[0], weights[2]) < 1e-5
+
+
+def test_two_processes_train_what_one_does(make_project: Callable[..., Path]) -> None:
+    make_project("one", model={"dropout": 0.0})
+    train_here()
+    one, plot = load_file(WEIGHTS), paths.TRAINING_PLOT.read_text(encoding="utf-8").splitlines()
+    make_project("two", model={"dropout": 0.0}, launch={"num_processes": 2, "micro_batch_size": 2})
+    process = start()
+    output, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, output + errors
+    assert read_json(paths.RUN, "")["num_processes"] == 2
+    assert largest_difference(one, load_file(WEIGHTS)) < 1e-5
+    for line, other in zip(plot, paths.TRAINING_PLOT.read_text(encoding="utf-8").splitlines(), strict=True):
+        if not line.startswith("step"):
+            assert [float(cell or 0) for cell in line.split(",")] == pytest.approx(
+                [float(cell or 0) for cell in other.split(",")], rel=1e-4
+            )
+
+
+def test_a_finished_run_leaves_no_checkpoint_and_trains_again_to_the_same_bytes(
+    make_project: Callable[..., Path],
+) -> None:
+    make_project()
+    first = train_here()
+    assert not list(Path("checkpoints").iterdir())
+    WEIGHTS.unlink()
+    assert train_here() == first
+
+
+def test_divergence_stops_with_advice_and_saves_nothing_that_is_not_finite(make_project: Callable[..., Path]) -> None:
+    make_project(train={"learning_rate": 1.0e30, "grad_clip": 0.0, "warmup_fraction": 0.0, "log_interval": 100})
+    with pytest.raises(UserError, match=r"training diverged.*lower train\.learning_rate"):
+        train_here()
+    for path in Path("checkpoints").glob("*/step_*/model.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in load_file(path).values())
+    assert not WEIGHTS.exists()
+
+
+def test_training_does_not_depend_on_a_tracking_server(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project("with")
+    expected = train_here()
+    make_project("without")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert train_here() == expected
+    assert read_json(paths.RUN, "")["run_id"] is None
+    assert list(Path("spool").glob("*.jsonl"))
+
+
+def test_tokens_of_another_tokenizer_are_refused(make_project: Callable[..., Path]) -> None:
+    folder = make_project()
+    index = folder / paths.TOKENS / "index.json"
+    index.write_text(
+        index.read_text(encoding="utf-8").replace('"tokenizer_id": "', '"tokenizer_id": "0'), encoding="utf-8"
+    )
+    with pytest.raises(UserError, match="another tokenizer"):
+        train_here()
+
+
+def test_a_shard_that_changed_is_refused_with_both_hashes(make_project: Callable[..., Path]) -> None:
+    make_project()
+    shard = next(paths.TOKENS.glob("train_*.bin"))
+    data = bytearray(shard.read_bytes())
+    data[0] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match=r"SHA-256 is [0-9a-f]{64}, the index says [0-9a-f]{64}"):
+        train_here()
+
+
+def test_a_launcher_with_another_number_of_processes_is_refused(make_project: Callable[..., Path]) -> None:
+    make_project(launch={"num_processes": 2, "micro_batch_size": 4})
+    with pytest.raises(UserError, match="launch asks for 2 processes, but 1 run"):
+        train_here()
