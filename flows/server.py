@@ -67,10 +67,14 @@ def embedded_server(env: Mapping[str, str] | None = None) -> Iterator[tuple[str,
             yield url, lambda: _wait_until_healthy(url, server, log)
 
 
-def free_port() -> int:
-    """Return a loopback port that nobody listens on now."""
+def free_port(preferred: int = 0) -> int:
+    """Return a loopback port that nobody listens on now, the preferred one if it is such."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", preferred))
+        except OSError:
+            return free_port()
         return probe.getsockname()[1]
 
 

@@ -1,11 +1,15 @@
 """A project folder that computes in seconds: made-up text, a character tokenizer, a model of a few thousand weights."""
 
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from gpt import paths
@@ -15,6 +19,10 @@ from gpt.params import load_params
 
 ROOT = Path(__file__).parents[1]
 Change = dict[str, dict[str, object]]
+
+# Models this small are slower on two threads; the processes that the tests start take it over.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 def write_params(folder: Path, change: Change) -> None:
@@ -28,8 +36,8 @@ def write_params(folder: Path, change: Change) -> None:
 
 
 def make_text(path: Path) -> None:
-    words = random.Random(0).choices(["to", "be", "or", "not", "queen", "crown", "sword", "night", "naïve"], k=2000)
-    lines = (" ".join(words[start : start + 20]) for start in range(0, len(words), 20))
+    words = random.Random(0).choices(["to", "be", "or", "not", "queen", "crown", "sword", "night", "naïve"], k=4000)
+    lines = (" ".join(words[start : start + 40]) for start in range(0, len(words), 40))
     path.write_text("".join(f'{{"text": "{line}"}}\n' for line in lines), encoding="utf-8")
 
 
@@ -76,7 +84,8 @@ def trained_project(prepared_project: Path, tmp_path_factory: pytest.TempPathFac
     model.init_weights(seed=0)
     save_model(model, folder / paths.TOKENIZER, folder / paths.BASE_MODEL)
     (folder / paths.TRAINING_PLOT).parent.mkdir()
-    (folder / paths.TRAINING_PLOT).write_text("step,train_loss,validation_loss\n2,5.5,\n4,5.4,5.45\n", encoding="utf-8")
+    (folder / paths.TRAINING_PLOT).write_text("step,train_loss\n2,5.5\n4,5.4\n", encoding="utf-8")
+    (folder / paths.VALIDATION_PLOT).write_text("step,validation_loss\n4,5.45\n", encoding="utf-8")
     return folder
 
 
@@ -95,3 +104,13 @@ def copy_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         return folder
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh MLflow database: making one takes seconds, copying it none."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    code = "from gpt.training.store import client; client().search_experiments()"
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{path}"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=ROOT)
+    return path

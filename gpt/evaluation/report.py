@@ -35,35 +35,38 @@ def evaluate(params: Params) -> dict[str, Any]:
     samples = _write_samples(params, model, encoding)
     with atomic_folder(paths.REPORTS) as folder:
         write_json(folder / "samples.json", samples)
-        draw_training(paths.TRAINING_PLOT, folder / "training.png")
+        draw_training(paths.TRAINING_PLOT, paths.VALIDATION_PLOT, folder / "training.png")
         (folder / "evaluate.md").write_text(_report(params, model, metrics, samples), encoding="utf-8")
-    write_json(paths.EVALUATE_METRICS, metrics)
+        write_json(paths.EVALUATE_METRICS, metrics)  # in here: if it cannot be written, the old report stays
     return metrics
 
 
-def draw_training(history: Path, output: Path) -> None:
-    """Draw the loss curves of plots/training.csv as a PNG."""
+def draw_training(training: Path, validation: Path, output: Path) -> None:
+    """Draw the loss curves of plots/training.csv and plots/validation.csv as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = (("train_loss", "training", "-"), ("validation_loss", "validation", "o-"))
-    try:
-        with history.open(encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        lines = [[(int(row["step"]), float(row[column])) for row in rows if row[column]] for column, _, _ in columns]
-    except FileNotFoundError:
-        raise UserError(f"{history}: not found; run `gpt pretrain` again") from None
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{history}: is not as `gpt pretrain` wrote it; run `gpt pretrain` again") from None
     figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
     axes = figure.add_subplot()
-    for (_, label, style), line in zip(columns, lines, strict=True):
-        axes.plot([step for step, _ in line], [loss for _, loss in line], style, label=label, markersize=4)
+    axes.plot(*_read_curve(training, "train_loss"), "-", label="training")
+    axes.plot(*_read_curve(validation, "validation_loss"), "o-", label="validation", markersize=4)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend()
     FigureCanvasAgg(figure).print_png(str(output), metadata={"Software": None})
+
+
+def _read_curve(path: Path, column: str) -> tuple[list[int], list[float]]:
+    """Return the steps and the values of a column."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [int(row["step"]) for row in rows], [float(row[column]) for row in rows]
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run `gpt pretrain` again") from None
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: is not as `gpt pretrain` wrote it; run `gpt pretrain` again") from None
 
 
 def _write_samples(params: Params, model: GPTModel, encoding: tiktoken.Encoding) -> list[dict[str, str]]:

@@ -153,7 +153,7 @@ def read_evaluation(project: Path) -> dict[str, Any]:
 def params_hash(params: Params) -> str:
     """Return the hash of the settings that decide the result, whatever their order and comments in the file."""
     values = params.model_dump(mode="json", by_alias=True)
-    del values["launch"]
+    del values["launch"], values["register"]
     return sha256_json(values)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gpt.errors import UserError
 from gpt.files import atomic_folder, sha256_file
+from gpt.paths import cache_folder
 from gpt.training import store
 
 if TYPE_CHECKING:
@@ -179,10 +179,7 @@ def _downloaded(client: "MlflowClient", source: str) -> Path:
     from mlflow.artifacts import download_artifacts
 
     key = hashlib.sha256(f"{client.tracking_uri} {source}".encode()).hexdigest()[:32]
-    base = os.environ.get("GPT_CACHE") or Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "gpt-pretrain"
-    )
-    target = Path(base, "models", key)
+    target = cache_folder("models") / key
     if not target.exists():
         logger.info("downloading %s to %s", source, target)
         with atomic_folder(target) as folder:

@@ -34,7 +34,6 @@ from gpt.training.optimizer import build_optimizer, learning_rate, load_optimize
 from gpt.training.tracking import Progress, Tracker
 
 _SAMPLE_TOKENS = 100
-_COLUMNS: tuple[str, ...] = ("step", "train_loss", "validation_loss", "validation_bits_per_byte", "learning_rate", "gradient_norm")
 
 
 class Measure(Protocol):
@@ -79,7 +78,7 @@ def pretrain(params: Params, measure: Measure) -> None:
 
 
 class Trainer:
-    """Everything a run is at a step: model, optimizer, counters, and the history that becomes plots/training.csv."""
+    """Everything a run is at a step: model, optimizer, counters, and the history that becomes plots/."""
 
     def __init__(self, params: Params, accelerator: Accelerator, measure: Measure) -> None:
         self.params, self.settings, self.accelerator, self._measure = params, params.train, accelerator, measure
@@ -99,7 +98,7 @@ class Trainer:
         self.step = 0
         self.run: str | None = None
         self.tracker: Tracker | None = None
-        self.history: list[dict[str, float]] = []
+        self.history: dict[str, list[dict[str, float]]] = {"training": [], "validation": []}
         # Losses since the last line of the history, on the device: reading them would make the host wait for every step.
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         self._loss_steps = 0
@@ -176,17 +175,25 @@ class Trainer:
             print(f"resuming after step {self.step} of {self.settings.max_steps}", flush=True)
 
     def write_outputs(self) -> None:
-        """Write models/base, plots/training.csv and models/run.json."""
+        """Write models/base, plots/ and models/run.json."""
         save_model(self.bare_model, paths.TOKENIZER, paths.BASE_MODEL)
-        with atomic_file(paths.TRAINING_PLOT) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=_COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.history)
+        for path, rows in ((paths.TRAINING_PLOT, "training"), (paths.VALIDATION_PLOT, "validation")):
+            with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, fieldnames=list(self.history[rows][0]), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(self.history[rows])
         assert self.tracker is not None, "rank 0 tracks the run"
-        self.tracker.log_text("training.csv", paths.TRAINING_PLOT.read_text(encoding="utf-8"))
+        for path in (paths.TRAINING_PLOT, paths.VALIDATION_PLOT):
+            self.tracker.log_text(path.name, path.read_text(encoding="utf-8"))
         write_json(
             paths.RUN,
-            {"run": self.run, "run_id": self.tracker.run_id(), "num_processes": self.accelerator.num_processes},
+            {
+                "run": self.run,
+                "run_id": self.tracker.run_id(),
+                "num_processes": self.accelerator.num_processes,
+                "hardware": describe_hardware(),
+                "data_sha256": data_id(paths.TOKENS),
+            },
         )
 
     @property
@@ -228,7 +235,7 @@ class Trainer:
             "learning_rate": learning_rate(self.step - 1, self.settings),
             "gradient_norm": float(norm),
         }
-        self.history.append(row)
+        self.history["training"].append(row)
         if self.tracker:
             values = {key: value for key, value in row.items() if key != "step"}
             self.tracker.log_metrics("train", self.step, values | {"tokens_per_second": tokens_per_second})
@@ -243,10 +250,7 @@ class Trainer:
             "validation_loss": nats / tokens,
             "validation_bits_per_byte": nats / math.log(2) / self._validation.text_bytes,
         }
-        if self.history and self.history[-1]["step"] == self.step:
-            self.history[-1] |= figures
-        else:
-            self.history.append({"step": self.step, **figures})
+        self.history["validation"].append({"step": self.step, **figures})
         if self.tracker:
             self.tracker.log_metrics("validation", self.step, figures)
         if progress:

@@ -111,7 +111,7 @@ class Project:
         (self.root / f"{name}.broken").write_text(code)
 
 
-STUB = '''\
+STUB = """\
 import json, os, sys
 from pathlib import Path
 
@@ -137,7 +137,7 @@ if name == "evaluate":
     Path("metrics/evaluate.json").write_text(json.dumps({"test": split, "validation": split}))
     (folder / "samples.json").write_text(json.dumps([{"prompt": "To be", "completion": ", or not"}]))
     (folder / "training.png").write_bytes(bytes.fromhex("%s"))
-''' % _PNG.hex()  # noqa: UP031 (the stub is full of braces)
+""" % _PNG.hex()  # noqa: UP031 (the stub is full of braces)
 
 _DEPENDENCIES = {
     "fetch": [],
@@ -157,11 +157,10 @@ _OUTPUTS = {
 }
 
 
-@pytest.fixture
-def project(tmp_path: Path, python: Path, api: Api) -> Project:
-    """A new project whose flows report to the server of the tests."""
-    root = tmp_path / "project"
-    root.mkdir()
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as it is before any work."""
+    root = tmp_path_factory.mktemp("template")
     shutil.copy(REPOSITORY / "params.yaml", root)
     (root / "gpt-stub").write_text(STUB)
     stages = {
@@ -169,11 +168,17 @@ def project(tmp_path: Path, python: Path, api: Api) -> Project:
         for name, needs in _DEPENDENCIES.items()
     }
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    command = [sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"]
+    subprocess.run(command, cwd=root, env=environment(), check=True)
+    return root
+
+
+@pytest.fixture
+def project(tmp_path: Path, template: Path, python: Path, api: Api) -> Project:
+    """A new project whose flows report to the server of the tests."""
+    shutil.copytree(template, tmp_path / "project")
     env = environment() | {"PREFECT_API_URL": api.url, "PREFECT_HOME": str(tmp_path / "home")}
-    made = Project(root, python, env)
-    initialised = made.run("-m", "dvc", "init", "--quiet", "--no-scm")
-    assert initialised.returncode == 0, initialised.stderr
-    return made
+    return Project(tmp_path / "project", python, env)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ else:
     subprocess.Popen([sys.executable, __file__, "worker", *sys.argv[2:]])
 def stop(*_):
     if "stubborn" in sys.argv:
-        return
+        return print("no", flush=True)
     print(f"{sys.argv[1]} saved", flush=True)
     sys.exit(3)
 signal.signal(signal.SIGTERM, stop)
@@ -137,12 +137,8 @@ def test_lines_are_whole_however_the_bytes_are_cut(texts: list[str], data: st.Da
 
 def test_timeout_stops_the_whole_tree_and_lets_it_save(tmp_path: Path, tree: list[str]) -> None:
     lines: list[str] = []
-
-    def on_line(line: str) -> None:
-        lines.append(line)
-
     with pytest.raises(TimeoutError, match="not finished after 2 seconds"):
-        processes.run(tree, cwd=tmp_path, on_line=on_line, timeout_seconds=2)
+        processes.run(tree, cwd=tmp_path, on_line=lines.append, timeout_seconds=2)
     assert {"trainer saved", "worker saved"} <= set(lines)
     assert [pid for pid in pids(tmp_path) if running(pid)] == []
 
@@ -166,7 +162,7 @@ def test_exception_in_the_caller_stops_the_tree_and_goes_on(tmp_path: Path, tree
 def test_process_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path, tree: list[str]) -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
-        run([*tree[:-1], "stubborn"], tmp_path, timeout_seconds=1, grace_seconds=0.5)
+        run([*tree[:-1], "stubborn"], tmp_path, timeout_seconds=2, grace_seconds=0.5)
     assert time.monotonic() - began < 10
     assert len(pids(tmp_path)) == 2
     assert [pid for pid in pids(tmp_path) if running(pid)] == []
@@ -175,18 +171,12 @@ def test_process_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path, 
 def test_second_interrupt_does_not_wait_for_the_grace(tmp_path: Path, tree: list[str]) -> None:
     def on_line(line: str) -> None:
         if both_ready(tmp_path):
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt  # at its readiness, and again at its refusal to stop
 
-    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
     began = time.monotonic()
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 3)
-        with pytest.raises(KeyboardInterrupt):
-            processes.run([*tree[:-1], "stubborn"], cwd=tmp_path, on_line=on_line, grace_seconds=60)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    assert time.monotonic() - began < 30
+    with pytest.raises(KeyboardInterrupt):
+        processes.run([*tree[:-1], "stubborn"], cwd=tmp_path, on_line=on_line, grace_seconds=120)
+    assert time.monotonic() - began < 60
     assert [pid for pid in pids(tmp_path) if running(pid)] == []
 
 
@@ -218,7 +208,9 @@ def test_nothing_outlives_a_caller_that_is_killed(
 
 def test_nothing_of_its_session_outlives_a_killed_supervisor(tmp_path: Path, wait_for: WaitFor) -> None:
     """The shell's parent is the supervisor; it kills that."""
-    code, _ = run(["sh", "-c", f"kill -9 $PPID; echo $$ > shell.pid; exec {PYTHON} -c 'import time; time.sleep(60)'"], tmp_path)
+    code, _ = run(
+        ["sh", "-c", f"kill -9 $PPID; echo $$ > shell.pid; exec {PYTHON} -c 'import time; time.sleep(60)'"], tmp_path
+    )
     assert code == 137
     wait_for(lambda: not any(running(pid) for pid in pids(tmp_path)))
 

@@ -15,9 +15,7 @@ from gpt.model.storage import save_model
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params import Params, load_params
 from gpt.registry.package import RegisteredModel, register
-from tests.training.conftest import empty_store, prepared, small_change, write_params
-
-__all__ = ["empty_store", "prepared"]
+from tests.conftest import small_change, write_params
 
 
 def make_model(project: Path, steps: int) -> None:
@@ -63,16 +61,18 @@ def register_model(project: Path, steps: int) -> RegisteredModel:
 
 @pytest.fixture(scope="session")
 def built(
-    prepared: Path,  # noqa: F811 (a fixture is imported to be named here)
-    empty_store: Path,  # noqa: F811
+    prepared_project: Path,
+    empty_store: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A project with a model of 5 steps and an empty store, to be copied."""
     folder = tmp_path_factory.mktemp("built") / "project"
-    shutil.copytree(prepared / "data", folder / "data")
-    shutil.copytree(prepared / "models", folder / "models")
+    shutil.copytree(prepared_project / "data", folder / "data")
+    shutil.copytree(prepared_project / "models", folder / "models")
     shutil.copyfile(empty_store, folder / "mlflow.db")
-    change = small_change(prepared / "text.jsonl") | {"register": {"name": "small-gpt", "max_bits_per_byte": 8.0}}
+    change = small_change(prepared_project / "text.jsonl") | {
+        "register": {"name": "small-gpt", "max_bits_per_byte": 8.0}
+    }
     write_params(folder, change)
     (folder / "requirements.lock").write_text("torch==2.13.0\n")
     make_model(folder, steps=5)

@@ -1,94 +1,31 @@
-"""A project folder that trains in seconds: made-up text, a character tokenizer, a model of a few thousand weights."""
+"""Small projects that train, each in a folder of its own."""
 
-import os
-import random
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from ruamel.yaml import YAML
 
-from gpt import paths
-from gpt.data import corpus, shards, sources, tokenizer
-from gpt.files import sha256_file
 from gpt.params import Params, load_params
+from tests.conftest import small_change, write_params
 
-ROOT = Path(__file__).parents[2]
-Change = dict[str, dict[str, object]]
-
-
-# Models this small are slower on two threads; the processes that the tests start take it over.
-os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
-
-
-def write_params(folder: Path, change: Change) -> None:
-    """Write the repository's params.yaml with some values changed."""
-    yaml = YAML()
-    values = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    for section, keys in change.items():
-        values[section] |= keys
-    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(values, file)
-
-
-def small_change(text: Path) -> Change:
-    source = {"name": "made-up", "kind": "local", "path": str(text), "sha256": sha256_file(text), "licence": "none"}
-    return {
-        "fetch": {"sources": [source]},
-        "prepare": {"validation_fraction": 0.2, "test_fraction": 0.2, "split_seed": 0},
-        "tokenizer": {"kind": "char", "vocab_size": 400},
-        "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "dropout": 0.1},
-        "train": {
-            "max_steps": 30,
-            "batch_size": 8,
-            "log_interval": 4,
-            "eval_interval": 15,
-            "checkpoint_interval": 5,
-            "sample_interval": 30,
-        },
-        "evaluate": {"max_new_tokens": 8},
-        "launch": {"micro_batch_size": 8},
-    }
-
-
-def make_text(path: Path) -> None:
-    words = random.Random(0).choices(["to", "be", "or", "not", "queen", "crown", "sword", "night", "naïve"], k=4000)
-    lines = (" ".join(words[start : start + 40]) for start in range(0, len(words), 40))
-    path.write_text("".join(f'{{"text": "{line}"}}\n' for line in lines), encoding="utf-8")
-
-
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project folder in which every stage up to tokenize has run."""
-    folder = tmp_path_factory.mktemp("prepared")
-    make_text(folder / "text.jsonl")
-    write_params(folder, small_change(folder / "text.jsonl"))
-    params = load_params(folder / "params.yaml")
-    sources.fetch(params.fetch.sources, folder / paths.RAW)
-    corpus.prepare(params.prepare, folder / paths.RAW, folder / paths.DOCUMENTS, folder / paths.PREPARE_METRICS)
-    documents = corpus.read_documents(folder / paths.DOCUMENTS / "train.jsonl")
-    tokenizer.build_tokenizer(params.tokenizer, documents, folder / paths.TOKENIZER)
-    shards.tokenize(params.tokenize, folder / paths.DOCUMENTS, folder / paths.TOKENIZER, folder / paths.TOKENS)
-    return folder
+TRAIN = {"max_steps": 30, "log_interval": 4, "eval_interval": 15, "checkpoint_interval": 5, "sample_interval": 30}
 
 
 @pytest.fixture
 def make_project(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path
+    prepared_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path
 ) -> Callable[..., Path]:
     """Return a function that makes a project folder of its own, with params.yaml changed, and goes there."""
-    import shutil
 
     def make(name: str = "project", **change: dict[str, object]) -> Path:
         folder = tmp_path / name
         for part in ("data", "models"):
-            shutil.copytree(prepared / part, folder / part)
+            shutil.copytree(prepared_project / part, folder / part)
         shutil.copyfile(empty_store, folder / "mlflow.db")
-        merged = small_change(prepared / "text.jsonl")
+        merged = small_change(prepared_project / "text.jsonl")
+        merged["train"] |= TRAIN
+        merged["model"]["dropout"] = 0.1
         for section, keys in change.items():
             merged[section] = merged.get(section, {}) | keys
         write_params(folder, merged)
@@ -96,16 +33,6 @@ def make_project(
         return folder
 
     return make
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh MLflow database: making one takes seconds, copying it none."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    code = "from gpt.training.store import client; client().search_experiments()"
-    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{path}"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=ROOT)
-    return path
 
 
 @pytest.fixture

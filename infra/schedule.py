@@ -1,0 +1,97 @@
+"""Run the deployments of prefect.yaml on this machine until Ctrl-C: `make schedule`.
+
+Uses the Prefect server at PREFECT_API_URL, or starts one on loopback with its UI; then deploys and runs a process worker.
+Everything started here ends with it, a flow run with its trainer included.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flows import processes
+from flows.server import free_port, is_healthy
+
+POOL = "gpt"  # as in prefect.yaml
+_PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
+_START_SECONDS = 120.0
+
+
+def main() -> int:
+    """Deploy and serve runs; return 0 when stopped by Ctrl-C, otherwise the exit code of what failed."""
+    if not Path("prefect.yaml").is_file():
+        print(f"error: prefect.yaml: not found in {Path.cwd()}; run this in the project's folder", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ["PWD"] = str(Path.cwd())  # prefect.yaml takes the project's folder from it
+    try:
+        with server() as url:
+            return _deploy() or _serve(url)
+    except KeyboardInterrupt:
+        print("stopped")
+        return 0
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """Yield the address of the API: the configured one, else that of a server that lives as long as the block."""
+    from prefect.settings import PREFECT_API_URL
+
+    if configured := PREFECT_API_URL.value():
+        yield configured
+        return
+    port = free_port(preferred=4200)
+    url = f"http://127.0.0.1:{port}/api"
+    os.environ["PREFECT_API_URL"] = url
+    command = [*_PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    env = os.environ | {"PREFECT_UI_API_URL": url}  # without it the UI looks for the API at port 4200
+    print(f"starting a Prefect server at {_ui(url)} (the first start takes longer)", flush=True)
+    with tempfile.TemporaryFile() as log, processes.started(command, cwd=Path.cwd(), env=env, output=log.fileno()) as own:
+        deadline = time.monotonic() + _START_SECONDS
+        while not is_healthy(url):
+            if own.poll() is not None or time.monotonic() > deadline:
+                log.seek(0)
+                raise RuntimeError(f"the Prefect server did not start:\n{log.read().decode(errors='replace')[-2000:]}")
+            time.sleep(0.1)
+        yield url
+
+
+def _deploy() -> int:
+    """Create the work pool if it is missing and deploy prefect.yaml; return the exit code of what failed."""
+    if _run("work-pool", "inspect", POOL, quiet=True) != 0:
+        code = _run("work-pool", "create", POOL, "--type", "process", quiet=True)
+        if code != 0:
+            return code
+    return _run("deploy", "--all")
+
+
+def _serve(url: str) -> int:
+    print(f"\nPrefect's UI: {_ui(url)}\nRun it now:   prefect deployment run pretrain/nightly", flush=True)
+    print(f"              with PREFECT_API_URL={url}\nStop:         Ctrl-C\n", flush=True)
+    return _run("worker", "start", "--pool", POOL, "--type", "process", "--limit", "1")
+
+
+def _run(*arguments: str, quiet: bool = False) -> int:
+    """Run a command of Prefect's, showing what it says; if quiet, only when it fails."""
+    said: list[str] = []
+
+    def show(line: str) -> None:
+        said.append(line) if quiet else print(line, flush=True)
+
+    code = processes.run([*_PREFECT, *arguments], cwd=Path.cwd(), on_line=show)
+    if code != 0 and arguments[1] != "inspect":
+        print("\n".join(said), file=sys.stderr)
+    return code
+
+
+def _ui(url: str) -> str:
+    return url.removesuffix("/api")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

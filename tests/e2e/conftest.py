@@ -1,0 +1,112 @@
+"""A copy of this project with small settings, run as a user runs it: real DVC, real Prefect, real MLflow, real processes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from gpt.files import sha256_tree
+from tests.conftest import make_text, small_change, write_params
+from tests.training.conftest import TRAIN
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Project:
+    folder: Path
+    environment: dict[str, str]
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Start a Python module of the project's environment, output and errors together."""
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *arguments: str, exit_code: int = 0) -> str:
+        """Run a Python module to its end and return what it printed."""
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=400)
+        assert process.returncode == exit_code, output
+        return output
+
+    def change(self, **change: dict[str, object]) -> None:
+        """Set values in params.yaml."""
+        values = self.params()
+        for section, keys in change.items():
+            values[section] |= keys
+        with (self.folder / "params.yaml").open("w", encoding="utf-8") as file:
+            YAML().dump(values, file)
+
+    def params(self) -> dict[str, Any]:
+        return YAML().load((self.folder / "params.yaml").read_text(encoding="utf-8"))
+
+    def stages_run(self, output: str) -> list[str]:
+        """The stages that `dvc repro` says it ran."""
+        return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
+
+    def locked_outputs(self) -> dict[str, str]:
+        """Hash of every output in dvc.lock, by path."""
+        lock = YAML(typ="safe").load((self.folder / "dvc.lock").read_text(encoding="utf-8"))
+        return {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]}
+
+    def weights(self) -> bytes:
+        return (self.folder / "models/base/model.safetensors").read_bytes()
+
+    def hash_of(self, name: str) -> str:
+        return sha256_tree(self.folder / name)
+
+
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prefect's folder for the whole session: its database takes seconds to make."""
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture
+def make_project(tmp_path: Path, prefect_home: Path, empty_store: Path) -> Callable[..., Project]:
+    """Return a function that copies the repository's tracked files to a folder of their own, with small settings."""
+
+    def make(name: str = "project", **change: dict[str, object]) -> Project:
+        folder = tmp_path / name
+        tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+        for path in filter(None, tracked.stdout.split("\0")):
+            if (ROOT / path).is_file():
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / path, folder / path)
+        (folder / "dvc.lock").unlink(missing_ok=True)
+        make_text(tmp_path / "text.jsonl")
+        small = small_change(tmp_path / "text.jsonl")
+        small["train"] |= TRAIN
+        write_params(folder, small)
+        shutil.copyfile(empty_store, folder / "mlflow.db")
+        for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+            identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+            subprocess.run(["git", *identity, *command], cwd=folder, check=True)
+        environment = {
+            **os.environ,
+            "VIRTUAL_ENV": sys.prefix,
+            "PREFECT_HOME": str(prefect_home),
+            "GPT_CACHE": str(tmp_path / "cache"),
+            "DVC_SITE_CACHE_DIR": str(tmp_path / "dvc-site"),
+            "PYTHONPATH": str(folder),
+        }
+        for unwanted in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
+            environment.pop(unwanted, None)
+        project = Project(folder, environment)
+        project.change(**change)
+        return project
+
+    return make

@@ -1,0 +1,112 @@
+"""The main job and the promises around it, on made-up text: what `make demo` does, small."""
+
+import signal
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from gpt.files import read_json
+from tests.e2e.conftest import Project
+
+STAGES = ["fetch", "prepare", "tokenizer", "tokenize", "pretrain", "evaluate"]
+REPRO = ("dvc", "repro")
+
+
+def wait_for_checkpoint(project: Project) -> None:
+    deadline = time.monotonic() + 240
+    while not list(project.folder.glob("checkpoints/*/step_*/manifest.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def wait_until_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    assert not alive, [process.cmdline() for process in alive]
+
+
+def test_the_flow_makes_a_registered_model_and_the_next_one_finds_every_stage_cached(
+    make_project: Callable[..., Project],
+) -> None:
+    project = make_project(register={"max_bits_per_byte": 8.0})
+    output = project.run("flows.pretrain")
+    closing = output[output.index("Held-out text") :]
+    assert (
+        f"{read_json(project.folder / 'metrics/evaluate.json', '')['test']['bits_per_byte']:.4f} bits per byte"
+        in closing
+    )
+    assert "models:/shakespeare-gpt/1 (alias candidate)" in closing
+    assert "gpt promote" in closing
+    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    version = client.get_model_version_by_alias("shakespeare-gpt", "candidate")
+    assert version.run_id == read_json(project.folder / "models/run.json", "")["run_id"]
+
+    again = project.run("flows.pretrain")
+    assert project.stages_run(again) == []
+    assert "models:/shakespeare-gpt/1 (alias candidate)" in again
+    assert "promoted" in project.run("gpt", "promote")
+    assert client.get_model_version_by_alias("shakespeare-gpt", "champion").version == "1"
+    text = project.run("gpt", "generate", "to be", "--model", "models:/shakespeare-gpt@champion", "--seed", "1")
+    assert text.startswith("to be")
+
+
+@pytest.mark.slow
+def test_repro_runs_what_changed_and_a_forced_one_gives_the_same_bytes(make_project: Callable[..., Project]) -> None:
+    project = make_project()
+    assert project.stages_run(project.run(*REPRO)) == STAGES
+    assert project.stages_run(project.run(*REPRO)) == []
+    first = project.locked_outputs()
+    assert project.stages_run(project.run(*REPRO, "--force")) == STAGES
+    second = project.locked_outputs()
+    assert first.keys() == second.keys()
+    assert {path for path in first if first[path] != second[path]} == {"models/run.json"}
+    project.change(launch={"micro_batch_size": 4}, register={"max_bits_per_byte": 1.0})
+    assert project.stages_run(project.run(*REPRO)) == [], "where it runs and what is registered changes no result"
+    project.change(train={"max_steps": 31})
+    assert project.stages_run(project.run(*REPRO)) == ["pretrain", "evaluate"]
+    project.change(train={"max_steps": 30}, launch={"micro_batch_size": 8})
+    assert project.stages_run(project.run(*REPRO)) == [], "the cache brings back what was computed before"
+    assert project.locked_outputs() == second
+
+
+@pytest.mark.slow
+def test_repro_after_the_flow_was_killed_ends_with_the_bytes_of_a_run_that_was_not(
+    make_project: Callable[..., Project],
+) -> None:
+    change = {"max_steps": 1500, "checkpoint_interval": 20, "eval_interval": 500}
+    whole = make_project("whole", train=change)
+    whole.run(*REPRO)
+    killed = make_project("killed", train=change)
+    flow = killed.start("flows.pretrain")
+    wait_for_checkpoint(killed)
+    family = psutil.Process(flow.pid).children(recursive=True)
+    flow.send_signal(signal.SIGKILL)
+    flow.communicate()
+    output = killed.run("dvc", "--wait-for-lock", "repro")
+    assert "resuming after step" in output
+    wait_until_gone(family)
+    assert killed.weights() == whole.weights()
+    assert killed.hash_of("plots") == whole.hash_of("plots")
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_flow_stops_everything_and_saves(make_project: Callable[..., Project]) -> None:
+    project = make_project(train={"max_steps": 5000, "checkpoint_interval": 20, "eval_interval": 5000})
+    flow = project.start("flows.pretrain")
+    wait_for_checkpoint(project)
+    family = psutil.Process(flow.pid).children(recursive=True)
+    flow.terminate()
+    output, _ = flow.communicate(timeout=60)
+    assert flow.returncode == 128 + signal.SIGTERM, output
+    wait_until_gone(family)
+    assert "stopped by SIGTERM after step" in output
+
+
+def test_a_wrong_value_stops_the_flow_before_any_work(make_project: Callable[..., Project]) -> None:
+    project = make_project(train={"learning_rate": -1})
+    output = project.run("flows.pretrain", exit_code=2)
+    assert output.startswith("error: params.yaml: train.learning_rate = -1")
+    assert "Traceback" not in output
+    assert not (project.folder / "data").exists()

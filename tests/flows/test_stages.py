@@ -1,0 +1,101 @@
+"""A DVC stage as a Prefect task: what its state says, and when it is tried again."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect import flow
+from prefect.client.schemas import State
+from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+
+from flows.pipeline import STAGES
+from flows.stages import StageError, explain, run_stage
+from tests.flows.conftest import REPOSITORY, Api, Project
+
+
+@pytest.fixture
+def folder(project: Project, api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project to work in, with stages of plain shell."""
+    stages = {
+        "fetch": {"cmd": "sh fetch.sh", "deps": ["fetch.sh"], "outs": ["raw.txt"]},
+        "prepare": {"cmd": "cp raw.txt documents.txt", "deps": ["raw.txt"], "outs": ["documents.txt"]},
+    }
+    (project.root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    (project.root / "fetch.sh").write_text("echo text > raw.txt")
+    monkeypatch.chdir(project.root)
+    with temporary_settings({PREFECT_API_URL: api.url, PREFECT_LOGGING_TO_API_ENABLED: False}):
+        yield project.root
+
+
+@flow
+def one_stage(name: str) -> Any:
+    return (run_stage.with_options(retry_delay_seconds=0)(name, return_state=True), "whatever its state")
+
+
+def state_of(name: str) -> State:
+    """Run one stage in a flow of its own; return the task's state."""
+    return one_stage(name)[0]
+
+
+def test_stages_of_the_flow_are_those_of_dvc_yaml_each_after_its_inputs() -> None:
+    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    assert sorted(STAGES) == sorted(stages)
+    maker: dict[str, str] = {}
+    for name in STAGES:
+        entries = [*stages[name].get("outs", []), *stages[name].get("metrics", []), *stages[name].get("plots", [])]
+        maker |= {next(iter(entry)) if isinstance(entry, dict) else entry: name for entry in entries}
+    for name in STAGES:
+        for dependency in stages[name].get("deps", []):
+            if dependency in maker:
+                assert STAGES.index(maker[dependency]) < STAGES.index(name)
+
+
+def test_stage_is_completed_then_cached_then_restored(folder: Path) -> None:
+    ran = state_of("fetch")
+    assert (ran.type.value, ran.name, ran.message) == ("COMPLETED", "Completed", "Ran")
+    unchanged = state_of("fetch")
+    assert (unchanged.type.value, unchanged.name, unchanged.message) == ("COMPLETED", "Cached", "Nothing changed")
+    (folder / "raw.txt").unlink()
+    restored = state_of("fetch")
+    assert (restored.name, restored.message) == ("Cached", "Restored from DVC's cache")
+    assert (folder / "raw.txt").read_text() == "text\n"
+
+
+def test_fetch_is_tried_three_times_and_a_later_success_counts(folder: Path) -> None:
+    (folder / "fetch.sh").write_text("echo . >> tries; test $(wc -l < tries) = 3 && echo text > raw.txt")
+    assert state_of("fetch").message == "Ran"
+    assert (folder / "tries").read_text() == ".\n" * 3
+
+
+def test_what_the_user_must_change_is_tried_once_and_told_in_the_stages_words(folder: Path) -> None:
+    (folder / "fetch.sh").write_text(
+        "echo . >> tries; echo note; echo 'error: raw: wrong hash' >&2; echo 'error: do this' >&2; exit 2"
+    )
+    state = state_of("fetch")
+    assert (state.name, state.message) == ("Failed", "fetch: raw: wrong hash\ndo this")
+    error = state.result(raise_on_failure=False)
+    assert isinstance(error, StageError)
+    assert error.exit_code == 2
+    assert (folder / "tries").read_text() == ".\n"
+
+
+def test_other_stages_are_tried_once(folder: Path) -> None:
+    state_of("fetch")
+    stages = yaml.safe_load((folder / "dvc.yaml").read_text())
+    stages["stages"]["prepare"]["cmd"] = "echo . >> tries; echo RuntimeError: no luck; exit 1"
+    (folder / "dvc.yaml").write_text(yaml.safe_dump(stages))
+    state = state_of("prepare")
+    assert state.message == "prepare: RuntimeError: no luck (exit code 1)"
+    assert (folder / "tries").read_text() == ".\n"
+
+
+def test_what_dvc_itself_refuses_is_told_in_its_words(folder: Path) -> None:
+    shutil.rmtree(folder / ".dvc")
+    assert "not inside of a DVC repository" in (state_of("prepare").message or "")
+
+
+def test_failure_without_a_word_still_names_the_stage() -> None:
+    assert str(explain("tokenize", 137, [])) == "tokenize: no output (exit code 137)"
