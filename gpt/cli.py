@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _USERS_OS_ERRORS:
             raise
-        print(f"error: {error.filename or 'a file'}: {error.strerror}; make it writable, or make room", file=sys.stderr)
+        file = error.filename2 or error.filename or "a file"  # of a copy, what it goes to
+        print(f"error: {file}: {error.strerror}; make it writable, or make room", file=sys.stderr)
         return 2
 
 

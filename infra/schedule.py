@@ -51,7 +51,10 @@ def server() -> Iterator[str]:
     command = [*_PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     env = os.environ | {"PREFECT_UI_API_URL": url}  # without it the UI looks for the API at port 4200
     print(f"starting a Prefect server at {_ui(url)} (the first start takes longer)", flush=True)
-    with tempfile.TemporaryFile() as log, processes.started(command, cwd=Path.cwd(), env=env, output=log.fileno()) as own:
+    with (
+        tempfile.TemporaryFile() as log,
+        processes.started(command, cwd=Path.cwd(), env=env, output=log.fileno()) as own,
+    ):
         deadline = time.monotonic() + _START_SECONDS
         while not is_healthy(url):
             if own.poll() is not None or time.monotonic() > deadline:

@@ -186,11 +186,20 @@ def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"model": {"n_embd": 250, "n_head": 4}}, "model: n_embd (250) must be divisible by n_head (4)"),
-        ({"model": {"n_embd": 12, "n_head": 4, "position": "rotary"}}, "model: rotary positions need an even head size"),
+        (
+            {"model": {"n_embd": 12, "n_head": 4, "position": "rotary"}},
+            "model: rotary positions need an even head size",
+        ),
         ({"train": {"min_lr": 0.1, "learning_rate": 0.01}}, "train: min_lr (0.1) must not exceed learning_rate (0.01)"),
-        ({"train": {"batch_size": 24}, "launch": {"micro_batch_size": 16}}, "train.batch_size (24) must be divisible by"),
+        (
+            {"train": {"batch_size": 24}, "launch": {"micro_batch_size": 16}},
+            "train.batch_size (24) must be divisible by",
+        ),
         ({"train": {"batch_size": 16}, "launch": {"num_processes": 3, "micro_batch_size": 16}}, "(3 × 1 × 16 = 48)"),
-        ({"prepare": {"validation_fraction": 0.5, "test_fraction": 0.5}}, "prepare: validation_fraction + test_fraction"),
+        (
+            {"prepare": {"validation_fraction": 0.5, "test_fraction": 0.5}},
+            "prepare: validation_fraction + test_fraction",
+        ),
         ({"tokenizer": {"kind": "gpt2"}}, "tokenizer: vocab_size of kind gpt2 is 50257"),
         ({"fetch": {"sources": VALUES["fetch"]["sources"] * 2}}, "fetch: two sources are named shakespeare"),
     ],
@@ -219,7 +228,15 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["base: [", "base: {seed: 1", "\tbase: 1", "a: b: c", "base: !!python/object:os.system x", "base: 2024-13-45", "\0"],
+    [
+        "base: [",
+        "base: {seed: 1",
+        "\tbase: 1",
+        "a: b: c",
+        "base: !!python/object:os.system x",
+        "base: 2024-13-45",
+        "\0",
+    ],
 )
 def test_broken_yaml_is_one_error(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match=r"params\.yaml: not valid YAML: ") as caught:

@@ -15,10 +15,16 @@ from gpt.model.transformer import GPTConfig, GPTModel
 
 
 def save_model(model: GPTModel, tokenizer: Path, output: Path) -> None:
-    """Write weights, configuration and a copy of the tokenizer's folder to `output`, whole or not at all."""
+    """Write weights, configuration and a copy of the tokenizer's folder to `output`, whole or not at all.
+
+    Raises `UserError` if the disk does not take the weights.
+    """
     with atomic_folder(output) as folder:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        try:
+            save_file(weights, folder / "model.safetensors")
+        except SafetensorError as error:  # it hides the OSError: a full disk is no bug
+            raise UserError(f"{output}: {error}; make room, or make it writable") from None
         write_json(folder / "config.json", model.config.to_dict())
         shutil.copytree(tokenizer, folder / "tokenizer")
 

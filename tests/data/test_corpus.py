@@ -218,7 +218,11 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "JSONL of lists": ("bad.jsonl", b'["text"]\n', "line 1: has no text field 'text'"),
     "no Parquet": ("bad.parquet", b"no such thing", "not a readable Parquet file"),
     "Parquet cut off": ("bad.parquet", parquet({"text": ["a"] * 99})[:-8], "not a readable Parquet file"),
-    "Parquet damaged": ("bad.parquet", damaged(parquet({"text": [str(n) for n in range(999)]})), "not a readable Parquet"),
+    "Parquet damaged": (
+        "bad.parquet",
+        damaged(parquet({"text": [str(n) for n in range(999)]})),
+        "not a readable Parquet",
+    ),
     "Parquet not UTF-8": ("bad.parquet", not_utf8(), "not a readable Parquet file"),
     "Parquet without column": ("bad.parquet", parquet({"body": ["a"]}), "has no column 'text' but body"),
     "Parquet of numbers": ("bad.parquet", parquet({"text": [1, 2]}), "column 'text' holds int"),
@@ -227,11 +231,15 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
 
 
 @pytest.mark.parametrize(("name", "data", "message"), BAD_FILES.values(), ids=BAD_FILES)
-def test_a_file_that_is_no_text_is_named_and_changes_nothing(corpus: Corpus, name: str, data: bytes, message: str) -> None:
+def test_a_file_that_is_no_text_is_named_and_changes_nothing(
+    corpus: Corpus, name: str, data: bytes, message: str
+) -> None:
     fails(corpus, {name: data}, name, message)
 
 
-def fails(corpus: Corpus, files: dict[str, bytes], name: str, message: str, break_raw: Callable[[], Any] = lambda: None) -> None:
+def fails(
+    corpus: Corpus, files: dict[str, bytes], name: str, message: str, break_raw: Callable[[], Any] = lambda: None
+) -> None:
     """Prepare good files, then these: the error names the file, and the output of the good ones stays."""
     corpus.write({"a.jsonl": MANY})
     corpus.prepare()
@@ -257,7 +265,9 @@ def test_a_damaged_listing_is_named(corpus: Corpus, content: str) -> None:
     fails(corpus, {}, str(listing), "gpt fetch", lambda: listing.write_text(content))
 
 
-@pytest.mark.parametrize("files", [{}, {"a.txt": b""}, {"a.txt": b" \n\t", "b.jsonl": b"\n\n", "c.jsonl": jsonl("", " ")}])
+@pytest.mark.parametrize(
+    "files", [{}, {"a.txt": b""}, {"a.txt": b" \n\t", "b.jsonl": b"\n\n", "c.jsonl": jsonl("", " ")}]
+)
 def test_a_corpus_without_text_is_refused(corpus: Corpus, files: dict[str, bytes]) -> None:
     corpus.raw.mkdir()
     corpus.write(files)

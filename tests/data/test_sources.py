@@ -346,7 +346,9 @@ def test_an_archive_cannot_write_outside_its_folder(
 
 
 def test_links_in_an_archive_are_not_followed(server: Server, tmp_path: Path, raw: Path) -> None:
-    server.files["a.tar"] = make_tar({"in/a.txt": b"a", "out/b.txt": b"b"}, links={"out": str(tmp_path), "c.txt": "/etc/passwd"})
+    server.files["a.tar"] = make_tar(
+        {"in/a.txt": b"a", "out/b.txt": b"b"}, links={"out": str(tmp_path), "c.txt": "/etc/passwd"}
+    )
     fetch((server.source("a.tar", sha256=sha256(server.files["a.tar"]), members=("*.txt",)),), raw)
     assert contents(raw) == {"web/in/a.txt": b"a", "web/out/b.txt": b"b"}
     assert not (tmp_path / "b.txt").exists()

@@ -19,7 +19,24 @@ from gpt.params import Tokenizer
 from tests.conftest import ROOT
 
 Kind = Literal["bpe", "char"]
-WORDS = ["the", "quick", "brown", "foxes", "jumped", "over", "42", "lazy", "dogs", "and", "über-naïve", "Ωmega", "漢字", "don't", "stop", "😀"]
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "foxes",
+    "jumped",
+    "over",
+    "42",
+    "lazy",
+    "dogs",
+    "and",
+    "über-naïve",
+    "Ωmega",
+    "漢字",
+    "don't",
+    "stop",
+    "😀",
+]
 DOCUMENTS = [" ".join(random.Random(seed).choices(WORDS, k=60)) + "\n\nEnd.\n" for seed in range(20)]
 SETTINGS = {"bpe": Tokenizer(kind="bpe", vocab_size=300), "char": Tokenizer(kind="char", vocab_size=300)}
 
@@ -31,7 +48,11 @@ def encodings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tiktoken.En
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-@given(text=st.text() | st.text("th e\n\r\t.'12") | st.sampled_from(["", END_OF_TEXT, "\0", "\ufeff", "e\u0301", "a\r\n b"]))
+@given(
+    text=st.text()
+    | st.text("th e\n\r\t.'12")
+    | st.sampled_from(["", END_OF_TEXT, "\0", "\ufeff", "e\u0301", "a\r\n b"])
+)
 @settings(deadline=None, max_examples=150)
 def test_any_text_comes_back(encodings: dict[str, tiktoken.Encoding], kind: Kind, text: str) -> None:
     encoding = encodings[kind]
@@ -79,12 +100,12 @@ def test_training_twice_gives_the_same_bytes(tmp_path: Path, kind: Kind) -> None
     build_tokenizer(SETTINGS[kind], iter(DOCUMENTS), tmp_path / "here")
     # Another process has other hash seeds, and here another number of threads.
     code = (
-        "import sys; from pathlib import Path; from gpt.data.tokenizer import build_tokenizer;"
-        " from tests.data.test_tokenizer import DOCUMENTS, SETTINGS;"
-        " build_tokenizer(SETTINGS[sys.argv[1]], DOCUMENTS, Path(sys.argv[2]))"
+        "import json, sys; from pathlib import Path; from gpt.data.tokenizer import build_tokenizer, Settings;"
+        " build_tokenizer(Settings(kind=sys.argv[1], vocab_size=300), json.load(sys.stdin), Path(sys.argv[2]))"
     )
     env = {"PYTHONPATH": str(ROOT), "RAYON_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
-    subprocess.run([sys.executable, "-c", code, kind, str(tmp_path / "there")], check=True, env=env)
+    command = [sys.executable, "-c", code, kind, str(tmp_path / "there")]
+    subprocess.run(command, check=True, env=env, input=json.dumps(DOCUMENTS).encode())
     assert sha256_tree(tmp_path / "here") == sha256_tree(tmp_path / "there")
     assert tokenizer_id(tmp_path / "here") == tokenizer_id(tmp_path / "there")
 
@@ -144,7 +165,10 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "empty description": ("has no kind", lambda folder: (folder / "tokenizer.json").write_text("{}")),
     "description of another type": ("has no kind", lambda folder: (folder / "tokenizer.json").write_text("[]")),
     "another vocabulary": ("tokenizer.json: does not fit", lambda folder: change_json(folder, vocab_size=17)),
-    "another end of text": ("tokenizer.json: does not fit", lambda folder: change_json(folder, special_tokens={END_OF_TEXT: "last"})),
+    "another end of text": (
+        "tokenizer.json: does not fit",
+        lambda folder: change_json(folder, special_tokens={END_OF_TEXT: "last"}),
+    ),
     "a pattern that is none": ("tokenizer.json: does not fit", lambda folder: change_json(folder, pattern="(")),
 }
 

@@ -7,6 +7,7 @@ import site
 import sqlite3
 import subprocess
 import sys
+import time
 import urllib.request
 import venv
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -139,6 +141,19 @@ if name == "evaluate":
     (folder / "training.png").write_bytes(bytes.fromhex("%s"))
 """ % _PNG.hex()  # noqa: UP031 (the stub is full of braces)
 
+# A trainer that works until it is told to stop, and then saves.
+ENDLESS = """
+import signal, time
+def save(*_):
+    Path("saved").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+Path("training").touch()
+while True:
+    time.sleep(60)
+"""
+
+
 _DEPENDENCIES = {
     "fetch": [],
     "prepare": ["data/raw"],
@@ -181,15 +196,21 @@ def project(tmp_path: Path, template: Path, python: Path, api: Api) -> Project:
     return Project(tmp_path / "project", python, env)
 
 
+def tree(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
 @pytest.fixture
-def wait_for() -> Callable[[Callable[[], Any]], Any]:
+def wait_for() -> Callable[..., Any]:
     """Return a function that waits for a condition and returns its first true value."""
     return _wait_for
 
 
 def _wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    import time
-
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import sqlite3
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,10 @@ import psutil
 import pytest
 
 from flows.pipeline import STAGES
-from tests.flows.conftest import Api, Project
+from tests.flows.conftest import ENDLESS, Api, Project, alive, tree
 
 WaitFor = Callable[[Callable[[], Any]], Any]
 FLOW = ("-m", "flows.pretrain")
-
-# A trainer that works until it is told to stop, and then saves.
-ENDLESS = """
-import signal, time
-def save(*_):
-    Path("saved").touch()
-    sys.exit(143)
-signal.signal(signal.SIGTERM, save)
-Path("training").touch()
-while True:
-    time.sleep(60)
-"""
 
 
 def last_flow_run(api: Api) -> dict[str, Any]:
@@ -43,14 +30,6 @@ def task_states(api: Api, run: dict[str, Any]) -> dict[str, str]:
 def artifacts(api: Api, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
     found = api.post("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
     return {artifact["key"]: artifact for artifact in found}
-
-
-def tree(process: "subprocess.Popen[str]") -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
-
-
-def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_one_command_goes_from_sources_to_a_registered_version_and_then_runs_nothing_twice(

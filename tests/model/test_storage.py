@@ -1,4 +1,5 @@
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -63,6 +64,19 @@ def test_saving_that_fails_leaves_the_earlier_model(saved: Path, tmp_path: Path)
     before = sha256_tree(saved)
     with pytest.raises(FileNotFoundError):
         save_model(GPTModel(CONFIG), tmp_path / "no tokenizer", saved)
+    assert sha256_tree(saved) == before
+    assert [path.name for path in saved.parent.iterdir()] == ["base"]
+
+
+def test_a_full_disk_is_a_clear_error_and_leaves_the_earlier_model(saved: Path) -> None:
+    before = sha256_tree(saved)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(UserError, match=r"base: .*File too large.*make room"):
+            save_model(make(replace(CONFIG, vocab_size=258)), saved / "tokenizer", saved)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert sha256_tree(saved) == before
     assert [path.name for path in saved.parent.iterdir()] == ["base"]
 
