@@ -52,4 +52,4 @@ lock: $(STAMP)
 
 # What runs leave beside the committed files; the environment and the DVC cache stay.
 clean:
-	rm -rf data models reports checkpoints spool mlflow.db mlartifacts build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf data/* models/* reports checkpoints spool mlflow.db* mlartifacts dvc_plots build .pytest_cache .ruff_cache .hypothesis

@@ -5,6 +5,7 @@ Ctrl-C before the flow's end is recorded, and outlives a SIGKILL of the flow. Ou
 """
 
 import atexit
+import logging
 import os
 import socket
 import sys
@@ -36,7 +37,8 @@ def ensure_api() -> None:
     """
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    if os.environ.get("PREFECT_API_URL"):
+    configured = os.environ.get("PREFECT_API_URL")
+    if configured and answers(configured):
         return
     stack = ExitStack()
     atexit.register(stack.close)  # before Prefect registers its own exit work, hence run after it
@@ -47,12 +49,17 @@ def ensure_api() -> None:
     from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_API_URL
 
-    if PREFECT_API_URL.value():
-        stack.close()
-        return
+    configured = configured or PREFECT_API_URL.value()
+    if configured:
+        if answers(configured):
+            stack.close()
+            return
+        print(f"warning: {configured}: no Prefect server answers; an embedded one records this run", file=sys.stderr)
     wait_until_healthy()
     os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
+    # The embedded server has no UI to view a run at.
+    logging.getLogger("prefect.flow_runs").addFilter(lambda record: not record.getMessage().startswith("View at "))
 
 
 @contextmanager
@@ -61,6 +68,7 @@ def embedded_server(env: Mapping[str, str] | None = None) -> Iterator[tuple[str,
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "flows.server", str(port)]
+    env = {name: value for name, value in (env or os.environ).items() if name != "PREFECT_API_URL"}
     with tempfile.TemporaryFile() as log:
         output = log.fileno()
         with started(command, cwd=Path.cwd(), env=env, output=output, grace_seconds=_STOP_SECONDS) as server:
@@ -79,13 +87,24 @@ def free_port(preferred: int = 0) -> int:
 
 
 def is_healthy(url: str) -> bool:
-    """Whether a Prefect server answers at an API address."""
+    """Whether a server on this machine is ready at an API address."""
+    # Without the proxy that the environment may name: it cannot reach our loopback.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        # Without the proxy that the environment may name: it cannot reach our loopback.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"{url}/health", timeout=5) as answer:
             return answer.status == 200
-    except (urllib.error.URLError, OSError):
+    except OSError:
+        return False
+
+
+def answers(url: str) -> bool:
+    """Whether anything speaks HTTP at an API address; who may use it, Prefect finds out."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=10):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
         return False
 
 

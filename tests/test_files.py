@@ -32,9 +32,14 @@ def test_a_file_that_fails_leaves_the_old_one_and_no_litter(tmp_path: Path, old:
     path = tmp_path / "file.txt"
     if old:
         path.write_text(old)
-    with pytest.raises(Boom), atomic_file(path) as partial:
-        partial.write_text("half")
-        raise Boom
+
+    def fail() -> None:
+        with atomic_file(path) as partial:
+            partial.write_text("half")
+            raise Boom
+
+    with pytest.raises(Boom):
+        fail()
     assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == ([("file.txt", old)] if old else [])
 
 
@@ -44,10 +49,15 @@ def test_a_folder_that_fails_leaves_the_old_one_and_no_litter(tmp_path: Path, ol
     if old:
         path.mkdir()
         (path / "kept.txt").write_text("old")
-    with pytest.raises(Boom), atomic_folder(path) as partial:
-        (partial / "sub").mkdir()
-        (partial / "sub" / "half.txt").write_text("half")
-        raise Boom
+
+    def fail() -> None:
+        with atomic_folder(path) as partial:
+            (partial / "sub").mkdir()
+            (partial / "sub" / "half.txt").write_text("half")
+            raise Boom
+
+    with pytest.raises(Boom):
+        fail()
     assert [entry.name for entry in tmp_path.iterdir()] == (["folder"] if old else [])
     assert [entry.name for entry in path.rglob("*")] == (["kept.txt"] if old else [])
 

@@ -36,7 +36,7 @@ def faults(tmp_path: Path, values: object) -> list[str]:
     return [line.removeprefix(f"{tmp_path}/") for line in str(caught.value).splitlines()]
 
 
-def changed(**sections: dict[str, object]) -> dict[str, Any]:
+def changed(**sections: dict[str, Any]) -> dict[str, Any]:
     values = copy.deepcopy(VALUES)
     for section, keys in sections.items():
         values[section] |= keys

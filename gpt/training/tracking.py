@@ -4,6 +4,8 @@ import logging
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,7 +42,6 @@ class Tracker:
         self._process = psutil.Process()
         self._process.cpu_percent()
         self._next_system = 0.0
-        self._begun = time.monotonic()
 
     def __enter__(self) -> Self:
         self._journal.start()
@@ -86,6 +87,26 @@ class Tracker:
         if torch.cuda.is_available():
             values["system/gpu_memory_allocated_megabytes"] = torch.cuda.max_memory_allocated() / 1e6
         return values
+
+
+class Clock:
+    """Steps per second of training alone, without validation, samples and saves."""
+
+    def __init__(self, step: int) -> None:
+        self._since, self._step, self.last_rate = time.monotonic(), step, 0.0
+
+    def rate(self, step: int) -> float:
+        """Return the rate since the last call, and remember it as `last_rate`."""
+        now = time.monotonic()
+        self.last_rate = (step - self._step) / (now - self._since)
+        self._since, self._step = now, step
+        return self.last_rate
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self._since += time.monotonic() - begun
 
 
 class Progress:

@@ -7,9 +7,9 @@ follow from them. So a run that was killed and resumed ends with the same bytes 
 import csv
 import math
 import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,7 +31,8 @@ from gpt.params import Params
 from gpt.training import checkpoint as checkpoints
 from gpt.training.launch import check_launch, choose_precision, describe_hardware
 from gpt.training.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
-from gpt.training.tracking import Progress, Tracker
+from gpt.training.signals import stop_signals
+from gpt.training.tracking import Clock, Progress, Tracker
 
 _SAMPLE_TOKENS = 100
 
@@ -107,12 +108,12 @@ class Trainer:
         size = params.launch.micro_batch_size
         self._micro_batches = [(start, start + size) for start in range(first, first + per_process, size)]
 
-    def fit(self, folder: Any) -> None:
+    def fit(self, folder: Path) -> None:
         """Train to `max_steps`; validate, sample, log and save on the way."""
         settings, tokens_per_step = self.settings, self.settings.batch_size * self.params.model.block_size
         progress = Progress(self.step, settings.max_steps) if self.accelerator.is_main_process else None
-        clock = _Clock(self.step)
-        with _stop_signals() as stop:
+        clock = Clock(self.step)
+        with stop_signals() as stop:
             while self.step < settings.max_steps:
                 norm = self.train_step()
                 due = _due(self.step, settings.max_steps)
@@ -280,7 +281,7 @@ class Trainer:
         torch.distributed.all_reduce(signals, torch.distributed.ReduceOp.MAX)
         return int(signals)
 
-    def _save(self, folder: Any) -> None:
+    def _save(self, folder: Path) -> None:
         total = self._reduced_loss_sum()
         if not math.isfinite(total):
             self._mean_loss()  # says so and stops: nothing that is not finite is saved
@@ -292,47 +293,8 @@ class Trainer:
         checkpoints.save(folder, checkpoints.Checkpoint(self.step, weights, optimizer, state))
 
 
-class _Clock:
-    """Steps per second of training alone, without validation, samples and saves."""
-
-    def __init__(self, step: int) -> None:
-        self._since, self._step, self.last_rate = time.monotonic(), step, 0.0
-
-    def rate(self, step: int) -> float:
-        """Return the rate since the last call, and remember it as `last_rate`."""
-        now = time.monotonic()
-        self.last_rate = (step - self._step) / (now - self._since)
-        self._since, self._step = now, step
-        return self.last_rate
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        begun = time.monotonic()
-        yield
-        self._since += time.monotonic() - begun
-
-
 def _due(step: int, last: int) -> Callable[[int], bool]:
     return lambda interval: step % interval == 0 or step == last
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Turn SIGTERM and SIGINT into entries of a list that the loop looks at between steps; a second one ends at once."""
-    received: list[int] = []
-
-    def note(signum: int, _frame: Any) -> None:
-        if received:
-            signal.signal(signum, signal.SIG_DFL)
-            signal.raise_signal(signum)
-        received.append(signum)
-
-    before = {signum: signal.signal(signum, note) for signum in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 def _check_processes(accelerator: Accelerator, params: Params) -> None:

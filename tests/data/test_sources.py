@@ -210,7 +210,7 @@ def test_a_local_folder_that_holds_the_output_is_refused(tmp_path: Path, raw: Pa
 def test_one_bad_source_keeps_the_good_ones_out_too(tmp_path: Path, raw: Path) -> None:
     (tmp_path / "a.txt").write_bytes(TEXT)
     good = local(tmp_path / "a.txt", sha256(TEXT))
-    with pytest.raises(UserError, match="fetch.sources bad"):
+    with pytest.raises(UserError, match=r"fetch\.sources bad"):
         fetch((good, LocalSource(kind="local", name="bad", path="none", sha256="0" * 64, licence="-")), raw)
     assert contents(raw) == {"earlier.txt": b"earlier"}
 
@@ -341,7 +341,7 @@ def test_an_archive_cannot_write_outside_its_folder(
     server.files["a.bin"] = make(dict.fromkeys(names, b"evil"))
     source = server.source("a.bin", sha256=sha256(server.files["a.bin"]), members=("*.txt",))
     assert "leaves its folder" in fails(source, raw)
-    assert [path for path in tmp_path.rglob("*evil*")] == []
+    assert list(tmp_path.rglob("*evil*")) == []
     assert not Path("/tmp/gpt-evil.txt").exists()
 
 

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from flows.pipeline import STAGES
+from flows.server import free_port
 from tests.flows.conftest import ENDLESS, Api, Project, alive, tree
 
 WaitFor = Callable[[Callable[[], Any]], Any]
@@ -119,14 +120,17 @@ def test_signal_lets_the_trainer_save_and_records_the_crash(
     assert task_states(api, run) == {"fetch": "Crashed"}
 
 
-def test_without_a_server_it_brings_its_own_which_keeps_the_record_and_ends_with_it(
+def test_when_no_server_answers_it_brings_its_own_which_keeps_the_record_and_ends_with_it(
     project: Project, api: Api, tmp_path: Path
 ) -> None:
     home = tmp_path / "own"
     api.copy_database(home)
     project.break_stage("prepare", "sys.exit(1)")
-    done = project.run(*FLOW, PREFECT_API_URL="", PREFECT_HOME=str(home))
+    gone = f"http://127.0.0.1:{free_port()}/api"
+    done = project.run(*FLOW, PREFECT_API_URL=gone, PREFECT_HOME=str(home))
     assert done.returncode == 1, done.stderr
+    assert f"warning: {gone}: no Prefect server answers" in done.stderr
+    assert "View at" not in done.stderr  # it has no UI
     with sqlite3.connect(home / "prefect.db") as database:
         newest = "select id, state_name from flow_run order by created desc limit 1"
         run_id, state = database.execute(newest).fetchone()

@@ -12,7 +12,7 @@ from prefect.client.schemas import State
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from flows.pipeline import STAGES
-from flows.stages import StageError, explain, run_stage
+from flows.stages import StageError, run_stage
 from tests.flows.conftest import REPOSITORY, Api, Project
 
 
@@ -31,8 +31,14 @@ def folder(project: Project, api: Api, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 @flow
-def one_stage(name: str) -> Any:
-    return (run_stage.with_options(retry_delay_seconds=0)(name, return_state=True), "whatever its state")
+def one_stage(name: str, retries: int = 2) -> Any:
+    stage = run_stage.with_options(retries=retries, retry_delay_seconds=0)
+    return (stage(name, return_state=True), "whatever its state")
+
+
+def run_once(name: str) -> State:
+    """The same without a second try."""
+    return one_stage(name, retries=0)[0]
 
 
 def state_of(name: str) -> State:
@@ -97,5 +103,6 @@ def test_what_dvc_itself_refuses_is_told_in_its_words(folder: Path) -> None:
     assert "not inside of a DVC repository" in (state_of("prepare").message or "")
 
 
-def test_failure_without_a_word_still_names_the_stage() -> None:
-    assert str(explain("tokenize", 137, [])) == "tokenize: no output (exit code 137)"
+def test_stage_that_is_killed_without_a_word_says_by_what(folder: Path) -> None:
+    (folder / "fetch.sh").write_text("kill -9 $$")
+    assert run_once("fetch").message == "fetch: failed (ended by signal 9)"

@@ -15,8 +15,8 @@ def make(d_in: int = 12, d_out: int = 16, heads: int = 4, length: int = 10, **op
 
 def explicit(attention: MultiHeadAttention, x: torch.Tensor) -> torch.Tensor:
     """Attention as the book writes it: one head after the other, with a mask and a softmax."""
-    T, size = x.shape[1], attention.head_dim
-    mask = torch.triu(torch.ones(T, T, dtype=torch.bool), diagonal=1)
+    length, size = x.shape[1], attention.head_dim
+    mask = torch.triu(torch.ones(length, length, dtype=torch.bool), diagonal=1)
     heads = []
     for head in range(attention.num_heads):
         part = slice(head * size, (head + 1) * size)
@@ -33,12 +33,12 @@ def explicit(attention: MultiHeadAttention, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("heads", [1, 2, 4, 8])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rotary", [True, False])
-@pytest.mark.parametrize("T", [1, 2, 10])
-def test_it_is_the_masked_softmax_of_the_book(heads: int, bias: bool, rotary: bool, T: int) -> None:
+@pytest.mark.parametrize("length", [1, 2, 10])
+def test_it_is_the_masked_softmax_of_the_book(heads: int, bias: bool, rotary: bool, length: int) -> None:
     positions = RotaryEmbedding(16 // heads, 10) if rotary else None
     attention = make(heads=heads, qkv_bias=bias, rotary=positions)
     assert (attention.W_query.bias is not None) == bias
-    x = torch.randn(3, T, 12)
+    x = torch.randn(3, length, 12)
     torch.testing.assert_close(attention(x), explicit(attention, x), atol=1e-6, rtol=1e-5)
 
 
