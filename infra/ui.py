@@ -31,7 +31,8 @@ def main() -> int:
     # The job subsystem serves features of MLflow that this project does not use.
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", **os.environ}
     server = subprocess.Popen(command, env=environment)
-    print(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
+    # MLflow opens with its pages for language-model applications; the query chooses those for training.
+    print(f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     try:
         return server.wait()
