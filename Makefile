@@ -29,7 +29,7 @@ schedule: $(STAMP)
 
 # Exact versions that were tried together are installed from the lock; nothing is resolved again. uv takes seconds where pip takes
 # minutes; torch goes through pip, which knows the machine's own builds of it, and so does everything if uv reaches no index.
-# Bytecode is compiled once, on all cores.
+# Bytecode is compiled once, on all cores; meanwhile Prefect makes the database of its embedded server.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
 $(STAMP): requirements.lock pyproject.toml
@@ -40,7 +40,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PIP) $$(grep -E '^torch==' requirements.lock)
 	@$(UV) -r requirements.lock || $(PIP) -r requirements.lock
 	@$(UV) --no-build-isolation -e .
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
+	@PREFECT_SERVER_ANALYTICS_ENABLED=false $(BIN)/prefect server database upgrade -y >/dev/null 2>&1 & \
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null; wait
 	@touch $@
 
 # Resolve again after a change of pyproject.toml. A local torch build is written without its suffix, so that the lock installs anywhere.

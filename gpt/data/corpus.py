@@ -101,7 +101,7 @@ def _read_source(folder: Path, names: list[str], text_field: str) -> Iterator[st
             raise UserError(f"{path}: not found, though sources.json lists it; run `gpt fetch` again")
         match path.suffix:
             case ".txt" | ".md":
-                yield _decode(path, path.read_bytes())
+                yield _without_nul(_decode(path, path.read_bytes()), f"{path}:")
             case ".jsonl":
                 yield from _read_jsonl(path, text_field)
             case ".parquet":
@@ -124,7 +124,7 @@ def _read_jsonl(path: Path, text_field: str) -> Iterator[str]:
                 raise UserError(
                     f"{path}: line {number}: has no text field {text_field!r}; set prepare.text_field in params.yaml"
                 )
-            yield text
+            yield _without_nul(text, f"{path}: line {number}:")
 
 
 def _read_parquet(path: Path, text_field: str) -> Iterator[str]:
@@ -152,18 +152,21 @@ def _checked_text(path: Path, text: object, text_field: str) -> str:
         raise UserError(
             f"{path}: column {text_field!r} holds {type(text).__name__}, not text; set prepare.text_field in params.yaml"
         )
-    return text
+    return _without_nul(text, f"{path}: a text")
 
 
 def _decode(path: Path, data: bytes, place: str = "") -> str:
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}:{place} not UTF-8 text (byte {error.start}); convert it, or take it out of the source"
         ) from None
+
+
+def _without_nul(text: str, place: str) -> str:
     if "\0" in text:
-        raise UserError(f"{path}:{place} holds NUL bytes, so it is no text; take it out of the source")
+        raise UserError(f"{place} holds NUL bytes, so it is no text; take it out of the source")
     return text
 
 

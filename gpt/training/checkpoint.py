@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import gpt
@@ -78,8 +79,11 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     target = folder / f"step_{checkpoint.step:08d}"
     partial = Path(tempfile.mkdtemp(prefix=".partial_", dir=folder))
     try:
-        save_file(_contiguous(checkpoint.weights), partial / "model.safetensors")
-        save_file(_contiguous(checkpoint.optimizer), partial / "optimizer.safetensors")
+        try:
+            save_file(_contiguous(checkpoint.weights), partial / "model.safetensors")
+            save_file(_contiguous(checkpoint.optimizer), partial / "optimizer.safetensors")
+        except SafetensorError as error:  # it hides the OSError: a full disk is no bug
+            raise UserError(f"{target}: {error}; make room, or make it writable; the last checkpoint stays") from None
         write_json(partial / "state.json", checkpoint.state | {"step": checkpoint.step})
         manifest = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(partial.iterdir())

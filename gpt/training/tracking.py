@@ -129,8 +129,9 @@ class Progress:
         if not self._terminal and (now >= self._next_line or step == self._max):
             self._next_line = now + _LINE_SECONDS
             left = (now - self._begun) / (step - self._first) * (self._max - step)
-            time_left = f"{left // 60:.0f}:{left % 60:02.0f}"
-            self.say(f"step {step}/{self._max}  loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s  {time_left} left")
+            minutes, seconds = divmod(round(left), 60)
+            speed = f"{tokens_per_second:,.0f} tokens/s"
+            self.say(f"step {step}/{self._max}  loss {loss:.3f}  {speed}  {minutes}:{seconds:02} left")
 
     def say(self, line: str) -> None:
         """Print a line without breaking the bar."""

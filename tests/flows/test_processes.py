@@ -28,15 +28,18 @@ if sys.argv[1] == "worker":
     os.setsid()
 else:
     subprocess.Popen([sys.executable, __file__, "worker", *sys.argv[2:]])
+def say(line):
+    sys.stdout.write(line + "\\n")  # in one piece, as two of us write to one pipe
+    sys.stdout.flush()
 def stop(*_):
     if "stubborn" in sys.argv:
-        return print("no", flush=True)
-    print(f"{sys.argv[1]} saved", flush=True)
+        return say("no")
+    say(f"{sys.argv[1]} saved")
     sys.exit(3)
 signal.signal(signal.SIGTERM, stop)
 Path(f"{sys.argv[1]}.tmp").write_text(str(os.getpid()))
 Path(f"{sys.argv[1]}.tmp").rename(f"{sys.argv[1]}.pid")
-print(f"{sys.argv[1]} ready", flush=True)
+say(f"{sys.argv[1]} ready")
 while True:
     time.sleep(60)
 """

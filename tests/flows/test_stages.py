@@ -11,6 +11,7 @@ from prefect import flow
 from prefect.client.schemas import State
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
+from flows.artifacts import publish
 from flows.pipeline import STAGES
 from flows.stages import StageError, run_stage
 from tests.flows.conftest import REPOSITORY, Api, Project
@@ -106,3 +107,9 @@ def test_what_dvc_itself_refuses_is_told_in_its_words(folder: Path) -> None:
 def test_stage_that_is_killed_without_a_word_says_by_what(folder: Path) -> None:
     (folder / "fetch.sh").write_text("kill -9 $$")
     assert run_once("fetch").message == "fetch: failed (ended by signal 9)"
+
+
+def test_artifacts_that_cannot_be_made_fail_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert flow(publish)({}, return_state=True).is_completed()
+    for what in ("metrics", "loss curve", "MLflow run"):
+        assert f"no artifact for the {what}" in caplog.text

@@ -116,7 +116,9 @@ def test_two_processes_train_what_one_does(make_project: Callable[..., Path]) ->
     assert read_json(paths.RUN, "")["num_processes"] == 2
     assert largest_difference(one, load_file(WEIGHTS)) < 1e-5
     for line, other in zip(plot[1:], paths.TRAINING_PLOT.read_text(encoding="utf-8").splitlines()[1:], strict=True):
-        assert [float(cell) for cell in line.split(",")] == pytest.approx([float(cell) for cell in other.split(",")], rel=1e-4)
+        assert [float(cell) for cell in line.split(",")] == pytest.approx(
+            [float(cell) for cell in other.split(",")], rel=1e-4
+        )
 
 
 def test_a_finished_run_leaves_no_checkpoint_and_trains_again_to_the_same_bytes(
