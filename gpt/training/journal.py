@@ -85,12 +85,16 @@ class Journal:
         return delivered
 
     def _deliver_until_closed(self) -> None:
+        looked_back = False
         while True:
             closing = self._closing.is_set()
             self._wake.clear()
             try:
                 deliver(self._path)
                 self._failing.clear()
+                if not looked_back:
+                    deliver_left_behind(self._path.parent, skip=self.run)
+                    looked_back = True
                 if closing:
                     return
             except Exception as error:  # a server can fail in any way, and none may stop training

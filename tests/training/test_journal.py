@@ -65,6 +65,21 @@ def test_a_server_that_is_gone_costs_a_warning_and_gets_everything_later(
     assert deliver_left_behind(Path("spool")) == 0
 
 
+def test_the_next_run_delivers_what_an_earlier_one_could_not(store: MlflowClient) -> None:
+    left = begin("earlier")
+    left.append_metrics("train", 1, {"loss": 2.0})
+    left.append("end", status="FINISHED")
+    journal = begin("later")
+    journal.start()
+    journal.append("end", status="FINISHED")
+    assert journal.close(60)
+    experiment = store.get_experiment_by_name("e")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in store.search_runs([experiment.experiment_id])}
+    assert points(store, runs["earlier"].info.run_id, "loss") == [(1, 2.0)]
+    assert not list(Path("spool").iterdir())
+
+
 def test_a_resumed_run_tells_no_step_twice(store: MlflowClient) -> None:
     first = begin("three")
     for step in range(1, 9):
