@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-
 # Ctrl-C reaches a worker from the terminal and again from its launcher: what comes so close together is one wish.
 _ONE_WISH_SECONDS = 2.0
 
