@@ -25,6 +25,7 @@ def main() -> int:
     # Prefect records the crash first and then raises the signal again, for this handler; the default would leave no
     # time to deliver the record and to stop what we own.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started with it ignored
     try:
         ensure_api()
         from flows.pipeline import pretrain

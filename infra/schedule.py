@@ -27,6 +27,7 @@ def main() -> int:
         print(f"error: prefect.yaml: not found in {Path.cwd()}; run this in the project's folder", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started with it ignored
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ["PWD"] = str(Path.cwd())  # prefect.yaml takes the project's folder from it
     try:

@@ -44,7 +44,8 @@ def read_code(project: Path) -> Code:
         index = Path(folder, "index")
         own_index = project / _git_text(project, "rev-parse", "--git-path", "index")
         if own_index.exists():
-            shutil.copy(own_index, index)
+            # With its time: git compares it with a file's to know which files it must read again.
+            shutil.copy2(own_index, index)
         new = _git_bytes(project, "ls-files", "-z", "--others", "--exclude-standard", "--", *_CODE)
         if new:
             _git(
