@@ -5,10 +5,10 @@ With MLFLOW_TRACKING_URI set to a server, that server has a UI already: this pri
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 
+from flows.server import free_port
 from gpt.training.store import database_file, tracking_uri
 
 _PORT = 5000
@@ -25,7 +25,7 @@ def main() -> int:
             f"error: {database}: no run has been recorded yet; run `make demo` or `gpt pretrain` first", file=sys.stderr
         )
         return 2
-    port = _PORT if _is_free(_PORT) else free_port()
+    port = free_port(preferred=_PORT)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     # The job subsystem serves features of MLflow that this project does not use.
@@ -39,18 +39,6 @@ def main() -> int:
     except KeyboardInterrupt:
         server.wait()
         return 0
-
-
-def free_port() -> int:
-    """Return a port on loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 if __name__ == "__main__":
