@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -86,13 +87,13 @@ def explain(stage: str, exit_code: int, said: Sequence[str]) -> StageError:
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if errors:
         return StageError(stage, "\n".join(errors), exit_code)
-    words = [line for line in lines if not line.startswith(("Running stage ", "> "))]  # DVC's announcements
-    return StageError(stage, f"{words[-1] if words else 'failed'} ({_ending(exit_code)})", exit_code)
-
-
-def _ending(exit_code: int) -> str:
     number = -exit_code if exit_code < 0 else exit_code - 128
-    return f"ended by signal {number}" if 0 < number < 65 else f"exit code {exit_code}"
+    killed = signal.strsignal(number) if 0 < number < signal.NSIG else None
+    words = [line for line in lines if not line.startswith(("Running stage ", "> "))]  # DVC's announcements
+    if killed and words and re.fullmatch(rf"(\S+: .*\d+ )?{killed}(  .*)?", words[-1]):  # some shells report it
+        words.pop()
+    ending = f"ended by signal {number}" if killed else f"exit code {exit_code}"
+    return StageError(stage, f"{words[-1] if words else 'failed'} ({ending})", exit_code)
 
 
 def _environment() -> dict[str, str]:

@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, te
 
 from flows.artifacts import publish
 from flows.pipeline import STAGES
-from flows.stages import StageError, run_stage
+from flows.stages import StageError, explain, run_stage
 from tests.flows.conftest import REPOSITORY, Api, Project
 
 
@@ -107,6 +107,13 @@ def test_what_dvc_itself_refuses_is_told_in_its_words(folder: Path) -> None:
 def test_stage_that_is_killed_without_a_word_says_by_what(folder: Path) -> None:
     (folder / "fetch.sh").write_text("kill -9 $$")
     assert run_once("fetch").message == "fetch: failed (ended by signal 9)"
+
+
+@pytest.mark.parametrize("report", ["Killed", "bash: line 1:  4711 Killed                  sh fetch.sh"])
+def test_a_shells_own_report_of_a_signal_is_not_the_stages_words(report: str) -> None:
+    ended = "ERROR: failed to reproduce 'fetch': failed to run: sh fetch.sh, exited with 137"
+    assert str(explain("fetch", 1, [report, ended])) == "fetch: failed (ended by signal 9)"
+    assert str(explain("fetch", 1, ["half done", report, ended])) == "fetch: half done (ended by signal 9)"
 
 
 def test_artifacts_that_cannot_be_made_fail_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
