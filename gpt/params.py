@@ -142,20 +142,32 @@ class Tokenize(Section):
 class Model(Section):
     n_layer: PositiveInt
     n_head: PositiveInt
+    n_kv_head: Annotated[int, Field(ge=0)]
+    "Key and value heads, each shared by a group of queries, for a smaller cache in generation; 0: as many as n_head."
     n_embd: PositiveInt
     block_size: Annotated[int, Field(ge=2)]
     "Longest context in tokens."
     dropout: Fraction
     bias: bool
     "Biases in linear layers and layer norms, as GPT-2 has them."
-    position: Literal["learned", "rotary"]
+    position: Literal["learned", "sinusoidal", "rotary"]
+    norm: Literal["layernorm", "rmsnorm"]
+    activation: Literal["gelu", "relu2", "swiglu"]
+    qk_norm: bool
+    "Normalise queries and keys before their product."
     tie_embeddings: bool
     "Use the token embedding as the output head."
+    logit_softcap: NonNegativeFloat
+    "Bound logits by tanh; 0: not at all."
+    init: Literal["gpt2", "zero"]
+    "gpt2: N(0, 0.02), smaller into the shortcuts; zero: nothing into the shortcuts and an untied head at first."
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd ({self.n_embd}) must be divisible by n_head ({self.n_head})")
+        if self.n_kv_head and self.n_head % self.n_kv_head:
+            raise ValueError(f"n_head ({self.n_head}) must be divisible by n_kv_head ({self.n_kv_head})")
         if self.position == "rotary" and self.n_embd // self.n_head % 2:
             raise ValueError(
                 f"rotary positions need an even head size, not n_embd / n_head = {self.n_embd // self.n_head}"
@@ -164,15 +176,25 @@ class Model(Section):
 
 
 class Train(Section):
+    optimizer: Literal["adamw", "muon"]
+    "muon: Muon for the matrices of the blocks, AdamW for the rest."
     learning_rate: PositiveFloat
     min_lr: NonNegativeFloat
+    muon_learning_rate: PositiveFloat
+    "For Muon's matrices at the peak; it rises and falls as learning_rate does. Without effect for adamw."
+    schedule: Literal["cosine", "wsd"]
+    "After the warm-up: cosine falls from learning_rate to min_lr; wsd stays there, then falls linearly."
     warmup_fraction: Fraction
     "Share of max_steps in which the learning rate rises linearly."
+    decay_fraction: Annotated[float, Field(gt=0, le=1)]
+    "Share of max_steps in which wsd falls. Without effect for cosine."
     weight_decay: NonNegativeFloat
     beta1: Fraction
     beta2: Fraction
     grad_clip: NonNegativeFloat
     "Largest global gradient norm; 0 turns clipping off."
+    z_loss: NonNegativeFloat
+    "Weight of the squared log-partition function in the loss, which keeps logits from drifting; 0 turns it off."
     max_steps: PositiveInt
     batch_size: PositiveInt
     "Sequences per optimizer step, over all processes."
@@ -185,6 +207,10 @@ class Train(Section):
     def _schedule_is_possible(self) -> Self:
         if self.min_lr > self.learning_rate:
             raise ValueError(f"min_lr ({self.min_lr}) must not exceed learning_rate ({self.learning_rate})")
+        if self.schedule == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
+            raise ValueError(
+                f"warmup_fraction + decay_fraction ({self.warmup_fraction} + {self.decay_fraction}) must not exceed 1"
+            )
         return self
 
 
@@ -208,8 +234,12 @@ class Launch(Section):
     "Per machine."
     num_machines: PositiveInt
     strategy: Literal["ddp", "fsdp"]
-    precision: Literal["auto", "fp32", "bf16"]
-    compile: bool
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    "Of the passes; weights are fp32. auto measures which of fp32 and bf16 is faster here."
+    compile: bool | Literal["auto"]
+    "auto: if it saves more time over max_steps than it takes."
+    activation_checkpointing: bool
+    "Compute activations again in backward instead of keeping them: less memory, a third more time."
     micro_batch_size: PositiveInt
     "Sequences per process per forward pass."
 

@@ -1,4 +1,6 @@
-"""The small parts of a transformer block: normalisation, feed-forward, rotary positions."""
+"""The small parts of a transformer block: normalisation, feed-forward, positions. Each is a choice in params.yaml."""
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -17,23 +19,64 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, self.scale.shape, self.scale, self.shift, eps=1e-5)
 
 
-class FeedForward(nn.Module):
-    """Two linear layers with GPT-2's GELU (tanh form, Hendrycks and Gimpel 2016) and a four times wider middle."""
+class RMSNorm(nn.Module):
+    """Unit root mean square over the last dimension, then a learned scale (Zhang and Sennrich 2019)."""
 
-    def __init__(self, emb_dim: int, dropout: float, bias: bool) -> None:
+    def __init__(self, emb_dim: int) -> None:
         super().__init__()
+        self.scale = nn.Parameter(torch.ones(emb_dim))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, self.scale.shape, self.scale, eps=1e-5)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a four times wider middle: (B, T, C) to (B, T, C).
+
+    `gelu` is GPT-2's activation (tanh form, Hendrycks and Gimpel 2016), `relu2` the square of ReLU (So et al. 2021).
+    """
+
+    def __init__(self, emb_dim: int, dropout: float, bias: bool, activation: str = "gelu") -> None:
+        super().__init__()
+        self.activation = activation
         self.expand = nn.Linear(emb_dim, 4 * emb_dim, bias=bias)
         self.out_proj = nn.Linear(4 * emb_dim, emb_dim, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.out_proj(F.gelu(self.expand(x), approximate="tanh")))
+        x = self.expand(x)
+        x = F.relu(x).square() if self.activation == "relu2" else gelu(x)
+        return self.dropout(self.out_proj(x))
+
+
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    """GELU in its tanh form. tanh(u) = 2 sigmoid(2u) - 1, and compilers vectorise exp better than tanh: half the time."""
+    if not torch.compiler.is_compiling():
+        return F.gelu(x, approximate="tanh")
+    slope = 2 * (2 / math.pi) ** 0.5
+    return x * torch.sigmoid(x * (slope + slope * 0.044715 * (x * x)))
+
+
+class GatedFeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020): one expansion gates the other; 8/3 wide, so that it has a FeedForward's number of weights."""
+
+    def __init__(self, emb_dim: int, dropout: float, bias: bool) -> None:
+        super().__init__()
+        hidden = -(-8 * emb_dim // 3 // 8) * 8  # rounded up to a multiple of 8, which vector units like
+        self.gate = nn.Linear(emb_dim, hidden, bias=bias)
+        self.expand = nn.Linear(emb_dim, hidden, bias=bias)
+        self.out_proj = nn.Linear(hidden, emb_dim, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.out_proj(F.silu(self.gate(x)) * self.expand(x)))
 
 
 class RotaryEmbedding(nn.Module):
     """Rotates pairs of features by an angle that grows with the position, so that attention sees distances (Su et al. 2021).
 
-    Maps (B, n_head, T, head_size) to the same shape; position 0 stays as it is.
+    Maps (B, n_head, T, head_size) to the same shape; position 0 stays as it is. `positions` are those of the T tokens,
+    (T,) or (B, T); without them 0 … T - 1. The pairs are the halves' features, as in Llama's checkpoints.
     """
 
     cos: torch.Tensor
@@ -46,8 +89,21 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("cos", angles.cos().repeat(1, 2), persistent=False)  # (T, head_size)
         self.register_buffer("sin", angles.sin().repeat(1, 2), persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        T = x.shape[-2]
+    def forward(self, x: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        if positions is None:
+            T = x.shape[-2]
+            cos, sin = self.cos[:T], self.sin[:T]
+        else:
+            cos, sin = self.cos[positions], self.sin[positions]
+            if positions.dim() == 2:
+                cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (B, 1, T, head_size)
         first, second = x.chunk(2, dim=-1)
         rotated = torch.cat((-second, first), dim=-1)
-        return (x * self.cos[:T] + rotated * self.sin[:T]).to(x.dtype)
+        return (x * cos + rotated * sin).to(x.dtype)
+
+
+def sinusoidal_positions(context_length: int, emb_dim: int) -> torch.Tensor:
+    """Return fixed position embeddings (context_length, emb_dim): sines and cosines of falling frequency (Vaswani et al. 2017)."""
+    frequencies = 10_000.0 ** (-torch.arange(0, emb_dim, 2, dtype=torch.float32) / emb_dim)
+    angles = torch.outer(torch.arange(context_length, dtype=torch.float32), frequencies)
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :emb_dim]

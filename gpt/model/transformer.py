@@ -1,91 +1,201 @@
 """The GPT: embeddings, transformer blocks, logits (Raschka, chapter 4; Radford et al. 2019)."""
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from gpt.model.attention import MultiHeadAttention
-from gpt.model.layers import FeedForward, LayerNorm, RotaryEmbedding
+from gpt.model.cache import KeyValueCache, LayerCache
+from gpt.model.layers import FeedForward, GatedFeedForward, LayerNorm, RMSNorm, RotaryEmbedding, sinusoidal_positions
+from gpt.model.loss import linear_cross_entropy, soft_cap
 
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The architecture: section `model` of params.yaml and the tokenizer's vocabulary."""
+    """The architecture: section `model` of params.yaml and the tokenizer's vocabulary. Where it has defaults they are GPT-2's choices."""
 
     vocab_size: int
     n_layer: int
     n_head: int
     n_embd: int
     block_size: int
-    dropout: float
-    bias: bool
-    position: Literal["learned", "rotary"]
-    tie_embeddings: bool
+    dropout: float = 0.0
+    bias: bool = True
+    position: Literal["learned", "sinusoidal", "rotary"] = "learned"
+    tie_embeddings: bool = True
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    activation: Literal["gelu", "relu2", "swiglu"] = "gelu"
+    n_kv_head: int = 0
+    "Key and value heads; 0: as many as n_head."
+    qk_norm: bool = False
+    logit_softcap: float = 0.0
+    "Bound of the logits by tanh; 0: none."
+    init: Literal["gpt2", "zero"] = "gpt2"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def head_size(self) -> int:
+        return self.n_embd // self.n_head
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_head or self.n_head
 
 
 class TransformerBlock(nn.Module):
     """Attention and feed-forward, each normalised before and added to its input: (B, T, C) to (B, T, C)."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, rotary: RotaryEmbedding | None) -> None:
         super().__init__()
         width = config.n_embd
-        rotary = RotaryEmbedding(width // config.n_head, config.block_size) if config.position == "rotary" else None
-        self.norm1 = LayerNorm(width, config.bias)
+        self.norm1 = _norm(config)
         self.att = MultiHeadAttention(
-            width, width, config.block_size, config.dropout, config.n_head, config.bias, rotary=rotary
+            width,
+            width,
+            config.block_size,
+            config.dropout,
+            config.n_head,
+            config.bias,
+            out_bias=config.bias,
+            num_kv_heads=config.kv_heads,
+            qk_norm=config.qk_norm,
+            rotary=rotary,
         )
-        self.norm2 = LayerNorm(width, config.bias)
-        self.ff = FeedForward(width, config.dropout, config.bias)
+        self.norm2 = _norm(config)
+        if config.activation == "swiglu":
+            self.ff = GatedFeedForward(width, config.dropout, config.bias)
+        else:
+            self.ff = FeedForward(width, config.dropout, config.bias, config.activation)
         self.drop_shortcut = nn.Dropout(config.dropout)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.drop_shortcut(self.att(self.norm1(x)))
+    def forward(self, x: torch.Tensor, cache: LayerCache | None = None) -> torch.Tensor:
+        x = x + self.drop_shortcut(self.att(self.norm1(x), cache=cache))
         return x + self.ff(self.norm2(x))
 
 
 class GPTModel(nn.Module):
-    """Token ids (B, T) to logits (B, T, vocab_size); T is at most block_size."""
+    """Token ids (B, T) to logits (B, T, vocab_size), T at most block_size; with targets, to their loss."""
+
+    position_table: torch.Tensor | None
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
         self.tok_emb = nn.Embedding(config.vocab_size, config.n_embd)
         self.pos_emb = nn.Embedding(config.block_size, config.n_embd) if config.position == "learned" else None
+        sines = sinusoidal_positions(config.block_size, config.n_embd) if config.position == "sinusoidal" else None
+        self.register_buffer("position_table", sines, persistent=False)
         self.drop_emb = nn.Dropout(config.dropout)
-        self.trf_blocks = nn.ModuleList([TransformerBlock(config) for _ in range(config.n_layer)])
-        self.final_norm = LayerNorm(config.n_embd, config.bias)
+        rotary = RotaryEmbedding(config.head_size, config.block_size) if config.position == "rotary" else None
+        self.trf_blocks = nn.ModuleList([TransformerBlock(config, rotary) for _ in range(config.n_layer)])
+        self.final_norm = _norm(config)
         # A tied head is the embedding's weight itself, not a second name for it: a state dict holds each tensor once.
         self.out_head = None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.checkpoint_activations = False
+        "Compute a block's activations again in backward instead of keeping them: less memory, a third more time."
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+    @overload
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor: ...
+    @overload
+    def forward(
+        self, tokens: torch.Tensor, targets: torch.Tensor, *, scale: float = 1.0, z_loss: float = 0.0
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    def forward(
+        self, tokens: torch.Tensor, targets: torch.Tensor | None = None, *, scale: float = 1.0, z_loss: float = 0.0
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Return logits, or with `targets` (B, T) the scaled loss to minimise and the nats, both summed over them."""
+        hidden = self.hidden(tokens)
+        if targets is None:
+            return self.logits(hidden)
+        return linear_cross_entropy(
+            hidden.flatten(0, 1),
+            self.head_weight,
+            targets.flatten(),
+            scale=scale,
+            softcap=self.config.logit_softcap,
+            z_loss=z_loss,
+        )
+
+    def hidden(self, tokens: torch.Tensor, cache: KeyValueCache | None = None) -> torch.Tensor:
+        """Return the normalised states (B, T, C) that the head turns into logits.
+
+        With a cache the tokens follow the ones it holds, which are not computed again; the caller advances it.
+        """
         T = tokens.shape[1]
         if T > self.config.block_size:
             raise ValueError(f"{T} tokens do not fit into block_size = {self.config.block_size}")
-        x = self.tok_emb(tokens)  # (B, T, C)
-        if self.pos_emb is not None:
-            x = x + self.pos_emb.weight[:T]
+        positions = cache.begin(T) if cache is not None else None
+        # With a tied head, the embedding's gradient is added to the head's: only the rows of tokens that occurred, not a
+        # second table of zeros.
+        sparse = self.out_head is None and torch.is_grad_enabled()
+        x = F.embedding(tokens, self.tok_emb.weight, sparse=sparse)  # (B, T, C)
+        table = self.position_table if self.pos_emb is None else self.pos_emb.weight
+        if table is not None:
+            x = x + (table[:T] if positions is None else table[positions])
         x = self.drop_emb(x)
-        for block in self.trf_blocks:
-            x = block(x)
-        x = self.final_norm(x)
-        return F.linear(x, self.tok_emb.weight) if self.out_head is None else self.out_head(x)  # (B, T, vocab_size)
+        for number, block in enumerate(self.trf_blocks):
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x) if cache is None else block(x, cache.layers[number])
+        return self.final_norm(x)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return logits (…, vocab_size) of hidden states (…, C)."""
+        return soft_cap(F.linear(hidden, self.head_weight), self.config.logit_softcap)
+
+    @property
+    def head_weight(self) -> torch.Tensor:
+        """The output head's weight (vocab_size, C)."""
+        return self.tok_emb.weight if self.out_head is None else self.out_head.weight
+
+    def new_cache(self, batch_size: int) -> KeyValueCache:
+        """Return an empty cache for block_size tokens of `batch_size` rows."""
+        weight, config = self.tok_emb.weight, self.config
+        return KeyValueCache(
+            batch_size,
+            n_layer=config.n_layer,
+            n_kv_head=config.kv_heads,
+            head_size=config.head_size,
+            capacity=config.block_size,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Draw the weights as GPT-2 does: N(0, 0.02), projections into the shortcuts smaller by sqrt(2 n_layer)."""
+        """Draw the weights from a seed.
+
+        `gpt2`: N(0, 0.02), projections into the shortcuts smaller by sqrt(2 n_layer), so that the sum over blocks
+        keeps its variance. `zero`: projections into the shortcuts and an untied head begin at zero, so that every block
+        begins as the identity, and other matrices keep the variance of what goes in (N(0, 1 / sqrt(fan_in))).
+        """
         generator = torch.Generator().manual_seed(seed)
+        into_shortcut = (2 * self.config.n_layer) ** -0.5
         for name, parameter in self.named_parameters():
             if parameter.dim() == 1:
                 parameter.fill_(1.0 if name.endswith("scale") else 0.0)
-            else:
-                shrink = (2 * self.config.n_layer) ** -0.5 if name.endswith("out_proj.weight") else 1.0
-                parameter.normal_(0.0, 0.02 * shrink, generator=generator)
+                continue
+            std = 0.02
+            if self.config.init == "gpt2":
+                std *= into_shortcut if name.endswith("out_proj.weight") else 1.0
+            elif name.endswith(("out_proj.weight", "out_head.weight")):
+                std = 0.0
+            elif "emb" not in name:
+                std = 1 / math.sqrt(parameter.shape[1])
+            parameter.normal_(0.0, std, generator=generator)
 
     def count_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def _norm(config: GPTConfig) -> nn.Module:
+    return RMSNorm(config.n_embd) if config.norm == "rmsnorm" else LayerNorm(config.n_embd, config.bias)
