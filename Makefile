@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint ui schedule lock clean
+.PHONY: demo test test-slow lint ui schedule bench lock clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -26,6 +26,11 @@ ui: $(STAMP)
 
 schedule: $(STAMP)
 	$(BIN)/python -m infra.schedule
+
+# Side-by-side measurements into benchmarks/RESULTS.md; TEXT=FILE adds the time-to-quality race on that text.
+bench: $(STAMP)
+	@$(UV) -r benchmarks/requirements.lock || $(PIP) -r benchmarks/requirements.lock
+	$(BIN)/python -m benchmarks $(if $(TEXT),--text $(TEXT))
 
 # Exact versions that were tried together are installed from the lock; nothing is resolved again. uv takes seconds where pip takes
 # minutes; torch goes through pip, which knows the machine's own builds of it, and so does everything if uv reaches no index.

@@ -1,43 +1,28 @@
-"""What orchestration costs, beside the bare tools in one run: `python -m benchmarks.overhead` in a project that has run once.
+"""What orchestration costs, beside the bare tools in one run: `python -m benchmarks overhead` in a project that has run once.
 
-Writes benchmarks/RESULTS.md. Medians of interleaved rounds; ratios carry over to other machines, seconds do not.
+Medians of interleaved rounds (the flow: 3).
 """
 
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 
 from flows.pipeline import STAGES
-from gpt.training.launch import describe_hardware
 
 _ROUNDS = 5
-_RESULTS = Path("benchmarks/RESULTS.md")
 _DVC = [sys.executable, "-m", "dvc"]
 _ENVIRONMENT = os.environ | {"VIRTUAL_ENV": sys.prefix, "DVC_NO_ANALYTICS": "1"}
 
 
-def main() -> None:
-    rows = [compare_noop(), compare_help(), *compare_flow()]
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("dvc", "prefect", "mlflow", "torch"))
-    header = [
-        "# Results",
-        "",
-        f"{describe_hardware()}, Python {platform.python_version()}, {versions}.",
-        f"`python -m benchmarks.overhead`, medians of {_ROUNDS} interleaved rounds (the flow: 3).",
-        "",
-        "| what | ours | beside it | ratio or difference |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    text = "\n".join([*header, *rows, ""])
-    _RESULTS.write_text(text, encoding="utf-8")
-    print(text)
+def measure() -> list[str]:
+    """Return a markdown table."""
+    header = ["| what | ours | beside it | ratio or difference |", "| --- | ---: | ---: | ---: |"]
+    return [*header, compare_noop(), compare_help(), *compare_flow()]
 
 
 def compare_noop() -> str:
@@ -83,7 +68,3 @@ def _run(command: Sequence[str], folder: Path = Path()) -> float:
         command, cwd=folder, check=True, env=_ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     return time.perf_counter() - begun
-
-
-if __name__ == "__main__":
-    main()

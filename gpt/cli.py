@@ -182,29 +182,56 @@ def lineage(options: argparse.Namespace) -> int:
 
 
 def generate(options: argparse.Namespace) -> int:
-    """write on from a prompt"""
+    """write on from prompts"""
     from gpt.params import load_params
 
     params = load_params()
-    from gpt.model.generation import generate_text
+    from gpt.model.generation import Sampling, generate_text, generate_texts
     from gpt.model.storage import default_device, load_model
     from gpt.registry.versions import resolve_model
 
     settings = params.evaluate
     model, encoding = load_model(resolve_model(options.model, params.register_.name), default_device())
-    pieces = generate_text(
-        model,
-        encoding,
-        options.prompt,
+    sampling = Sampling(
         max_new_tokens=settings.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens,
         temperature=settings.temperature if options.temperature is None else options.temperature,
         top_k=settings.top_k if options.top_k is None else options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        stop=tuple(options.stop),
         seed=params.base.seed if options.seed is None else options.seed,
     )
-    print(options.prompt, end="", flush=True)
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
+    if len(options.prompts) == 1:
+        print(options.prompts[0], end="", flush=True)
+        for piece in generate_text(model, encoding, options.prompts[0], sampling):
+            print(piece, end="", flush=True)
+        print()
+    else:
+        texts = generate_texts(model, encoding, options.prompts, sampling)
+        print("\n\n".join(prompt + text for prompt, text in zip(options.prompts, texts, strict=True)))
+    return 0
+
+
+def import_(options: argparse.Namespace) -> int:
+    """bring a model from a Hugging Face folder"""
+    from gpt.model.convert import import_huggingface
+
+    model = import_huggingface(options.folder, options.output)
+    print(f"{options.output}: {model.count_parameters():,} parameters, {model.config.vocab_size} tokens")
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """write a model as transformers loads it"""
+    from gpt.params import load_params
+
+    params = load_params()
+    from gpt.model.convert import export_huggingface
+    from gpt.registry.versions import resolve_model
+
+    architecture = export_huggingface(resolve_model(options.model, params.register_.name), options.folder)
+    print(f"{options.folder}: {architecture.class_name}; AutoModelForCausalLM and AutoTokenizer load it")
     return 0
 
 
@@ -246,14 +273,43 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         help="models:/NAME/VERSION, models:/NAME@ALIAS or @ALIAS (default: %(default)s)",
     )
+    _add_conversions(commands)
     for command in (sync, doctor):
         _add(commands, command)
     return parser
 
 
+def _add_conversions(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _add(commands, import_)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="config.json, safetensors and tokenizer files")
+    parser.add_argument(
+        "--from", dest="form", choices=["huggingface"], default="huggingface", help="form of the folder"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("models/imported"),
+        metavar="DIR",
+        help="the model folder to make (default: %(default)s)",
+    )
+    parser = _add(commands, export)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder to make")
+    parser.add_argument(
+        "--format", dest="form", choices=["huggingface"], default="huggingface", help="form of the folder"
+    )
+    parser.add_argument(
+        "--model",
+        default="models/base",
+        metavar="PATH|URI",
+        help="a model folder, models:/NAME/VERSION or models:/NAME@ALIAS (default: %(default)s)",
+    )
+
+
 def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = _add(commands, generate)
-    parser.add_argument("prompt", metavar="PROMPT")
+    parser.add_argument(
+        "prompts", nargs="+", metavar="PROMPT", help="one is continued before your eyes, several all at once"
+    )
     parser.add_argument(
         "--model",
         default="models/base",
@@ -267,19 +323,55 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--top-k", type=_at_least(int, 0), metavar="N", help="sample among the N likeliest tokens; 0: among all"
     )
-    parser.add_argument("--seed", type=_at_least(int, 0), metavar="N")
-    parser.epilog = "What is not given is taken from params.yaml: evaluate and base.seed."
+    parser.add_argument(
+        "--top-p",
+        type=_at_least(float, 0.0001, 1),
+        default=1.0,
+        metavar="X",
+        help="sample among the fewest likeliest tokens that together have probability X (default: 1, among all)",
+    )
+    parser.add_argument(
+        "--min-p",
+        type=_at_least(float, 0, 1),
+        default=0.0,
+        metavar="X",
+        help="sample among tokens of at least X times the likeliest one's probability (default: 0, among all)",
+    )
+    parser.add_argument(
+        "--repetition-penalty",
+        type=_at_least(float, 0.01),
+        default=1.0,
+        metavar="X",
+        help="above 1 makes tokens that were there before less likely (default: 1)",
+    )
+    parser.add_argument(
+        "--stop",
+        type=_not_empty,
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end before this text; may be given several times",
+    )
+    parser.add_argument("--seed", type=_at_least(int, 0), metavar="N", help="the next prompt's is one more")
+    parser.epilog = "What is not given and has no default here is taken from params.yaml: evaluate and base.seed."
 
 
-def _at_least(kind: type, least: int) -> Callable[[str], float]:
+def _at_least(kind: type, least: float, most: float | None = None) -> Callable[[str], float]:
     def convert(text: str) -> float:
         value = kind(text)
-        if not least <= value < 2**63:
-            raise argparse.ArgumentTypeError(f"must be {kind.__name__} of at least {least}, not {text}")
+        if not (least <= value < 2**63 and (most is None or value <= most)):
+            limit = "" if most is None else f" and at most {most}"
+            raise argparse.ArgumentTypeError(f"must be {kind.__name__} of at least {least}{limit}, not {text}")
         return value
 
     convert.__name__ = kind.__name__
     return convert
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 def _add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", command: Command) -> argparse.ArgumentParser:

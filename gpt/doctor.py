@@ -1,11 +1,11 @@
 """`gpt doctor`: what this machine has for training, and what to do about what is missing."""
 
+import math
 import os
 import platform
 import re
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -75,32 +75,34 @@ def _machine() -> Iterator[Finding]:
 def _torch() -> Iterator[Finding]:
     import torch
 
+    from gpt.training.compilation import missing_for_compile
+    from gpt.training.launch import bf16_time_ratio, prefer_bf16
+    from gpt.training.meters import device_peak
+
     yield "ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads"
-    if torch.cuda.is_available():
-        for number in range(torch.cuda.device_count()):
-            device = torch.cuda.get_device_properties(number)
-            bf16 = (
-                "bf16"
-                if torch.cuda.is_bf16_supported(including_emulation=False)
-                else "no bf16: precision auto takes fp32"
-            )
-            yield "ok", f"GPU {number}", f"{device.name}, {device.total_memory / 2**30:.0f} GiB, {bf16}"
-    else:
-        yield "note", "GPU", "none: training runs on the processor, in fp32"
-    size = 512
-    ratio = _matmul_seconds(size, torch.bfloat16) / _matmul_seconds(size, torch.float32)
-    verdict = "use it" if ratio < 1 else "precision auto stays with fp32 on this processor"
-    yield "note", "bf16 on CPU", f"a matrix product takes {ratio:.1f} times as long as in fp32: {verdict}"
-
-
-def _matmul_seconds(size: int, dtype: "object") -> float:
-    import torch
-
-    matrix = torch.ones(size, size, dtype=dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    _ = matrix @ matrix  # the first product also sets things up
-    begun = time.perf_counter()
-    _ = matrix @ matrix
-    return time.perf_counter() - begun
+    gpus = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    for device in gpus:
+        properties = torch.cuda.get_device_properties(device)
+        yield "ok", f"GPU {device.index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    if not gpus:
+        yield "note", "GPU", "none: training runs on the processor"
+    device = gpus[0] if gpus else torch.device("cpu")
+    ratio = bf16_time_ratio(device)
+    precision = "bf16" if prefer_bf16(ratio) else "fp32"
+    measured = "not computed here" if math.isinf(ratio) else f"takes {ratio:.2g} times as long as fp32"
+    yield "note", "bf16", f"{measured}: precision auto takes {precision}"
+    peak = device_peak(device, precision)
+    yield (
+        "note",
+        "peak",
+        f"{peak / 1e12:.3g} TFLOP/s in {precision}" if peak else "not known for this device: MFU is n/a",
+    )
+    lacking = missing_for_compile()
+    yield (
+        "note",
+        "compiler",
+        f"{lacking}: launch.compile must be false or auto" if lacking else "found: launch.compile works",
+    )
 
 
 def _tools() -> Iterator[Finding]:

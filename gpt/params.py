@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -39,6 +39,13 @@ def _not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
     if not value:
         raise ValueError("must have at least one item")
     return value
+
+
+def _switch_or_auto(value: Any) -> bool | Literal["auto"]:
+    # pydantic would report a fault for each half of the union, and its Literal takes 1 for true.
+    if value is True or value is False or value == "auto":
+        return value
+    raise ValueError("must be true, false or auto")
 
 
 FileName = Annotated[str, AfterValidator(_file_name)]
@@ -199,6 +206,7 @@ class Train(Section):
     batch_size: PositiveInt
     "Sequences per optimizer step, over all processes."
     log_interval: PositiveInt
+    "Steps; several processes also ask each other this often whether one was told to stop."
     eval_interval: PositiveInt
     checkpoint_interval: PositiveInt
     sample_interval: PositiveInt
@@ -235,9 +243,9 @@ class Launch(Section):
     num_machines: PositiveInt
     strategy: Literal["ddp", "fsdp"]
     precision: Literal["auto", "fp32", "bf16", "fp16"]
-    "Of the passes; weights are fp32. auto measures which of fp32 and bf16 is faster here."
-    compile: bool | Literal["auto"]
-    "auto: if it saves more time over max_steps than it takes."
+    "Of the passes; weights are fp32. auto measures which of fp32 and bf16 is faster here. fp16 needs a GPU."
+    compile: Annotated[bool | Literal["auto"], PlainValidator(_switch_or_auto)]
+    "Compile the transformer blocks; auto: if the steps that are left can repay the time that it takes."
     activation_checkpointing: bool
     "Compute activations again in backward instead of keeping them: less memory, a third more time."
     micro_batch_size: PositiveInt

@@ -111,6 +111,19 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
         ("model.bias", "no"),
         ("model.position", "absolute"),
         ("model.tie_embeddings", None),
+        ("model.n_kv_head", -1),
+        ("model.norm", "batchnorm"),
+        ("model.activation", "tanh"),
+        ("model.qk_norm", 1),
+        ("model.logit_softcap", -1),
+        ("model.init", "xavier"),
+        ("train.optimizer", "sgd"),
+        ("train.muon_learning_rate", 0),
+        ("train.schedule", "linear"),
+        ("train.decay_fraction", 0),
+        ("train.decay_fraction", 1.5),
+        ("train.z_loss", -1e-4),
+        ("train.z_loss", float("inf")),
         ("train.learning_rate", 0),
         ("train.learning_rate", float("inf")),
         ("train.learning_rate", "fast"),
@@ -136,7 +149,11 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
         ("launch.num_machines", 0),
         ("launch.strategy", "zero"),
         ("launch.precision", "fp8"),
+        ("launch.precision", 16),
         ("launch.compile", "yes"),
+        ("launch.compile", 1),
+        ("launch.compile", None),
+        ("launch.activation_checkpointing", "auto"),
         ("launch.micro_batch_size", 0),
     ],
 )
@@ -190,6 +207,11 @@ def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
             {"model": {"n_embd": 12, "n_head": 4, "position": "rotary"}},
             "model: rotary positions need an even head size",
         ),
+        ({"model": {"n_head": 6, "n_kv_head": 4}}, "model: n_head (6) must be divisible by n_kv_head (4)"),
+        (
+            {"train": {"schedule": "wsd", "warmup_fraction": 0.4, "decay_fraction": 0.7}},
+            "train: warmup_fraction + decay_fraction (0.4 + 0.7) must not exceed 1",
+        ),
         ({"train": {"min_lr": 0.1, "learning_rate": 0.01}}, "train: min_lr (0.1) must not exceed learning_rate (0.01)"),
         (
             {"train": {"batch_size": 24}, "launch": {"micro_batch_size": 16}},
@@ -219,6 +241,16 @@ def test_a_long_value_is_shortened(tmp_path: Path) -> None:
 def test_numbers_are_yaml_1_2(tmp_path: Path, written: str, value: float) -> None:
     text = re.sub(r"learning_rate: \S+", f"learning_rate: {written}", re.sub(r"min_lr: \S+", "min_lr: 0", TEXT))
     assert load(tmp_path, text).train.learning_rate == value
+
+
+@pytest.mark.parametrize(("written", "value"), [("auto", "auto"), ("true", True), ("false", False)])
+def test_compile_is_true_false_or_auto(tmp_path: Path, written: str, value: object) -> None:
+    assert load(tmp_path, re.sub(r"  compile: \S+", f"  compile: {written}", TEXT)).launch.compile == value
+
+
+def test_a_wrong_compile_is_one_fault_that_says_what_is_allowed(tmp_path: Path) -> None:
+    (line,) = faults(tmp_path, changed(launch={"compile": "sometimes"}))
+    assert line == "params.yaml: launch.compile = 'sometimes': must be true, false or auto"
 
 
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from gpt.data.tokenizer import tokenizer_id
 from gpt.errors import UserError
 from gpt.evaluation.likelihood import split_likelihood
 from gpt.files import atomic_folder, sha256_file, write_json
-from gpt.model.generation import generate_text
+from gpt.model.generation import Sampling, generate_texts
 from gpt.model.storage import default_device, load_model
 from gpt.model.transformer import GPTModel
 from gpt.params import Params
@@ -71,22 +71,13 @@ def _read_curve(path: Path, column: str) -> tuple[list[int], list[float]]:
 
 def _write_samples(params: Params, model: GPTModel, encoding: tiktoken.Encoding) -> list[dict[str, str]]:
     settings = params.evaluate
+    sampling = Sampling(
+        settings.max_new_tokens, temperature=settings.temperature, top_k=settings.top_k, seed=params.base.seed
+    )
+    completions = generate_texts(model, encoding, settings.prompts, sampling)
     return [
-        {
-            "prompt": prompt,
-            "completion": "".join(
-                generate_text(
-                    model,
-                    encoding,
-                    prompt,
-                    max_new_tokens=settings.max_new_tokens,
-                    temperature=settings.temperature,
-                    top_k=settings.top_k,
-                    seed=params.base.seed + number,
-                )
-            ),
-        }
-        for number, prompt in enumerate(settings.prompts)
+        {"prompt": prompt, "completion": completion}
+        for prompt, completion in zip(settings.prompts, completions, strict=True)
     ]
 
 

@@ -140,7 +140,9 @@ class MultiHeadAttention(nn.Module):
         weights = None
         if return_weights:
             if grouped:
-                keys, values = (part.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1) for part in (keys, values))
+                keys, values = (
+                    part.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1) for part in (keys, values)
+                )
             scores = _scores(queries, keys).masked_fill(_future(T, x.device), float("-inf"))
             weights = torch.softmax(scores, dim=-1)
             context = F.dropout(weights, dropout) @ values

@@ -27,28 +27,30 @@ class KeyValueCache:
         self.lengths = [0] * batch_size
         "Tokens of each row that the buffers hold."
         shape = (batch_size, n_kv_head, capacity, head_size)
+        # Zeros, not whatever was there: attention weighs what it must not see with 0, and 0 times NaN is NaN.
         self.layers = [
             LayerCache(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
             for _ in range(n_layer)
         ]
 
-    def begin(self, T: int) -> torch.Tensor | None:
-        """Prepare every layer for the next T tokens of each row; return their positions, (T,) or (B, T); None: 0 … T - 1."""
+    def begin(self, count: int) -> torch.Tensor | None:
+        """Prepare every layer for each row's next T = `count` tokens; return their positions, (T,) or (B, T); None: 0 … T - 1."""
         longest = max(self.lengths)
-        if longest + T > self.capacity:
-            raise ValueError(f"{longest} + {T} tokens do not fit into a cache of {self.capacity}")
+        end = longest + count
+        if end > self.capacity:
+            raise ValueError(f"{longest} + {count} tokens do not fit into a cache of {self.capacity}")
         uniform = min(self.lengths) == longest
         if uniform and longest == 0:
             positions, mask = None, None  # a prompt: plain causal attention
         elif uniform:
-            positions = torch.arange(longest, longest + T, device=self.device)
-            mask = None if T == 1 else self._mask(positions[None], longest + T)
+            positions = torch.arange(longest, end, device=self.device)
+            mask = None if count == 1 else self._mask(positions[None], end)
         else:
             lengths = torch.tensor(self.lengths, device=self.device)
-            positions = lengths[:, None] + torch.arange(T, device=self.device)  # (B, T)
-            mask = self._mask(positions, longest + T)
+            positions = lengths[:, None] + torch.arange(count, device=self.device)  # (B, T)
+            mask = self._mask(positions, end)
         for layer in self.layers:
-            layer.start, layer.end = (longest if uniform else None), longest + T
+            layer.start, layer.end = (longest if uniform else None), end
             layer.positions, layer.mask, layer.is_causal = positions, mask, longest == 0
         return positions
 
@@ -56,6 +58,26 @@ class KeyValueCache:
         """Say how many of the tokens last read count in each row: all but its padding."""
         counts = [counts] * len(self.lengths) if isinstance(counts, int) else counts
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+
+    def put(self, rows: Sequence[int], other: "KeyValueCache") -> None:
+        """Let `rows` hold what the rows of `other` hold, in its order, instead of what they held."""
+        for row, source, length in zip(rows, range(len(rows)), other.lengths, strict=True):
+            self._copy_row(row, other, source, length)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all rows but these, which are in ascending order and become 0, 1, …"""
+        for row, source in enumerate(rows):
+            if row != source:
+                self._copy_row(row, self, source, self.lengths[source])
+        self.lengths = self.lengths[: len(rows)]
+        for layer in self.layers:
+            layer.keys, layer.values = layer.keys[: len(rows)], layer.values[: len(rows)]
+
+    def _copy_row(self, row: int, other: "KeyValueCache", source: int, length: int) -> None:
+        self.lengths[row] = length
+        for layer, from_layer in zip(self.layers, other.layers, strict=True):
+            layer.keys[row, :, :length] = from_layer.keys[source, :, :length]
+            layer.values[row, :, :length] = from_layer.values[source, :, :length]
 
     def _mask(self, positions: torch.Tensor, end: int) -> torch.Tensor:
         """Return (B or 1, 1, T, end), True where a token at `positions` (B or 1, T) may look."""
@@ -74,7 +96,7 @@ class LayerCache:
         self.is_causal = True
 
     def extend(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store the new tokens' keys and values (B, n_kv_head, T, head_size) and return all so far (B, n_kv_head, end, head_size)."""
+        """Store new tokens' keys and values (B, n_kv_head, T, head_size); return all so far (B, n_kv_head, end, head_size)."""
         if self.start is not None:
             self.keys[:, :, self.start : self.end] = keys
             self.values[:, :, self.start : self.end] = values

@@ -40,13 +40,21 @@ def soft_cap(logits: torch.Tensor, bound: float) -> torch.Tensor:
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: float, softcap: float, z_loss: float
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        scale: float,
+        softcap: float,
+        z_loss: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         device = hidden.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             hidden, weight = hidden.to(dtype), weight.to(dtype)
         needs_gradient = any(ctx.needs_input_grad[:2])
+        # A mean's gradients are too small for fp16: there backward applies the scale, together with a GradScaler's.
+        forward_scale, ctx.backward_scale = (1.0, scale) if hidden.dtype == torch.float16 else (scale, 1.0)
         N, V = len(hidden), len(weight)
         chunks = max(1, math.ceil(4 * N * V / _CHUNK_BYTES))
         rows = math.ceil(N / chunks)
@@ -73,8 +81,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if hidden_gradient is None:
                 continue
             # d(nats) = softmax - one_hot, d(penalty) = 2 z_loss log_partition softmax; all in the logits' memory.
-            gradient = exponentials.mul_(scale * (1 + 2 * z_loss * log_partition) / total)
-            gradient.scatter_add_(1, wanted, torch.full_like(wanted, -scale, dtype=gradient.dtype))
+            gradient = exponentials.mul_(forward_scale * (1 + 2 * z_loss * log_partition) / total)
+            gradient.scatter_add_(1, wanted, torch.full_like(wanted, -forward_scale, dtype=gradient.dtype))
             if slope is not None:
                 gradient.mul_(slope)
             gradient = gradient.to(part.dtype)
@@ -92,7 +100,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        factor = gradients[0]
+        factor = gradients[0] * ctx.backward_scale
         # Reading the factor costs nothing on a CPU, where multiplying a large head's gradient by one costs a percent.
         if factor.device.type != "cpu" or factor != 1:
             hidden_gradient, weight_gradient = hidden_gradient.mul_(factor), weight_gradient.mul_(factor)

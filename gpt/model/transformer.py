@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, get_origin, get_type_hints, overload
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,13 @@ class GPTConfig:
     logit_softcap: float = 0.0
     "Bound of the logits by tanh; 0: none."
     init: Literal["gpt2", "zero"] = "gpt2"
+
+    def __post_init__(self) -> None:
+        for name, annotation in get_type_hints(type(self)).items():
+            if get_origin(annotation) is Literal and (value := getattr(self, name)) not in get_args(annotation):
+                raise ValueError(f"{name} = {value!r} is none of {', '.join(get_args(annotation))}")
+        if self.position == "rotary" and self.head_size % 2:
+            raise ValueError(f"rotary positions need an even head size, not n_embd / n_head = {self.head_size}")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -157,15 +164,15 @@ class GPTModel(nn.Module):
         """The output head's weight (vocab_size, C)."""
         return self.tok_emb.weight if self.out_head is None else self.out_head.weight
 
-    def new_cache(self, batch_size: int) -> KeyValueCache:
-        """Return an empty cache for block_size tokens of `batch_size` rows."""
+    def new_cache(self, batch_size: int, capacity: int | None = None) -> KeyValueCache:
+        """Return an empty cache for `capacity` tokens (block_size, if not given) of `batch_size` rows."""
         weight, config = self.tok_emb.weight, self.config
         return KeyValueCache(
             batch_size,
             n_layer=config.n_layer,
             n_kv_head=config.kv_heads,
             head_size=config.head_size,
-            capacity=config.block_size,
+            capacity=config.block_size if capacity is None else capacity,
             device=weight.device,
             dtype=weight.dtype,
         )

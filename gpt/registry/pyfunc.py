@@ -11,7 +11,7 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from gpt.model.generation import generate_text
+from gpt.model.generation import Sampling, generate_texts
 from gpt.model.storage import default_device, load_model
 
 
@@ -25,14 +25,11 @@ class CompletionModel(PythonModel):
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Return a `completion` for each `prompt`; MLflow fills `params` from the signature's defaults."""
-        sampling = params or {}
+        sampling = Sampling(**(params or {}))
         prompts = model_input.explode("prompt")["prompt"]  # of {"prompt": [...]} MLflow makes one row that holds a list
+        seeds = [sampling.seed] * len(prompts)
         return pd.DataFrame(
-            {
-                "completion": [
-                    "".join(generate_text(self.model, self.encoding, prompt, **sampling)) for prompt in prompts
-                ]
-            }
+            {"completion": generate_texts(self.model, self.encoding, list(prompts), sampling, seeds=seeds)}
         )
 
 

@@ -35,6 +35,7 @@ CODE = (
     "evaluation/likelihood.py",
     "model",
     "training/optimizer.py",
+    "training/step.py",
     "training/trainer.py",
 )
 # These decide when something is written down, not what the weights are.

@@ -1,6 +1,8 @@
-"""AdamW and its learning rate. The rate is a function of the step: there is no scheduler to save or to advance."""
+"""AdamW, Muon, and their learning rate. The rate is a function of the step: there is no scheduler to save or to advance."""
 
 import math
+from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,29 +10,124 @@ from torch import nn
 
 from gpt.params import Train
 
+# Of Muon's authors (Jordan et al. 2024); the quintic's coefficients pull all singular values towards 1 within five rounds.
+_MOMENTUM = 0.95
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+_ROUNDS = 5
+
 
 def build_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
-    """Return AdamW (Loshchilov and Hutter 2019) that decays matrices and embeddings, and no gains or biases."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    # fused: one kernel over all parameters instead of many small ones.
-    return torch.optim.AdamW(
-        groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), eps=1e-8, fused=True
+    """Return AdamW (Loshchilov and Hutter 2019), or Muon for the blocks' matrices and AdamW for everything else.
+
+    Matrices and embeddings decay, gains and biases do not.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    hidden = (
+        {name for name, p in named if p.dim() == 2 and "trf_blocks" in name} if settings.optimizer == "muon" else set()
     )
+    adamw = {"peak_lr": settings.learning_rate, "lr": settings.learning_rate}
+    decay = {"weight_decay": settings.weight_decay}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for name, p in named if p.dim() >= 2 and name not in hidden], **adamw, **decay},
+        {"params": [p for _, p in named if p.dim() < 2], **adamw, "weight_decay": 0.0},
+    ]
+    betas = (settings.beta1, settings.beta2)
+    # fused: one kernel over all parameters instead of many small ones.
+    if not hidden:
+        return torch.optim.AdamW(groups, betas=betas, eps=1e-8, fused=True)
+    muon = {"peak_lr": settings.muon_learning_rate, "lr": settings.muon_learning_rate, "muon": True}
+    groups.append({"params": [p for name, p in named if name in hidden], **muon, **decay})
+    return Muon(groups, betas=betas, eps=1e-8, fused=True)
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW, but for groups with `muon` the momentum's nearest orthogonal matrix is the update (Jordan et al. 2024).
+
+    Every direction of a weight matrix moves by the same amount, where Adam lets a few dominate. It is torch.optim.Muon's
+    rule, with two differences: matrices of one shape are orthogonalised together, and in fp32 where bf16 is slow (CPUs).
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], **adamw: Any) -> None:
+        for group in groups:
+            group.setdefault("muon", False)
+        super().__init__(groups, **adamw)
+        self._step_supports_amp_scaling = False  # fp16's scaler must skip both kinds of groups together
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update all parameters once."""
+        for group in self.param_groups:
+            if group["muon"]:
+                self._muon_step(group)
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group["muon"]]
+        try:
+            return super().step(closure)
+        finally:
+            self.param_groups = groups
+
+    def _muon_step(self, group: dict[str, Any]) -> None:
+        shapes: defaultdict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                rows, columns = parameter.shape
+                shapes[min(rows, columns), max(rows, columns)].append(parameter)
+        for (rows, _), parameters in shapes.items():
+            momenta = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in parameters]
+            ahead: list[torch.Tensor] = []
+            for momentum, parameter in zip(momenta, parameters, strict=True):
+                gradient = parameter.grad
+                assert gradient is not None, "chosen above"
+                momentum.lerp_(gradient, 1 - _MOMENTUM)
+                looked = torch.lerp(gradient, momentum, _MOMENTUM)  # Nesterov's look ahead
+                ahead.append(looked if len(looked) == rows else looked.T)
+            for parameter, update in zip(parameters, orthogonalise(torch.stack(ahead)), strict=True):
+                if group["weight_decay"]:
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                update = update if len(parameter) == rows else update.T
+                # A tall matrix moves its outputs as much as a square one with a larger update.
+                stretch = math.sqrt(max(1.0, len(parameter) / parameter.shape[1]))
+                parameter.add_(update, alpha=-group["lr"] * stretch)
+
+
+def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
+    """Return the nearly orthogonal matrices nearest to (N, rows, columns), rows ≤ columns: singular values of about 1.
+
+    Newton and Schulz's iteration with a quintic, which needs matrix products alone: x ← (a + b x xᵀ + c (x xᵀ)²) x.
+    """
+    a, b, c = _QUINTIC
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(_ROUNDS):
+        gram = x @ x.mT
+        quintic = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        quintic.diagonal(dim1=1, dim2=2).add_(a)
+        x = quintic @ x
+    return x.to(matrices.dtype)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, settings: Train) -> None:
+    """Set every group's rate for optimizer step `step` (from 0): its own peak, on the common schedule."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * learning_rate(step, settings) / settings.learning_rate
 
 
 def learning_rate(step: int, settings: Train) -> float:
-    """Return the rate of optimizer step `step` (from 0): linear warm-up, then a cosine down to `min_lr` at the last step."""
+    """Return the rate of optimizer step `step` (from 0): linear warm-up, then by schedule down to `min_lr` at the last step.
+
+    `cosine` falls from the end of the warm-up on (Loshchilov and Hutter 2017); `wsd` stays at the peak and falls linearly
+    in the last `decay_fraction` of the steps (warmup-stable-decay, Hu et al. 2024).
+    """
+    peak, last = settings.learning_rate, settings.max_steps - 1
     warmup_steps = round(settings.warmup_fraction * settings.max_steps)
     if step < warmup_steps:
-        return settings.learning_rate * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, settings.max_steps - 1 - warmup_steps)
-    return settings.min_lr + 0.5 * (settings.learning_rate - settings.min_lr) * (
-        1 + math.cos(math.pi * min(1.0, progress))
-    )
+        return peak * (step + 1) / warmup_steps
+    begin = warmup_steps
+    if settings.schedule == "wsd":
+        begin = max(begin, last - round(settings.decay_fraction * settings.max_steps))
+    progress = min(1.0, max(0.0, (step - begin) / max(1, last - begin)))
+    left = 1 - progress if settings.schedule == "wsd" else 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.min_lr + (peak - settings.min_lr) * left
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

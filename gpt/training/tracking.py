@@ -4,18 +4,16 @@ import logging
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import psutil
-import torch
 from tqdm import tqdm
 
 from gpt.params import Params
 from gpt.training.journal import Journal
+from gpt.training.meters import Reading
 
 _SYSTEM_SECONDS = 10.0
 _LINE_SECONDS = 10.0
@@ -77,40 +75,17 @@ class Tracker:
 
     def _system_metrics(self) -> dict[str, float]:
         memory = psutil.virtual_memory()
-        values = {
+        return {
             "system/process_memory_megabytes": self._process.memory_info().rss / 1e6,
             "system/process_cpu_percentage": self._process.cpu_percent(),
             "system/cpu_utilization_percentage": psutil.cpu_percent(),
             "system/system_memory_usage_megabytes": memory.used / 1e6,
             "system/system_memory_usage_percentage": memory.percent,
         }
-        if torch.cuda.is_available():
-            values["system/gpu_memory_allocated_megabytes"] = torch.cuda.max_memory_allocated() / 1e6
-        return values
-
-
-class Clock:
-    """Steps per second of training alone, without validation, samples and saves."""
-
-    def __init__(self, step: int) -> None:
-        self._since, self._step, self.last_rate = time.monotonic(), step, 0.0
-
-    def rate(self, step: int) -> float:
-        """Return the rate since the last call, and remember it as `last_rate`."""
-        now = time.monotonic()
-        self.last_rate = (step - self._step) / (now - self._since)
-        self._since, self._step = now, step
-        return self.last_rate
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        begun = time.monotonic()
-        yield
-        self._since += time.monotonic() - begun
 
 
 class Progress:
-    """Steps, loss, tokens per second and time left: a bar on a terminal, a line now and then elsewhere."""
+    """Steps, loss, speed and time left: a bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, first_step: int, max_steps: int) -> None:
         self._terminal = sys.stderr.isatty()
@@ -121,16 +96,15 @@ class Progress:
         self._begun = time.monotonic()
         self._next_line = 0.0
 
-    def update(self, step: int, loss: float, tokens_per_second: float) -> None:
+    def update(self, step: int, loss: float, speed: Reading) -> None:
         """Show that `step` steps are done."""
         self._bar.update(step - self._bar.n)
-        self._bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s")
+        self._bar.set_postfix_str(f"loss {loss:.3f}, {speed}")
         now = time.monotonic()
         if not self._terminal and (now >= self._next_line or step == self._max):
             self._next_line = now + _LINE_SECONDS
             left = (now - self._begun) / (step - self._first) * (self._max - step)
             minutes, seconds = divmod(round(left), 60)
-            speed = f"{tokens_per_second:,.0f} tokens/s"
             self.say(f"step {step}/{self._max}  loss {loss:.3f}  {speed}  {minutes}:{seconds:02} left")
 
     def say(self, line: str) -> None:

@@ -1,4 +1,4 @@
-"""Pretraining: `pretrain` is the story, `Trainer.train_step` the mathematics.
+"""Pretraining: `pretrain` is the story, `TrainStep` the mathematics, `Trainer` everything that happens between steps.
 
 A step is a pure function of the weights, the seed and the step's number: data order, learning rate and dropout all
 follow from them. So a run that was killed and resumed ends with the same bytes as one that was not.
@@ -8,15 +8,12 @@ import csv
 import math
 import signal
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import nn
 
 from gpt import paths
 from gpt.data.batches import Batches
@@ -24,15 +21,24 @@ from gpt.data.shards import TokenReader, data_id, read_index, verify_shards
 from gpt.data.tokenizer import load_tokenizer, tokenizer_id
 from gpt.errors import Interrupted, UserError
 from gpt.files import atomic_file, write_json
-from gpt.model.generation import generate_text
+from gpt.model.generation import Sampling, generate_text
 from gpt.model.storage import save_model
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params import Params
 from gpt.training import checkpoint as checkpoints
-from gpt.training.launch import check_launch, choose_precision, describe_hardware
+from gpt.training.compilation import choose_compile, eager_blocks
+from gpt.training.launch import (
+    check_launch,
+    describe_hardware,
+    keep_freed_memory,
+    largest_of_processes,
+    start_accelerator,
+)
+from gpt.training.meters import DTYPES, Meters, device_peak, flops_per_token
 from gpt.training.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
 from gpt.training.signals import stop_signals
-from gpt.training.tracking import Clock, Progress, Tracker
+from gpt.training.step import TrainStep
+from gpt.training.tracking import Progress, Tracker
 
 _SAMPLE_TOKENS = 100
 
@@ -51,8 +57,9 @@ def pretrain(params: Params, measure: Measure) -> None:
     Raises `UserError` for inputs that are missing or do not fit, `Interrupted` after a signal, with the state saved.
     """
     check_launch(params.launch)
-    accelerator = Accelerator(mixed_precision=choose_precision(params.launch), cpu=not torch.cuda.is_available())
-    _check_processes(accelerator, params)
+    accelerator, precision = start_accelerator(params.launch)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     _check_inputs()
     folder = paths.CHECKPOINTS / checkpoints.fingerprint(params, data_id(paths.TOKENS), tokenizer_id(paths.TOKENIZER))
     with ExitStack() as stack:
@@ -62,13 +69,20 @@ def pretrain(params: Params, measure: Measure) -> None:
         accelerator.wait_for_everyone()
         trainer = Trainer(params, accelerator, measure)
         trainer.resume(checkpoints.load_latest(folder))
+        steps_left = params.train.max_steps - trainer.step
+        compiled = choose_compile(params.launch, trainer.take_step, trainer.step, steps_left, trainer.read_batch)
+        choices = {"precision": precision, "compile": compiled}
         if accelerator.is_main_process:
+            for name, choice in choices.items():
+                if params.section("launch")[name] == "auto":
+                    print(f"{name} auto: {choice}", flush=True)
             tags = {
                 "device": describe_hardware(),
                 "num_processes": accelerator.num_processes,
                 "fingerprint": folder.name,
             }
             tags |= {f"launch.{key}": value for key, value in params.section("launch").items()}
+            tags |= {name: str(choice) for name, choice in choices.items()}
             tags |= {"parameters": trainer.bare_model.count_parameters(), "resumed_at_step": trainer.step}
             trainer.tracker = stack.enter_context(Tracker(paths.SPOOL, params, trainer.run, tags))
             trainer.run = trainer.tracker.run
@@ -91,76 +105,79 @@ class Trainer:
         self.bare_model = GPTModel(GPTConfig(vocab_size=self._encoding.n_vocab, **params.section("model")))
         self.bare_model.init_weights(params.base.seed)
         self.bare_model.to(accelerator.device)
-        if params.launch.compile:
-            self.bare_model.compile()  # in place, so that the state dict keeps its names
+        self.bare_model.checkpoint_activations = params.launch.activation_checkpointing
         optimizer = build_optimizer(self.bare_model, params.train)
-        self.model: nn.Module
-        self.model, self.optimizer = accelerator.prepare(self.bare_model, optimizer)
+        size = params.launch.micro_batch_size
+        self.take_step = TrainStep(
+            self.bare_model, optimizer, params.train, accelerator, micro_batch_size=size, seed=params.base.seed
+        )
+        self._precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+        self._tokens_per_step = params.train.batch_size * params.model.block_size
         self.step = 0
         self.run: str | None = None
         self.tracker: Tracker | None = None
         self.history: dict[str, list[dict[str, float]]] = {"training": [], "validation": []}
-        # Losses since the last line of the history, on the device: reading them would make the host wait for every step.
-        self._loss_sum = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+        # Since the last line of the history, on the device: reading them would make the host wait for every step.
+        self._nats = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+        self._norm = torch.zeros((), device=accelerator.device)
         self._loss_steps = 0
-        per_process = params.train.batch_size // accelerator.num_processes
-        first = accelerator.process_index * per_process
-        size = params.launch.micro_batch_size
-        self._micro_batches = [(start, start + size) for start in range(first, first + per_process, size)]
 
     def fit(self, folder: Path) -> None:
         """Train to `max_steps`; validate, sample, log and save on the way."""
-        settings, tokens_per_step = self.settings, self.settings.batch_size * self.params.model.block_size
-        progress = Progress(self.step, settings.max_steps) if self.accelerator.is_main_process else None
-        clock = Clock(self.step)
+        settings, accelerator = self.settings, self.accelerator
+        progress = Progress(self.step, settings.max_steps) if accelerator.is_main_process else None
+        meters = self._meters()
         with stop_signals() as stop:
             while self.step < settings.max_steps:
-                norm = self.train_step()
+                self._train_step()
                 due = _due(self.step, settings.max_steps)
+                signum = stop[0] if stop else 0
+                if accelerator.num_processes > 1:
+                    # All stop after the same step. Asking makes them wait for each other, so they do it when they wait anyway.
+                    signum = int(largest_of_processes(accelerator, signum)) if due(settings.log_interval) else 0
                 if due(settings.log_interval):
-                    row = self._log_training(norm, clock.rate(self.step) * tokens_per_step)
-                    if progress:
-                        progress.update(self.step, row["train_loss"], clock.last_rate * tokens_per_step)
-                with clock.paused():
-                    if due(settings.eval_interval):
+                    self._log_training(meters, progress)
+                is_evaluating, is_sampling = due(settings.eval_interval), due(settings.sample_interval)
+                is_saving = signum or self.step % settings.checkpoint_interval == 0
+                if not (is_evaluating or is_sampling or is_saving):
+                    continue
+                with meters.paused(), eager_blocks(self.bare_model):
+                    if is_evaluating:
                         self._validate(progress)
-                    if due(settings.sample_interval) and self.tracker:
+                    if is_sampling and self.tracker:
                         self._sample(self.tracker)
-                    signum = self._agree_on(stop[0] if stop else 0)
-                    if signum or self.step % settings.checkpoint_interval == 0:
+                    if is_saving:
                         self._save(folder)
-                    if signum:
-                        name = signal.Signals(signum).name
-                        raise Interrupted(
-                            signum, f"stopped by {name} after step {self.step}; run it again to go on from there"
-                        )
+                if signum:
+                    name = signal.Signals(signum).name
+                    raise Interrupted(
+                        signum, f"stopped by {name} after step {self.step}; run it again to go on from there"
+                    )
         if progress:
             progress.close()
 
-    def train_step(self) -> torch.Tensor:
-        """Take one optimizer step on global batch `self.step`; return the gradient's norm before clipping, on the device."""
-        settings = self.settings
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, settings)
-        self.model.train()
-        for number, (first, last) in enumerate(self._micro_batches):
-            inputs, targets = (part.to(self.accelerator.device) for part in self.batches.read(self.step, first, last))
-            self._seed_dropout(first)
-            is_last = number == len(self._micro_batches) - 1
-            # Processes add their gradients up once a step, with the last micro-batch.
-            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                logits = self.model(inputs)  # (B, T, vocab_size)
-                nats = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
-                # The mean over the tokens of the global batch, whatever its split; DDP averages over processes.
-                loss = nats / (settings.batch_size * targets.shape[1])
-                self.accelerator.backward(loss * self.accelerator.num_processes)
-            self._loss_sum += loss.detach()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+    def _train_step(self) -> None:
+        nats, norm = self.take_step(self.step, self.read_batch)
+        self._nats += nats
+        # fp16's scaler skips a step whose gradient overflowed, and lowers its scale: that norm is no news.
+        self._norm = norm if self.accelerator.scaler is None else torch.where(norm.isfinite(), norm, self._norm)
         self._loss_steps += 1
         self.step += 1
-        return norm
+
+    def _meters(self) -> Meters:
+        device = self.accelerator.device
+        return Meters(
+            self.step,
+            tokens_per_step=self._tokens_per_step,
+            flops_per_token=flops_per_token(self.bare_model),
+            device=device,
+            processes=self.accelerator.num_processes,
+            peak=device_peak(device, self._precision) if self.accelerator.is_main_process else None,
+        )
+
+    def read_batch(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return sequences [first, last) of the batch that comes next, as inputs and targets."""
+        return self.batches.read(self.step, first, last)
 
     def resume(self, checkpoint: checkpoints.Checkpoint | None) -> None:
         """Go on from a checkpoint, if there is one."""
@@ -171,8 +188,10 @@ class Trainer:
         state = checkpoint.state
         self.step, self.run, self.history = checkpoint.step, state["run"], state["history"]
         self._loss_steps = state["loss_steps"]
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.accelerator.is_main_process:
-            self._loss_sum += state["loss_sum"]
+            self._nats += state["nats"]
             print(f"resuming after step {self.step} of {self.settings.max_steps}", flush=True)
 
     def write_outputs(self) -> None:
@@ -199,52 +218,43 @@ class Trainer:
 
     @property
     def _bare_optimizer(self) -> torch.optim.Optimizer:
-        return getattr(self.optimizer, "optimizer", self.optimizer)
+        optimizer = self.take_step.optimizer
+        return getattr(optimizer, "optimizer", optimizer)
 
-    @property
-    def _autocast(self) -> torch.dtype | None:
-        return torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else None
-
-    def _seed_dropout(self, first_sequence: int) -> None:
-        """Make dropout a function of seed, step and sequence, so that there is no random state to save."""
-        if self.params.model.dropout:
-            words = np.random.SeedSequence([self.params.base.seed, self.step, first_sequence]).generate_state(
-                1, np.uint64
-            )
-            torch.manual_seed(int(words[0]))
-
-    def _mean_loss(self) -> float:
-        """Return the mean loss of the steps since the last call and begin anew. Waits for the device."""
-        total = self._reduced_loss_sum()
-        mean = total / self._loss_steps
-        self._loss_sum.zero_()
-        self._loss_steps = 0
-        if not math.isfinite(mean):
+    def _reduced_nats(self) -> float:
+        """Return the nats of all processes since the last line of the history; waits for the device."""
+        nats = float(self.accelerator.reduce(self._nats.clone(), "sum"))  # pyright: ignore[reportArgumentType]
+        norm = float(self._norm)
+        if not math.isfinite(nats) or not math.isfinite(norm):
+            loss = nats / (self._loss_steps * self._tokens_per_step)
             raise UserError(
-                f"training diverged: the loss is {mean} at step {self.step}; lower train.learning_rate or"
-                " train.grad_clip in params.yaml, or lengthen the warm-up (the last checkpoint is from before)"
+                f"training diverged: the loss is {loss}, the gradient's norm {norm} at step {self.step}; lower"
+                " train.learning_rate or train.grad_clip in params.yaml, or lengthen the warm-up (the last checkpoint is from"
+                " before)"
             )
-        return mean
+        return nats
 
-    def _reduced_loss_sum(self) -> float:
-        return float(self.accelerator.reduce(self._loss_sum.clone(), "sum"))  # pyright: ignore[reportArgumentType]
-
-    def _log_training(self, norm: torch.Tensor, tokens_per_second: float) -> dict[str, float]:
+    def _log_training(self, meters: Meters, progress: Progress | None) -> None:
         row = {
             "step": self.step,
-            "train_loss": self._mean_loss(),
+            "train_loss": self._reduced_nats() / (self._loss_steps * self._tokens_per_step),
             "learning_rate": learning_rate(self.step - 1, self.settings),
-            "gradient_norm": float(norm),
+            "gradient_norm": float(self._norm),
         }
+        self._nats.zero_()
+        self._loss_steps = 0
         self.history["training"].append(row)
+        reading = meters.read(self.step)  # after the loss was read: the device has done all steps
         if self.tracker:
             values = {key: value for key, value in row.items() if key != "step"}
-            self.tracker.log_metrics("train", self.step, values | {"tokens_per_second": tokens_per_second})
-        return row
+            self.tracker.log_metrics("train", self.step, values | reading.metrics())
+        if progress:
+            progress.update(self.step, row["train_loss"], reading)
 
     def _validate(self, progress: Progress | None) -> None:
         part = (self.accelerator.process_index, self.accelerator.num_processes)
-        sums = self._measure(self.bare_model, self._validation, autocast=self._autocast, part=part)
+        autocast = None if self._precision == "fp32" else DTYPES[self._precision]
+        sums = self._measure(self.bare_model, self._validation, autocast=autocast, part=part)
         pair = torch.tensor([sums.nats, float(sums.tokens)], dtype=torch.float64, device=self.accelerator.device)
         nats, tokens = self.accelerator.reduce(pair, "sum").tolist()  # pyright: ignore[reportAttributeAccessIssue]
         figures = {
@@ -262,32 +272,17 @@ class Trainer:
 
     def _sample(self, tracker: Tracker) -> None:
         """Log a text that the model writes from nothing; its own generator leaves training's random numbers alone."""
-        pieces = generate_text(
-            self.bare_model,
-            self._encoding,
-            "",
-            max_new_tokens=_SAMPLE_TOKENS,
-            temperature=0.8,
-            top_k=50,
-            seed=self.step,
-        )
+        sampling = Sampling(_SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=self.step)
+        pieces = generate_text(self.bare_model, self._encoding, "", sampling)
         tracker.log_text(f"samples/step_{self.step:08d}.txt", "".join(pieces))
 
-    def _agree_on(self, signum: int) -> int:
-        """Return the signal that any process got: all stop after the same step."""
-        if self.accelerator.num_processes == 1:
-            return signum
-        signals = torch.tensor([signum], device=self.accelerator.device)
-        torch.distributed.all_reduce(signals, torch.distributed.ReduceOp.MAX)
-        return int(signals)
-
     def _save(self, folder: Path) -> None:
-        total = self._reduced_loss_sum()
-        if not math.isfinite(total):
-            self._mean_loss()  # says so and stops: nothing that is not finite is saved
+        nats = self._reduced_nats()  # raises if it is not finite: nothing such is saved
         if not self.accelerator.is_main_process:
             return
-        state = {"run": self.run, "history": self.history, "loss_sum": total, "loss_steps": self._loss_steps}
+        scaler = self.accelerator.scaler
+        state = {"run": self.run, "history": self.history, "nats": nats, "loss_steps": self._loss_steps}
+        state["scaler"] = None if scaler is None else scaler.state_dict()
         weights = self.bare_model.state_dict()
         optimizer = optimizer_tensors(self.bare_model, self._bare_optimizer)
         checkpoints.save(folder, checkpoints.Checkpoint(self.step, weights, optimizer, state))
@@ -295,15 +290,6 @@ class Trainer:
 
 def _due(step: int, last: int) -> Callable[[int], bool]:
     return lambda interval: step % interval == 0 or step == last
-
-
-def _check_processes(accelerator: Accelerator, params: Params) -> None:
-    asked = params.launch.num_processes * params.launch.num_machines
-    if accelerator.num_processes != asked:
-        raise UserError(
-            f"params.yaml: launch asks for {asked} processes, but {accelerator.num_processes} run; start `gpt pretrain`"
-            " itself (it starts them), or make the launcher's numbers the same"
-        )
 
 
 def _check_inputs() -> None:

@@ -12,7 +12,7 @@ import yaml
 from gpt import paths
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_file, write_json
-from gpt.model.generation import generate_text
+from gpt.model.generation import Sampling, generate_text
 from gpt.model.storage import load_model
 from gpt.params import Params, load_params
 from gpt.registry import package
@@ -56,11 +56,14 @@ def test_loads_and_completes_where_there_is_no_checkout(registered: Registered, 
     imported, completions, defaults = json.loads(run_elsewhere(code, tmp_path).splitlines()[-1])
     assert Path(imported).is_relative_to(project / "mlartifacts")
     gpt_model, encoding = load_model(project / paths.BASE_MODEL)
-    expected = ["".join(generate_text(gpt_model, encoding, text, **sampling)) for text in ("queen", "to be", "queen")]
-    assert completions == expected
+
+    def complete(text: str, sampling: Sampling) -> str:
+        return "".join(generate_text(gpt_model, encoding, text, sampling))
+
+    assert completions == [complete(text, Sampling(**sampling)) for text in ("queen", "to be", "queen")]
     params = load_params(project / "params.yaml")
     settings = params.evaluate.model_dump(include={"max_new_tokens", "temperature", "top_k"})
-    assert defaults == ["".join(generate_text(gpt_model, encoding, "to be", **settings, seed=params.base.seed))]
+    assert defaults == [complete("to be", Sampling(**settings, seed=params.base.seed))]
 
 
 def test_package_holds_no_pickle_and_only_the_code_that_it_needs(registered: Registered) -> None:

@@ -1,10 +1,13 @@
-"""Small projects that train, each in a folder of its own."""
+"""Small projects that train, each in a folder of its own, and Accelerate as each test needs it."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from gpt.params import Params, load_params
 from tests.conftest import small_change, write_params
@@ -38,3 +41,24 @@ def make_project(
 @pytest.fixture
 def params(make_project: Callable[..., Path]) -> Params:
     return load_params(make_project() / "params.yaml")
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps one state a process, which another precision would not fit."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def fp16_on_cpu() -> Callable[[float], Accelerator]:
+    """Accelerate gives fp16 its scaler on GPUs only; torch's own works on a CPU, slowly."""
+
+    def make(scale: float) -> Accelerator:
+        accelerator = Accelerator(cpu=True, mixed_precision="fp16")
+        accelerator.native_amp = True
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)  # pyright: ignore[reportAttributeAccessIssue]
+        return accelerator
+
+    return make

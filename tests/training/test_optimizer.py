@@ -3,8 +3,17 @@ import math
 import pytest
 import torch
 
+from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params import Params
-from gpt.training.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
+from gpt.training.optimizer import (
+    Muon,
+    build_optimizer,
+    learning_rate,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    orthogonalise,
+    set_learning_rate,
+)
 
 
 def settings(params: Params, **change: object):
@@ -24,6 +33,55 @@ def test_rate_warms_up_linearly_then_falls_as_a_cosine_to_min_lr(params: Params)
     assert rates == sorted(rates, reverse=True)
 
 
+def test_wsd_stays_at_the_peak_and_falls_linearly_at_the_end(params: Params) -> None:
+    train = settings(params, schedule="wsd", learning_rate=1e-2, min_lr=1e-3, decay_fraction=0.3)
+    assert learning_rate(10, train) == pytest.approx(1e-2 * 11 / 20)
+    assert {learning_rate(step, train) for step in range(20, 700)} == {1e-2}
+    assert learning_rate(699 + 150, train) == pytest.approx((1e-2 + 1e-3) / 2)
+    assert learning_rate(999, train) == pytest.approx(1e-3)
+
+
+def test_every_group_follows_the_schedule_at_its_own_peak(params: Params) -> None:
+    train = settings(params, optimizer="muon", learning_rate=1e-2, muon_learning_rate=0.05)
+    optimizer = build_optimizer(small_model(), train)
+    set_learning_rate(optimizer, 9, train)
+    assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([0.005, 0.025])
+
+
+def test_muon_gets_the_blocks_matrices_and_adamw_the_rest(params: Params) -> None:
+    model = small_model()
+    optimizer = build_optimizer(model, settings(params, optimizer="muon"))
+    chosen = {id(p) for group in optimizer.param_groups if group["muon"] for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert (id(parameter) in chosen) == (name.startswith("trf_blocks") and name.endswith("weight")), name
+    listed = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(listed) == len(list(model.parameters()))
+
+
+def test_muon_takes_torchs_steps(params: Params) -> None:
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((16, 16), (48, 16), (16, 48), (16, 16))]
+    theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    muon = Muon([{"params": ours, "muon": True, "lr": 0.02, "weight_decay": 0.1}], fused=True)
+    reference = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, momentum=0.95)
+    for _ in range(3):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        muon.step()
+        reference.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        # Theirs is computed in bf16, with three digits.
+        torch.testing.assert_close(mine, other, atol=0.02 * 3 * 0.02, rtol=0)
+
+
+def test_an_orthogonalised_matrix_has_singular_values_near_one() -> None:
+    torch.manual_seed(0)
+    singular = torch.linalg.svdvals(orthogonalise(torch.randn(3, 24, 64) * 100))
+    assert singular.min() > 0.6
+    assert singular.max() < 1.3
+
+
 def test_a_run_of_one_step_has_a_rate(params: Params) -> None:
     assert learning_rate(0, settings(params, max_steps=1)) == params.train.learning_rate
 
@@ -37,24 +95,29 @@ def test_only_matrices_decay(params: Params) -> None:
     assert kept["weight_decay"] == 0
 
 
-def test_state_comes_back_under_the_names_of_the_parameters(params: Params) -> None:
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_state_comes_back_under_the_names_of_the_parameters(params: Params, kind: str) -> None:
     def steps(model: torch.nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
         for _ in range(count):
-            model(torch.ones(2, 4)).square().sum().backward()
+            model(torch.arange(8)[None]).square().sum().backward()
             optimizer.step()
             optimizer.zero_grad()
 
-    torch.manual_seed(0)
-    model = torch.nn.Linear(4, 3)
-    optimizer = build_optimizer(model, settings(params))
+    train = settings(params, optimizer=kind)
+    model, twin = small_model(), small_model()
+    optimizer, other = build_optimizer(model, train), build_optimizer(twin, train)
     steps(model, optimizer, 3)
-    twin = torch.nn.Linear(4, 3)
     twin.load_state_dict(model.state_dict())
-    other = build_optimizer(twin, settings(params))
     load_optimizer_tensors(
         twin, other, {name: value.clone() for name, value in optimizer_tensors(model, optimizer).items()}
     )
     steps(model, optimizer, 2)
     steps(twin, other, 2)
-    assert torch.equal(model.weight, twin.weight)
-    assert torch.equal(model.bias, twin.bias)
+    for mine, other_parameter in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(mine, other_parameter)
+
+
+def small_model() -> GPTModel:
+    model = GPTModel(GPTConfig(vocab_size=20, n_layer=2, n_head=2, n_embd=8, block_size=8))
+    model.init_weights(0)
+    return model

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from safetensors.torch import load_file
 
 from gpt import paths
@@ -16,7 +18,9 @@ from gpt.errors import UserError
 from gpt.evaluation.likelihood import split_likelihood
 from gpt.files import read_json, sha256_tree
 from gpt.params import load_params
-from gpt.training.trainer import pretrain
+from gpt.training import checkpoint as checkpoints
+from gpt.training.compilation import missing_for_compile
+from gpt.training.trainer import Trainer, pretrain
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = paths.BASE_MODEL / "model.safetensors"
@@ -40,6 +44,14 @@ def wait_for_checkpoint(process: "subprocess.Popen[str]", step: int) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def the_run() -> Run:
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
+    experiment = client.get_experiment_by_name("shakespeare-gpt")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    return run
 
 
 def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
@@ -80,11 +92,7 @@ def test_sigterm_saves_the_state_and_the_next_start_goes_on(make_project: Callab
     stopped_at = int(errors.rsplit("after step ", 1)[1].split(";")[0])
     (newest,) = [path.name for path in sorted(Path("checkpoints").glob("*/step_*"))[-1:]]
     assert newest == f"step_{stopped_at:08d}"
-    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
-    experiment = client.get_experiment_by_name("shakespeare-gpt")
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.status == "KILLED"
+    assert the_run().info.status == "KILLED"
     process = start()
     output = ""
     assert process.stdout is not None
@@ -176,3 +184,106 @@ def test_a_launcher_with_another_number_of_processes_is_refused(make_project: Ca
     make_project(launch={"num_processes": 2, "micro_batch_size": 4})
     with pytest.raises(UserError, match="launch asks for 2 processes, but 1 run"):
         train_here()
+
+
+def test_two_processes_stop_after_the_same_step(make_project: Callable[..., Path]) -> None:
+    change = {"max_steps": 3000, "checkpoint_interval": 3000, "eval_interval": 3000, "log_interval": 7}
+    make_project(train=change, launch={"num_processes": 2, "micro_batch_size": 4})
+    process = start()
+    assert process.stderr is not None
+    line = ""
+    while "step 7/3000" not in line:
+        line = process.stderr.readline()
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    (saved,) = Path("checkpoints").glob("*/step_*")
+    stopped_at = int(saved.name.removeprefix("step_"))
+    assert stopped_at % 7 == 0
+    assert errors.count(f"stopped by SIGTERM after step {stopped_at};") == 2, errors
+    assert checkpoints.find_damage(saved) is None
+
+
+def test_measurements_go_to_mlflow_and_results_to_plots(make_project: Callable[..., Path]) -> None:
+    make_project(launch={"precision": "auto", "compile": "auto"})
+    train_here()
+    run = the_run()
+    assert run.data.metrics["tokens_per_second"] > 0
+    assert 0 < run.data.metrics["mfu"] < 1
+    assert run.data.metrics["peak_memory_megabytes"] > 10
+    assert run.data.tags["precision"].split()[0] in ("fp32", "bf16")
+    assert run.data.tags["compile"].startswith("eager (")
+    header = paths.TRAINING_PLOT.read_text(encoding="utf-8").splitlines()[0]
+    assert header == "step,train_loss,learning_rate,gradient_norm"
+
+
+def test_checkpointed_activations_train_to_the_same_bytes(make_project: Callable[..., Path]) -> None:
+    make_project("kept")
+    expected = train_here()
+    make_project("computed_again", launch={"activation_checkpointing": True})
+    assert train_here() == expected
+
+
+def test_the_training_loss_is_the_cross_entropy_with_z_loss_too(make_project: Callable[..., Path]) -> None:
+    losses = []
+    for z_loss in (0.0, 100.0):
+        make_project(f"z_{z_loss}", train={"max_steps": 1, "z_loss": z_loss})
+        train_here()
+        losses.append(paths.TRAINING_PLOT.read_text(encoding="utf-8").splitlines()[1].split(",")[1])
+    assert losses[0] == losses[1]
+
+
+def test_bf16_learns_what_fp32_learns(make_project: Callable[..., Path]) -> None:
+    losses = []
+    for precision in ("fp32", "bf16"):
+        make_project(precision, launch={"precision": precision})
+        process = start()  # one precision a process
+        _, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors
+        losses.append(float(paths.TRAINING_PLOT.read_text(encoding="utf-8").splitlines()[-1].split(",")[1]))
+        assert {tensor.dtype for tensor in load_file(WEIGHTS).values()} == {torch.float32}
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_fp16_without_a_gpu_is_refused_before_any_work(make_project: Callable[..., Path]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    make_project(launch={"precision": "fp16"})
+    with pytest.raises(UserError, match="'fp16' needs a GPU"):
+        train_here()
+    assert not Path("checkpoints").exists()
+
+
+def test_an_fp16_run_goes_on_with_the_scale_it_had(
+    make_project: Callable[..., Path], tmp_path: Path, fp16_on_cpu: Callable[[float], Accelerator]
+) -> None:
+    make_project()
+    accelerator = fp16_on_cpu(2.0**40)  # the first steps overflow, are skipped and lower it
+    trainer = Trainer(load_params(), accelerator, split_likelihood)
+    for _ in range(6):
+        trainer._train_step()
+    trainer._save(tmp_path)
+    assert accelerator.scaler is not None
+    scale = accelerator.scaler.get_scale()
+    assert scale < 2.0**40
+    accelerator.scaler = torch.amp.GradScaler("cpu")  # pyright: ignore[reportAttributeAccessIssue]
+    resumed = Trainer(load_params(), accelerator, split_likelihood)
+    resumed.resume(checkpoints.load_latest(tmp_path))
+    assert resumed.step == 6
+    assert accelerator.scaler is not None and accelerator.scaler.get_scale() == scale
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(missing_for_compile() is not None, reason="torch.compile finds no compiler")
+def test_compiled_blocks_train_to_the_same_model(make_project: Callable[..., Path]) -> None:
+    make_project("eager", model={"dropout": 0.0})
+    train_here()
+    eager = load_file(WEIGHTS)
+    make_project("compiled", model={"dropout": 0.0}, launch={"compile": True})
+    train_here()
+    compiled = load_file(WEIGHTS)
+    assert compiled.keys() == eager.keys()
+    assert largest_difference(eager, compiled) < 1e-3
+    assert the_run().data.tags["compile"].startswith("compiled (")

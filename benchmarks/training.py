@@ -1,0 +1,210 @@
+"""Training throughput beside transformers and litgpt: `make bench`, or `python -m benchmarks.training`.
+
+Every contender is a process of its own, as its user would have it, and all take their steps in turn: what disturbs the machine
+disturbs all of them. The same model for all: GPT-2's choices (litgpt: rotary positions and an untied head, which is
+what its configuration can say), random tokens, fused AdamW, gradients clipped at 1.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_ROUNDS, _WARMUP = 7, 2
+_WORK_SECONDS = 1.0
+"A contender's share of a round, at least one step."
+
+
+@dataclass(frozen=True)
+class Size:
+    n_layer: int
+    n_head: int
+    n_embd: int
+    block_size: int
+    batch_size: int
+    vocab_size: int
+
+    def __str__(self) -> str:
+        return f"{self.n_layer} × {self.n_embd}, block {self.block_size}, batch {self.batch_size}, vocabulary {self.vocab_size}"
+
+
+CPU_SIZES = {
+    "S": Size(4, 4, 128, 64, 12, 65),
+    "M": Size(6, 6, 384, 256, 8, 4096),
+    "L": Size(12, 12, 768, 256, 2, 50304),
+}
+GPU_SIZES = {"124M": Size(12, 12, 768, 1024, 32, 50304)}
+CONTENDERS = ("gpt", "gpt compiled", "transformers", "transformers compiled", "litgpt", "litgpt compiled")
+
+
+def measure() -> list[str]:
+    """Return a markdown table: tokens per second of every contender and ours against the best of the others."""
+    sizes = GPU_SIZES if torch.cuda.is_available() else CPU_SIZES
+    rows = [
+        "| size | gpt | gpt compiled | transformers | compiled | litgpt | compiled | ratio to the best peer |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, size in sizes.items():
+        rates = race(name)
+        ours = max(rates[contender] for contender in CONTENDERS[:2])
+        peer = max(rates[contender] for contender in CONTENDERS[2:])
+        shown = " | ".join(f"{rates[contender]:,.0f}" for contender in CONTENDERS)
+        rows.append(f"| {name}: {size} | {shown} | **{ours / peer:.2f} ×** |")
+        print(rows[-1], flush=True)
+    return rows
+
+
+def race(name: str) -> dict[str, float]:
+    """Return the median tokens per second of every contender at one size, over rounds in which they take turns."""
+    size = (CPU_SIZES | GPU_SIZES)[name]
+    workers = {contender: _Worker(contender, name) for contender in CONTENDERS}
+    try:
+        steps: dict[str, int] = {}
+        for contender, worker in workers.items():  # compiles and warms up, one after the other
+            worker.run(_WARMUP)
+            steps[contender] = max(1, round(_WORK_SECONDS / worker.run(1)[0]))
+        seconds: dict[str, list[float]] = {contender: [] for contender in workers}
+        for number in range(_ROUNDS):
+            order = list(workers) if number % 2 else list(reversed(workers))
+            for contender in order:
+                seconds[contender].append(statistics.median(workers[contender].run(steps[contender])))
+    finally:
+        for worker in workers.values():
+            worker.close()
+    tokens = size.batch_size * size.block_size
+    return {contender: tokens / statistics.median(times) for contender, times in seconds.items()}
+
+
+class _Worker:
+    """A process that takes as many training steps as a line asks for and answers with their seconds."""
+
+    def __init__(self, contender: str, size: str) -> None:
+        command = [sys.executable, "-m", "benchmarks.training", contender, size]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def run(self, steps: int) -> list[float]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("["):  # libraries print things of their own
+                return json.loads(line)
+        raise RuntimeError(f"{' '.join(self._process.args)} ended with {self._process.wait()}")  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def work(contender: str, name: str) -> None:
+    """Be one contender: read numbers of steps from stdin, write the seconds of each step to stdout."""
+    size = (CPU_SIZES | GPU_SIZES)[name]
+    torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tokens = torch.randint(0, size.vocab_size, (size.batch_size, size.block_size + 1))
+    library, _, mode = contender.partition(" ")
+    step = {"gpt": _gpt, "transformers": _transformers, "litgpt": _litgpt}[library](
+        size, mode == "compiled", tokens, device
+    )
+    for line in sys.stdin:
+        seconds: list[float] = []
+        for _ in range(int(line)):
+            begun = time.perf_counter()
+            step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - begun)
+        print(json.dumps(seconds), flush=True)
+
+
+def _gpt(size: Size, compiled: bool, tokens: torch.Tensor, device: torch.device) -> Callable[[], Any]:
+    """What `gpt pretrain` runs, without its logging, validation and checkpoints."""
+    from accelerate import Accelerator
+
+    from gpt.model.transformer import GPTConfig, GPTModel
+    from gpt.params import load_params
+    from gpt.training.launch import keep_freed_memory
+    from gpt.training.optimizer import build_optimizer
+    from gpt.training.step import TrainStep
+
+    keep_freed_memory()
+    accelerator = Accelerator(mixed_precision="bf16" if device.type == "cuda" else "no", cpu=device.type == "cpu")
+    choices = {"batch_size": size.batch_size, "optimizer": "adamw", "grad_clip": 1.0, "z_loss": 0.0}
+    settings = load_params().train.model_copy(update=choices)
+    model = GPTModel(
+        GPTConfig(size.vocab_size, size.n_layer, size.n_head, size.n_embd, size.block_size)  # GPT-2's choices
+    )
+    model.init_weights(0)
+    model.to(device)
+    if compiled:
+        for block in model.trf_blocks:
+            block.compile()
+    optimizer = build_optimizer(model, settings)
+    train_step = TrainStep(model, optimizer, settings, accelerator, micro_batch_size=size.batch_size, seed=0)
+    return lambda: train_step(0, lambda first, last: (tokens[first:last, :-1], tokens[first:last, 1:]))
+
+
+def _transformers(size: Size, compiled: bool, tokens: torch.Tensor, device: torch.device) -> Callable[[], Any]:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=size.vocab_size, n_positions=size.block_size, n_embd=size.n_embd, n_layer=size.n_layer,
+        n_head=size.n_head, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config)
+    return _plain_step(model, lambda inputs: model(inputs).logits, compiled, tokens, device)
+
+
+def _litgpt(size: Size, compiled: bool, tokens: torch.Tensor, device: torch.device) -> Callable[[], Any]:
+    from litgpt import GPT, Config  # pyright: ignore[reportMissingImports]
+
+    config = Config(
+        block_size=size.block_size, vocab_size=size.vocab_size, padded_vocab_size=size.vocab_size,
+        n_layer=size.n_layer, n_head=size.n_head, n_embd=size.n_embd, rotary_percentage=0.25, parallel_residual=False,
+        bias=True, norm_class_name="LayerNorm", mlp_class_name="GptNeoxMLP", gelu_approximate="tanh",
+    )  # fmt: skip
+    model = GPT(config)
+    return _plain_step(model, model, compiled, tokens, device)
+
+
+def _plain_step(
+    model: torch.nn.Module, logits: Callable[..., Any], compiled: bool, tokens: torch.Tensor, device: torch.device
+) -> Callable[[], Any]:
+    """The step that a user of these libraries writes: mean cross-entropy, backward, clip, fused AdamW."""
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    tokens = tokens.to(device)
+
+    def loss() -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            predicted = logits(tokens[:, :-1])
+        return torch.nn.functional.cross_entropy(predicted.flatten(0, 1).float(), tokens[:, 1:].flatten())
+
+    forward = torch.compile(loss) if compiled else loss
+
+    def step() -> None:
+        forward().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        work(*sys.argv[1:])
+    else:
+        print("\n".join(measure()))

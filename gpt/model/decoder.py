@@ -1,0 +1,108 @@
+"""`GPTModel.hidden` and `logits` for one token a row, in fewer and larger calls: what writing text spends its time on.
+
+The same function of the same weights, only arranged for a few rows: a pass of one token reads every weight once, so that their
+layout in memory and the number of calls decide its time. tests/model/test_decoder.py holds the two to the same logits.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gpt.model.cache import KeyValueCache, LayerCache
+from gpt.model.layers import GatedFeedForward, gelu
+from gpt.model.loss import soft_cap
+from gpt.model.transformer import GPTModel, TransformerBlock
+
+_MANY_ROWS = 64
+"From here on a matrix product is limited by arithmetic, and PyTorch's own choice is the best."
+
+
+class Decoder:
+    """Reads one token of each row of a cache. Holds copies of some weights: build it anew when they have changed.
+
+    `transpose` holds copies of all weights of linear layers, in the layout in which a CPU reads them for a single row a fifth
+    faster; making them takes as long as some ten tokens.
+    """
+
+    def __init__(self, model: GPTModel, *, transpose: bool = False) -> None:
+        self._model = model
+        self._table = model.position_table if model.pos_emb is None else model.pos_emb.weight
+        self._layers = [_Layer(block, transpose) for block in model.trf_blocks if isinstance(block, TransformerBlock)]
+        self._head = _Linear(model.head_weight, None, transpose)
+
+    @torch.inference_mode()
+    def __call__(self, tokens: torch.Tensor, cache: KeyValueCache) -> torch.Tensor:
+        """Return logits (B, vocab_size) of what follows `tokens` (B,), which the cache then holds too."""
+        positions = cache.begin(1)
+        x = F.embedding(tokens, self._model.tok_emb.weight)  # (B, C)
+        if self._table is not None:
+            x = x + (self._table[:1] if positions is None else self._table[positions.flatten()])
+        for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
+            x = layer(x, layer_cache)
+        cache.advance(1)
+        return soft_cap(self._head(self._model.final_norm(x)), self._model.config.logit_softcap)
+
+
+class _Layer:
+    """A `TransformerBlock`'s weights: queries, keys and values in one matrix, and so gate and expansion."""
+
+    def __init__(self, block: TransformerBlock, transpose: bool) -> None:
+        self._block, self._att, ff = block, block.att, block.ff
+        self._gated = isinstance(ff, GatedFeedForward)
+        self._squared = not isinstance(ff, GatedFeedForward) and ff.activation == "relu2"
+        self._qkv = _joined([block.att.W_query, block.att.W_key, block.att.W_value], transpose)
+        self._out = _joined([block.att.out_proj], transpose)
+        self._expand = _joined([ff.gate, ff.expand] if isinstance(ff, GatedFeedForward) else [ff.expand], transpose)
+        self._shrink = _joined([ff.out_proj], transpose)
+
+    def __call__(self, x: torch.Tensor, cache: LayerCache) -> torch.Tensor:
+        x = x + self._out(self._attend(self._block.norm1(x), cache))
+        h = self._expand(self._block.norm2(x))
+        if self._gated:
+            gate, h = h.chunk(2, dim=-1)
+            h = F.silu(gate) * h
+        else:
+            h = F.relu(h).square() if self._squared else gelu(h)
+        return x + self._shrink(h)
+
+    def _attend(self, x: torch.Tensor, cache: LayerCache) -> torch.Tensor:
+        """Map (B, C) to the heads' contexts side by side (B, C)."""
+        att, B = self._att, len(x)
+        heads = self._qkv(x).contiguous().view(B, -1, 1, att.head_dim)  # of queries, keys and values
+        attending, values = heads.split((att.num_heads + att.num_kv_heads, att.num_kv_heads), dim=1)
+        if att.query_norm is not None and att.key_norm is not None:
+            queries, keys = attending.split((att.num_heads, att.num_kv_heads), dim=1)
+            attending = torch.cat((att.query_norm(queries), att.key_norm(keys)), dim=1)
+        if att.rotary is not None:
+            attending = att.rotary(attending, cache.positions)
+        queries, keys = attending.split((att.num_heads, att.num_kv_heads), dim=1)
+        keys, values = cache.extend(keys, values)
+        # Queries that share a key head stand where a sequence's tokens would: nothing is repeated for them.
+        queries = queries.reshape(B, att.num_kv_heads, -1, att.head_dim)
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=cache.mask).reshape(B, -1)
+
+
+class _Linear:
+    """A linear layer for a few rows: (B, in) to (B, out)."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, transpose: bool) -> None:
+        self._weight, self._bias = weight, bias
+        self._transposed = weight.t().contiguous() if transpose else None  # (in, out)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self._transposed is not None:
+            return x @ self._transposed if self._bias is None else torch.addmm(self._bias, x, self._transposed)
+        if x.device.type != "cpu" or len(x) > _MANY_ROWS:
+            return F.linear(x, self._weight, self._bias)
+        # With the many outputs as rows of the product a CPU splits the work better between its cores.
+        if self._bias is None:
+            return (self._weight @ x.t()).t()
+        return torch.addmm(self._bias[:, None], self._weight, x.t()).t()
+
+
+def _joined(layers: list[nn.Linear], transpose: bool) -> _Linear:
+    """Return layers of the same input as one, whose outputs stand side by side."""
+    if len(layers) == 1:
+        return _Linear(layers[0].weight, layers[0].bias, transpose)
+    biases: list[torch.Tensor] = [layer.bias for layer in layers if layer.bias is not None]
+    return _Linear(torch.cat([layer.weight for layer in layers]), torch.cat(biases) if biases else None, transpose)

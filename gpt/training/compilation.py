@@ -1,0 +1,101 @@
+"""Whether the transformer blocks are compiled. It costs seconds to minutes before the first step, so it must pay for itself.
+
+The blocks are compiled, not the model: they all run the same code, which is compiled once; a whole model takes four
+times as long, and longer with every layer.
+"""
+
+import importlib.util
+import math
+import os
+import shutil
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from gpt.errors import UserError
+from gpt.model.transformer import GPTModel
+from gpt.params import Launch
+from gpt.training.launch import Choice, largest_of_processes
+from gpt.training.step import Read, TrainStep
+
+# Two cores compile a block in about 10 s, busy ones in many more, and steps then take a fifth to a third less time.
+_SLOW_COMPILE_SECONDS = 30.0
+_LARGE_SAVING = 0.4
+
+
+def choose_compile(settings: Launch, step: TrainStep, number: int, steps_left: int, read: Read) -> Choice:
+    """Compile the blocks of the step's model, or leave them, as `launch.compile` says; for `auto`, measure on step `number`.
+
+    All processes choose the same. No state of the training changes. Raises `UserError` if `launch.compile` is true and
+    cannot be done.
+    """
+    if settings.compile is False:
+        return Choice("eager", "as params.yaml says")
+    must, lacking = settings.compile is True, missing_for_compile()
+    if largest_of_processes(step.accelerator, float(lacking is not None)):
+        lacking = lacking or "another process cannot compile"
+        return _give_up(must, lacking, f"{lacking}; install it, or use auto or false")
+    eager = math.inf
+    if not must:
+        eager = step.passes * largest_of_processes(step.accelerator, step.time_pass(number, read)[1])
+        if not worth_compiling(eager, steps_left):
+            return Choice("eager", f"{steps_left} steps of {eager:.3g} s cannot repay compiling")
+    first, later, failure = _compile(step, number, read, repeat=0 if must else 2)
+    compiled = step.passes * largest_of_processes(step.accelerator, later)
+    if math.isinf(compiled):
+        _uncompile(step.bare_model)
+        failure = f"compiling failed: {failure or 'in another process'}"
+        return _give_up(must, failure, f"{failure}; use false")
+    if must:
+        return Choice("compiled", f"as params.yaml says, in {first:.3g} s")
+    if compiled >= eager:
+        _uncompile(step.bare_model)
+        return Choice("eager", f"{eager:.3g} s a step, compiled {compiled:.3g} s")
+    saved = (eager - compiled) * steps_left - first
+    return Choice(
+        "compiled", f"{compiled:.3g} s a step, eager {eager:.3g} s; saves {saved:.0f} s over {steps_left} steps"
+    )
+
+
+def worth_compiling(eager_seconds: float, steps_left: int) -> bool:
+    """Whether the steps that are left would repay compiling if it were slow and saved much; `eager_seconds` are one step's."""
+    return eager_seconds * steps_left * _LARGE_SAVING > _SLOW_COMPILE_SECONDS
+
+
+def missing_for_compile() -> str | None:
+    """Return what torch.compile needs on this machine and does not find, in words, or None."""
+    if torch.cuda.is_available():
+        if importlib.util.find_spec("triton") is None:
+            return "Triton is not installed"
+        compilers = (os.environ["CC"],) if os.environ.get("CC") else ("gcc", "clang")
+        return None if any(map(shutil.which, compilers)) else f"there is no C compiler ({', '.join(compilers)})"
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    return None if shutil.which(compiler) else f"there is no C++ compiler ({compiler})"
+
+
+def eager_blocks(model: GPTModel) -> AbstractContextManager[object]:
+    """Run compiled blocks as they were written: other shapes than training's would each be compiled anew."""
+    is_compiled = model.trf_blocks[0]._compiled_call_impl is not None
+    return torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()
+
+
+def _give_up(must: bool, reason: str, advice: str) -> Choice:
+    if must:
+        raise UserError(f"params.yaml: launch.compile = True, but {advice}")
+    return Choice("eager", reason)
+
+
+def _compile(step: TrainStep, number: int, read: Read, repeat: int) -> tuple[float, float, str]:
+    """Compile the blocks; return the seconds of the first pass, which compiles, and of a later one, and what went wrong."""
+    for block in step.bare_model.trf_blocks:
+        block.compile(dynamic=False)
+    try:
+        return *step.time_pass(number, read, repeat), ""
+    except Exception as error:  # compilers fail in many ways, and none of them need stop a run
+        return math.inf, math.inf, " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _uncompile(model: GPTModel) -> None:
+    for block in model.trf_blocks:
+        block._compiled_call_impl = None  # what Module.compile() sets; there is no public way back

@@ -1,0 +1,128 @@
+"""The optimizer step: gradients of micro-batches added up, clipped, applied. What is computed here, Accelerate places.
+
+Nothing in a step makes the host wait for the device: losses and norms stay there until somebody reads them. It needs no
+folders and no params.yaml, so that a benchmark measures what training runs.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from gpt.model.transformer import GPTModel
+from gpt.params import Train
+from gpt.training.optimizer import set_learning_rate
+
+Read = Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]
+"Inputs and targets, each (last - first, T), of the sequences [first, last) of a global batch."
+
+
+class TrainStep:
+    """Takes optimizer steps with the gradient of the mean over all tokens of the global batch, however it is split.
+
+    `model` is on the accelerator's device, `optimizer` holds its parameters. A process computes its share of
+    `settings.batch_size` sequences, `micro_batch_size` at a time. Raises `ValueError` if they do not divide.
+    """
+
+    def __init__(
+        self,
+        model: GPTModel,
+        optimizer: torch.optim.Optimizer,
+        settings: Train,
+        accelerator: Accelerator,
+        *,
+        micro_batch_size: int,
+        seed: int,
+    ) -> None:
+        self.bare_model, self.accelerator, self._settings, self._seed = model, accelerator, settings, seed
+        self.model: nn.Module
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        share, rest = divmod(settings.batch_size, accelerator.num_processes)
+        if rest or share % micro_batch_size:
+            split = f"{accelerator.num_processes} processes and micro-batches of {micro_batch_size}"
+            raise ValueError(f"a batch of {settings.batch_size} sequences does not divide into {split}")
+        begin = accelerator.process_index * share
+        self._firsts = range(begin, begin + share, micro_batch_size)
+        self._size = micro_batch_size
+
+    @property
+    def passes(self) -> int:
+        """Micro-batches that a process computes in a step."""
+        return len(self._firsts)
+
+    def __call__(self, number: int, read: Read) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take step `number` (from 0) on the batch that `read` gives.
+
+        Returns, on the device, the nats of this process's sequences (their cross-entropy, summed over tokens) and the norm
+        of the whole gradient before clipping.
+        """
+        set_learning_rate(self.optimizer, number, self._settings)
+        self.model.train()
+        nats = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        for first in self._firsts:
+            # Processes add their gradients up once a step, with the last micro-batch.
+            is_last = first == self._firsts[-1]
+            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                nats += self._forward_backward(number, first, read)
+        norm = self._clip()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return nats, norm
+
+    def time_pass(self, number: int, read: Read, repeat: int = 2) -> tuple[float, float]:
+        """Return the seconds of a micro-batch's first forward and backward pass, and of the fastest of `repeat` later ones.
+
+        Weights, gradients and random numbers are as before; nothing is exchanged with other processes.
+        """
+        device, seconds = self.accelerator.device, []
+        self.model.train()
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), self.accelerator.no_sync(self.model):
+            for _ in range(1 + repeat):
+                begun = time.perf_counter()
+                try:
+                    self._forward_backward(number, self._firsts[0], read)
+                    if device.type == "cuda":
+                        torch.cuda.synchronize(device)
+                finally:
+                    self.optimizer.zero_grad(set_to_none=True)
+                seconds.append(time.perf_counter() - begun)
+        return seconds[0], min(seconds[1:], default=seconds[0])
+
+    def _forward_backward(self, number: int, first: int, read: Read) -> torch.Tensor:
+        """Add a micro-batch's gradient; return its nats."""
+        inputs, targets = (self._to_device(part) for part in read(first, first + self._size))
+        self._seed_dropout(number, first)
+        # The mean over the tokens of the global batch, whatever its split; DDP averages over processes.
+        scale = self.accelerator.num_processes / (self._settings.batch_size * targets.shape[1])
+        loss, nats = self.model(inputs, targets, scale=scale, z_loss=self._settings.z_loss)
+        self.accelerator.backward(loss)
+        return nats
+
+    def _to_device(self, tokens: torch.Tensor) -> torch.Tensor:
+        device = self.accelerator.device
+        if device.type == "cuda":
+            # From pageable memory the host would wait for the copy.
+            return tokens.pin_memory().to(device, non_blocking=True)
+        return tokens.to(device)
+
+    def _seed_dropout(self, number: int, first: int) -> None:
+        """Make dropout a function of seed, step and sequence, so that there is no random state to save."""
+        if self.bare_model.config.dropout:
+            words = np.random.SeedSequence([self._seed, number, first]).generate_state(1, np.uint64)
+            torch.manual_seed(int(words[0]))
+
+    def _clip(self) -> torch.Tensor:
+        """Clip the gradient to `grad_clip`; return its norm before."""
+        self.accelerator.unscale_gradients(self.optimizer)  # fp16 only
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        limit = self._settings.grad_clip
+        # Asking whether the norm is too large costs nothing on a CPU, where multiplying by one costs a pass over memory; on a
+        # GPU asking would make the host wait.
+        if limit and (norm.device.type != "cpu" or norm > limit):
+            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        return norm

@@ -1,0 +1,100 @@
+import re
+
+import pytest
+import torch
+
+from gpt.errors import UserError
+from gpt.params import Launch, load_params
+from gpt.training.compilation import choose_compile, eager_blocks, missing_for_compile, worth_compiling
+from tests.conftest import ROOT
+from tests.training.test_step import difference, make_model, make_settings, make_step, read
+
+needs_compiler = pytest.mark.skipif(missing_for_compile() is not None, reason="torch.compile finds no compiler")
+
+
+def launch(compile: object) -> Launch:
+    return load_params(ROOT / "params.yaml").launch.model_copy(update={"compile": compile})
+
+
+@pytest.mark.parametrize(
+    ("eager_seconds", "steps_left", "worth"),
+    [
+        (0.05, 1200, False),
+        (0.05, 2000, True),
+        (5.0, 10, False),
+        (5.0, 100, True),
+        (0.001, 10_000, False),
+        (1.0, 0, False),
+    ],
+)
+def test_auto_compiles_only_when_the_steps_left_can_repay_it(
+    eager_seconds: float, steps_left: int, worth: bool
+) -> None:
+    assert worth_compiling(eager_seconds, steps_left) is worth
+
+
+def test_auto_stays_eager_for_a_short_run_and_says_why() -> None:
+    step, _ = make_step(make_model(), make_settings(), micro_batch_size=2)
+    choice = choose_compile(launch("auto"), step, 0, 30, read)
+    assert choice.value == "eager"
+    assert "30 steps of" in choice.reason or "no C" in choice.reason
+    assert step.bare_model.trf_blocks[0]._compiled_call_impl is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU needs other compilers")
+def test_without_a_compiler_auto_stays_eager_and_true_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    step, _ = make_step(make_model(), make_settings())
+    choice = choose_compile(launch("auto"), step, 0, 10**9, read)
+    assert str(choice) == "eager (there is no C++ compiler (no-such-compiler))"
+    with pytest.raises(UserError, match=r"launch\.compile = True, but there is no C\+\+ compiler .*; install it"):
+        choose_compile(launch(True), step, 0, 10, read)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_auto_measures_both_and_keeps_the_faster() -> None:
+    model = make_model()
+    step, _ = make_step(model, make_settings(), micro_batch_size=4)
+    choice = choose_compile(launch("auto"), step, 0, 10**9, read)
+    chosen, other = (float(figure) for figure in re.findall(r"([0-9.e-]+) s(?: a step|;|$|\))", choice.reason)[:2])
+    assert chosen <= other
+    assert (model.trf_blocks[0]._compiled_call_impl is not None) is (choice.value == "compiled")
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_compiler_that_fails_leaves_auto_eager_and_training_going() -> None:
+    import torch._inductor.config as inductor
+
+    model = make_model()
+    step, seen = make_step(model, make_settings())
+    with inductor.patch({"cpp.cxx": (None, "false"), "force_disable_caches": True}):
+        choice = choose_compile(launch("auto"), step, 0, 10**9, read)
+        assert choice.value == "eager"
+        assert choice.reason.startswith("compiling failed: ")
+        assert all(parameter.grad is None for parameter in model.parameters())
+        step(0, read)
+        assert seen
+        with pytest.raises(UserError, match=r"launch\.compile = True, but compiling failed: .*; use false"):
+            choose_compile(launch(True), step, 0, 10, read)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_compiled_blocks_compute_the_same_gradient(checkpointed: bool) -> None:
+    gradients = []
+    for compile in (False, True):
+        model = make_model(n_layer=3, norm="rmsnorm", position="rotary", activation="swiglu")
+        model.checkpoint_activations = checkpointed
+        step, seen = make_step(model, make_settings(), micro_batch_size=4)
+        names = list(model.state_dict())
+        choice = choose_compile(launch(compile), step, 0, 10, read)
+        assert choice.value == ("compiled" if compile else "eager")
+        step(0, read)
+        gradients.append(seen[0])
+        assert list(model.state_dict()) == names, "a checkpoint does not know whether blocks were compiled"
+        with eager_blocks(model), torch.inference_mode():
+            model(read(0, 3)[0][:, :7])  # another shape: compiled it would take seconds
+    assert difference(*gradients) < 1e-5
