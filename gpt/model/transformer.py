@@ -17,7 +17,7 @@ from gpt.model.loss import linear_cross_entropy, soft_cap
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The architecture: section `model` of params.yaml and the tokenizer's vocabulary. Where it has defaults they are GPT-2's choices."""
+    """The architecture: section `model` of params.yaml and the tokenizer's vocabulary. Its defaults are GPT-2's choices."""
 
     vocab_size: int
     n_layer: int

@@ -53,6 +53,9 @@ class Muon(torch.optim.AdamW):
         super().__init__(groups, **adamw)
         self._step_supports_amp_scaling = False  # fp16's scaler must skip both kinds of groups together
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        torch.optim.Optimizer.__setstate__(self, state)  # AdamW's expects its own state of every parameter
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Update all parameters once."""

@@ -36,7 +36,7 @@ def test_rate_warms_up_linearly_then_falls_as_a_cosine_to_min_lr(params: Params)
 def test_wsd_stays_at_the_peak_and_falls_linearly_at_the_end(params: Params) -> None:
     train = settings(params, schedule="wsd", learning_rate=1e-2, min_lr=1e-3, decay_fraction=0.3)
     assert learning_rate(10, train) == pytest.approx(1e-2 * 11 / 20)
-    assert {learning_rate(step, train) for step in range(20, 700)} == {1e-2}
+    assert [learning_rate(step, train) for step in range(20, 700)] == pytest.approx([1e-2] * 680)
     assert learning_rate(699 + 150, train) == pytest.approx((1e-2 + 1e-3) / 2)
     assert learning_rate(999, train) == pytest.approx(1e-3)
 
