@@ -20,8 +20,8 @@ _MANY_ROWS = 64
 class Decoder:
     """Reads one token of each row of a cache. Holds copies of some weights: build it anew when they have changed.
 
-    `transpose` holds copies of all weights of linear layers, in the layout in which a CPU reads them for a single row a fifth
-    faster; making them takes as long as some ten tokens.
+    `transpose` holds copies of the linear layers' weights in the layout in which a CPU reads them fastest for a single row;
+    making them takes as long as some ten tokens.
     """
 
     def __init__(self, model: GPTModel, *, transpose: bool = False) -> None:
@@ -68,14 +68,13 @@ class _Layer:
     def _attend(self, x: torch.Tensor, cache: LayerCache) -> torch.Tensor:
         """Map (B, C) to the heads' contexts side by side (B, C)."""
         att, B = self._att, len(x)
-        heads = self._qkv(x).contiguous().view(B, -1, 1, att.head_dim)  # of queries, keys and values
-        attending, values = heads.split((att.num_heads + att.num_kv_heads, att.num_kv_heads), dim=1)
+        heads = self._qkv(x).contiguous().view(B, -1, 1, att.head_dim)  # of queries, then of keys, then of values
+        first_key, first_value = att.num_heads, att.num_heads + att.num_kv_heads
+        queries, keys, values = heads[:, :first_key], heads[:, first_key:first_value], heads[:, first_value:]
         if att.query_norm is not None and att.key_norm is not None:
-            queries, keys = attending.split((att.num_heads, att.num_kv_heads), dim=1)
-            attending = torch.cat((att.query_norm(queries), att.key_norm(keys)), dim=1)
+            queries, keys = att.query_norm(queries), att.key_norm(keys)
         if att.rotary is not None:
-            attending = att.rotary(attending, cache.positions)
-        queries, keys = attending.split((att.num_heads, att.num_kv_heads), dim=1)
+            queries, keys = att.rotary(queries, cache.positions), att.rotary(keys, cache.positions)
         keys, values = cache.extend(keys, values)
         # Queries that share a key head stand where a sequence's tokens would: nothing is repeated for them.
         queries = queries.reshape(B, att.num_kv_heads, -1, att.head_dim)
@@ -87,14 +86,16 @@ class _Linear:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, transpose: bool) -> None:
         self._weight, self._bias = weight, bias
-        self._transposed = weight.t().contiguous() if transpose else None  # (in, out)
+        # A row of the weight is read at a time as it is, a column of it transposed: the longer the better.
+        widens = weight.shape[0] > weight.shape[1]
+        self._transposed = weight.t().contiguous() if transpose and widens else None  # (in, out)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if self._transposed is not None:
             return x @ self._transposed if self._bias is None else torch.addmm(self._bias, x, self._transposed)
-        if x.device.type != "cpu" or len(x) > _MANY_ROWS:
+        if x.device.type != "cpu" or not 1 < len(x) <= _MANY_ROWS:
             return F.linear(x, self._weight, self._bias)
-        # With the many outputs as rows of the product a CPU splits the work better between its cores.
+        # With the many outputs as rows of the product, a CPU divides the work between its cores much better.
         if self._bias is None:
             return (self._weight @ x.t()).t()
         return torch.addmm(self._bias[:, None], self._weight, x.t()).t()
