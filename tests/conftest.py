@@ -49,7 +49,7 @@ def small_change(text: Path) -> Change:
         "prepare": {"validation_fraction": 0.2, "test_fraction": 0.2, "split_seed": 0},
         "tokenizer": {"kind": "char", "vocab_size": 400},
         "tokenize": {"shard_tokens": 1024},
-        "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "dropout": 0.0},
+        "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "dropout": 0.0, "init": "gpt2"},
         "train": {"max_steps": 4, "batch_size": 8},
         "evaluate": {"max_new_tokens": 8},
         "launch": {"micro_batch_size": 8},

@@ -118,7 +118,7 @@ WRONG_PARAMS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a word for a number": (change(model={"n_layer": "four"}), r"model\.n_layer = 'four'"),
     "a fraction for a count": (change(train={"batch_size": 8.5}), r"train\.batch_size = 8\.5"),
     "a number for a choice": (change(model={"bias": 1}), r"model\.bias = 1"),
-    "not a number": (edit(r"learning_rate: \S+", "learning_rate: .nan"), r"train\.learning_rate = nan"),
+    "not a number": (edit(r"^  learning_rate: \S+", "  learning_rate: .nan"), r"train\.learning_rate = nan"),
     "heads that do not divide": (
         change(model={"n_head": 3}),
         r"model: n_embd \(16\) must be divisible by n_head \(3\)",

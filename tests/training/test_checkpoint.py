@@ -110,7 +110,7 @@ def test_fingerprint_changes_with_what_the_result_depends_on_and_nothing_else(
     different = [
         of("f", data="other"),
         of("g", tokenizer="other"),
-        of("h", train={"learning_rate": 1.0e-2}),
+        of("h", train={"learning_rate": 1.0e-4}),
         of("i", model={"n_embd": 32}),
         of("j", base={"seed": 1}),
     ]

@@ -21,7 +21,7 @@ def settings(params: Params, **change: object):
 
 
 def test_rate_warms_up_linearly_then_falls_as_a_cosine_to_min_lr(params: Params) -> None:
-    train = settings(params, learning_rate=1e-2, min_lr=1e-4)
+    train = settings(params, schedule="cosine", learning_rate=1e-2, min_lr=1e-4)
     assert learning_rate(0, train) == pytest.approx(1e-2 / 20)
     assert learning_rate(19, train) == pytest.approx(1e-2)
     assert learning_rate(20, train) == pytest.approx(1e-2)
