@@ -39,6 +39,12 @@ def main() -> int:
     ]
     if "quality" in names and not options.text:
         parser.error("quality needs --text FILE")
+    if options.text and not options.text.is_file():
+        parser.error(f"--text {options.text}: not a file; name a text of about a million characters")
+    try:
+        headings = {name: _heading(name) for name in names}
+    except metadata.PackageNotFoundError as error:
+        parser.error(f"{error.name} is not installed; `make bench` installs the peers")
     measures: dict[str, Callable[[], list[str]]] = {
         "training": training.measure,
         "generation": generation.measure,
@@ -47,13 +53,16 @@ def main() -> int:
     }
     sections = _read()
     for name in names:
-        rows = measures[name]()
-        versions = ", ".join(f"{package} {metadata.version(package)}" for package in _PACKAGES[name])
-        command = f"python -m benchmarks {name}" + (" --text FILE" if name == "quality" else "")
-        machine = f"{describe_hardware()}, Python {platform.python_version()}, {versions}. `{command}`."
-        sections[name] = "\n".join([machine, "", *rows])
+        sections[name] = "\n".join([headings[name], "", *measures[name]()])
         _write(sections)
     return 0
+
+
+def _heading(name: str) -> str:
+    """Say on what a table was measured, and with which command."""
+    versions = ", ".join(f"{package} {metadata.version(package)}" for package in _PACKAGES[name])
+    command = f"python -m benchmarks {name}" + (" --text FILE" if name == "quality" else "")
+    return f"{describe_hardware()}, Python {platform.python_version()}, {versions}. `{command}`."
 
 
 def _read() -> dict[str, str]:

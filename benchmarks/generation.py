@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from gpt.model.architectures import GPT2
 from gpt.model.generation import Sampling, generate_tokens
 from gpt.model.transformer import GPTConfig, GPTModel
 
@@ -113,27 +114,11 @@ def _models(size: Size, device: torch.device) -> tuple[Any, GPTModel]:
     model = (
         GPTModel(GPTConfig(size.vocab_size, size.n_layer, size.n_head, size.n_embd, size.block_size)).eval().to(device)
     )
-    theirs = peer.state_dict()
-
-    def linear(name: str) -> list[torch.Tensor]:  # GPT-2 stores (in, out)
-        return [theirs[f"{name}.weight"].t(), theirs[f"{name}.bias"]]
-
-    def norm(name: str) -> list[torch.Tensor]:
-        return [theirs[f"{name}.weight"], theirs[f"{name}.bias"]]
-
-    tensors = [theirs["transformer.wte.weight"], theirs["transformer.wpe.weight"]]
-    for number in range(size.n_layer):
-        name = f"transformer.h.{number}"
-        weights, biases = (part.chunk(3) for part in linear(f"{name}.attn.c_attn"))
-        tensors += norm(f"{name}.ln_1")
-        tensors += [part for pair in zip(weights, biases, strict=True) for part in pair]
-        tensors += linear(f"{name}.attn.c_proj") + norm(f"{name}.ln_2")
-        tensors += linear(f"{name}.mlp.c_fc") + linear(f"{name}.mlp.c_proj")
-    tensors += norm("transformer.ln_f")
-    with torch.no_grad():
-        for parameter, tensor in zip(model.parameters(), tensors, strict=True):
-            assert parameter.shape == tensor.shape, "parameters come in the order in which a token meets them"
-            parameter.copy_(tensor)
+    theirs, ours = peer.state_dict(), model.state_dict()
+    for name, parts in GPT2.pairs(size.n_layer, ours):
+        tensor = theirs[name].T if name.endswith(GPT2.transposed) else theirs[name]
+        for part, piece in zip(parts, tensor.chunk(len(parts)), strict=True):
+            ours[part].copy_(piece)
     return peer, model
 
 

@@ -297,12 +297,7 @@ def _add_conversions(commands: "argparse._SubParsersAction[argparse.ArgumentPars
     parser.add_argument(
         "--format", dest="form", choices=["huggingface"], default="huggingface", help="form of the folder"
     )
-    parser.add_argument(
-        "--model",
-        default="models/base",
-        metavar="PATH|URI",
-        help="a model folder, models:/NAME/VERSION or models:/NAME@ALIAS (default: %(default)s)",
-    )
+    _add_model(parser)
 
 
 def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -310,12 +305,7 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "prompts", nargs="+", metavar="PROMPT", help="one is continued before your eyes, several all at once"
     )
-    parser.add_argument(
-        "--model",
-        default="models/base",
-        metavar="PATH|URI",
-        help="a model folder, models:/NAME/VERSION or models:/NAME@ALIAS (default: %(default)s)",
-    )
+    _add_model(parser)
     parser.add_argument("--max-new-tokens", type=_at_least(int, 1), metavar="N")
     parser.add_argument(
         "--temperature", type=_at_least(float, 0), metavar="X", help="0 takes the likeliest token always"
@@ -354,6 +344,15 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("--seed", type=_at_least(int, 0), metavar="N", help="the next prompt's is one more")
     parser.epilog = "What is not given and has no default here is taken from params.yaml: evaluate and base.seed."
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default="models/base",
+        metavar="PATH|URI",
+        help="a model folder, models:/NAME/VERSION or models:/NAME@ALIAS (default: %(default)s)",
+    )
 
 
 def _at_least(kind: type, least: float, most: float | None = None) -> Callable[[str], float]:
