@@ -10,7 +10,9 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,36 +72,67 @@ def _run(text: Path, recipe: str, seed: int) -> dict[str, float]:
     return json.loads(output.splitlines()[-1])
 
 
-def train(text: Path, params: Params) -> dict[str, float]:
-    """Train what `params` says on a text's first 90 % and return its validation loss in nats per character, and the cost."""
+@dataclass(frozen=True)
+class Split:
+    """Token ids to train on and to score on, and how many characters there are to tell apart."""
+
+    training: np.ndarray
+    scored: np.ndarray
+    vocab_size: int
+
+
+def read_split(text: Path) -> Split:
+    """Return the first 90 % and the last 10 % of a text as token ids."""
     characters = text.read_text(encoding="utf-8")
     alphabet = {character: number for number, character in enumerate(sorted(set(characters)))}
     ids = np.array([alphabet[character] for character in characters], dtype=np.int64)
-    training, validation = ids[: int(0.9 * len(ids))], ids[int(0.9 * len(ids)) :]
+    training, scored = np.split(ids, [int(0.9 * len(ids))])
+    return Split(training, scored, len(alphabet))
+
+
+class Run:
+    """Training of what `params` says on a split's characters, without folders, checkpoints and tracking."""
+
+    def __init__(self, params: Params, split: Split) -> None:
+        self._settings, self._split, self._seed = params.train, split, params.base.seed
+        self.model = GPTModel(GPTConfig(vocab_size=split.vocab_size, **params.section("model")))
+        self.model.init_weights(self._seed)
+        accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+        self.model.to(accelerator.device)
+        if params.launch.compile is True:
+            for block in self.model.trf_blocks:
+                block.compile()
+        batch_size, block_size = self._settings.batch_size, params.model.block_size
+        optimizer = build_optimizer(self.model, self._settings)
+        self._step = TrainStep(
+            self.model, optimizer, self._settings, accelerator, micro_batch_size=batch_size, seed=self._seed
+        )
+        self._batches = Batches(Characters(split.training), block_size, batch_size, self._seed)  # pyright: ignore[reportArgumentType]
+
+    def step(self, number: int) -> None:
+        self._step(number, lambda first, last: self._batches.read(number, first, last))
+
+    def loss(self) -> float:
+        """Return the mean nats per character of the scored part."""
+        return validation_loss(self.model, self._split.scored, self.model.config.block_size)
+
+
+def train(params: Params, split: Split) -> dict[str, float]:
+    """Train what `params` says and return its loss in nats per character, and the cost."""
     keep_freed_memory()
     begun = time.perf_counter()
-    settings, block_size, seed = params.train, params.model.block_size, params.base.seed
-    accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
-    model = GPTModel(GPTConfig(vocab_size=len(alphabet), **params.section("model")))
-    model.init_weights(seed)
-    model.to(accelerator.device)
-    if params.launch.compile is True:
-        for block in model.trf_blocks:
-            block.compile()
-    optimizer = build_optimizer(model, settings)
-    step = TrainStep(model, optimizer, settings, accelerator, micro_batch_size=settings.batch_size, seed=seed)
-    batches = Batches(Characters(training), block_size, settings.batch_size, seed)  # pyright: ignore[reportArgumentType]
-    for number in range(settings.max_steps):
-        step(number, lambda first, last, number=number: batches.read(number, first, last))
-    if accelerator.device.type == "cuda":
+    run = Run(params, split)
+    for number in range(params.train.max_steps):
+        run.step(number)
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
     seconds = time.perf_counter() - begun
     return {
-        "loss": validation_loss(model, validation, block_size),
+        "loss": run.loss(),
         "seconds": seconds,
-        "steps": settings.max_steps,
-        "tokens_per_step": settings.batch_size * block_size,
-        "parameters": model.count_parameters(),
+        "steps": params.train.max_steps,
+        "tokens_per_step": params.train.batch_size * params.model.block_size,
+        "parameters": run.model.count_parameters(),
     }
 
 
@@ -122,11 +155,12 @@ def validation_loss(model: GPTModel, ids: np.ndarray, block_size: int) -> float:
     return sum(model(*part)[1].item() for part in parts) / (len(ids) - 1)
 
 
-def read_recipe(recipe: str, seed: int) -> Params:
-    """Return params.yaml with a recipe's values in place of its own, validated as any."""
+def read_recipe(recipe: str, seed: int, **changes: Any) -> Params:
+    """Return params.yaml with a recipe's values, and `changes` to them, in place of its own, validated as any."""
     values = load_params().model_dump(by_alias=True)
-    for section, changes in YAML(typ="safe", pure=True).load(_RECIPES / f"{recipe}.yaml").items():
-        values[section] |= changes
+    for section, own in YAML(typ="safe", pure=True).load(_RECIPES / f"{recipe}.yaml").items():
+        values[section] |= own
+        values[section] |= {key: value for key, value in changes.items() if key in values[section]}
     values["base"]["seed"] = seed
     values["launch"] |= {"num_processes": 1, "num_machines": 1, "micro_batch_size": values["train"]["batch_size"]}
     return Params.model_validate(values)
@@ -134,7 +168,7 @@ def read_recipe(recipe: str, seed: int) -> Params:
 
 if __name__ == "__main__":
     if len(sys.argv) == 4:
-        print(json.dumps(train(Path(sys.argv[1]), read_recipe(sys.argv[2], int(sys.argv[3])))))
+        print(json.dumps(train(read_recipe(sys.argv[2], int(sys.argv[3])), read_split(Path(sys.argv[1])))))
     elif len(sys.argv) == 2:
         print("\n".join(measure(Path(sys.argv[1]))))
     else:

@@ -2,7 +2,8 @@
 
 Every contender is a process of its own, as its user would have it, and all take their steps in turn: what disturbs the machine
 disturbs all of them. The same model for all: GPT-2's choices (litgpt: rotary positions and an untied head, which is
-what its configuration can say), random tokens, fused AdamW, gradients clipped at 1.
+what its configuration can say), random tokens, fused AdamW, gradients clipped at 1. `lean` has the same matrices but the block of
+params.yaml: no biases, RMSNorm, ReLU².
 """
 
 import json
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-_ROUNDS, _WARMUP = 7, 2
+_ROUNDS, _WARMUP = 5, 2
 _WORK_SECONDS = 1.0
 "A contender's share of a round, at least one step."
 
@@ -40,22 +41,24 @@ CPU_SIZES = {
     "L": Size(12, 12, 768, 256, 2, 50304),
 }
 GPU_SIZES = {"124M": Size(12, 12, 768, 1024, 32, 50304)}
-CONTENDERS = ("gpt", "gpt compiled", "transformers", "transformers compiled", "litgpt", "litgpt compiled")
+LIBRARIES = ("gpt", "lean", "transformers", "litgpt")
+CONTENDERS = tuple(f"{library}{mode}" for library in LIBRARIES for mode in ("", " compiled"))
+_LEAN = {"bias": False, "norm": "rmsnorm", "activation": "relu2"}
 
 
 def measure() -> list[str]:
-    """Return a markdown table: tokens per second of every contender and ours against the best of the others."""
+    """Return a markdown table: tokens per second of every contender, eager and compiled, and ours against the best of the peers."""
     sizes = GPU_SIZES if torch.cuda.is_available() else CPU_SIZES
     rows = [
-        "| size | gpt | gpt compiled | transformers | compiled | litgpt | compiled | ratio to the best peer |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        f"| size | {' | '.join(LIBRARIES)} | gpt, ratio to the best peer | lean, ratio |",
+        "| --- " + "| ---: " * (len(LIBRARIES) + 2) + "|",
     ]
     for name, size in sizes.items():
         rates = race(name)
-        ours = max(rates[contender] for contender in CONTENDERS[:2])
-        peer = max(rates[contender] for contender in CONTENDERS[2:])
-        shown = " | ".join(f"{rates[contender]:,.0f}" for contender in CONTENDERS)
-        rows.append(f"| {name}: {size} | {shown} | **{ours / peer:.2f} ×** |")
+        best = {library: max(rates[library], rates[f"{library} compiled"]) for library in LIBRARIES}
+        peer = max(best["transformers"], best["litgpt"])
+        shown = " | ".join(f"{rates[library]:,.0f}, {rates[f'{library} compiled']:,.0f}" for library in LIBRARIES)
+        rows.append(f"| {name}: {size} | {shown} | **{best['gpt'] / peer:.2f} ×** | **{best['lean'] / peer:.2f} ×** |")
         print(rows[-1], flush=True)
     return rows
 
@@ -114,7 +117,7 @@ def work(contender: str, name: str) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokens = torch.randint(0, size.vocab_size, (size.batch_size, size.block_size + 1))
     library, _, mode = contender.partition(" ")
-    step = {"gpt": _gpt, "transformers": _transformers, "litgpt": _litgpt}[library](
+    step = {"gpt": _gpt, "lean": _lean, "transformers": _transformers, "litgpt": _litgpt}[library](
         size, mode == "compiled", tokens, device
     )
     for line in sys.stdin:
@@ -128,7 +131,11 @@ def work(contender: str, name: str) -> None:
         print(json.dumps(seconds), flush=True)
 
 
-def _gpt(size: Size, compiled: bool, tokens: torch.Tensor, device: torch.device) -> Callable[[], Any]:
+def _lean(size: Size, compiled: bool, tokens: torch.Tensor, device: torch.device) -> Callable[[], Any]:
+    return _gpt(size, compiled, tokens, device, **_LEAN)
+
+
+def _gpt(size: Size, compiled: bool, tokens: torch.Tensor, device: torch.device, **choices: Any) -> Callable[[], Any]:
     """What `gpt pretrain` runs, without its logging, validation and checkpoints."""
     from accelerate import Accelerator
 
@@ -140,11 +147,10 @@ def _gpt(size: Size, compiled: bool, tokens: torch.Tensor, device: torch.device)
 
     keep_freed_memory()
     accelerator = Accelerator(mixed_precision="bf16" if device.type == "cuda" else "no", cpu=device.type == "cpu")
-    choices = {"batch_size": size.batch_size, "optimizer": "adamw", "grad_clip": 1.0, "z_loss": 0.0}
-    settings = load_params().train.model_copy(update=choices)
-    model = GPTModel(
-        GPTConfig(size.vocab_size, size.n_layer, size.n_head, size.n_embd, size.block_size)  # GPT-2's choices
+    settings = load_params().train.model_copy(
+        update={"batch_size": size.batch_size, "optimizer": "adamw", "grad_clip": 1.0}
     )
+    model = GPTModel(GPTConfig(size.vocab_size, size.n_layer, size.n_head, size.n_embd, size.block_size, **choices))
     model.init_weights(0)
     model.to(device)
     if compiled:

@@ -74,6 +74,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield partial
         partial.chmod(0o777 & ~_umask())
         for file in partial.rglob("*"):
+            if file.is_file():  # safetensors writes for its owner alone
+                file.chmod(0o666 & ~_umask())
             fsync_path(file)
         fsync_path(partial)
         if path.exists():

@@ -50,19 +50,24 @@ def build_tokenizer(settings: Settings, train_documents: Iterable[str], output: 
             pattern, ranks = GPT2_PATTERN, _gpt2_ranks()
         case "char":
             pattern, ranks = CHAR_PATTERN, _character_ranks(train_documents, settings.vocab_size - 1)
+    save_tokenizer(settings.kind, pattern, ranks, {END_OF_TEXT: len(ranks)}, output)
+    return load_tokenizer(output)
+
+
+def save_tokenizer(kind: str, pattern: str, ranks: Ranks, special_tokens: dict[str, int], output: Path) -> None:
+    """Write a tokenizer to the folder `output`, whole or not at all."""
     with atomic_folder(output) as folder:
         with (folder / "ranks.tiktoken").open("wb") as file:
             for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
                 file.write(base64.b64encode(token) + b" %d\n" % rank)
         description = {
-            "kind": settings.kind,
+            "kind": kind,
             "pattern": pattern,
-            "special_tokens": {END_OF_TEXT: len(ranks)},
-            "vocab_size": len(ranks) + 1,
+            "special_tokens": special_tokens,
+            "vocab_size": len(ranks) + len(special_tokens),
             "ranks_sha256": sha256_file(folder / "ranks.tiktoken"),
         }
         write_json(folder / "tokenizer.json", description)
-    return load_tokenizer(output)
 
 
 def load_tokenizer(folder: Path) -> tiktoken.Encoding:

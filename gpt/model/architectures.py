@@ -47,7 +47,7 @@ class Architecture:
             config = replace(config, n_kv_head=0)
         return [
             f"{name} {' or '.join(map(str, allowed))}, not {getattr(config, name)}"
-            for name, allowed in (_ALWAYS | self.choices).items()
+            for name, allowed in self.choices.items()
             if getattr(config, name) not in allowed
         ]
 
@@ -70,8 +70,6 @@ class Architecture:
         return pairs
 
 
-# No architecture that bounds its logits computes the rest as we do.
-_ALWAYS: dict[str, tuple[Any, ...]] = {"logit_softcap": (0.0,)}
 ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu2": "relu2", "silu": "swiglu"}
 # What old checkpoints hold beside weights: the causal mask, the rotary frequencies.
 BUFFERS = re.compile(r"(.+\.)?(attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)")

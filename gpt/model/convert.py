@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from gpt.data.tokenizer import load_tokenizer
 from gpt.errors import UserError
-from gpt.files import atomic_file, atomic_folder, read_json, write_json
+from gpt.files import atomic_folder, read_json, write_json
 from gpt.model.architectures import ACTIVATIONS, ARCHITECTURES, BUFFERS, ROPE, Architecture
 from gpt.model.convert_tokenizer import export_tokenizer, import_tokenizer
 from gpt.model.storage import load_model, save_model
@@ -50,10 +50,7 @@ def export_huggingface(folder: Path, output: Path) -> Architecture:
     about = {"architectures": [best.class_name], "model_type": best.model_type, "dtype": "float32"} | special
     with atomic_folder(output) as partial:
         try:
-            with atomic_file(
-                partial / "model.safetensors"
-            ) as file:  # which lets others read it; safetensors alone does not
-                save_file(_their_tensors(best, config, state), file, metadata={"format": "pt"})
+            save_file(_their_tensors(best, config, state), partial / "model.safetensors", metadata={"format": "pt"})
         except SafetensorError as error:  # it hides the OSError: a full disk is no bug
             raise UserError(f"{output}: {error}; make room, or make it writable") from None
         write_json(partial / "config.json", about | settings | dict.fromkeys(best.dropout, config.dropout))

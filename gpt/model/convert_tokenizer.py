@@ -4,18 +4,24 @@ tiktoken merges the pair whose bytes have the lowest rank, `tokenizers` the pair
 of a trained BPE the one follows from the other: a token's own merge is the last that encoding its bytes takes.
 """
 
-import base64
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpt.data.tokenizer import BPE_PATTERN, CHAR_PATTERN, END_OF_TEXT, GPT2_PATTERN, load_tokenizer
+from gpt.data.tokenizer import (
+    BPE_PATTERN,
+    CHAR_PATTERN,
+    END_OF_TEXT,
+    GPT2_PATTERN,
+    Ranks,
+    load_tokenizer,
+    save_tokenizer,
+)
 from gpt.errors import UserError
-from gpt.files import read_json, sha256_file, write_json
+from gpt.files import read_json, write_json
 
 HINT = "name a folder with the files of a byte-level BPE as GPT-2's"
-Ranks = dict[bytes, int]
 Merges = list[tuple[bytes, bytes]]
 
 
@@ -133,7 +139,7 @@ def import_tokenizer(source: Path, output: Path) -> None:
         raise UserError(
             f"{file}: its merges are not in the order of their tokens' ids, which is all that tiktoken knows; {HINT}"
         )
-    _write_tokenizer(output, found)
+    save_tokenizer(found.kind, found.pattern, found.ranks, found.special, output)
 
 
 def _read_tokenizer_json(file: Path) -> _Found:
@@ -220,19 +226,3 @@ def _object(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{file}: not a JSON object; {HINT}")
     return value
-
-
-def _write_tokenizer(output: Path, found: _Found) -> None:
-    output.mkdir(parents=True)
-    ranks = sorted(found.ranks.items(), key=lambda item: item[1])
-    (output / "ranks.tiktoken").write_bytes(
-        b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in ranks)
-    )
-    description = {
-        "kind": found.kind,
-        "pattern": found.pattern,
-        "special_tokens": found.special,
-        "vocab_size": len(found.ranks) + len(found.special),
-        "ranks_sha256": sha256_file(output / "ranks.tiktoken"),
-    }
-    write_json(output / "tokenizer.json", description)

@@ -10,7 +10,6 @@ from torch import nn
 
 from gpt.model.cache import KeyValueCache, LayerCache
 from gpt.model.layers import GatedFeedForward, gelu
-from gpt.model.loss import soft_cap
 from gpt.model.transformer import GPTModel, TransformerBlock
 
 _MANY_ROWS = 64
@@ -40,7 +39,7 @@ class Decoder:
         for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
             x = layer(x, layer_cache)
         cache.advance(1)
-        return soft_cap(self._head(self._model.final_norm(x)), self._model.config.logit_softcap)
+        return self._head(self._model.final_norm(x))
 
 
 class _Layer:

@@ -1,6 +1,7 @@
 """The small parts of a transformer block: normalisation, feed-forward, positions. Each is a choice in params.yaml."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +46,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.expand(x)
-        x = F.relu(x).square() if self.activation == "relu2" else gelu(x)
+        x = relu2(x) if self.activation == "relu2" else gelu(x)
         return self.dropout(self.out_proj(x))
 
 
@@ -55,6 +56,24 @@ def gelu(x: torch.Tensor) -> torch.Tensor:
         return F.gelu(x, approximate="tanh")
     slope = 2 * (2 / math.pi) ** 0.5
     return x * torch.sigmoid(x * (slope + slope * 0.044715 * (x * x)))
+
+
+def relu2(x: torch.Tensor) -> torch.Tensor:
+    """The square of ReLU. With a backward pass of its own: half the time of square(), whose passes are three more."""
+    return _ReLU2.apply(x)
+
+
+class _ReLU2(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        positive = F.relu(x)
+        ctx.save_for_backward(positive)
+        return positive * positive
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        (positive,) = ctx.saved_tensors
+        return torch.add(positive, positive).mul_(gradients[0])
 
 
 class GatedFeedForward(nn.Module):
@@ -87,7 +106,8 @@ class RotaryEmbedding(nn.Module):
         frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)  # (head_size / 2,)
         angles = torch.outer(torch.arange(context_length, dtype=torch.float32), frequencies)
         self.register_buffer("cos", angles.cos().repeat(1, 2), persistent=False)  # (T, head_size)
-        self.register_buffer("sin", angles.sin().repeat(1, 2), persistent=False)
+        # Rolled by half, a pair's features change places; the first then counts negative.
+        self.register_buffer("sin", torch.cat((-angles.sin(), angles.sin()), dim=1), persistent=False)
 
     def forward(self, x: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
         if positions is None:
@@ -97,9 +117,7 @@ class RotaryEmbedding(nn.Module):
             cos, sin = self.cos[positions], self.sin[positions]
             if positions.dim() == 2:
                 cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (B, 1, T, head_size)
-        first, second = x.chunk(2, dim=-1)
-        rotated = torch.cat((-second, first), dim=-1)
-        return (x * cos + rotated * sin).to(x.dtype)
+        return (x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin).to(x.dtype)
 
 
 def sinusoidal_positions(context_length: int, emb_dim: int) -> torch.Tensor:

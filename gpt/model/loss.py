@@ -20,21 +20,13 @@ def linear_cross_entropy(
     targets: torch.Tensor,
     *,
     scale: float = 1.0,
-    softcap: float = 0.0,
-    z_loss: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what to minimise and the cross-entropy in nats, both summed over tokens, of logits `hidden @ weight.T`.
 
     `hidden` is (N, C), `weight` (vocab_size, C), `targets` (N,) token ids. What to minimise is the cross-entropy times `scale`
-    (1 / tokens for a mean), the only one with a gradient. `softcap` > 0 bounds logits to ±softcap by tanh (Gemma Team 2024);
-    `z_loss` adds so much of the squared log-partition function (PaLM, Chowdhery et al. 2022).
+    (1 / tokens for a mean), the only one with a gradient.
     """
-    return _LinearCrossEntropy.apply(hidden, weight, targets, scale, softcap, z_loss)
-
-
-def soft_cap(logits: torch.Tensor, bound: float) -> torch.Tensor:
-    """Return logits bounded to ±`bound` by tanh, in the same shape; `bound` 0 leaves them."""
-    return bound * torch.tanh(logits / bound) if bound else logits
+    return _LinearCrossEntropy.apply(hidden, weight, targets, scale)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -45,8 +37,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight: torch.Tensor,
         targets: torch.Tensor,
         scale: float,
-        softcap: float,
-        z_loss: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         device = hidden.device.type
         if torch.is_autocast_enabled(device):
@@ -59,32 +49,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
         chunks = max(1, math.ceil(4 * N * V / _CHUNK_BYTES))
         rows = math.ceil(N / chunks)
         nats = torch.zeros((), device=hidden.device)
-        penalty = torch.zeros((), device=hidden.device)
         hidden_gradient = torch.empty_like(hidden) if needs_gradient else None
         weight_gradient: torch.Tensor | None = None
         for start in range(0, N, rows):
             part, wanted = hidden[start : start + rows], targets[start : start + rows, None]
             logits = (part @ weight.T).float()  # (rows, vocab_size)
-            slope = None
-            if softcap:
-                logits = logits.div_(softcap).tanh_()
-                slope = 1 - logits.square() if needs_gradient else None
-                logits.mul_(softcap)
             largest = logits.amax(dim=-1, keepdim=True)
             wanted_logits = logits.gather(1, wanted) - largest
             exponentials = logits.sub_(largest).exp_()
             total = exponentials.sum(dim=-1, keepdim=True)
             nats += (total.log() - wanted_logits).sum()
-            log_partition = total.log() + largest
-            if z_loss:
-                penalty += z_loss * log_partition.square().sum()
             if hidden_gradient is None:
                 continue
-            # d(nats) = softmax - one_hot, d(penalty) = 2 z_loss log_partition softmax; all in the logits' memory.
-            gradient = exponentials.mul_(forward_scale * (1 + 2 * z_loss * log_partition) / total)
+            # softmax - one_hot, in the logits' memory.
+            gradient = exponentials.mul_(forward_scale / total)
             gradient.scatter_add_(1, wanted, torch.full_like(wanted, -forward_scale, dtype=gradient.dtype))
-            if slope is not None:
-                gradient.mul_(slope)
             gradient = gradient.to(part.dtype)
             torch.mm(gradient, weight, out=hidden_gradient[start : start + rows])
             if weight_gradient is None:
@@ -95,7 +74,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 weight_gradient += gradient.T @ part
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         ctx.mark_non_differentiable(nats)
-        return (nats + penalty) * scale, nats
+        return nats * scale, nats
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -104,4 +83,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # Reading the factor costs nothing on a CPU, where multiplying a large head's gradient by one costs a percent.
         if factor.device.type != "cpu" or factor != 1:
             hidden_gradient, weight_gradient = hidden_gradient.mul_(factor), weight_gradient.mul_(factor)
-        return hidden_gradient, weight_gradient, None, None, None, None
+        return hidden_gradient, weight_gradient, None, None

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from gpt.model.attention import MultiHeadAttention
 from gpt.model.cache import KeyValueCache, LayerCache
 from gpt.model.layers import FeedForward, GatedFeedForward, LayerNorm, RMSNorm, RotaryEmbedding, sinusoidal_positions
-from gpt.model.loss import linear_cross_entropy, soft_cap
+from gpt.model.loss import linear_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,6 @@ class GPTConfig:
     n_kv_head: int = 0
     "Key and value heads; 0: as many as n_head."
     qk_norm: bool = False
-    logit_softcap: float = 0.0
-    "Bound of the logits by tanh; 0: none."
     init: Literal["gpt2", "zero"] = "gpt2"
 
     def __post_init__(self) -> None:
@@ -112,11 +110,11 @@ class GPTModel(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor: ...
     @overload
     def forward(
-        self, tokens: torch.Tensor, targets: torch.Tensor, *, scale: float = 1.0, z_loss: float = 0.0
+        self, tokens: torch.Tensor, targets: torch.Tensor, *, scale: float = 1.0
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
     def forward(
-        self, tokens: torch.Tensor, targets: torch.Tensor | None = None, *, scale: float = 1.0, z_loss: float = 0.0
+        self, tokens: torch.Tensor, targets: torch.Tensor | None = None, *, scale: float = 1.0
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Return logits, or with `targets` (B, T) the scaled loss to minimise and the nats, both summed over them."""
         hidden = self.hidden(tokens)
@@ -127,8 +125,6 @@ class GPTModel(nn.Module):
             self.head_weight,
             targets.flatten(),
             scale=scale,
-            softcap=self.config.logit_softcap,
-            z_loss=z_loss,
         )
 
     def hidden(self, tokens: torch.Tensor, cache: KeyValueCache | None = None) -> torch.Tensor:
@@ -157,7 +153,7 @@ class GPTModel(nn.Module):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return logits (…, vocab_size) of hidden states (…, C)."""
-        return soft_cap(F.linear(hidden, self.head_weight), self.config.logit_softcap)
+        return F.linear(hidden, self.head_weight)
 
     @property
     def head_weight(self) -> torch.Tensor:

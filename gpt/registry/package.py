@@ -4,6 +4,7 @@ Running it twice does no harm: the same model from the same data and settings is
 appears last and whole, with all its tags; what a failure leaves behind is a logged model that no version refers to.
 """
 
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import gpt
 from gpt import paths
 from gpt.files import read_json
+from gpt.model.generation import Sampling
 from gpt.model.storage import load_model
 from gpt.params import Params
 from gpt.registry.imports import needed_modules, pinned_requirements
@@ -219,14 +221,21 @@ def _signature(params: Params) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-    defaults: list[tuple[str, DataType, Any]] = [
-        ("max_new_tokens", DataType.long, params.evaluate.max_new_tokens),
-        ("temperature", DataType.double, params.evaluate.temperature),
-        ("top_k", DataType.long, params.evaluate.top_k),
-        ("seed", DataType.long, params.base.seed),
+    sampling = Sampling(
+        params.evaluate.max_new_tokens,
+        temperature=params.evaluate.temperature,
+        top_k=params.evaluate.top_k,
+        seed=params.base.seed,
+    )
+    types = {int: DataType.long, float: DataType.double}
+    specs = [
+        ParamSpec("stop", DataType.string, [], shape=(-1,))
+        if name == "stop"
+        else ParamSpec(name, types[type(default)], default)
+        for name, default in dataclasses.asdict(sampling).items()
     ]
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.string, "prompt")]),
         outputs=Schema([ColSpec(DataType.string, "completion")]),
-        params=ParamSchema([ParamSpec(name, kind, default) for name, kind, default in defaults]),
+        params=ParamSchema(specs),
     )

@@ -25,7 +25,9 @@ class CompletionModel(PythonModel):
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Return a `completion` for each `prompt`; MLflow fills `params` from the signature's defaults."""
-        sampling = Sampling(**(params or {}))
+        values: dict[str, Any] = dict(params or {})
+        values["stop"] = tuple(values.get("stop", ()))
+        sampling = Sampling(**values)
         prompts = model_input.explode("prompt")["prompt"]  # of {"prompt": [...]} MLflow makes one row that holds a list
         seeds = [sampling.seed] * len(prompts)
         return pd.DataFrame(

@@ -98,7 +98,7 @@ class TrainStep:
         self._seed_dropout(number, first)
         # The mean over the tokens of the global batch, whatever its split; DDP averages over processes.
         scale = self.accelerator.num_processes / (self._settings.batch_size * targets.shape[1])
-        loss, nats = self.model(inputs, targets, scale=scale, z_loss=self._settings.z_loss)
+        loss, nats = self.model(inputs, targets, scale=scale)
         self.accelerator.backward(loss)
         return nats
 

@@ -204,7 +204,6 @@ def test_every_architecture_of_the_table_is_compared() -> None:
 @pytest.mark.parametrize(
     ("named", "choices"),
     [
-        ("gpt2 has logit_softcap 0.0, not 15.0", {"logit_softcap": 15.0}),
         ("gpt2 has norm layernorm, not rmsnorm", {"norm": "rmsnorm"}),
         ("gpt2 has activation gelu or relu2, not swiglu", {"activation": "swiglu"}),
         ("gpt2 has n_kv_head 0, not 2; starcoder2 has position rotary, not learned", {"n_kv_head": 2}),

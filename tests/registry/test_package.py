@@ -3,7 +3,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,8 @@ def run_elsewhere(code: str, folder: Path) -> str:
 
 def test_loads_and_completes_where_there_is_no_checkout(registered: Registered, tmp_path: Path) -> None:
     project, model = registered
-    sampling = {"max_new_tokens": 12, "temperature": 0.7, "top_k": 9, "seed": 5}
+    wanted = Sampling(12, temperature=0.7, top_k=9, top_p=0.9, stop=("zz", " the"), seed=5)
+    sampling = asdict(wanted) | {"stop": list(wanted.stop)}
     code = f"""
         import json
         import mlflow, pandas as pd
@@ -60,7 +61,7 @@ def test_loads_and_completes_where_there_is_no_checkout(registered: Registered, 
     def complete(text: str, sampling: Sampling) -> str:
         return "".join(generate_text(gpt_model, encoding, text, sampling))
 
-    assert completions == [complete(text, Sampling(**sampling)) for text in ("queen", "to be", "queen")]
+    assert completions == [complete(text, wanted) for text in ("queen", "to be", "queen")]
     params = load_params(project / "params.yaml")
     settings = params.evaluate.model_dump(include={"max_new_tokens", "temperature", "top_k"})
     assert defaults == [complete("to be", Sampling(**settings, seed=params.base.seed))]
@@ -96,6 +97,10 @@ def test_signature_is_explicit_with_the_defaults_of_params(registered: Registere
         "temperature": settings.evaluate.temperature,
         "top_k": settings.evaluate.top_k,
         "seed": settings.base.seed,
+        "repetition_penalty": 1.0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "stop": [],
     }
 
 

@@ -129,17 +129,6 @@ def test_clipping_bounds_the_norm_and_reports_the_one_before() -> None:
     assert difference(seen[0], whole) < 1e-6, "a small gradient stays as it is"
 
 
-def test_z_loss_changes_the_gradient_and_not_the_loss_that_is_reported() -> None:
-    gradients, losses = [], []
-    for z_loss in (0.0, 0.1):
-        step, seen = make_step(make_model(), make_settings(z_loss=z_loss), micro_batch_size=2)
-        nats, _ = step(0, read)
-        gradients.append(seen[0])
-        losses.append(float(nats))
-    assert losses[0] == losses[1]
-    assert difference(*gradients) > 1e-4
-
-
 def test_the_rate_of_the_step_is_set_before_it_is_taken() -> None:
     step, _ = make_step(make_model(), make_settings(warmup_fraction=0.5, max_steps=100, learning_rate=1e-2))
     rates = []

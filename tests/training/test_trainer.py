@@ -225,15 +225,6 @@ def test_checkpointed_activations_train_to_the_same_bytes(make_project: Callable
     assert train_here() == expected
 
 
-def test_the_training_loss_is_the_cross_entropy_with_z_loss_too(make_project: Callable[..., Path]) -> None:
-    losses = []
-    for z_loss in (0.0, 100.0):
-        make_project(f"z_{z_loss}", train={"max_steps": 1, "z_loss": z_loss})
-        train_here()
-        losses.append(paths.TRAINING_PLOT.read_text(encoding="utf-8").splitlines()[1].split(",")[1])
-    assert losses[0] == losses[1]
-
-
 def test_bf16_learns_what_fp32_learns(make_project: Callable[..., Path]) -> None:
     losses = []
     for precision in ("fp32", "bf16"):
