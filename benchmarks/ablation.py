@@ -79,6 +79,7 @@ def _step_times(split: Split, rounds: int = 40) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m benchmarks.ablation TEXT")
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
+        print("usage: python -m benchmarks.ablation TEXT, a file of about a million characters", file=sys.stderr)
+        sys.exit(2)
     print("\n".join(measure(Path(sys.argv[1]))))

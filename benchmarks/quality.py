@@ -160,7 +160,9 @@ def read_recipe(recipe: str, seed: int, **changes: Any) -> Params:
     values = load_params().model_dump(by_alias=True)
     for section, own in YAML(typ="safe", pure=True).load(_RECIPES / f"{recipe}.yaml").items():
         values[section] |= own
-        values[section] |= {key: value for key, value in changes.items() if key in values[section]}
+        values[section] |= {key: changes.pop(key) for key in values[section].keys() & changes.keys()}
+    if changes:
+        raise KeyError(f"params.yaml has no {', '.join(changes)}")
     values["base"]["seed"] = seed
     values["launch"] |= {"num_processes": 1, "num_machines": 1, "micro_batch_size": values["train"]["batch_size"]}
     return Params.model_validate(values)

@@ -50,7 +50,7 @@ def measure() -> list[str]:
     """Return a markdown table: tokens per second of every contender, eager and compiled, and ours against the best of the peers."""
     sizes = GPU_SIZES if torch.cuda.is_available() else CPU_SIZES
     rows = [
-        f"| size | {' | '.join(LIBRARIES)} | gpt, ratio to the best peer | lean, ratio |",
+        f"| size; eager, compiled | {' | '.join(LIBRARIES)} | gpt, ratio to the best peer | lean, ratio |",
         "| --- " + "| ---: " * (len(LIBRARIES) + 2) + "|",
     ]
     for name, size in sizes.items():
