@@ -10,16 +10,10 @@ from torch import nn
 
 from gpt.params import Train
 
+# Of Muon's authors (Jordan et al. 2024); the quintic's coefficients pull all singular values towards 1 within five rounds.
 _MOMENTUM = 0.95
-# Each quintic brings what the one before leaves as near to 1 as a quintic can (the method of Polar Express, Amsel et al. 2025, with
-# 2 % to spare for rounding): four bring singular values from 0.003 to 1 to within 0.78 … 1.22. Muon's first quintic, five
-# times, leaves 0.68 … 1.20.
-_QUINTICS = (
-    (8.2218, -23.3469, 16.6338),
-    (3.9728, -2.8449, 0.5170),
-    (3.4735, -2.5057, 0.4810),
-    (2.5044, -1.7907, 0.4071),
-)
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+_ROUNDS = 5
 
 
 def build_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
@@ -50,8 +44,7 @@ class Muon(torch.optim.AdamW):
     """AdamW, but for groups with `muon` the momentum's nearest orthogonal matrix is the update (Jordan et al. 2024).
 
     Every direction of a weight matrix moves by the same amount, where Adam lets a few dominate. It is torch.optim.Muon's
-    rule, with three differences: matrices of one shape are orthogonalised together, in fp32 where bf16 is slow (CPUs), and in four
-    better rounds for five.
+    rule, with two differences: matrices of one shape are orthogonalised together, and in fp32 where bf16 is slow (CPUs).
     """
 
     def __init__(self, groups: list[dict[str, Any]], **adamw: Any) -> None:
@@ -83,49 +76,37 @@ class Muon(torch.optim.AdamW):
                 rows, columns = parameter.shape
                 shapes[min(rows, columns), max(rows, columns)].append(parameter)
         for (rows, _), parameters in shapes.items():
+            momenta = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in parameters]
             ahead: list[torch.Tensor] = []
-            for parameter in parameters:
+            for momentum, parameter in zip(momenta, parameters, strict=True):
                 gradient = parameter.grad
                 assert gradient is not None, "chosen above"
-                momentum = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
                 momentum.lerp_(gradient, 1 - _MOMENTUM)
                 looked = torch.lerp(gradient, momentum, _MOMENTUM)  # Nesterov's look ahead
                 ahead.append(looked if len(looked) == rows else looked.T)
             for parameter, update in zip(parameters, orthogonalise(torch.stack(ahead)), strict=True):
                 if group["weight_decay"]:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                update = update if len(parameter) == rows else update.T
                 # A tall matrix moves its outputs as much as a square one with a larger update.
                 stretch = math.sqrt(max(1.0, len(parameter) / parameter.shape[1]))
-                parameter.add_(update if len(parameter) == rows else update.T, alpha=-group["lr"] * stretch)
+                parameter.add_(update, alpha=-group["lr"] * stretch)
 
 
 def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
     """Return the nearly orthogonal matrices nearest to (N, rows, columns), rows ≤ columns: singular values of about 1.
 
-    Newton and Schulz's iteration with quintics, which needs matrix products alone: x ← (a + b x xᵀ + c (x xᵀ)²) x.
+    Newton and Schulz's iteration with a quintic, which needs matrix products alone: x ← (a + b x xᵀ + c (x xᵀ)²) x.
     """
+    a, b, c = _QUINTIC
     x = matrices.bfloat16() if matrices.is_cuda else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    if x.dtype != torch.float32 or x.shape[2] < 2 * x.shape[1]:
-        for quintic in _QUINTICS:
-            x = _factor(x @ x.mT, quintic) @ x
-        return x.to(matrices.dtype)
-    # The same in half the operations: the rounds' factors from the small x xᵀ alone, x itself once. It takes fp32's digits.
-    gram = x @ x.mT
-    product = factor = _factor(gram, _QUINTICS[0])
-    for quintic in _QUINTICS[1:]:
-        gram = factor @ gram @ factor
-        factor = _factor(gram, quintic)
-        product = factor @ product
-    return product @ x
-
-
-def _factor(gram: torch.Tensor, quintic: tuple[float, float, float]) -> torch.Tensor:
-    """Return a + b gram + c gram²."""
-    a, b, c = quintic
-    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-    factor.diagonal(dim1=1, dim2=2).add_(a)
-    return factor
+    for _ in range(_ROUNDS):
+        gram = x @ x.mT
+        quintic = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        quintic.diagonal(dim1=1, dim2=2).add_(a)
+        x = quintic @ x
+    return x.to(matrices.dtype)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, settings: Train) -> None:

@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-import gpt.training.optimizer as optimizer_module
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params import Params
 from gpt.training.optimizer import (
@@ -59,8 +58,7 @@ def test_muon_gets_the_blocks_matrices_and_adamw_the_rest(params: Params) -> Non
     assert len(listed) == len(list(model.parameters()))
 
 
-def test_muon_takes_torchs_steps_with_its_quintic(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizer_module, "_QUINTICS", ((3.4445, -4.7750, 2.0315),) * 5)
+def test_muon_takes_torchs_steps(params: Params) -> None:
     torch.manual_seed(0)
     ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((16, 16), (48, 16), (16, 48), (16, 16))]
     theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
@@ -85,7 +83,7 @@ def test_an_orthogonalised_matrix_keeps_its_directions_and_has_singular_values_n
     values[:, -1] = 0.004 * values.norm(dim=1)  # small, but not nothing
     found = left.mT @ orthogonalise(100 * (left * values[:, None]) @ right) @ right.mT
     singular = found.diagonal(dim1=1, dim2=2)
-    assert 0.77 < singular.min()
+    assert 0.65 < singular.min()
     assert singular.max() < 1.23
     torch.testing.assert_close(found, torch.diag_embed(singular), atol=1e-4, rtol=0)
 
@@ -93,7 +91,7 @@ def test_an_orthogonalised_matrix_keeps_its_directions_and_has_singular_values_n
 def test_a_matrix_of_one_direction_and_one_of_zeros_are_orthogonalised() -> None:
     outer = torch.outer(torch.randn(16), torch.randn(40))
     found = orthogonalise(torch.stack([outer, torch.zeros_like(outer)]))
-    assert 0.77 < torch.linalg.svdvals(found[0])[0] < 1.23
+    assert 0.65 < torch.linalg.svdvals(found[0])[0] < 1.23
     assert not found[1].any()
 
 
