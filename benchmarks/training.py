@@ -3,7 +3,8 @@
 Every contender is a process of its own, as its user would have it, and all take their steps in turn: what disturbs the machine
 disturbs all of them. The same model for all: GPT-2's choices (litgpt: rotary positions and an untied head, which is
 what its configuration can say), random tokens, fused AdamW, gradients clipped at 1. `lean` has the same matrices but the block of
-params.yaml: no biases, RMSNorm, ReLU².
+params.yaml: no biases, RMSNorm, ReLU². Large matrix products take turns with them: all stand on the same ones, so what a
+contender reaches of their speed says how much is left to gain.
 """
 
 import json
@@ -17,9 +18,11 @@ from typing import Any
 
 import torch
 
-_ROUNDS, _WARMUP = 5, 2
+_WARMUP, _ROUNDS, _SECONDS = 2, 5, 180.0
+"Steps before the race; rounds at least, and more of them until so much time has passed."
 _WORK_SECONDS = 1.0
 "A contender's share of a round, at least one step."
+_PRODUCTS = "matrix products"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,16 @@ class Size:
     block_size: int
     batch_size: int
     vocab_size: int
+
+    @property
+    def tokens(self) -> int:
+        return self.batch_size * self.block_size
+
+    @property
+    def flops(self) -> int:
+        """Of a step, counted as gpt.training.meters does."""
+        weights = 12 * self.n_layer * self.n_embd**2 + self.n_embd * self.vocab_size
+        return self.tokens * (6 * weights + 12 * self.n_layer * self.n_embd * self.block_size)
 
     def __str__(self) -> str:
         return f"{self.n_layer} × {self.n_embd}, block {self.block_size}, batch {self.batch_size}, vocabulary {self.vocab_size}"
@@ -47,41 +60,43 @@ _LEAN = {"bias": False, "norm": "rmsnorm", "activation": "relu2"}
 
 
 def measure() -> list[str]:
-    """Return a markdown table: tokens per second of every contender, eager and compiled, and ours against the best of the peers."""
+    """Return a markdown table: tokens per second, eager and compiled; ours against the best peer and against the products' peak."""
     sizes = GPU_SIZES if torch.cuda.is_available() else CPU_SIZES
-    rows = [
-        f"| size; eager, compiled | {' | '.join(LIBRARIES)} | gpt, ratio to the best peer | lean, ratio |",
-        "| --- " + "| ---: " * (len(LIBRARIES) + 2) + "|",
-    ]
+    titles = [*LIBRARIES, "gpt to the best peer", "lean to it", "gpt, share of the products' peak", "best peer's"]
+    rows = [f"| size; eager, compiled | {' | '.join(titles)} |", "| --- " + "| ---: " * len(titles) + "|"]
     for name, size in sizes.items():
-        rates = race(name)
+        seconds = race(name)
+        rates = {contender: size.tokens / seconds[contender] for contender in CONTENDERS}
         best = {library: max(rates[library], rates[f"{library} compiled"]) for library in LIBRARIES}
         peer = max(best["transformers"], best["litgpt"])
-        shown = " | ".join(f"{rates[library]:,.0f}, {rates[f'{library} compiled']:,.0f}" for library in LIBRARIES)
-        rows.append(f"| {name}: {size} | {shown} | **{best['gpt'] / peer:.2f} ×** | **{best['lean'] / peer:.2f} ×** |")
+        peak = _product_flops(torch.cuda.is_available()) / seconds[_PRODUCTS]
+        share = size.flops / size.tokens / peak
+        cells = [f"{rates[library]:,.0f}, {rates[f'{library} compiled']:,.0f}" for library in LIBRARIES]
+        cells += [f"**{best['gpt'] / peer:.2f} ×**", f"{best['lean'] / peer:.2f} ×"]
+        cells += [f"{best['gpt'] * share:.0%}", f"{peer * share:.0%}"]
+        rows.append(f"| {name}: {size} | {' | '.join(cells)} |")
         print(rows[-1], flush=True)
     return rows
 
 
 def race(name: str) -> dict[str, float]:
-    """Return the median tokens per second of every contender at one size, over rounds in which they take turns."""
-    size = (CPU_SIZES | GPU_SIZES)[name]
-    workers = {contender: _Worker(contender, name) for contender in CONTENDERS}
+    """Return the median seconds of a step of every contender at one size, over rounds in which they take turns."""
+    workers = {contender: _Worker(contender, name) for contender in (*CONTENDERS, _PRODUCTS)}
     try:
         steps: dict[str, int] = {}
         for contender, worker in workers.items():  # compiles and warms up, one after the other
             worker.run(_WARMUP)
             steps[contender] = max(1, round(_WORK_SECONDS / worker.run(1)[0]))
         seconds: dict[str, list[float]] = {contender: [] for contender in workers}
-        for number in range(_ROUNDS):
-            order = list(workers) if number % 2 else list(reversed(workers))
+        order, begun = list(workers), time.perf_counter()
+        while len(seconds[_PRODUCTS]) < _ROUNDS or time.perf_counter() - begun < _SECONDS:
+            order.reverse()
             for contender in order:
                 seconds[contender].append(statistics.median(workers[contender].run(steps[contender])))
     finally:
         for worker in workers.values():
             worker.close()
-    tokens = size.batch_size * size.block_size
-    return {contender: tokens / statistics.median(times) for contender, times in seconds.items()}
+    return {contender: statistics.median(times) for contender, times in seconds.items()}
 
 
 class _Worker:
@@ -116,10 +131,12 @@ def work(contender: str, name: str) -> None:
     torch.set_float32_matmul_precision("high")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokens = torch.randint(0, size.vocab_size, (size.batch_size, size.block_size + 1))
-    library, _, mode = contender.partition(" ")
-    step = {"gpt": _gpt, "lean": _lean, "transformers": _transformers, "litgpt": _litgpt}[library](
-        size, mode == "compiled", tokens, device
-    )
+    if contender == _PRODUCTS:
+        step = _products(device)
+    else:
+        library, _, mode = contender.partition(" ")
+        build = {"gpt": _gpt, "lean": _lean, "transformers": _transformers, "litgpt": _litgpt}[library]
+        step = build(size, mode == "compiled", tokens, device)
     for line in sys.stdin:
         seconds: list[float] = []
         for _ in range(int(line)):
@@ -129,6 +146,22 @@ def work(contender: str, name: str) -> None:
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - begun)
         print(json.dumps(seconds), flush=True)
+
+
+def _products(device: torch.device) -> Callable[[], Any]:
+    """Products of square matrices in the precision of training, large enough for the device's peak."""
+    n = _product_size(device.type == "cuda")
+    matrix = torch.randn(n, n, device=device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
+    product = torch.empty_like(matrix)
+    return lambda: torch.mm(matrix, matrix, out=product)
+
+
+def _product_size(gpu: bool) -> int:
+    return 8192 if gpu else 2048
+
+
+def _product_flops(gpu: bool) -> int:
+    return 2 * _product_size(gpu) ** 3
 
 
 def _lean(size: Size, compiled: bool, tokens: torch.Tensor, device: torch.device) -> Callable[[], Any]:

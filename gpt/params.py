@@ -164,7 +164,6 @@ class Model(Section):
     "Normalise queries and keys before their product."
     tie_embeddings: bool
     "Use the token embedding as the output head."
-    "Bound logits by tanh; 0: not at all."
     init: Literal["gpt2", "zero"]
     "gpt2: N(0, 0.02), smaller into the shortcuts; zero: nothing into the shortcuts and an untied head at first."
 
@@ -199,7 +198,6 @@ class Train(Section):
     beta2: Fraction
     grad_clip: NonNegativeFloat
     "Largest global gradient norm; 0 turns clipping off."
-    "Weight of the squared log-partition function in the loss, which keeps logits from drifting; 0 turns it off."
     max_steps: PositiveInt
     batch_size: PositiveInt
     "Sequences per optimizer step, over all processes."
