@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import generation, overhead, quality, training
+from benchmarks import generation, overhead, quality, recovery, training
 from gpt.training.launch import describe_hardware
 
 _RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -19,12 +19,14 @@ _TITLES = {
     "training": "Training throughput in tokens per second, beside transformers and litgpt",
     "generation": "Generation in tokens per second, beside transformers",
     "quality": "Time to quality: characters of one text, validation loss in nats per character",
+    "recovery": "What checkpoints cost, and how soon a run goes on",
     "overhead": "What orchestration costs, beside the bare tools",
 }
 _PACKAGES = {
     "training": ("torch", "accelerate", "transformers", "litgpt"),
     "generation": ("torch", "transformers"),
     "quality": ("torch", "accelerate"),
+    "recovery": ("torch", "safetensors"),
     "overhead": ("torch", "dvc", "prefect", "mlflow"),
 }
 
@@ -35,7 +37,7 @@ def main() -> int:
     parser.add_argument("--text", type=Path, help="for quality: a text of about a million characters")
     options = parser.parse_args()
     names = options.names or [
-        name for name in ("training", "generation", "quality") if name != "quality" or options.text
+        name for name in ("training", "generation", "quality", "recovery") if name != "quality" or options.text
     ]
     if "quality" in names and not options.text:
         parser.error("quality needs --text FILE")
@@ -49,6 +51,7 @@ def main() -> int:
         "training": training.measure,
         "generation": generation.measure,
         "quality": lambda: quality.measure(options.text),
+        "recovery": recovery.measure,
         "overhead": overhead.measure,
     }
     sections = _read()
