@@ -34,9 +34,14 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
+        if "RANK" in os.environ:
+            from gpt.training.owner import tell_owner_to_give_up
+
+            tell_owner_to_give_up()
         return 2
     except Interrupted as error:
-        print(str(error), file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(str(error), file=sys.stderr)
         return 128 + error.signum
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -108,11 +113,14 @@ def pretrain(options: argparse.Namespace) -> int:
     from gpt.params import load_params
 
     params = load_params()
-    from gpt.training import launch  # imports torch
+    from gpt.training.owner import watch_owner
+
+    watch_owner()
+    from gpt.training import launch, workers  # these import torch
 
     if launch.needs_workers(params.launch):
         launch.check_launch(params.launch)
-        return launch.run_workers(params.launch)
+        return workers.run_workers(params.launch)
     from gpt.evaluation.likelihood import split_likelihood
     from gpt.training.trainer import pretrain as train
 
@@ -235,6 +243,19 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
+def checkpoints(options: argparse.Namespace) -> int:
+    """show runs that can go on: their checkpoints, whether these are whole, and who trains"""
+    from gpt import paths
+    from gpt.params import load_params
+
+    params = load_params()
+    from gpt.training import status  # imports torch
+
+    lines = list(status.describe_all(paths.CHECKPOINTS, params))
+    print("\n".join(lines) if lines else f"{paths.CHECKPOINTS}: no run has left a checkpoint")
+    return 0
+
+
 def doctor(options: argparse.Namespace) -> int:
     """say what this machine has and what is missing"""
     from gpt.doctor import examine
@@ -274,7 +295,7 @@ def _parser() -> argparse.ArgumentParser:
         help="models:/NAME/VERSION, models:/NAME@ALIAS or @ALIAS (default: %(default)s)",
     )
     _add_conversions(commands)
-    for command in (sync, doctor):
+    for command in (checkpoints, sync, doctor):
         _add(commands, command)
     return parser
 

@@ -8,8 +8,11 @@ class UserError(Exception):
     """What is wrong, where it is (file, key, line) and what to do, in one message for a person."""
 
 
-class Interrupted(Exception):
-    """Training was asked to stop by a signal and has saved its state."""
+class Interrupted(BaseException):
+    """Training was asked to stop by a signal and has saved its state.
+
+    Like KeyboardInterrupt it is no error, and what handles errors lets it pass.
+    """
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)

@@ -17,6 +17,7 @@ from gpt.errors import UserError
 PARAMS_FILE = Path("params.yaml")
 
 PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -119,7 +120,7 @@ class Prepare(Section):
     "Share of documents to measure on while training."
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
     "Share of documents that judge the finished model."
-    split_seed: Annotated[int, Field(ge=0)]
+    split_seed: NonNegativeInt
     "Another seed puts other documents in validation and test."
 
     @model_validator(mode="after")
@@ -149,7 +150,7 @@ class Tokenize(Section):
 class Model(Section):
     n_layer: PositiveInt
     n_head: PositiveInt
-    n_kv_head: Annotated[int, Field(ge=0)]
+    n_kv_head: NonNegativeInt
     "Key and value heads, each shared by a group of queries, for a smaller cache in generation; 0: as many as n_head."
     n_embd: PositiveInt
     block_size: Annotated[int, Field(ge=2)]
@@ -198,6 +199,12 @@ class Train(Section):
     beta2: Fraction
     grad_clip: NonNegativeFloat
     "Largest global gradient norm; 0 turns clipping off."
+    skip_sigma: NonNegativeFloat
+    "Skip steps whose loss or gradient norm is, as a logarithm, so many standard deviations above the last ones' mean; 0: none."
+    max_skips: PositiveInt
+    "More steps in a row are not skipped: training goes back to the checkpoint before them and past their data."
+    max_rollbacks: NonNegativeInt
+    "How often it goes back; then it ends."
     max_steps: PositiveInt
     batch_size: PositiveInt
     "Sequences per optimizer step, over all processes."
@@ -205,6 +212,10 @@ class Train(Section):
     "Steps; several processes also ask each other this often whether one was told to stop."
     eval_interval: PositiveInt
     checkpoint_interval: PositiveInt
+    checkpoint_keep_last: PositiveInt
+    "The newest checkpoints that stay while a run lasts."
+    checkpoint_keep_every: NonNegativeInt
+    "Checkpoints of every so many steps stay too; 0: none."
     sample_interval: PositiveInt
 
     @model_validator(mode="after")
@@ -223,7 +234,7 @@ class Evaluate(Section):
     max_new_tokens: PositiveInt
     temperature: NonNegativeFloat
     "0 takes the most likely token always."
-    top_k: Annotated[int, Field(ge=0)]
+    top_k: NonNegativeInt
     "Sample among the k most likely tokens; 0 among all."
 
 
@@ -246,6 +257,8 @@ class Launch(Section):
     "Compute activations again in backward instead of keeping them: less memory, a third more time."
     micro_batch_size: PositiveInt
     "Sequences per process per forward pass."
+    max_restarts: NonNegativeInt
+    "How often several processes are started again, from the last checkpoint, after one of them has died."
 
 
 class Params(Section):

@@ -25,6 +25,16 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("chaos", "how much of what `pytest -m chaos` does")
+    group.addoption("--chaos-kills", type=int, default=6, help="SIGKILLs (default: %(default)s)")
+    group.addoption("--chaos-stops", type=int, default=1, help="SIGTERMs to each command (default: %(default)s)")
+    group.addoption(
+        "--chaos-outage", type=int, default=5, help="seconds without a tracking server (default: %(default)s)"
+    )
+    group.addoption("--chaos-seed", type=int, default=0, help="of the random instants (default: another one each time)")
+
+
 def write_params(folder: Path, change: Change) -> None:
     """Write the repository's params.yaml with some values changed."""
     yaml = YAML()

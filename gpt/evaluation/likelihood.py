@@ -6,7 +6,7 @@ document included. Documents are scored apart: a document's figure does not depe
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -52,11 +52,21 @@ class Likelihood:
 
 
 def split_likelihood(
-    model: GPTModel, reader: TokenReader, *, autocast: torch.dtype | None = None, part: tuple[int, int] = (0, 1)
+    model: GPTModel,
+    reader: TokenReader,
+    *,
+    autocast: torch.dtype | None = None,
+    part: tuple[int, int] = (0, 1),
+    give_up: Callable[[], bool] = lambda: False,
 ) -> Likelihood:
-    """Return the likelihood of a whole split, or of the batches that are rank's of (rank, ranks) = `part`, under the model."""
+    """Return the likelihood of a whole split, or of the batches that are rank's of (rank, ranks) = `part`, under the model.
+
+    `give_up` is asked before every batch; once it says so, what is returned is of a part of the split only.
+    """
     documents = (reader.read(start, end - start) for start, end in reader.document_spans())
-    nats, tokens = documents_likelihood(model, documents, reader.end_of_text, autocast=autocast, part=part)
+    nats, tokens = documents_likelihood(
+        model, documents, reader.end_of_text, autocast=autocast, part=part, give_up=give_up
+    )
     return Likelihood(nats, tokens, reader.text_bytes)
 
 
@@ -67,6 +77,7 @@ def documents_likelihood(
     *,
     autocast: torch.dtype | None = None,
     part: tuple[int, int] = (0, 1),
+    give_up: Callable[[], bool] = lambda: False,
 ) -> tuple[float, int]:
     """Return (nats, tokens) of documents, each an int64 array that ends with <|endoftext|>.
 
@@ -81,6 +92,8 @@ def documents_likelihood(
         with torch.inference_mode():
             batches = _batches(documents, end_of_text, model.config.block_size)
             for inputs, targets in islice(batches, part[0], None, part[1]):
+                if give_up():
+                    break
                 with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                     logits = model(inputs.to(device))  # (B, T, vocab_size)
                 losses = F.cross_entropy(

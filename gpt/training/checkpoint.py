@@ -1,7 +1,8 @@
 """Checkpoints that exist or do not: `checkpoints/<fingerprint>/step_00000500/`.
 
 A checkpoint is written beside its place and synced, its manifest (sizes and hashes) last, and renamed; older ones go after that.
-Reading verifies every byte; a damaged one is skipped with a warning and the one before it used.
+Reading verifies every byte; a damaged one is skipped with a warning and the one before it used. Tensors are safetensors and all
+else JSON: torch.distributed.checkpoint would put a pickle beside them, and what is unpickled can run code.
 """
 
 import fcntl
@@ -11,11 +12,11 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from safetensors import SafetensorError
@@ -26,7 +27,6 @@ from gpt.errors import UserError
 from gpt.files import fsync_path, sha256_file, sha256_json, write_json
 from gpt.params import Params
 
-KEEP = 2
 # What the weights are computed by. A test compares this list with the dependencies of the stage in dvc.yaml.
 CODE = (
     "data/batches.py",
@@ -34,13 +34,14 @@ CODE = (
     "data/tokenizer.py",
     "evaluation/likelihood.py",
     "model",
+    "training/guard.py",
     "training/optimizer.py",
     "training/step.py",
     "training/trainer.py",
 )
 # These decide when something is written down, not what the weights are.
-_WITHOUT_EFFECT = {"checkpoint_interval", "sample_interval"}
-_MANIFEST = "manifest.json"
+_WITHOUT_EFFECT = {"checkpoint_interval", "checkpoint_keep_last", "checkpoint_keep_every", "sample_interval"}
+_MANIFEST, _LOCK = "manifest.json", "lock"
 
 logger = logging.getLogger(__name__)
 
@@ -76,15 +77,15 @@ def fingerprint(params: Params, data: str, tokenizer: str) -> str:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint below `folder` and remove all but the newest `KEEP`."""
+    """Write a checkpoint below `folder`; raise `OSError` if that fails, with what was there as it was."""
     target = folder / f"step_{checkpoint.step:08d}"
     partial = Path(tempfile.mkdtemp(prefix=".partial_", dir=folder))
     try:
         try:
             save_file(_contiguous(checkpoint.weights), partial / "model.safetensors")
             save_file(_contiguous(checkpoint.optimizer), partial / "optimizer.safetensors")
-        except SafetensorError as error:  # it hides the OSError: a full disk is no bug
-            raise UserError(f"{target}: {error}; make room, or make it writable; the last checkpoint stays") from None
+        except SafetensorError as error:
+            raise OSError(str(error)) from error  # the library wraps what the system said
         write_json(partial / "state.json", checkpoint.state | {"step": checkpoint.step})
         manifest = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(partial.iterdir())
@@ -99,17 +100,38 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         fsync_path(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    for old in _steps(folder)[:-KEEP]:
-        shutil.rmtree(old)
 
 
-def load_latest(folder: Path) -> Checkpoint | None:
-    """Return the newest whole checkpoint below `folder`, or None; warn of each damaged one."""
-    for path in reversed(_steps(folder)):
+def prune(folder: Path, keep_last: int, keep_every: int) -> None:
+    """Remove checkpoints, but neither the newest `keep_last` nor those of every `keep_every` steps (0: none)."""
+    for path in steps(folder)[:-keep_last]:
+        if not keep_every or step_of(path) % keep_every:
+            _remove_one(path)
+
+
+def remove_newer(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps than `step`, the newest first."""
+    for path in reversed(steps(folder)):
+        if step_of(path) > step:
+            _remove_one(path)
+
+
+def _remove_one(path: Path) -> None:
+    # Out of sight first: what a kill leaves of it is not taken for a damaged checkpoint.
+    removed = path.with_name(f".partial_{path.name}")
+    path.replace(removed)
+    shutil.rmtree(removed)
+
+
+def load_latest(folder: Path, accept: Callable[[dict[str, Any]], bool] = lambda state: True) -> Checkpoint | None:
+    """Return the newest whole checkpoint below `folder` whose state `accept` takes, or None; warn of each damaged one."""
+    for path in reversed(steps(folder)):
         if damage := find_damage(path):
             logger.warning("%s is damaged (%s); trying the one before it", path, damage)
             continue
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if not accept(state):
+            continue
         weights, optimizer = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
         return Checkpoint(state["step"], weights, optimizer, state)
     return None
@@ -143,13 +165,13 @@ def single_trainer(folder: Path) -> Iterator[None]:
     The kernel drops the lock when its holder dies, however it dies.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+", encoding="utf-8") as lock:
+    with (folder / _LOCK).open("a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            raise UserError(f"{folder}: {holder} trains here; wait for it or stop it, then run this again") from None
+            raise UserError(
+                f"{folder}: {_holder_of(lock)} trains here; wait for it or stop it, then run this again"
+            ) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
@@ -158,13 +180,37 @@ def single_trainer(folder: Path) -> Iterator[None]:
         yield
 
 
+def holder(folder: Path) -> str | None:
+    """Return who trains in a checkpoint folder now, or None."""
+    try:
+        with (folder / _LOCK).open(encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return _holder_of(lock)
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def _holder_of(lock: TextIO) -> str:
+    lock.seek(0)
+    return lock.read().strip() or "another process"
+
+
 def remove(folder: Path) -> None:
     """Remove a finished run's folder, so that training it again really trains."""
     shutil.rmtree(folder)
 
 
-def _steps(folder: Path) -> list[Path]:
+def steps(folder: Path) -> list[Path]:
+    """Return the checkpoints below `folder`, whole or damaged, oldest first."""
     return sorted(folder.glob("step_*"))
+
+
+def step_of(path: Path) -> int:
+    """Return the optimizer step that a checkpoint's name tells."""
+    return int(path.name.removeprefix("step_"))
 
 
 def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

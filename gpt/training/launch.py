@@ -4,13 +4,10 @@ import ctypes
 import math
 import os
 import platform
-import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import torch
@@ -64,33 +61,6 @@ def check_launch(settings: Launch) -> None:
             f"params.yaml: launch.num_machines = {settings.num_machines}: set {RENDEZVOUS} to HOST:PORT of one of the machines,"
             " the same on all of them, and start `gpt pretrain` on each"
         )
-
-
-def run_workers(settings: Launch) -> int:
-    """Start `gpt pretrain` in every process through torchrun, pass signals on, and return the exit code."""
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={settings.num_processes}"]
-    if settings.num_machines > 1:
-        command += [
-            f"--nnodes={settings.num_machines}",
-            "--rdzv-backend=c10d",
-            f"--rdzv-endpoint={os.environ[RENDEZVOUS]}",
-        ]
-    else:
-        command += ["--standalone"]
-    threads = max(1, (os.cpu_count() or 1) // settings.num_processes)  # torchrun would give each process one
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-    process = subprocess.Popen([*command, "-m", "gpt.cli", "pretrain"], env=environment)
-
-    def pass_on(signum: int, _frame: FrameType | None) -> None:
-        process.send_signal(signum)
-
-    before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        code = process.wait()
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-    return 128 - code if code < 0 else code
 
 
 def start_accelerator(settings: Launch) -> tuple["Accelerator", Choice]:
@@ -173,6 +143,12 @@ def largest_of_processes(state: "Accelerator | PartialState", value: float) -> f
     tensor = torch.tensor([value], dtype=torch.float64, device=state.device)
     torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
     return tensor.item()
+
+
+def add_up_over_processes(state: "Accelerator | PartialState", value: torch.Tensor) -> None:
+    """Make `value` the sum of all processes' values, on the device."""
+    if state.num_processes > 1:
+        torch.distributed.all_reduce(value)
 
 
 def keep_freed_memory() -> None:

@@ -83,6 +83,10 @@ class Meters:
     ) -> None:
         self._device, self._tokens_per_step = device, tokens_per_step
         self._mfu_per_rate = flops_per_token / (processes * peak) if peak else None
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Measure from now and from `step` on."""
         self._step, self._since = step, time.perf_counter()
 
     def read(self, step: int) -> Reading:

@@ -58,10 +58,10 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Update all parameters once."""
+        """Update all parameters once; if there is an attribute `found_inf`, a float scalar, and it is 1, leave all as it is."""
         for group in self.param_groups:
             if group["muon"]:
-                self._muon_step(group)
+                self._muon_step(group, getattr(self, "found_inf", None))
         groups = self.param_groups
         self.param_groups = [group for group in groups if not group["muon"]]
         try:
@@ -69,7 +69,8 @@ class Muon(torch.optim.AdamW):
         finally:
             self.param_groups = groups
 
-    def _muon_step(self, group: dict[str, Any]) -> None:
+    def _muon_step(self, group: dict[str, Any], found_inf: torch.Tensor | None) -> None:
+        taken: Any = 1.0 if found_inf is None else 1.0 - found_inf
         shapes: defaultdict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
         for parameter in group["params"]:
             if parameter.grad is not None:
@@ -81,12 +82,17 @@ class Muon(torch.optim.AdamW):
             for momentum, parameter in zip(momenta, parameters, strict=True):
                 gradient = parameter.grad
                 assert gradient is not None, "chosen above"
-                momentum.lerp_(gradient, 1 - _MOMENTUM)
+                if found_inf is not None:
+                    gradient = gradient.where(found_inf == 0, 0.0)
+                momentum.lerp_(gradient, (1 - _MOMENTUM) * taken)
                 looked = torch.lerp(gradient, momentum, _MOMENTUM)  # Nesterov's look ahead
                 ahead.append(looked if len(looked) == rows else looked.T)
-            for parameter, update in zip(parameters, orthogonalise(torch.stack(ahead)), strict=True):
+            updates = orthogonalise(torch.stack(ahead))
+            if found_inf is not None:
+                updates *= taken
+            for parameter, update in zip(parameters, updates, strict=True):
                 if group["weight_decay"]:
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"] * taken)
                 update = update if len(parameter) == rows else update.T
                 # A tall matrix moves its outputs as much as a square one with a larger update.
                 stretch = math.sqrt(max(1.0, len(parameter) / parameter.shape[1]))

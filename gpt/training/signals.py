@@ -1,4 +1,4 @@
-"""Signals that ask training to stop: noted at once, obeyed between two steps."""
+"""Signals that ask training to stop: while it trains noted and obeyed between two steps, before that obeyed at once."""
 
 import signal
 import time
@@ -6,28 +6,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from gpt.errors import Interrupted
+
 # Ctrl-C reaches a worker from the terminal and again from its launcher: what comes so close together is one wish.
 _ONE_WISH_SECONDS = 2.0
 
 
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Turn SIGTERM and SIGINT into entries of a list that the loop looks at between steps; a later one ends at once."""
-    received: list[int] = []
-    first = 0.0
+class Stop:
+    """Whether SIGTERM or SIGINT has come: `signum` is the first one, 0 if none has. A later one ends the process at once."""
 
-    def note(signum: int, _frame: FrameType | None) -> None:
-        nonlocal first
-        if not received:
-            first = time.monotonic()
-            received.append(signum)
-        elif time.monotonic() - first > _ONE_WISH_SECONDS:
+    def __init__(self) -> None:
+        self.signum = 0
+        self._since = 0.0
+        self._is_deferred = False
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Let the signals raise `Interrupted`: nothing has changed yet that is not on disk."""
+        before = {signum: signal.signal(signum, self._note) for signum in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def defer(self) -> None:
+        """From now on only note them, for the loop that looks at `signum` between steps."""
+        self._is_deferred = True
+
+    def _note(self, signum: int, _frame: FrameType | None) -> None:
+        if not self.signum:
+            self.signum, self._since = signum, time.monotonic()
+            if not self._is_deferred:
+                name = signal.Signals(signum).name
+                raise Interrupted(signum, f"stopped by {name} before the first step; run it again to go on")
+        elif time.monotonic() - self._since > _ONE_WISH_SECONDS:
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
-
-    before = {signum: signal.signal(signum, note) for signum in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

@@ -7,6 +7,7 @@ folders and no params.yaml, so that a benchmark measures what training runs.
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from torch import nn
 
 from gpt.model.transformer import GPTModel
 from gpt.params import Train
+from gpt.training.guard import Guard
+from gpt.training.launch import add_up_over_processes
 from gpt.training.optimizer import set_learning_rate
 
 Read = Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]
@@ -48,30 +51,33 @@ class TrainStep:
         begin = accelerator.process_index * share
         self._firsts = range(begin, begin + share, micro_batch_size)
         self._size = micro_batch_size
+        self.guard = Guard(settings.skip_sigma, accelerator.device)
 
     @property
     def passes(self) -> int:
         """Micro-batches that a process computes in a step."""
         return len(self._firsts)
 
-    def __call__(self, number: int, read: Read) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take step `number` (from 0) on the batch that `read` gives.
+    def __call__(self, number: int, read: Read) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Take step `number` (from 0) on the batch that `read` gives, unless the guard finds it bad.
 
-        Returns, on the device, the nats of this process's sequences (their cross-entropy, summed over tokens) and the norm
-        of the whole gradient before clipping.
+        Returns, on the device, the mean loss over the global batch's tokens in nats, the norm of the whole gradient before
+        clipping, and whether the step was skipped: weights and the optimizer's state are then as before.
         """
         set_learning_rate(self.optimizer, number, self._settings)
         self.model.train()
-        nats = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        loss = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         for first in self._firsts:
             # Processes add their gradients up once a step, with the last micro-batch.
             is_last = first == self._firsts[-1]
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                nats += self._forward_backward(number, first, read)
+                loss += self._forward_backward(number, first, read)
+        add_up_over_processes(self.accelerator, loss)
         norm = self._clip()
-        self.optimizer.step()
+        bad = self.guard.is_bad(loss, norm)
+        self._apply(bad)
         self.optimizer.zero_grad(set_to_none=True)
-        return nats, norm
+        return loss, norm, bad
 
     def time_pass(self, number: int, read: Read, repeat: int = 2) -> tuple[float, float]:
         """Return the seconds of a micro-batch's first forward and backward pass, and of the fastest of `repeat` later ones.
@@ -93,14 +99,14 @@ class TrainStep:
         return seconds[0], min(seconds[1:], default=seconds[0])
 
     def _forward_backward(self, number: int, first: int, read: Read) -> torch.Tensor:
-        """Add a micro-batch's gradient; return its nats."""
+        """Add a micro-batch's gradient; return its share of the global batch's loss."""
         inputs, targets = (self._to_device(part) for part in read(first, first + self._size))
         self._seed_dropout(number, first)
         # The mean over the tokens of the global batch, whatever its split; DDP averages over processes.
-        scale = self.accelerator.num_processes / (self._settings.batch_size * targets.shape[1])
-        loss, nats = self.model(inputs, targets, scale=scale)
+        tokens = self._settings.batch_size * targets.shape[1]
+        loss, nats = self.model(inputs, targets, scale=self.accelerator.num_processes / tokens)
         self.accelerator.backward(loss)
-        return nats
+        return nats / tokens
 
     def _to_device(self, tokens: torch.Tensor) -> torch.Tensor:
         device = self.accelerator.device
@@ -114,6 +120,22 @@ class TrainStep:
         if self.bare_model.config.dropout:
             words = np.random.SeedSequence([self._seed, number, first]).generate_state(1, np.uint64)
             torch.manual_seed(int(words[0]))
+
+    def _apply(self, bad: torch.Tensor) -> None:
+        """Take the optimizer's step, but not if `bad` is true."""
+        bare: Any = getattr(self.optimizer, "optimizer", self.optimizer)
+        scaler = self.accelerator.scaler
+        if scaler is None and bad.device.type == "cuda":
+            # To ask would make the host wait. Fused optimizers leave everything as it was where this is 1.
+            bare.found_inf = bad.float()
+            try:
+                self.optimizer.step()
+            finally:
+                del bare.found_inf
+        elif not bad:
+            self.optimizer.step()
+        elif scaler is not None:
+            scaler.update()  # lowers the scale if it was the overflow of that scale
 
     def _clip(self) -> torch.Tensor:
         """Clip the gradient to `grad_clip`; return its norm before."""

@@ -22,7 +22,7 @@ def make(step: int) -> Checkpoint:
     return Checkpoint(step, weights, {"w/exp_avg": torch.ones(3, 4), "w/step": torch.tensor(float(step))}, {"run": "r"})
 
 
-def test_the_newest_comes_back_and_only_two_stay(tmp_path: Path) -> None:
+def test_the_newest_comes_back(tmp_path: Path) -> None:
     for step in (5, 10, 15):
         checkpoint.save(tmp_path, make(step))
     found = checkpoint.load_latest(tmp_path)
@@ -30,7 +30,19 @@ def test_the_newest_comes_back_and_only_two_stay(tmp_path: Path) -> None:
     assert (found.step, found.state["run"]) == (15, "r")
     assert torch.equal(found.weights["w"], make(15).weights["w"])
     assert found.optimizer["w/step"] == 15
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000010", "step_00000015"]
+
+
+@pytest.mark.parametrize(
+    ("last", "every", "kept"), [(1, 0, [25]), (2, 0, [20, 25]), (2, 10, [10, 20, 25]), (9, 0, [5, 10, 15, 20, 25])]
+)
+def test_the_newest_and_those_of_every_so_many_steps_stay(
+    tmp_path: Path, last: int, every: int, kept: list[int]
+) -> None:
+    for step in (5, 10, 15, 20, 25):
+        checkpoint.save(tmp_path, make(step))
+        checkpoint.prune(tmp_path, last, every)
+    assert [checkpoint.step_of(path) for path in checkpoint.steps(tmp_path)] == kept
+    assert len(list(tmp_path.iterdir())) == len(kept), "nothing else is left"
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
@@ -105,7 +117,13 @@ def test_fingerprint_changes_with_what_the_result_depends_on_and_nothing_else(
     base = of("a")
     assert of("b") == base
     assert of("c", launch={"micro_batch_size": 2, "compile": True}) == base
-    assert of("d", train={"checkpoint_interval": 7, "sample_interval": 9}) == base
+    saves: dict[str, object] = {
+        "checkpoint_interval": 7,
+        "checkpoint_keep_last": 5,
+        "checkpoint_keep_every": 14,
+        "sample_interval": 9,
+    }
+    assert of("d", train=saves) == base
     assert of("e", evaluate={"temperature": 0.1}, register={"name": "other"}) == base
     different = [
         of("f", data="other"),

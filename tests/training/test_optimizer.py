@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -128,6 +129,34 @@ def test_state_comes_back_under_the_names_of_the_parameters(params: Params, kind
     steps(twin, other, 2)
     for mine, other_parameter in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(mine, other_parameter)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.parametrize("gradient", [1e30, math.nan])
+def test_where_found_inf_is_one_nothing_changes_and_where_it_is_zero_all_is_as_without(
+    params: Params, kind: str, gradient: float
+) -> None:
+    train = settings(params, optimizer=kind, weight_decay=0.5)
+    models = [small_model(), small_model()]
+    optimizers: list[Any] = [build_optimizer(model, train) for model in models]
+
+    def step(model: GPTModel, optimizer: Any, value: float | None = None) -> None:
+        model(torch.arange(8)[None]).square().sum().backward()
+        for parameter in model.parameters():
+            if value is not None and parameter.grad is not None:
+                parameter.grad = torch.full_like(parameter, value)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    optimizers[1].found_inf = torch.zeros(())
+    for _ in range(3):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            step(model, optimizer)
+    optimizers[1].found_inf = torch.ones(())
+    step(models[1], optimizers[1], gradient)
+    kept = [model.state_dict() | optimizer_tensors(model, o) for model, o in zip(models, optimizers, strict=True)]
+    assert kept[0].keys() == kept[1].keys()
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
 
 
 def small_model() -> GPTModel:

@@ -1,8 +1,10 @@
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from accelerate import Accelerator
 
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params import Train, load_params
-from gpt.training.optimizer import build_optimizer
+from gpt.training.optimizer import build_optimizer, optimizer_tensors
 from gpt.training.step import TrainStep
 from tests.conftest import ROOT
 
@@ -73,12 +75,13 @@ def reference(model: GPTModel) -> tuple[torch.Tensor, Gradient]:
 @pytest.mark.parametrize("micro_batch_size", [8, 4, 2, 1])
 def test_the_gradient_is_that_of_the_mean_over_all_tokens_for_every_micro_batch(micro_batch_size: int) -> None:
     model = make_model()
-    loss, expected = reference(model)
+    expected_loss, expected = reference(model)
     step, seen = make_step(model, make_settings(), micro_batch_size)
-    nats, norm = step(0, read)
+    loss, norm, skipped = step(0, read)
+    assert not skipped
     assert step.passes == BATCH // micro_batch_size
     assert difference(seen[0], expected) < 1e-6
-    assert float(nats) / (BATCH * T) == pytest.approx(float(loss), rel=1e-6)
+    assert float(loss) == pytest.approx(float(expected_loss), rel=1e-6)
     assert float(norm) == pytest.approx(norm_of(expected), rel=1e-5)
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -93,10 +96,9 @@ from tests.training.test_step import make_model, make_settings, make_step, read
 launch = load_params(ROOT / "params.yaml").launch.model_copy(update={"num_processes": 2, "precision": "fp32"})
 accelerator, _ = start_accelerator(launch)
 step, seen = make_step(make_model(), make_settings(grad_clip=0.05), 2, accelerator)
-nats, norm = step(0, read)
-nats = accelerator.reduce(nats, "sum")
+loss, norm, _ = step(0, read)
 if accelerator.is_main_process:
-    torch.save({"gradient": seen[0], "nats": nats, "norm": norm}, sys.argv[1])
+    torch.save({"gradient": seen[0], "loss": loss, "norm": norm}, sys.argv[1])
 accelerator.end_training()
 """
     (tmp_path / "two.py").write_text(code, encoding="utf-8")
@@ -105,9 +107,9 @@ accelerator.end_training()
     subprocess.run([*command, str(tmp_path / "two.py"), str(tmp_path / "two.pt")], check=True, env=environment)
     two = torch.load(tmp_path / "two.pt", weights_only=True)
     step, seen = make_step(make_model(), make_settings(grad_clip=0.05), 4)
-    nats, norm = step(0, read)
+    loss, norm, _ = step(0, read)
     assert difference(seen[0], two["gradient"]) < 1e-6
-    assert float(two["nats"]) == pytest.approx(float(nats), rel=1e-6)
+    assert float(two["loss"]) == pytest.approx(float(loss), rel=1e-6)
     assert float(two["norm"]) == pytest.approx(float(norm), rel=1e-5)
 
 
@@ -121,7 +123,7 @@ def test_a_batch_that_does_not_divide_is_refused() -> None:
 def test_clipping_bounds_the_norm_and_reports_the_one_before() -> None:
     whole = reference(make_model())[1]
     step, seen = make_step(make_model(), make_settings(grad_clip=0.01))
-    _, norm = step(0, read)
+    _, norm, _ = step(0, read)
     assert float(norm) == pytest.approx(norm_of(whole), rel=1e-5)
     assert norm_of(seen[0]) == pytest.approx(0.01, rel=1e-3)
     step, seen = make_step(make_model(), make_settings(grad_clip=1e6))
@@ -186,7 +188,7 @@ def test_bf16_passes_come_close_to_fp32_and_keep_fp32_gradients() -> None:
 def test_fp16_gradients_are_unscaled_before_they_are_clipped(fp16_on_cpu: Callable[[float], Accelerator]) -> None:
     _, expected = reference(make_model())
     step, seen = make_step(make_model(), make_settings(grad_clip=1e6), 4, fp16_on_cpu(1024.0))
-    _, norm = step(0, read)
+    _, norm, _ = step(0, read)
     assert float(norm) == pytest.approx(norm_of(expected), rel=0.02)
     assert difference(seen[0], expected) < 0.02 * max(float(part.abs().max()) for part in expected.values())
 
@@ -198,11 +200,41 @@ def test_an_fp16_step_that_overflows_is_skipped_and_the_next_one_is_taken(
     model, accelerator = make_model(), fp16_on_cpu(2.0**30)
     step, _ = make_step(model, make_settings(optimizer=optimizer, grad_clip=1.0), 4, accelerator)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    nats, norm = step(0, read)
-    assert nats.isfinite() and not norm.isfinite()
+    loss, norm, skipped = step(0, read)
+    assert loss.isfinite() and not norm.isfinite() and skipped
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     for number in range(1, 40):
         step(number, read)
     assert accelerator.scaler is not None and accelerator.scaler.get_scale() < 2.0**30
     assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def to_nan(_module: torch.nn.Module, _inputs: Any, x: torch.Tensor) -> torch.Tensor:
+    return x * math.nan
+
+
+@pytest.mark.parametrize("fp16", [False, True])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_bad_step_leaves_weights_and_optimizer_as_they_were_and_the_next_one_is_taken(
+    fp16_on_cpu: Callable[[float], Accelerator], optimizer: str, fp16: bool
+) -> None:
+    model = make_model()
+    settings = make_settings(optimizer=optimizer, grad_clip=1.0)
+    step, _ = make_step(model, settings, 4, fp16_on_cpu(1024.0) if fp16 else None)
+    for number in range(3):
+        step(number, read)
+
+    def state() -> Gradient:
+        bare: Any = getattr(step.optimizer, "optimizer", step.optimizer)
+        return {name: value.clone() for name, value in (model.state_dict() | optimizer_tensors(model, bare)).items()}
+
+    before = state()
+    poison = model.final_norm.register_forward_hook(to_nan)
+    loss, _, skipped = step(3, read)
+    poison.remove()
+    assert skipped and not loss.isfinite()
+    assert all(torch.equal(value, before[name]) for name, value in state().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not step(3, read)[2]
+    assert any(not torch.equal(value, before[name]) for name, value in state().items())

@@ -1,0 +1,53 @@
+"""Who trains through this process: the launcher of a worker, DVC of a stage. When it ends, so do we: its death sends no signal."""
+
+import os
+import signal
+import threading
+import time
+
+import psutil
+
+# In a worker's environment, the process that started it and would start it again.
+OWNER = "GPT_OWNER"
+_LOOK_SECONDS = 0.5
+
+
+def watch_owner() -> None:
+    """Stop, as by SIGTERM, when our owner has ended; do nothing if there is none."""
+    if os.environ.get(OWNER) == str(os.getppid()):
+        stop_with(psutil.Process(os.getppid()))
+    elif "DVC_STAGE" in os.environ:  # a shell may be in between
+        dvc = next((parent for parent in psutil.Process().parents() if _is_dvc(parent)), None)
+        if dvc:
+            stop_with(dvc)
+
+
+def stop_with(owner: psutil.Process) -> None:
+    """Send this process SIGTERM when `owner` has ended, so that nothing trains on for nobody."""
+
+    def wait() -> None:
+        while _is_alive(owner):
+            time.sleep(_LOOK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="owner", daemon=True).start()
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE  # ended, but its parent has not asked
+    except psutil.NoSuchProcess:
+        return False
+
+
+def tell_owner_to_give_up() -> None:
+    """Keep the owner, if this is a worker of `run_workers`, from starting us again."""
+    if os.environ.get(OWNER) == str(os.getppid()):
+        os.kill(os.getppid(), signal.SIGUSR1)
+
+
+def _is_dvc(process: psutil.Process) -> bool:
+    try:
+        return any(part.rpartition("/")[2] == "dvc" for part in process.cmdline()[:4])
+    except psutil.Error:
+        return False

@@ -1,0 +1,87 @@
+"""Checkpoints written while training goes on: it stands still only for a copy of what is to be saved."""
+
+import copy
+import logging
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from gpt.training import checkpoint as checkpoints
+from gpt.training.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+class Saver:
+    """Saves one checkpoint at a time below `folder`, in a thread, and removes old ones.
+
+    A save that fails, because the disk is full for instance, is a warning: older checkpoints stay, training goes on and the next
+    save tries again. So is one of tensors that are not finite. As a context manager it waits for the thread: nothing is written
+    once it is left.
+    """
+
+    def __init__(self, folder: Path, *, keep_last: int, keep_every: int) -> None:
+        self._folder, self._keep_last, self._keep_every = folder, keep_last, keep_every
+        self._thread: threading.Thread | None = None
+        self._is_saved = True
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.wait()
+
+    def save(self, checkpoint: Checkpoint, *, prune: bool = True) -> None:
+        """Begin to save `checkpoint`, which may change afterwards; first waits for the save before it.
+
+        Without `prune` all older checkpoints stay for now.
+        """
+        self.wait()
+        copied = Checkpoint(
+            checkpoint.step, _copy(checkpoint.weights), _copy(checkpoint.optimizer), copy.deepcopy(checkpoint.state)
+        )
+        # No daemon: an interpreter that ends lets it finish.
+        self._thread = threading.Thread(target=self._write, args=(copied, prune), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> bool:
+        """Wait until the last checkpoint is written; return whether it was, True if there was none."""
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+        if self._error:
+            raise self._error
+        return self._is_saved
+
+    def _write(self, checkpoint: Checkpoint, prune: bool) -> None:
+        self._is_saved = False
+        try:
+            if name := _not_finite(checkpoint.weights | checkpoint.optimizer):
+                logger.warning("checkpoint of step %d was not saved: %s is not finite", checkpoint.step, name)
+                return
+            checkpoints.save(self._folder, checkpoint)
+            self._is_saved = True
+            if prune:
+                checkpoints.prune(self._folder, self._keep_last, self._keep_every)
+        except OSError as error:
+            logger.warning(
+                "checkpoint of step %d was not saved (%s); make room in %s; training goes on, older checkpoints stay and the next"
+                " save tries again",
+                checkpoint.step,
+                error,
+                self._folder,
+            )
+        except BaseException as error:
+            self._error = error
+
+
+def _copy(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def _not_finite(tensors: dict[str, torch.Tensor]) -> str | None:
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)

@@ -1,0 +1,66 @@
+"""SIGTERM at random instants to each of the commands that train: the state is saved, nothing is left, the next start goes on."""
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from gpt.training import checkpoint as checkpoints
+from tests.chaos.conftest import Family, checkpoint_folder
+from tests.e2e.conftest import Project
+
+pytestmark = [pytest.mark.slow, pytest.mark.chaos]
+
+REPRO = ("dvc", "--wait-for-lock", "repro")
+# Seconds from start to about the middle of what training takes.
+COMMANDS = {"gpt pretrain": (("gpt", "pretrain"), 9), "dvc repro": (REPRO, 12), "flow": (("flows.pretrain",), 25)}
+WHOLE: list[tuple[bytes, str]] = []
+"Weights and plots of the run that was not stopped, the same for all commands."
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_stopped_at_any_instant_it_saves_leaves_nothing_behind_and_goes_on(
+    make_project: Callable[..., Project],
+    family: Family,
+    instants: random.Random,
+    option: Callable[[str], int],
+    name: str,
+) -> None:
+    stops = option("stops")
+    train = {"max_steps": 1500 * stops, "checkpoint_interval": 50, "eval_interval": 500, "sample_interval": 500}
+    change = {"train": train, "register": {"max_bits_per_byte": 8.0}}
+    if not WHOLE:
+        whole = make_project("whole", **change)
+        whole.run(*REPRO)
+        WHOLE.append((whole.weights(), whole.hash_of("plots")))
+    project = make_project("stopped", **change)
+    project = replace(project, environment=project.environment | family.environment)
+    project.run("dvc", "repro", "tokenize")
+    command, latest = COMMANDS[name]
+    latest_step = -1
+    for number in range(stops):
+        process = project.start(*command)
+        deadline = time.monotonic() + instants.uniform(0.5, latest)
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        if process.poll() is not None:
+            assert process.returncode == 0, process.communicate()
+            assert number, "it ended before the first stop"
+            break
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode in (128 + signal.SIGTERM, -signal.SIGTERM), output
+        family.wait_until_gone(30)
+        folder = checkpoint_folder(project.folder)
+        if folder is not None and (steps := checkpoints.steps(folder)):
+            assert checkpoints.holder(folder) is None
+            assert checkpoints.find_damage(steps[-1]) is None
+            assert checkpoints.step_of(steps[-1]) >= latest_step
+            latest_step = checkpoints.step_of(steps[-1])
+    output = project.run(*(REPRO if name == "dvc repro" else command))
+    assert latest_step < 0 or "resuming after step" in output
+    assert (project.weights(), project.hash_of("plots")) == WHOLE[0]
+    assert not family.alive()

@@ -1,0 +1,63 @@
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt import cli, paths
+from gpt.data.shards import data_id
+from gpt.data.tokenizer import tokenizer_id
+from gpt.params import load_params
+from gpt.training import checkpoint as checkpoints
+from gpt.training.checkpoint import Checkpoint
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> str:
+    assert cli.main(["checkpoints"]) == 0
+    return capsys.readouterr().out
+
+
+def save(folder: Path, *steps: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for step in steps:
+        checkpoints.save(
+            folder, Checkpoint(step, {"w": torch.ones(1000)}, {"w/step": torch.ones(1)}, {"run": "morning"})
+        )
+
+
+def test_every_checkpoint_is_shown_with_its_health_and_what_can_be_done(
+    make_project: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_project()
+    assert "no run has left a checkpoint" in shown(capsys)
+    fingerprint = checkpoints.fingerprint(load_params(), data_id(paths.TOKENS), tokenizer_id(paths.TOKENIZER))
+    mine, other = paths.CHECKPOINTS / fingerprint, paths.CHECKPOINTS / "0123"
+    save(mine, 5, 10)
+    save(other, 7)
+    (mine / "step_00000010" / "model.safetensors").write_bytes(b"")
+    os.utime(mine / "step_00000005" / "manifest.json", (0, 2_000_000_000))
+    with checkpoints.single_trainer(other):
+        text = shown(capsys)
+    first, second = sorted([text.index(str(mine)), text.index(str(other))])
+    parts = {str(mine) in text[first:second]: text[first:second], str(mine) in text[second:]: text[second:]}
+    assert "nobody trains here" in parts[True]
+    assert "step 10, " in parts[True] and "damaged: model.safetensors has 0 bytes, not" in parts[True]
+    assert "step 5, 0 seconds old, 0.0 MB, whole, run morning" in parts[True]
+    assert parts[True].index("step 10") < parts[True].index("step 5,"), "the newest first"
+    assert "to go on from here: gpt pretrain" in parts[True]
+    assert f"to delete it: rm -r {mine}" in parts[True]
+    assert f"process {os.getpid()} on " in parts[False] and "trains here" in parts[False]
+    assert "delete" not in parts[False], "not under a trainer"
+    text = shown(capsys)
+    assert "of other data, code, model or train settings than now" in text
+
+
+def test_without_data_all_are_of_another_time(
+    make_project: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_project()
+    save(paths.CHECKPOINTS / "0123", 7)
+    shutil.rmtree(paths.TOKENS)
+    assert "of other data" in shown(capsys)
