@@ -50,7 +50,10 @@ def run_workers(settings: Launch) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", "gpt.cli", "pretrain")
     except SignalException as error:
-        return 128 + error.sigval
+        # The agent's heartbeat goes on in a thread, and an interpreter that ends would tear it out of C++, which aborts.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + error.sigval)
     except _GiveUp:
         return 2
     except ChildFailedError as error:
