@@ -61,7 +61,8 @@ def split_likelihood(
 ) -> Likelihood:
     """Return the likelihood of a whole split, or of the batches that are rank's of (rank, ranks) = `part`, under the model.
 
-    `give_up` is asked before every batch; once it says so, what is returned is of a part of the split only.
+    All ranks compute equally many batches, so that a model which is split over them can be measured. `give_up` is asked before
+    each; once it says so, what is returned is of a part of the split only.
     """
     documents = (reader.read(start, end - start) for start, end in reader.document_spans())
     nats, tokens = documents_likelihood(
@@ -89,11 +90,13 @@ def documents_likelihood(
     model.eval()
     total, count = 0.0, 0
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # in inference mode, a split model would gather weights that it cannot train with later
+            rank, ranks = part
             batches = _batches(documents, end_of_text, model.config.block_size)
-            for inputs, targets in islice(batches, part[0], None, part[1]):
+            while group := list(islice(batches, ranks)):
                 if give_up():
                     break
+                inputs, targets = group[rank] if rank < len(group) else _counting_nothing(*group[0])
                 with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                     logits = model(inputs.to(device))  # (B, T, vocab_size)
                 losses = F.cross_entropy(
@@ -104,6 +107,10 @@ def documents_likelihood(
     finally:
         model.train(training)
     return total, count
+
+
+def _counting_nothing(inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return inputs, torch.full_like(targets, -1)
 
 
 def _windows(document: np.ndarray, end_of_text: int, block_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -36,6 +36,7 @@ CODE = (
     "model",
     "training/guard.py",
     "training/optimizer.py",
+    "training/sharding.py",
     "training/step.py",
     "training/trainer.py",
 )

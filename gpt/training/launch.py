@@ -50,8 +50,10 @@ def check_launch(settings: Launch) -> None:
         raise UserError(
             f"params.yaml: launch.num_processes = {settings.num_processes}, but this machine has {gpus} GPU(s); lower it"
         )
-    if settings.strategy == "fsdp":
-        raise UserError("params.yaml: launch.strategy = 'fsdp' is not supported yet; use ddp")
+    if settings.strategy == "fsdp" and settings.precision == "fp16":
+        raise UserError(
+            "params.yaml: launch.precision = 'fp16' does not work with strategy = 'fsdp'; use auto, fp32 or bf16"
+        )
     if settings.precision == "fp16" and not gpus:  # Accelerate would train in fp32 without a word
         raise UserError("params.yaml: launch.precision = 'fp16' needs a GPU; use auto, fp32 or bf16")
     if settings.precision == "bf16" and gpus and not torch.cuda.is_bf16_supported(including_emulation=False):

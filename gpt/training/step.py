@@ -6,7 +6,7 @@ folders and no params.yaml, so that a benchmark measures what training runs.
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from gpt.params import Train
 from gpt.training.guard import Guard
 from gpt.training.launch import add_up_over_processes
 from gpt.training.optimizer import set_learning_rate
+from gpt.training.sharding import is_sharded, synchronise_gradients, whole
 
 Read = Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]
 "Inputs and targets, each (last - first, T), of the sequences [first, last) of a global batch."
@@ -43,7 +44,8 @@ class TrainStep:
     ) -> None:
         self.bare_model, self.accelerator, self._settings, self._seed = model, accelerator, settings, seed
         self.model: nn.Module
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self._is_sharded = is_sharded(model)
+        self.model, self.optimizer = (model, optimizer) if self._is_sharded else accelerator.prepare(model, optimizer)
         share, rest = divmod(settings.batch_size, accelerator.num_processes)
         if rest or share % micro_batch_size:
             split = f"{accelerator.num_processes} processes and micro-batches of {micro_batch_size}"
@@ -69,8 +71,7 @@ class TrainStep:
         loss = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         for first in self._firsts:
             # Processes add their gradients up once a step, with the last micro-batch.
-            is_last = first == self._firsts[-1]
-            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
+            with self._adding_up(first == self._firsts[-1]):
                 loss += self._forward_backward(number, first, read)
         add_up_over_processes(self.accelerator, loss)
         norm = self._clip()
@@ -86,7 +87,8 @@ class TrainStep:
         """
         device, seconds = self.accelerator.device, []
         self.model.train()
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), self.accelerator.no_sync(self.model):
+        # What a split model keeps of passes whose gradients are not added up, zero_grad does not clear.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), self._adding_up(self._is_sharded):
             for _ in range(1 + repeat):
                 begun = time.perf_counter()
                 try:
@@ -98,13 +100,21 @@ class TrainStep:
                 seconds.append(time.perf_counter() - begun)
         return seconds[0], min(seconds[1:], default=seconds[0])
 
+    def _adding_up(self, is_last: bool) -> AbstractContextManager[None]:
+        """Let the next backward pass add gradients up over processes, or only keep them."""
+        if self._is_sharded:
+            synchronise_gradients(self.model, is_last)
+            return nullcontext()
+        return nullcontext() if is_last else self.accelerator.no_sync(self.model)
+
     def _forward_backward(self, number: int, first: int, read: Read) -> torch.Tensor:
         """Add a micro-batch's gradient; return its share of the global batch's loss."""
         inputs, targets = (self._to_device(part) for part in read(first, first + self._size))
         self._seed_dropout(number, first)
         # The mean over the tokens of the global batch, whatever its split; DDP averages over processes.
         tokens = self._settings.batch_size * targets.shape[1]
-        loss, nats = self.model(inputs, targets, scale=self.accelerator.num_processes / tokens)
+        with self.accelerator.autocast() if self._is_sharded else nullcontext():  # a prepared model has it in itself
+            loss, nats = self.model(inputs, targets, scale=self.accelerator.num_processes / tokens)
         self.accelerator.backward(loss)
         return nats / tokens
 
@@ -141,10 +151,10 @@ class TrainStep:
         """Clip the gradient to `grad_clip`; return its norm before."""
         self.accelerator.unscale_gradients(self.optimizer)  # fp16 only
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        limit = self._settings.grad_clip
+        sharded_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm, limit = whole(sharded_norm), self._settings.grad_clip
         # Asking whether the norm is too large costs nothing on a CPU, where multiplying by one costs a pass over memory; on a
         # GPU asking would make the host wait.
         if limit and (norm.device.type != "cpu" or norm > limit):
-            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+            nn.utils.clip_grads_with_norm_(parameters, limit, sharded_norm)
         return norm

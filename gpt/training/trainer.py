@@ -39,6 +39,7 @@ from gpt.training.launch import (
 from gpt.training.meters import DTYPES, Meters, Reading, device_peak, flops_per_token
 from gpt.training.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
 from gpt.training.saver import Saver
+from gpt.training.sharding import gather, is_sharded, shard, share_of
 from gpt.training.signals import Stop
 from gpt.training.step import TrainStep
 from gpt.training.tracking import Progress, Tracker
@@ -105,8 +106,8 @@ def pretrain(params: Params, measure: Measure) -> None:
             trainer.run = trainer.tracker.run
         stop.defer()
         trainer.fit()
+        trainer.write_outputs()
         if saver:
-            trainer.write_outputs()
             saver.wait()
             checkpoints.remove(folder)
 
@@ -132,6 +133,8 @@ class Trainer:
         self._encoding = load_tokenizer(paths.TOKENIZER)
         self.bare_model = self._new_model().to(accelerator.device)
         self.bare_model.checkpoint_activations = params.launch.activation_checkpointing
+        if params.launch.strategy == "fsdp":
+            shard(self.bare_model, accelerator)
         optimizer = build_optimizer(self.bare_model, params.train)
         size = params.launch.micro_batch_size
         self.take_step = TrainStep(
@@ -241,7 +244,10 @@ class Trainer:
             print(f"resuming after step {self.step} of {self.settings.max_steps}", flush=True)
 
     def _load(self, checkpoint: checkpoints.Checkpoint) -> None:
-        self.bare_model.load_state_dict(checkpoint.weights)
+        mine = self.bare_model.state_dict()
+        self.bare_model.load_state_dict(
+            {name: share_of(tensor, mine[name]) for name, tensor in checkpoint.weights.items()}
+        )
         load_optimizer_tensors(self.bare_model, self._bare_optimizer, checkpoint.optimizer)
         state = checkpoint.state
         self.step = self._saved = checkpoint.step
@@ -255,12 +261,15 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def write_outputs(self) -> None:
-        """Write models/base, plots/ and models/run.json; raise `UserError` if there are weights that are not finite."""
-        if not all(weight.isfinite().all() for weight in self.bare_model.state_dict().values()):
+        """Write models/base, plots/ and models/run.json on rank 0; raise `UserError` if there are weights that are not finite."""
+        model = self._whole_model()
+        if not self.accelerator.is_main_process:
+            return
+        if not all(weight.isfinite().all() for weight in model.state_dict().values()):
             raise self._diverged("weights are not finite after the last step")
         if not self.history["training"]:
             raise self._diverged("not one step could be taken")
-        save_model(self.bare_model, paths.TOKENIZER, paths.BASE_MODEL)
+        save_model(model, paths.TOKENIZER, paths.BASE_MODEL)
         for path, rows in ((paths.TRAINING_PLOT, "training"), (paths.VALIDATION_PLOT, "validation")):
             with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, fieldnames=list(self.history[rows][0]), lineterminator="\n")
@@ -358,13 +367,13 @@ class Trainer:
         """Write the validation loss down; return False, and write nothing, if a signal cut it short."""
         part = (self.accelerator.process_index, self.accelerator.num_processes)
         autocast = None if self._precision == "fp32" else DTYPES[self._precision]
+        # All stop before the same batch, for a split model needs them all.
         sums = self._measure(
-            self.bare_model, self._validation, autocast=autocast, part=part, give_up=lambda: bool(self._stop.signum)
+            self.bare_model, self._validation, autocast=autocast, part=part, give_up=lambda: bool(self._agreed_signal())
         )
-        found = [sums.nats, float(sums.tokens), float(bool(self._stop.signum))]
-        found = torch.tensor(found, dtype=torch.float64, device=self.accelerator.device)
-        nats, tokens, stopped = self.accelerator.reduce(found, "sum").tolist()  # pyright: ignore[reportAttributeAccessIssue]
-        if stopped:
+        found = torch.tensor([sums.nats, float(sums.tokens)], dtype=torch.float64, device=self.accelerator.device)
+        nats, tokens = self.accelerator.reduce(found, "sum").tolist()  # pyright: ignore[reportAttributeAccessIssue]
+        if self._agreed_signal():
             return False
         figures = {
             "validation_loss": nats / tokens,
@@ -383,9 +392,10 @@ class Trainer:
     def _sample(self) -> None:
         """Log a text that the model writes from nothing; its own generator leaves training's random numbers alone."""
         self._sampled = self.step
+        model = self._whole_model()
         if self.tracker:
             sampling = Sampling(_SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=self.step)
-            pieces = generate_text(self.bare_model, self._encoding, "", sampling)
+            pieces = generate_text(model, self._encoding, "", sampling)
             self.tracker.log_text(f"samples/step_{self.step:08d}.txt", "".join(pieces))
 
     def _last_good(self) -> checkpoints.Checkpoint:
@@ -397,6 +407,17 @@ class Trainer:
 
         found = checkpoints.load_latest(self._folder, is_regular) or checkpoints.load_latest(self._folder)
         return found or checkpoints.Checkpoint(0, self._new_model().state_dict(), {}, copy.deepcopy(self._first_state))
+
+    def _whole_model(self) -> GPTModel:
+        """Return the model, or on rank 0 a whole copy of one that is split; all processes must ask for it."""
+        if not is_sharded(self.bare_model):
+            return self.bare_model
+        weights = gather(self.bare_model.state_dict(), keep=self.accelerator.is_main_process)
+        if not weights:
+            return self.bare_model
+        model = self._new_model()
+        model.load_state_dict(weights)
+        return model.to(self.accelerator.device)
 
     def _new_model(self) -> GPTModel:
         model = GPTModel(GPTConfig(vocab_size=self._encoding.n_vocab, **self.params.section("model")))
@@ -411,11 +432,11 @@ class Trainer:
 
     def _save(self, signum: int = 0) -> None:
         self._saved = self.step
-        if self._saver is None:
-            return
-        weights = self.bare_model.state_dict()
-        optimizer = optimizer_tensors(self.bare_model, self._bare_optimizer)
-        self._saver.save(checkpoints.Checkpoint(self.step, weights, optimizer, self._state()), prune=not signum)
+        weights, optimizer = self.bare_model.state_dict(), optimizer_tensors(self.bare_model, self._bare_optimizer)
+        if is_sharded(self.bare_model):
+            weights, optimizer = (gather(part, keep=self._saver is not None) for part in (weights, optimizer))
+        if self._saver:
+            self._saver.save(checkpoints.Checkpoint(self.step, weights, optimizer, self._state()), prune=not signum)
 
     def _state(self) -> dict[str, Any]:
         """Return all that decides how training goes on but the tensors, as JSON values."""

@@ -273,7 +273,11 @@ DAMAGED: dict[str, tuple[str, Damage, str]] = {
     "tokenize: damaged tokenizer": ("tokenize", flip(paths.TOKENIZER / "ranks.tiktoken"), r"ranks\.tiktoken: damaged"),
     "tokenize: no documents": ("tokenize", remove(paths.DOCUMENTS), r"documents\.json: not found; run `gpt prepare`"),
     "tokenize: changed documents": ("tokenize", flip(paths.DOCUMENTS / "test.jsonl"), r"test\.jsonl: SHA-256 is "),
-    "pretrain: strategy": ("pretrain", params(launch={"strategy": "fsdp"}), r"launch\.strategy = 'fsdp'"),
+    "pretrain: strategy": (
+        "pretrain",
+        params(launch={"strategy": "fsdp", "precision": "fp16"}),
+        r"with strategy = 'fsdp'",
+    ),
     "pretrain: machines": ("pretrain", params(launch={"num_machines": 2, "micro_batch_size": 4}), "GPT_RENDEZVOUS"),
     "pretrain: no tokens": ("pretrain", remove(paths.TOKENS), r"index\.json: not found; run `gpt tokenize`"),
     "pretrain: no tokenizer": ("pretrain", remove(paths.TOKENIZER), r"tokenizer\.json: not found"),

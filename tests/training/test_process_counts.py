@@ -1,0 +1,97 @@
+"""One run that goes on with another number of processes, or another strategy: the same batches, the same loss."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from gpt import paths
+from gpt.params import load_params
+from tests.conftest import write_params
+from tests.training.test_trainer import ROOT, WEIGHTS, largest_difference, wait_for_checkpoint
+
+STEPS = 60
+ONE: dict[str, object] = {"num_processes": 1, "micro_batch_size": 8, "strategy": "ddp"}
+TWO: dict[str, object] = {"num_processes": 2, "micro_batch_size": 2, "strategy": "ddp"}
+FSDP: dict[str, object] = TWO | {"strategy": "fsdp", "micro_batch_size": 4}
+
+# Every process imports this first: it writes down which tokens each sequence of each global batch had.
+RECORDER = """
+import hashlib, os
+from gpt.data.batches import Batches
+read = Batches.read
+def recording(self, number, first, last):
+    inputs, targets = read(self, number, first, last)
+    with open(os.environ["BATCHES"], "a") as file:
+        for row, tokens in enumerate(inputs, first):
+            file.write(f"{number} {row} {hashlib.sha256(tokens.numpy().tobytes()).hexdigest()}\\n")
+    return inputs, targets
+Batches.read = recording
+"""
+
+
+def start(folder: Path) -> "subprocess.Popen[str]":
+    (folder / "site").mkdir(exist_ok=True)
+    (folder / "site" / "sitecustomize.py").write_text(RECORDER, encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": f"{folder / 'site'}:{ROOT}", "BATCHES": str(folder / "batches.txt")}
+    command = [sys.executable, "-m", "gpt", "pretrain"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def batches(folder: Path) -> set[str]:
+    return set((folder / "batches.txt").read_text(encoding="utf-8").splitlines())
+
+
+def last_loss() -> float:
+    with paths.TRAINING_PLOT.open(encoding="utf-8") as file:
+        return float(list(csv.DictReader(file))[-1]["train_loss"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launches", [(ONE, TWO, ONE), (TWO, FSDP, ONE)], ids=["1-2-1", "ddp-fsdp-1"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_goes_on_with_other_processes(
+    make_project: Callable[..., Path], optimizer: str, launches: tuple[dict[str, object], ...]
+) -> None:
+    change = {"max_steps": STEPS, "checkpoint_interval": 10, "eval_interval": 30, "optimizer": optimizer}
+    still: dict[str, object] = {"dropout": 0.0}  # its masks depend on the micro-batches
+    whole = make_project("whole", train=change, model=still, launch=ONE)
+    output, errors = start(whole).communicate(timeout=180)
+    assert WEIGHTS.exists(), output + errors
+    weights, loss = load_file(WEIGHTS), last_loss()
+    changing = make_project("changing", train=change, model=still, launch=launches[0])
+    for launch, stop_at in zip(launches, (20, 40, None), strict=True):
+        settings = load_params().model_dump(mode="json", by_alias=True)
+        write_params(changing, settings | {"launch": settings["launch"] | launch})
+        process = start(changing)
+        if stop_at:
+            wait_for_checkpoint(process, stop_at)
+            process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=180)
+        assert process.returncode == (128 + signal.SIGTERM if stop_at else 0), output + errors
+        assert stop_at in (None, 20) or "resuming after step" in output
+    assert batches(changing) == batches(whole)
+    assert len(batches(whole)) == 8 * STEPS
+    assert last_loss() == pytest.approx(loss, rel=1e-4)
+    assert largest_difference(weights, load_file(WEIGHTS)) < 1e-3
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_split_model_trains_to_what_a_whole_one_does(make_project: Callable[..., Path], processes: int) -> None:
+    make_project("whole", model={"dropout": 0.0}, launch=ONE)
+    output, errors = start(Path.cwd()).communicate(timeout=180)
+    assert WEIGHTS.exists(), output + errors
+    weights, loss = load_file(WEIGHTS), last_loss()
+    make_project("split", model={"dropout": 0.0}, launch=FSDP | {"num_processes": processes})
+    output, errors = start(Path.cwd()).communicate(timeout=180)
+    assert WEIGHTS.exists(), output + errors
+    assert last_loss() == pytest.approx(loss, rel=1e-5)
+    assert largest_difference(weights, load_file(WEIGHTS)) < 1e-5
+    assert list(Path("mlartifacts").rglob("step_*.txt")), "rank 0 has written a sample"
+    assert not list(Path("checkpoints").iterdir())
