@@ -32,13 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.command(options)
     except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        if "RANK" in os.environ:
-            from gpt.training.owner import tell_owner_to_give_up
-
-            tell_owner_to_give_up()
-        return 2
+        return _users_to_change(str(error))
     except Interrupted as error:
         if os.environ.get("RANK", "0") == "0":
             print(str(error), file=sys.stderr)
@@ -53,8 +47,17 @@ def main(arguments: list[str] | None = None) -> int:
         if error.errno not in _USERS_OS_ERRORS:
             raise
         file = error.filename2 or error.filename or "a file"  # of a copy, what it goes to
-        print(f"error: {file}: {error.strerror}; make it writable, or make room", file=sys.stderr)
-        return 2
+        return _users_to_change(f"{file}: {error.strerror}; make it writable, or make room")
+
+
+def _users_to_change(message: str) -> int:
+    for line in message.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    if "RANK" in os.environ:
+        from gpt.training.owner import tell_owner_to_give_up
+
+        tell_owner_to_give_up()
+    return 2
 
 
 def fetch(options: argparse.Namespace) -> int:

@@ -58,7 +58,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        partial.chmod(0o666 & ~_umask())
+        partial.chmod(0o666 & ~_UMASK)
         fsync_path(partial)
         partial.replace(path)
     finally:
@@ -72,10 +72,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield partial
-        partial.chmod(0o777 & ~_umask())
+        partial.chmod(0o777 & ~_UMASK)
         for file in partial.rglob("*"):
             if file.is_file():  # safetensors writes for its owner alone
-                file.chmod(0o666 & ~_umask())
+                file.chmod(0o666 & ~_UMASK)
             fsync_path(file)
         fsync_path(partial)
         if path.exists():
@@ -112,7 +112,6 @@ def read_json(path: Path, hint: str, keys: Iterable[str] = ()) -> Any:
     return value
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+# It can be read only by setting it, which other threads would see.
+_UMASK = os.umask(0)
+os.umask(_UMASK)

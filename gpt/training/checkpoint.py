@@ -42,7 +42,7 @@ CODE = (
 )
 # These decide when something is written down, not what the weights are.
 _WITHOUT_EFFECT = {"checkpoint_interval", "checkpoint_keep_last", "checkpoint_keep_every", "sample_interval"}
-_MANIFEST, _LOCK = "manifest.json", "lock"
+_MANIFEST, _LOCK, _OLD = "manifest.json", "lock", ".old_"
 
 logger = logging.getLogger(__name__)
 
@@ -95,10 +95,12 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
             fsync_path(path)
         write_json(partial / _MANIFEST, manifest)
         fsync_path(partial)
+        old = folder / f"{_OLD}{target.name}"
         if target.exists():
-            shutil.rmtree(target)
+            target.replace(old)
         partial.replace(target)
         fsync_path(folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -176,9 +178,18 @@ def single_trainer(folder: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
-        for partial in folder.glob(".partial_*"):
-            shutil.rmtree(partial, ignore_errors=True)
+        _clean_up(folder)
         yield
+
+
+def _clean_up(folder: Path) -> None:
+    """Put back a checkpoint that a killed save had moved aside to replace it, and remove what else it left."""
+    for old in folder.glob(f"{_OLD}*"):
+        target = folder / old.name.removeprefix(_OLD)
+        if not target.exists():
+            old.replace(target)
+    for rest in [*folder.glob(".partial_*"), *folder.glob(f"{_OLD}*")]:
+        shutil.rmtree(rest, ignore_errors=True)
 
 
 def holder(folder: Path) -> str | None:

@@ -5,6 +5,7 @@ batches and notes in `spool/<run>.state` how far it came. If the server is gone,
 `gpt sync`) delivers them. A line carries its own time, so that one sent twice is one point, not two.
 """
 
+import errno
 import json
 import logging
 import os
@@ -39,7 +40,9 @@ class Journal:
         self.run = run
         self._path, self._state_path = spool / f"{run}.jsonl", spool / f"{run}.state"
         _drop_torn_line(self._path)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("ab", buffering=0)
+        self._held: list[bytes] = []  # not written yet, for want of room
+        self._is_full = False
         self._logged = {event["group"]: event["step"] for event in _events(self._path, 0) if event["kind"] == "metrics"}
         self._wake, self._closing, self._failing = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._deliver_until_closed, name="journal", daemon=True)
@@ -52,11 +55,26 @@ class Journal:
         return self._file.tell() == 0
 
     def append(self, kind: str, **values: Any) -> None:
-        """Write an event down; cheap, and never fails because of a server."""
+        """Write an event down; cheap, and fails neither because of a server nor of a full disk: then it is held for now."""
         event = {"kind": kind, "time_ms": time.time_ns() // 1_000_000, **values}
-        self._file.write(json.dumps(event) + "\n")
-        self._file.flush()
+        self._held.append(json.dumps(event).encode() + b"\n")
+        self._write_held()
         self._wake.set()
+
+    def _write_held(self) -> None:
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            while self._held:
+                if self._file.write(self._held[0]) < len(self._held[0]):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                end += len(self._held.pop(0))
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), end)  # no half line
+            if not self._is_full:
+                logger.warning(
+                    "%s: %s; training goes on, events are held until there is room", self._path, error.strerror
+                )
+        self._is_full = bool(self._held)
 
     def append_metrics(self, group: str, step: int, values: dict[str, float]) -> None:
         """Write metrics of a step down, unless a run that was resumed has already told this step."""
@@ -77,9 +95,10 @@ class Journal:
         """Wait for what is left to arrive; return whether all did. The spool is removed once a finished run has arrived."""
         self._closing.set()
         self._wake.set()
+        self._write_held()
         self._thread.join(timeout_seconds)
         self._file.close()
-        delivered = not self._thread.is_alive() and _is_delivered(self._path)
+        delivered = not self._held and not self._thread.is_alive() and _is_delivered(self._path)
         if delivered:
             _remove_if_finished(self._path)
         return delivered

@@ -13,13 +13,18 @@ _LOOK_SECONDS = 0.5
 
 
 def watch_owner() -> None:
-    """Stop, as by SIGTERM, when our owner has ended; do nothing if there is none."""
-    if os.environ.get(OWNER) == str(os.getppid()):
-        stop_with(psutil.Process(os.getppid()))
-    elif "DVC_STAGE" in os.environ:  # a shell may be in between
-        dvc = next((parent for parent in psutil.Process().parents() if _is_dvc(parent)), None)
-        if dvc:
-            stop_with(dvc)
+    """Stop, as by SIGTERM, when our owner has ended, or has already; do nothing if there is none."""
+    parents = psutil.Process().parents()
+    if launcher := os.environ.get(OWNER):
+        owner = next((parent for parent in parents if str(parent.pid) == launcher), None)
+        is_orphan = owner is None
+    else:  # between DVC and us there may be a shell, or another machine
+        owner = next((parent for parent in parents if _is_dvc(parent)), None) if "DVC_STAGE" in os.environ else None
+        is_orphan = "DVC_STAGE" in os.environ and owner is None and (len(parents) < 2 or parents[0].name() == "systemd")
+    if is_orphan:
+        os.kill(os.getpid(), signal.SIGTERM)
+    elif owner:
+        stop_with(owner)
 
 
 def stop_with(owner: psutil.Process) -> None:

@@ -65,8 +65,6 @@ class Saver:
                 return
             checkpoints.save(self._folder, checkpoint)
             self._is_saved = True
-            if prune:
-                checkpoints.prune(self._folder, self._keep_last, self._keep_every)
         except OSError as error:
             logger.warning(
                 "checkpoint of step %d was not saved (%s); make room in %s; training goes on, older checkpoints stay and the next"
@@ -77,6 +75,11 @@ class Saver:
             )
         except BaseException as error:
             self._error = error
+        if prune and self._is_saved:
+            try:
+                checkpoints.prune(self._folder, self._keep_last, self._keep_every)
+            except OSError as error:
+                logger.warning("%s: an older checkpoint could not be removed (%s)", self._folder, error)
 
 
 def _copy(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -24,7 +24,12 @@ def describe_all(root: Path, params: Params) -> Iterator[str]:
         yield f"{folder}: {f'{holder} trains here' if holder else 'nobody trains here'}"
         found = checkpoints.steps(folder)
         for path in reversed(found):
-            yield f"  {_describe(path)}"
+            try:
+                yield f"  {_describe(path)}"
+            except FileNotFoundError:
+                if path.exists():
+                    raise
+                # Its trainer has removed it meanwhile.
         if not found:
             yield "  no checkpoint yet"
         if holder:

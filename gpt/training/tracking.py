@@ -92,15 +92,18 @@ class Progress:
         self._bar = tqdm(
             total=max_steps, initial=first_step, unit="step", dynamic_ncols=True, disable=not self._terminal
         )
-        self._first, self._max = first_step, max_steps
+        self._first, self._last, self._max = first_step, first_step, max_steps
         self._begun = time.monotonic()
         self._next_line = 0.0
 
     def update(self, step: int, loss: float, speed: Reading) -> None:
-        """Show that `step` steps are done."""
+        """Show that `step` steps are done; fewer than before, if training went back."""
+        now = time.monotonic()
+        if step <= self._last:
+            self._first, self._begun = step - 1, now
+        self._last = step
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(f"loss {loss:.3f}, {speed}")
-        now = time.monotonic()
         if not self._terminal and (now >= self._next_line or step == self._max):
             self._next_line = now + _LINE_SECONDS
             left = (now - self._begun) / (step - self._first) * (self._max - step)

@@ -44,6 +44,7 @@ def run_workers(settings: Launch) -> int:
     )
 
     def give_up(_signum: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # every worker says so, and one is enough
         raise _GiveUp
 
     signal.signal(signal.SIGUSR1, give_up)

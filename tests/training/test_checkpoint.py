@@ -88,6 +88,19 @@ with checkpoint.single_trainer(Path(sys.argv[1])):
 """
 
 
+def test_what_a_killed_save_had_moved_aside_comes_back(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, make(5))
+    (tmp_path / "step_00000005").rename(tmp_path / ".old_step_00000005")
+    with checkpoint.single_trainer(tmp_path):
+        found = checkpoint.load_latest(tmp_path)
+    assert found is not None and found.step == 5
+    (tmp_path / ".old_step_00000005").mkdir()
+    with checkpoint.single_trainer(tmp_path):
+        found = checkpoint.load_latest(tmp_path)
+    assert found is not None and found.step == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "step_00000005"]
+
+
 def test_a_second_trainer_is_refused_and_told_who_holds_the_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -1,3 +1,4 @@
+import json
 import socket
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 from mlflow import MlflowClient
 
 from gpt.training.journal import Journal, deliver, deliver_left_behind
+from tests.training.test_saver import files_of_at_most
 
 
 @pytest.fixture
@@ -42,6 +44,27 @@ def test_everything_arrives_and_a_finished_run_leaves_no_spool(store: MlflowClie
     assert points(store, run_id, "loss") == [(step, 1.0 / step) for step in range(1, 1501)]
     assert [file.path for file in store.list_artifacts(run_id, "samples")] == ["samples/a.txt"]
     assert not list(Path("spool").iterdir())
+
+
+def test_a_full_disk_holds_events_until_there_is_room(
+    store: MlflowClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = begin("full")
+    path = tmp_path / "spool" / "full.jsonl"
+    before = path.read_bytes()
+    with files_of_at_most(len(before) + 20):
+        for step in (1, 2):
+            journal.append_metrics("train", step, {"loss": 1.0 / step})
+    assert path.read_bytes() == before, "no half line"
+    assert caplog.text.count("events are held until there is room") == 1
+    journal.append("end", status="FINISHED")
+    assert [event["kind"] for event in map(json.loads, path.read_text(encoding="utf-8").splitlines())] == [
+        "start", "params", "metrics", "metrics", "end",
+    ]  # fmt: skip
+    journal.start()
+    run_id = journal.run_id(60)
+    assert journal.close(60) and run_id
+    assert points(store, run_id, "loss") == [(1, 1.0), (2, 0.5)]
 
 
 def test_a_server_that_is_gone_costs_a_warning_and_gets_everything_later(

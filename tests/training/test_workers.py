@@ -71,6 +71,16 @@ def test_what_only_the_user_can_change_is_not_tried_again(make_project: Callable
     assert errors.count("error: data/tokens/") == 1, errors
 
 
+def test_what_all_processes_refuse_ends_with_exit_code_2(make_project: Callable[..., Path]) -> None:
+    diverging: dict[str, object] = {"learning_rate": 1.0e30, "grad_clip": 0.0, "warmup_fraction": 0.0}
+    make_project(train=diverging | {"max_rollbacks": 1}, launch=TWO)
+    process = start()
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, output + errors
+    assert "training diverged" in errors
+    assert errors.count("going back to step 0") == 1, "rank 0 speaks, and is not started again"
+
+
 def test_a_process_that_dies_again_and_again_ends_the_run(make_project: Callable[..., Path]) -> None:
     make_project(train={"max_steps": 5000, "eval_interval": 5000}, launch=TWO | {"max_restarts": 0})
     process = start()
