@@ -92,19 +92,6 @@ def test_repro_after_the_flow_was_killed_ends_with_the_bytes_of_a_run_that_was_n
     assert killed.hash_of("plots") == whole.hash_of("plots")
 
 
-@pytest.mark.slow
-def test_sigterm_to_the_flow_stops_everything_and_saves(make_project: Callable[..., Project]) -> None:
-    project = make_project(train={"max_steps": 5000, "checkpoint_interval": 20, "eval_interval": 5000})
-    flow = project.start("flows.pretrain")
-    wait_for_checkpoint(project)
-    family = psutil.Process(flow.pid).children(recursive=True)
-    flow.terminate()
-    output, _ = flow.communicate(timeout=60)
-    assert flow.returncode == 128 + signal.SIGTERM, output
-    wait_until_gone(family)
-    assert "stopped by SIGTERM after step" in output
-
-
 def test_a_wrong_value_stops_the_flow_before_any_work(make_project: Callable[..., Project]) -> None:
     project = make_project(train={"learning_rate": -1})
     output = project.run("flows.pretrain", exit_code=2)

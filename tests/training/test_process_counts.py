@@ -54,10 +54,13 @@ def last_loss() -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launches", [(ONE, TWO, ONE), (TWO, FSDP, ONE)], ids=["1-2-1", "ddp-fsdp-1"])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    ("launches", "optimizer"),
+    [((ONE, TWO, ONE), "adamw"), ((TWO, FSDP, ONE), "muon")],
+    ids=["1-2-1", "ddp-fsdp-1"],
+)
 def test_a_run_goes_on_with_other_processes(
-    make_project: Callable[..., Path], optimizer: str, launches: tuple[dict[str, object], ...]
+    make_project: Callable[..., Path], launches: tuple[dict[str, object], ...], optimizer: str
 ) -> None:
     change = {"max_steps": STEPS, "checkpoint_interval": 10, "eval_interval": 30, "optimizer": optimizer}
     still: dict[str, object] = {"dropout": 0.0}  # its masks depend on the micro-batches
