@@ -3,15 +3,30 @@
 import logging
 import os
 import signal
+import socket
 import sys
 import uuid
 from types import FrameType
 
+from gpt.errors import UserError
 from gpt.params import Launch
 from gpt.training.launch import RENDEZVOUS
 from gpt.training.owner import OWNER
 
 logger = logging.getLogger(__name__)
+
+
+def _rendezvous() -> str:
+    """Return where machines meet; raise `UserError` if that is no address."""
+    address = os.environ[RENDEZVOUS]
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(f"{RENDEZVOUS} = {address!r}: must be HOST:PORT, with a port from 1 to 65535")
+    try:
+        socket.getaddrinfo(host, port)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{RENDEZVOUS} = {address!r}: the host cannot be found ({error}); correct its name") from None
+    return address
 
 
 class _GiveUp(BaseException):
@@ -38,7 +53,7 @@ def run_workers(settings: Launch) -> int:
         nproc_per_node=settings.num_processes,
         run_id=uuid.uuid4().hex if here else "gpt-pretrain",
         rdzv_backend="c10d",
-        rdzv_endpoint=f"{loopback}:0" if here else os.environ[RENDEZVOUS],
+        rdzv_endpoint=f"{loopback}:0" if here else _rendezvous(),
         local_addr=loopback if here else None,
         max_restarts=settings.max_restarts,
     )

@@ -9,7 +9,10 @@ import psutil
 import pytest
 
 from gpt import paths
+from gpt.errors import UserError
 from gpt.training import checkpoint as checkpoints
+from gpt.training.launch import RENDEZVOUS
+from gpt.training.workers import _rendezvous
 from tests.training.test_trainer import WEIGHTS, start, wait_for_checkpoint
 
 TWO: dict[str, object] = {"num_processes": 2, "micro_batch_size": 4}
@@ -39,6 +42,24 @@ def test_two_processes_stop_after_the_same_step(make_project: Callable[..., Path
     assert errors.count(f"stopped by SIGTERM after step {stopped_at};") == 1, errors
     assert "Traceback" not in errors
     assert checkpoints.find_damage(saved) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("nonsense", "must be HOST:PORT"),
+        (":29500", "must be HOST:PORT"),
+        ("127.0.0.1:port", "must be HOST:PORT"),
+        ("127.0.0.1:65536", "must be HOST:PORT"),
+        ("no.such.host.invalid:29500", "the host cannot be found"),
+    ],
+)
+def test_a_rendezvous_that_is_no_address_is_refused(
+    monkeypatch: pytest.MonkeyPatch, address: str, message: str
+) -> None:
+    monkeypatch.setenv(RENDEZVOUS, address)
+    with pytest.raises(UserError, match=f"{RENDEZVOUS} = '{address}': {message}"):
+        _rendezvous()
 
 
 @pytest.mark.slow
