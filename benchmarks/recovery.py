@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from benchmarks.training import CPU_SIZES, GPU_SIZES
+from benchmarks.training import CPU_SIZES
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params import load_params
 from gpt.training import checkpoint as checkpoints
@@ -30,7 +30,7 @@ _STEPS = 6  # a save ends within so many
 
 def measure() -> list[str]:
     """Return a markdown table."""
-    size = (GPU_SIZES if torch.cuda.is_available() else CPU_SIZES).get("M", CPU_SIZES["M"])
+    size = CPU_SIZES["M"]
     params = load_params(_ROOT / "params.yaml")
     settings = params.train.model_copy(update={"batch_size": size.batch_size, "optimizer": "adamw"})
     keep_freed_memory()

@@ -53,10 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _users_to_change(message: str) -> int:
     for line in message.splitlines():
         print(f"error: {line}", file=sys.stderr)
-    if "RANK" in os.environ:
-        from gpt.training.owner import tell_owner_to_give_up
+    from gpt.training.owner import tell_owner_to_give_up
 
-        tell_owner_to_give_up()
+    tell_owner_to_give_up()
     return 2
 
 

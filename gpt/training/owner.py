@@ -16,15 +16,16 @@ def watch_owner() -> None:
     """Stop, as by SIGTERM, when our owner has ended, or has already; do nothing if there is none."""
     parents = psutil.Process().parents()
     if launcher := os.environ.get(OWNER):
-        owner = next((parent for parent in parents if str(parent.pid) == launcher), None)
-        is_orphan = owner is None
-    else:  # between DVC and us there may be a shell, or another machine
-        owner = next((parent for parent in parents if _is_dvc(parent)), None) if "DVC_STAGE" in os.environ else None
-        is_orphan = "DVC_STAGE" in os.environ and owner is None and (len(parents) < 2 or parents[0].name() == "systemd")
-    if is_orphan:
-        os.kill(os.getpid(), signal.SIGTERM)
-    elif owner:
+        owner, is_orphan = next((parent for parent in parents if str(parent.pid) == launcher), None), True
+    elif "DVC_STAGE" in os.environ:  # between DVC and us there may be a shell, or another machine
+        owner = next((parent for parent in parents if _is_dvc(parent)), None)
+        is_orphan = len(parents) < 2 or parents[0].name() == "systemd"
+    else:
+        return
+    if owner:
         stop_with(owner)
+    elif is_orphan:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def stop_with(owner: psutil.Process) -> None:
