@@ -21,6 +21,7 @@ from gpt.training.checkpoint import Checkpoint
 from gpt.training.launch import keep_freed_memory
 from gpt.training.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
 from gpt.training.saver import Saver
+from gpt.training.sharding import copy_to_cpu
 from gpt.training.step import TrainStep
 
 _ROOT = Path(__file__).parents[1]
@@ -61,8 +62,10 @@ def measure() -> list[str]:
                 nonlocal number
                 number += 1
                 begun = time.perf_counter()
-                tensors = model.state_dict(), optimizer_tensors(model, optimizer)
-                saver.save(Checkpoint(number, *tensors, state))
+                weights = copy_to_cpu(model.state_dict(), keep=True)
+                saver.save(
+                    Checkpoint(number, weights, copy_to_cpu(optimizer_tensors(model, optimizer), keep=True), state)
+                )
                 still.append(time.perf_counter() - begun)
                 seconds = still[-1] + steps()
                 assert saver.wait()

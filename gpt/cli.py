@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,9 @@ _USERS_OS_ERRORS = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
     errno.ENAMETOOLONG, errno.EFBIG,
 }  # fmt: skip
+
+
+_RANK_0_SECONDS = 2.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,6 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _users_to_change(message: str) -> int:
+    if os.environ.get("RANK", "0") != "0":
+        # All processes of a run usually say the same: rank 0 does at once, and its end is the others'.
+        time.sleep(_RANK_0_SECONDS)
     for line in message.splitlines():
         print(f"error: {line}", file=sys.stderr)
     from gpt.training.owner import tell_owner_to_give_up
@@ -124,7 +131,7 @@ def pretrain(options: argparse.Namespace) -> int:
         launch.check_launch(params.launch)
         return workers.run_workers(params.launch)
     from gpt.evaluation.likelihood import split_likelihood
-    from gpt.training.trainer import pretrain as train
+    from gpt.training.pretrain import pretrain as train
 
     train(params, split_likelihood)
     return 0

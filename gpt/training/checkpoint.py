@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,13 +36,15 @@ CODE = (
     "model",
     "training/guard.py",
     "training/optimizer.py",
+    "training/pretrain.py",
     "training/sharding.py",
     "training/step.py",
     "training/trainer.py",
+    "training/validation.py",
 )
 # These decide when something is written down, not what the weights are.
 _WITHOUT_EFFECT = {"checkpoint_interval", "checkpoint_keep_last", "checkpoint_keep_every", "sample_interval"}
-_MANIFEST, _LOCK, _OLD = "manifest.json", "lock", ".old_"
+_MANIFEST, _STATE, _LOCK, _OLD = "manifest.json", "state.json", "lock", ".old_"
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,8 @@ class Checkpoint:
     weights: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
     state: dict[str, Any]
+    is_regular: bool = True
+    "Saved because its step had come, not because of a signal."
 
 
 def fingerprint(params: Params, data: str, tokenizer: str) -> str:
@@ -87,7 +91,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
             save_file(_contiguous(checkpoint.optimizer), partial / "optimizer.safetensors")
         except SafetensorError as error:
             raise OSError(str(error)) from error  # the library wraps what the system said
-        write_json(partial / "state.json", checkpoint.state | {"step": checkpoint.step})
+        write_json(partial / _STATE, checkpoint.state | {"step": checkpoint.step, "is_regular": checkpoint.is_regular})
         manifest = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(partial.iterdir())
         }
@@ -106,10 +110,19 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def prune(folder: Path, keep_last: int, keep_every: int) -> None:
-    """Remove checkpoints, but neither the newest `keep_last` nor those of every `keep_every` steps (0: none)."""
-    for path in steps(folder)[:-keep_last]:
-        if not keep_every or step_of(path) % keep_every:
+    """Remove checkpoints but the newest, the newest `keep_last` regular ones, and those of every `keep_every` steps (0: none)."""
+    saved = steps(folder)
+    kept = {*saved[-1:], *[path for path in saved if _is_regular(path)][-keep_last:]}
+    for path in saved:
+        if path not in kept and (not keep_every or step_of(path) % keep_every):
             _remove_one(path)
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return bool(json.loads((path / _STATE).read_text(encoding="utf-8"))["is_regular"])
+    except (OSError, ValueError, KeyError):
+        return False  # it is damaged
 
 
 def remove_newer(folder: Path, step: int) -> None:
@@ -126,17 +139,17 @@ def _remove_one(path: Path) -> None:
     shutil.rmtree(removed)
 
 
-def load_latest(folder: Path, accept: Callable[[dict[str, Any]], bool] = lambda state: True) -> Checkpoint | None:
-    """Return the newest whole checkpoint below `folder` whose state `accept` takes, or None; warn of each damaged one."""
+def load_latest(folder: Path, *, only_regular: bool = False) -> Checkpoint | None:
+    """Return the newest whole checkpoint below `folder`, or None; warn of each damaged one."""
     for path in reversed(steps(folder)):
         if damage := find_damage(path):
             logger.warning("%s is damaged (%s); trying the one before it", path, damage)
             continue
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        if not accept(state):
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        if only_regular and not state["is_regular"]:
             continue
         weights, optimizer = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
-        return Checkpoint(state["step"], weights, optimizer, state)
+        return Checkpoint(state["step"], weights, optimizer, state, state["is_regular"])
     return None
 
 
@@ -154,11 +167,7 @@ def find_damage(path: Path) -> str | None:
                 return f"{name} has another SHA-256 than its manifest"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{_MANIFEST} cannot be read: {error}"
-    return (
-        None
-        if {"model.safetensors", "optimizer.safetensors", "state.json"} <= manifest.keys()
-        else "incomplete manifest"
-    )
+    return None if {"model.safetensors", "optimizer.safetensors", _STATE} <= manifest.keys() else "incomplete manifest"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,9 @@ def start_accelerator(settings: Launch) -> tuple["Accelerator", Choice]:
     from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 
     on_cpu = not torch.cuda.is_available()
-    precision = choose_precision(settings, PartialState(cpu=on_cpu))
+    precision = choose_precision(
+        settings, PartialState(cpu=on_cpu, timeout=timedelta(seconds=settings.timeout_seconds))
+    )
     # The buffers are positions, the same everywhere; gradients need not lie in memory twice.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     mixed = "no" if precision.value == "fp32" else precision.value
@@ -145,6 +148,11 @@ def largest_of_processes(state: "Accelerator | PartialState", value: float) -> f
     tensor = torch.tensor([value], dtype=torch.float64, device=state.device)
     torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
     return tensor.item()
+
+
+def is_same_everywhere(state: "Accelerator | PartialState", value: float) -> bool:
+    """Whether all processes have the same value; all are told the same."""
+    return largest_of_processes(state, value) == -largest_of_processes(state, -value)
 
 
 def add_up_over_processes(state: "Accelerator | PartialState", value: torch.Tensor) -> None:

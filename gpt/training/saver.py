@@ -3,6 +3,7 @@
 import copy
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,17 +36,12 @@ class Saver:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.wait()
 
-    def save(self, checkpoint: Checkpoint, *, prune: bool = True) -> None:
-        """Begin to save `checkpoint`, which may change afterwards; first waits for the save before it.
-
-        Without `prune` all older checkpoints stay for now.
-        """
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Begin to save `checkpoint`, whose tensors may not change any more; first waits for the save before it."""
         self.wait()
-        copied = Checkpoint(
-            checkpoint.step, _copy(checkpoint.weights), _copy(checkpoint.optimizer), copy.deepcopy(checkpoint.state)
-        )
+        checkpoint = replace(checkpoint, state=copy.deepcopy(checkpoint.state))
         # No daemon: an interpreter that ends lets it finish.
-        self._thread = threading.Thread(target=self._write, args=(copied, prune), name="checkpoint")
+        self._thread = threading.Thread(target=self._write, args=(checkpoint,), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> bool:
@@ -57,7 +53,7 @@ class Saver:
             raise self._error
         return self._is_saved
 
-    def _write(self, checkpoint: Checkpoint, prune: bool) -> None:
+    def _write(self, checkpoint: Checkpoint) -> None:
         self._is_saved = False
         try:
             if name := _not_finite(checkpoint.weights | checkpoint.optimizer):
@@ -75,15 +71,11 @@ class Saver:
             )
         except BaseException as error:
             self._error = error
-        if prune and self._is_saved:
+        if self._is_saved:
             try:
                 checkpoints.prune(self._folder, self._keep_last, self._keep_every)
             except OSError as error:
                 logger.warning("%s: an older checkpoint could not be removed (%s)", self._folder, error)
-
-
-def _copy(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def _not_finite(tensors: dict[str, torch.Tensor]) -> str | None:

@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
+from accelerate import Accelerator, init_empty_weights
 from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -47,14 +47,28 @@ def share_of(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def gather(tensors: dict[str, torch.Tensor], *, keep: bool) -> dict[str, torch.Tensor]:
-    """Return split tensors whole and on the CPU if `keep`, else nothing; all processes must call it with the same names."""
-    gathered = {}
+def copy_to_cpu(tensors: dict[str, torch.Tensor], *, keep: bool) -> dict[str, torch.Tensor]:
+    """Return copies on the CPU if `keep`, else nothing. All processes must ask for split ones together, which become whole."""
+    copies = {}
     for name, tensor in tensors.items():
         found = whole(tensor.detach())
         if keep:
-            gathered[name] = found.cpu()
-    return gathered
+            is_copy = isinstance(tensor, DTensor) and tensor.device_mesh.size() > 1
+            copies[name] = found.to("cpu", copy=not is_copy)
+    return copies
+
+
+def whole_model(model: GPTModel, *, keep: bool) -> GPTModel:
+    """Return the model; instead of a split one a whole copy on the CPU if `keep`. All processes must ask for it."""
+    if not is_sharded(model):
+        return model
+    weights = copy_to_cpu(model.state_dict(), keep=keep)
+    if not keep:
+        return model
+    with init_empty_weights(include_buffers=False):
+        copy = GPTModel(model.config)
+    copy.load_state_dict(weights, assign=True)
+    return copy
 
 
 def synchronise_gradients(model: torch.nn.Module, is_last: bool) -> None:

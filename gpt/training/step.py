@@ -42,7 +42,8 @@ class TrainStep:
         micro_batch_size: int,
         seed: int,
     ) -> None:
-        self.bare_model, self.accelerator, self._settings, self._seed = model, accelerator, settings, seed
+        self.bare_model, self.bare_optimizer = model, optimizer
+        self.accelerator, self._settings, self._seed = accelerator, settings, seed
         self.model: nn.Module
         self._is_sharded = is_sharded(model)
         self.model, self.optimizer = (model, optimizer) if self._is_sharded else accelerator.prepare(model, optimizer)
@@ -83,7 +84,7 @@ class TrainStep:
     def time_pass(self, number: int, read: Read, repeat: int = 2) -> tuple[float, float]:
         """Return the seconds of a micro-batch's first forward and backward pass, and of the fastest of `repeat` later ones.
 
-        Weights, gradients and random numbers are as before; nothing is exchanged with other processes.
+        Weights, gradients and random numbers are as before. Processes that share a split model must do this together.
         """
         device, seconds = self.accelerator.device, []
         self.model.train()
@@ -133,7 +134,7 @@ class TrainStep:
 
     def _apply(self, bad: torch.Tensor) -> None:
         """Take the optimizer's step, but not if `bad` is true."""
-        bare: Any = getattr(self.optimizer, "optimizer", self.optimizer)
+        bare: Any = self.bare_optimizer
         scaler = self.accelerator.scaler
         if scaler is None and bad.device.type == "cuda":
             # To ask would make the host wait. Fused optimizers leave everything as it was where this is 1.

@@ -1,115 +1,42 @@
-"""Pretraining: `pretrain` is the story, `TrainStep` the mathematics, `Trainer` everything that happens between steps.
+"""The training loop: `TrainStep` is the mathematics, `Trainer` everything that happens between steps.
 
 A step is a pure function of the weights, the seed and the step's number: data order, learning rate and dropout all
 follow from them. So a run that was killed and resumed ends with the same bytes as one that was not.
 """
 
 import copy
-import csv
 import logging
 import math
 import signal
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from gpt import paths
 from gpt.data.batches import Batches
-from gpt.data.shards import TokenReader, data_id, read_index, verify_shards
-from gpt.data.tokenizer import load_tokenizer, tokenizer_id
+from gpt.data.shards import TokenReader
+from gpt.data.tokenizer import load_tokenizer
 from gpt.errors import Interrupted, UserError
-from gpt.files import atomic_file, write_json
-from gpt.model.generation import Sampling, generate_text
-from gpt.model.storage import save_model
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params import Params
 from gpt.training import checkpoint as checkpoints
-from gpt.training.compilation import choose_compile, eager_blocks
-from gpt.training.launch import (
-    check_launch,
-    describe_hardware,
-    keep_freed_memory,
-    largest_of_processes,
-    start_accelerator,
-)
+from gpt.training.compilation import eager_blocks
+from gpt.training.launch import is_same_everywhere, largest_of_processes
 from gpt.training.meters import DTYPES, Meters, Reading, device_peak, flops_per_token
 from gpt.training.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
 from gpt.training.saver import Saver
-from gpt.training.sharding import gather, is_sharded, shard, share_of
+from gpt.training.sharding import copy_to_cpu, shard, share_of
 from gpt.training.signals import Stop
 from gpt.training.step import TrainStep
 from gpt.training.tracking import Progress, Tracker
+from gpt.training.validation import Measure, validate, write_sample
 
-_SAMPLE_TOKENS = 100
-_LONG_STEP_SECONDS = 0.5
+# A signal waits so long at most, and for what is done between two steps.
+_STOP_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
-
-
-class Measure(Protocol):
-    """What `gpt.evaluation.likelihood.split_likelihood` does; passed in because evaluation builds on training."""
-
-    def __call__(
-        self,
-        model: GPTModel,
-        reader: TokenReader,
-        *,
-        autocast: torch.dtype | None,
-        part: tuple[int, int],
-        give_up: Callable[[], bool],
-    ) -> Any: ...
-
-
-def pretrain(params: Params, measure: Measure) -> None:
-    """Train the base model that params.yaml describes, going on from its last checkpoint, and write it to models/base.
-
-    Raises `UserError` for inputs that are missing or do not fit, `Interrupted` after a signal, with the state saved.
-    """
-    check_launch(params.launch)
-    accelerator, precision = start_accelerator(params.launch)
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
-    _check_inputs()
-    folder = paths.CHECKPOINTS / checkpoints.fingerprint(params, data_id(paths.TOKENS), tokenizer_id(paths.TOKENIZER))
-    with ExitStack() as stack:
-        stop = Stop()
-        stack.enter_context(stop.handled())
-        saver: Saver | None = None
-        if accelerator.is_main_process:
-            stack.enter_context(checkpoints.single_trainer(folder))
-            verify_shards(paths.TOKENS)
-            keep_last, keep_every = params.train.checkpoint_keep_last, params.train.checkpoint_keep_every
-            saver = stack.enter_context(Saver(folder, keep_last=keep_last, keep_every=keep_every))
-        accelerator.wait_for_everyone()
-        trainer = Trainer(params, accelerator, measure, folder, saver, stop)
-        trainer.resume(checkpoints.load_latest(folder))
-        steps_left = params.train.max_steps - trainer.step
-        compiled = choose_compile(params.launch, trainer.take_step, trainer.step, steps_left, trainer.read_batch)
-        choices = {"precision": precision, "compile": compiled}
-        if accelerator.is_main_process:
-            for name, choice in choices.items():
-                if params.section("launch")[name] == "auto":
-                    print(f"{name} auto: {choice}", flush=True)
-            tags = {
-                "device": describe_hardware(),
-                "num_processes": accelerator.num_processes,
-                "fingerprint": folder.name,
-            }
-            tags |= {f"launch.{key}": value for key, value in params.section("launch").items()}
-            tags |= {name: str(choice) for name, choice in choices.items()}
-            tags |= {"parameters": trainer.bare_model.count_parameters(), "resumed_at_step": trainer.step}
-            trainer.tracker = stack.enter_context(Tracker(paths.SPOOL, params, trainer.run, tags))
-            trainer.run = trainer.tracker.run
-        stop.defer()
-        trainer.fit()
-        trainer.write_outputs()
-        if saver:
-            saver.wait()
-            checkpoints.remove(folder)
 
 
 class Trainer:
@@ -150,8 +77,8 @@ class Trainer:
         self._losses = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         self._norm = torch.zeros((), device=accelerator.device)
         self._logged_taken = self._logged_skipped = 0
-        self._sampled = self._saved = 0
-        self._has_long_steps = False
+        self._sampled = self._saved = self._regular = 0
+        self._asks_after_every_step = True  # until it is known how long steps are
         # How often training went back, and how many batches it went past.
         self._rollbacks = self._passed_over = 0
         self._first_state = copy.deepcopy(self._state())
@@ -167,7 +94,6 @@ class Trainer:
             if self._is_due("log_interval") and not self._log_training(meters, progress):
                 self._roll_back()
                 meters.restart(self.step)
-                continue
             self._after_step(meters, progress)
         if progress:
             progress.close()
@@ -175,13 +101,11 @@ class Trainer:
     def _after_step(self, meters: Meters, progress: Progress | None) -> None:
         """Validate, sample and save if the step asks for it; raise `Interrupted` if a signal does."""
         # All processes stop after the same step. Asking makes them wait for each other; with short steps, only when they do anyway.
-        is_asking = self._is_due("log_interval") or self._has_long_steps or self.accelerator.num_processes == 1
+        is_asking = self._is_due("log_interval") or self._asks_after_every_step or self.accelerator.num_processes == 1
         signum = self._agreed_signal() if is_asking else 0
         is_evaluating = self._is_due("eval_interval") and self._validated != self.step and not signum
         is_sampling = self._is_due("sample_interval") and self._sampled != self.step and not signum
-        is_saving = self.step % self.settings.checkpoint_interval == 0 and self._saved != self.step
-        # While steps are skipped there is nothing new, and the checkpoint of before them must stay.
-        is_saving = is_saving and not self.take_step.guard.read().in_a_row
+        is_saving = self._is_save_due()
         if not (signum or is_evaluating or is_sampling or is_saving):
             return
         with meters.paused():
@@ -191,9 +115,17 @@ class Trainer:
                 elif is_sampling:
                     self._sample()
             if is_saving or (signum and self._saved != self.step):
-                self._save(signum)
+                self._save(is_regular=is_saving)
         if signum:
             self._stop_after_save(signum)
+
+    def _is_save_due(self) -> bool:
+        """Whether `checkpoint_interval` steps are over. While steps are skipped a save waits: the one before them must stay."""
+        interval = self.settings.checkpoint_interval
+        if self.step // interval == self._regular // interval:
+            return False
+        verdicts = self.take_step.guard.read()
+        return not verdicts.in_a_row and verdicts.most_in_a_row <= self.settings.max_skips
 
     def _stop_after_save(self, signum: int) -> None:
         is_saved = self._saver is None or self._saver.wait()
@@ -235,7 +167,11 @@ class Trainer:
         return self.batches.read(self.step + self._passed_over, first, last)
 
     def resume(self, checkpoint: checkpoints.Checkpoint | None) -> None:
-        """Go on from a checkpoint, if there is one."""
+        """Go on from a checkpoint, if there is one; raise `UserError` if other processes have another."""
+        if not is_same_everywhere(self.accelerator, checkpoint.step if checkpoint else 0):
+            raise UserError(
+                f"{self._folder}: not all processes find the same checkpoint; let all machines share this folder"
+            )
         if checkpoint is None:
             return
         self._load(checkpoint)
@@ -248,10 +184,11 @@ class Trainer:
         self.bare_model.load_state_dict(
             {name: share_of(tensor, mine[name]) for name, tensor in checkpoint.weights.items()}
         )
-        load_optimizer_tensors(self.bare_model, self._bare_optimizer, checkpoint.optimizer)
+        load_optimizer_tensors(self.bare_model, self.take_step.bare_optimizer, checkpoint.optimizer)
         state = checkpoint.state
         self.step = self._saved = checkpoint.step
         self.history, self._sampled = state["history"], state["sampled"]
+        self._regular = state["regular"]
         self._passed_over, self._rollbacks = state["passed_over"], state["rollbacks"]
         self._losses.fill_(state["losses"])
         self._norm.fill_(state["norm"])
@@ -260,46 +197,12 @@ class Trainer:
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
-    def write_outputs(self) -> None:
-        """Write models/base, plots/ and models/run.json on rank 0; raise `UserError` if there are weights that are not finite."""
-        model = self._whole_model()
-        if not self.accelerator.is_main_process:
-            return
-        if not all(weight.isfinite().all() for weight in model.state_dict().values()):
-            raise self._diverged("weights are not finite after the last step")
-        if not self.history["training"]:
-            raise self._diverged("not one step could be taken")
-        save_model(model, paths.TOKENIZER, paths.BASE_MODEL)
-        for path, rows in ((paths.TRAINING_PLOT, "training"), (paths.VALIDATION_PLOT, "validation")):
-            with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, fieldnames=list(self.history[rows][0]), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(self.history[rows])
-        assert self.tracker is not None, "rank 0 tracks the run"
-        for path in (paths.TRAINING_PLOT, paths.VALIDATION_PLOT):
-            self.tracker.log_text(path.name, path.read_text(encoding="utf-8"))
-        write_json(
-            paths.RUN,
-            {
-                "run": self.run,
-                "run_id": self.tracker.run_id(),
-                "num_processes": self.accelerator.num_processes,
-                "hardware": describe_hardware(),
-                "data_sha256": data_id(paths.TOKENS),
-            },
-        )
-
-    @property
-    def _bare_optimizer(self) -> torch.optim.Optimizer:
-        optimizer = self.take_step.optimizer
-        return getattr(optimizer, "optimizer", optimizer)
-
     def _log_training(self, meters: Meters, progress: Progress | None) -> bool:
         """Write a line of the history; return False, and write nothing, if too many steps in a row were skipped."""
         verdicts = self.take_step.guard.read()  # waits for the device: it has done all steps
         reading = meters.read(self.step)
         seconds = largest_of_processes(self.accelerator, self._tokens_per_step / reading.tokens_per_second)
-        self._has_long_steps = seconds > _LONG_STEP_SECONDS
+        self._asks_after_every_step = seconds * self.settings.log_interval > _STOP_SECONDS
         if verdicts.most_in_a_row > self.settings.max_skips:
             return False
         if (skipped := verdicts.skipped - self._logged_skipped) and self.accelerator.is_main_process:
@@ -333,14 +236,16 @@ class Trainer:
         """Go back to before the steps that were skipped, and past their data; raise `UserError` if that was done too often."""
         behind, skipped, rollbacks = self.step, self.take_step.guard.read().skipped, self._rollbacks + 1
         if rollbacks > self.settings.max_rollbacks:
-            raise self._diverged(
-                f"the last {self.settings.max_skips} steps or more until step {behind} had to be skipped"
-            )
+            raise _diverged(f"more than {self.settings.max_skips} steps in a row until step {behind} had to be skipped")
         if self._saver:
             self._saver.wait()
         self.accelerator.wait_for_everyone()
         next_batch = behind + self._passed_over
-        self._load(self._last_good())
+        # One that a signal had saved depends on when it came, and a run that was stopped shall end as one that was not.
+        found = checkpoints.load_latest(self._folder, only_regular=True)
+        self._load(
+            found or checkpoints.Checkpoint(0, self._new_model().state_dict(), {}, copy.deepcopy(self._first_state))
+        )
         self.take_step.guard.forget_row(skipped)
         self._logged_skipped, self._rollbacks, self._passed_over = skipped, rollbacks, next_batch - self.step
         self.accelerator.wait_for_everyone()
@@ -356,7 +261,7 @@ class Trainer:
             )
             # What was saved since is of steps that are not this run's any more.
             checkpoints.remove_newer(self._folder, self.step)
-        self._save()
+        self._save(is_regular=True)
 
     @property
     def _validated(self) -> int:
@@ -365,20 +270,21 @@ class Trainer:
 
     def _validate(self, progress: Progress | None) -> bool:
         """Write the validation loss down; return False, and write nothing, if a signal cut it short."""
-        part = (self.accelerator.process_index, self.accelerator.num_processes)
         autocast = None if self._precision == "fp32" else DTYPES[self._precision]
-        # All stop before the same batch, for a split model needs them all.
-        sums = self._measure(
-            self.bare_model, self._validation, autocast=autocast, part=part, give_up=lambda: bool(self._agreed_signal())
+        figures = validate(
+            self.bare_model,
+            self._validation,
+            self._measure,
+            self.accelerator,
+            autocast=autocast,
+            give_up=lambda: bool(self._agreed_signal()),
         )
-        found = torch.tensor([sums.nats, float(sums.tokens)], dtype=torch.float64, device=self.accelerator.device)
-        nats, tokens = self.accelerator.reduce(found, "sum").tolist()  # pyright: ignore[reportAttributeAccessIssue]
-        if self._agreed_signal():
+        if figures is None:
             return False
-        figures = {
-            "validation_loss": nats / tokens,
-            "validation_bits_per_byte": nats / math.log(2) / self._validation.text_bytes,
-        }
+        if not math.isfinite(figures["validation_loss"]):
+            if self.accelerator.is_main_process:
+                logger.warning("step %d: the validation loss is not finite", self.step)
+            return True
         self.history["validation"].append({"step": self.step, **figures})
         if self.tracker:
             self.tracker.log_metrics("validation", self.step, figures)
@@ -390,53 +296,38 @@ class Trainer:
         return True
 
     def _sample(self) -> None:
-        """Log a text that the model writes from nothing; its own generator leaves training's random numbers alone."""
         self._sampled = self.step
-        model = self._whole_model()
+        is_writer = self.accelerator.is_main_process
+        text = write_sample(self.bare_model, self._encoding, seed=self.step, is_writer=is_writer)
         if self.tracker:
-            sampling = Sampling(_SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=self.step)
-            pieces = generate_text(model, self._encoding, "", sampling)
-            self.tracker.log_text(f"samples/step_{self.step:08d}.txt", "".join(pieces))
+            self.tracker.log_text(f"samples/step_{self.step:08d}.txt", text)
 
-    def _last_good(self) -> checkpoints.Checkpoint:
-        """Return the newest checkpoint of before the steps that are being skipped; the state at step 0 if there is none."""
-
-        def is_regular(state: dict[str, Any]) -> bool:
-            # What a signal had saved depends on when it came, and a run that was stopped shall end as one that was not.
-            return state["step"] % self.settings.checkpoint_interval == 0 and not state["guard"]["verdicts"]["in_a_row"]
-
-        found = checkpoints.load_latest(self._folder, is_regular) or checkpoints.load_latest(self._folder)
-        return found or checkpoints.Checkpoint(0, self._new_model().state_dict(), {}, copy.deepcopy(self._first_state))
-
-    def _whole_model(self) -> GPTModel:
-        """Return the model, or on rank 0 a whole copy of one that is split; all processes must ask for it."""
-        if not is_sharded(self.bare_model):
-            return self.bare_model
-        weights = gather(self.bare_model.state_dict(), keep=self.accelerator.is_main_process)
-        if not weights:
-            return self.bare_model
-        model = self._new_model()
-        model.load_state_dict(weights)
-        return model.to(self.accelerator.device)
+    def check_result(self, model: GPTModel) -> None:
+        """Raise `UserError` if the whole `model` that training ended with is none."""
+        if not all(weight.isfinite().all() for weight in model.state_dict().values()):
+            raise _diverged("weights are not finite after the last step")
+        if not self.history["training"]:
+            raise _diverged("not one step could be taken")
+        if self._validated != self.step:
+            raise _diverged("the validation loss is not finite after the last step")
 
     def _new_model(self) -> GPTModel:
         model = GPTModel(GPTConfig(vocab_size=self._encoding.n_vocab, **self.params.section("model")))
         model.init_weights(self.params.base.seed)
         return model
 
-    def _diverged(self, reason: str) -> UserError:
-        return UserError(
-            f"training diverged: {reason}; lower train.learning_rate or train.grad_clip in params.yaml, or lengthen the warm-up"
-            " (checkpoints are from before)"
-        )
-
-    def _save(self, signum: int = 0) -> None:
+    def _save(self, *, is_regular: bool) -> None:
         self._saved = self.step
-        weights, optimizer = self.bare_model.state_dict(), optimizer_tensors(self.bare_model, self._bare_optimizer)
-        if is_sharded(self.bare_model):
-            weights, optimizer = (gather(part, keep=self._saver is not None) for part in (weights, optimizer))
+        if is_regular:
+            self._regular = self.step
         if self._saver:
-            self._saver.save(checkpoints.Checkpoint(self.step, weights, optimizer, self._state()), prune=not signum)
+            self._saver.wait()  # before there is another copy in memory
+        # Weights first: to ask for them puts those back that a split model had gathered, which the optimizer does not know.
+        weights = copy_to_cpu(self.bare_model.state_dict(), keep=self._saver is not None)
+        optimizer = optimizer_tensors(self.bare_model, self.take_step.bare_optimizer)
+        optimizer = copy_to_cpu(optimizer, keep=self._saver is not None)
+        if self._saver:
+            self._saver.save(checkpoints.Checkpoint(self.step, weights, optimizer, self._state(), is_regular))
 
     def _state(self) -> dict[str, Any]:
         """Return all that decides how training goes on but the tensors, as JSON values."""
@@ -448,6 +339,7 @@ class Trainer:
             "norm": float(self._norm),
             "logged": [self._logged_taken, self._logged_skipped],
             "sampled": self._sampled,
+            "regular": self._regular,
             "rollbacks": self._rollbacks,
             "passed_over": self._passed_over,
             "guard": self.take_step.guard.state(),
@@ -455,7 +347,8 @@ class Trainer:
         }
 
 
-def _check_inputs() -> None:
-    """Raise `UserError` if the tokens were not made by the tokenizer that would be packed with the model."""
-    if read_index(paths.TOKENS)["tokenizer_id"] != tokenizer_id(paths.TOKENIZER):
-        raise UserError("data/tokens: made by another tokenizer than models/tokenizer; run `gpt tokenize` again")
+def _diverged(reason: str) -> UserError:
+    return UserError(
+        f"training diverged: {reason}; lower train.learning_rate or train.grad_clip in params.yaml, or lengthen the warm-up"
+        " (checkpoints are from before)"
+    )

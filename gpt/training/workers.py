@@ -13,6 +13,9 @@ from gpt.params import Launch
 from gpt.training.launch import RENDEZVOUS
 from gpt.training.owner import OWNER
 
+# From a signal to SIGKILL: to agree on it, and to save.
+_SHUTDOWN_SECONDS = 30
+
 logger = logging.getLogger(__name__)
 
 
@@ -56,6 +59,7 @@ def run_workers(settings: Launch) -> int:
         rdzv_endpoint=f"{loopback}:0" if here else _rendezvous(),
         local_addr=loopback if here else None,
         max_restarts=settings.max_restarts,
+        shutdown_timeout=_SHUTDOWN_SECONDS,
     )
 
     def give_up(_signum: int, _frame: FrameType | None) -> None:

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,17 @@ def test_the_newest_and_those_of_every_so_many_steps_stay(
         checkpoint.prune(tmp_path, last, every)
     assert [checkpoint.step_of(path) for path in checkpoint.steps(tmp_path)] == kept
     assert len(list(tmp_path.iterdir())) == len(kept), "nothing else is left"
+
+
+def test_of_those_that_signals_had_saved_only_the_newest_checkpoint_stays(tmp_path: Path) -> None:
+    for step in (5, 10, 11, 12, 13):
+        checkpoint.save(tmp_path, replace(make(step), is_regular=step % 5 == 0))
+        checkpoint.prune(tmp_path, 1, 0)
+    assert [checkpoint.step_of(path) for path in checkpoint.steps(tmp_path)] == [10, 13]
+    for only_regular, step in ((True, 10), (False, 13)):
+        found = checkpoint.load_latest(tmp_path, only_regular=only_regular)
+        assert found is not None and found.step == step
+        assert found.is_regular == only_regular
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])

@@ -4,7 +4,6 @@ import csv
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from safetensors.torch import load_file
 from gpt import paths
 from gpt.params import load_params
 from tests.conftest import write_params
-from tests.training.test_trainer import ROOT, WEIGHTS, largest_difference, wait_for_checkpoint
+from tests.training.test_trainer import ROOT, WEIGHTS, largest_difference, start, wait_for_checkpoint
 
 STEPS = 60
 ONE: dict[str, object] = {"num_processes": 1, "micro_batch_size": 8, "strategy": "ddp"}
@@ -36,12 +35,27 @@ Batches.read = recording
 """
 
 
-def start(folder: Path) -> "subprocess.Popen[str]":
+# The loss of what holds the first sequence of these batches is not a number: of one process among several.
+POISON = """
+import math
+from gpt.data.batches import Batches
+from gpt.model.transformer import GPTModel
+read, forward = Batches.read, GPTModel.forward
+def noting(self, number, first, last):
+    Batches.is_bad = first == 0 and number in (5, 12, 13, 14, 15)
+    return read(self, number, first, last)
+def poisoned(self, *arguments, **options):
+    result = forward(self, *arguments, **options)
+    return tuple(part * math.nan for part in result) if self.training and Batches.is_bad else result
+Batches.read, GPTModel.forward = noting, poisoned
+"""
+
+
+def start_with(folder: Path, first: str) -> "subprocess.Popen[str]":
     (folder / "site").mkdir(exist_ok=True)
-    (folder / "site" / "sitecustomize.py").write_text(RECORDER, encoding="utf-8")
-    environment = os.environ | {"PYTHONPATH": f"{folder / 'site'}:{ROOT}", "BATCHES": str(folder / "batches.txt")}
-    command = [sys.executable, "-m", "gpt", "pretrain"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    (folder / "site" / "sitecustomize.py").write_text(first, encoding="utf-8")
+    path = f"{folder / 'site'}{os.pathsep}{ROOT}"
+    return start(PYTHONPATH=path, BATCHES=str(folder / "batches.txt"))
 
 
 def batches(folder: Path) -> set[str]:
@@ -65,14 +79,14 @@ def test_a_run_goes_on_with_other_processes(
     change = {"max_steps": STEPS, "checkpoint_interval": 10, "eval_interval": 30, "optimizer": optimizer}
     still: dict[str, object] = {"dropout": 0.0}  # its masks depend on the micro-batches
     whole = make_project("whole", train=change, model=still, launch=ONE)
-    output, errors = start(whole).communicate(timeout=180)
+    output, errors = start_with(whole, RECORDER).communicate(timeout=180)
     assert WEIGHTS.exists(), output + errors
     weights, loss = load_file(WEIGHTS), last_loss()
     changing = make_project("changing", train=change, model=still, launch=launches[0])
     for launch, stop_at in zip(launches, (20, 40, None), strict=True):
         settings = load_params().model_dump(mode="json", by_alias=True)
         write_params(changing, settings | {"launch": settings["launch"] | launch})
-        process = start(changing)
+        process = start_with(changing, RECORDER)
         if stop_at:
             wait_for_checkpoint(process, stop_at)
             process.send_signal(signal.SIGTERM)
@@ -88,13 +102,31 @@ def test_a_run_goes_on_with_other_processes(
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_split_model_trains_to_what_a_whole_one_does(make_project: Callable[..., Path], processes: int) -> None:
     make_project("whole", model={"dropout": 0.0}, launch=ONE)
-    output, errors = start(Path.cwd()).communicate(timeout=180)
+    output, errors = start().communicate(timeout=180)
     assert WEIGHTS.exists(), output + errors
     weights, loss = load_file(WEIGHTS), last_loss()
     make_project("split", model={"dropout": 0.0}, launch=FSDP | {"num_processes": processes})
-    output, errors = start(Path.cwd()).communicate(timeout=180)
+    output, errors = start().communicate(timeout=180)
     assert WEIGHTS.exists(), output + errors
     assert last_loss() == pytest.approx(loss, rel=1e-5)
     assert largest_difference(weights, load_file(WEIGHTS)) < 1e-5
     assert list(Path("mlartifacts").rglob("step_*.txt")), "rank 0 has written a sample"
     assert not list(Path("checkpoints").iterdir())
+
+
+def test_processes_skip_and_go_back_together_when_one_of_them_finds_a_batch_bad(
+    make_project: Callable[..., Path],
+) -> None:
+    change = {"max_skips": 3, "max_steps": 40}
+    weights = []
+    for name, launch in (("one", ONE), ("two", TWO), ("split", FSDP)):
+        folder = make_project(name, train=change, model={"dropout": 0.0}, launch=launch)
+        output, errors = start_with(folder, POISON).communicate(timeout=180)
+        assert WEIGHTS.exists(), output + errors
+        assert errors.count("until step 8: 1 skipped ") == 1, errors
+        assert (
+            errors.count("step 16: more than 3 steps in a row skipped; going back to step 10 and past 6 batches") == 1
+        )
+        weights.append(load_file(WEIGHTS))
+    assert largest_difference(weights[0], weights[1]) < 1e-4
+    assert largest_difference(weights[0], weights[2]) < 1e-4

@@ -27,18 +27,14 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_what_training_changes_meanwhile_is_not_saved(tmp_path: Path) -> None:
+def test_what_training_counts_meanwhile_is_not_saved(tmp_path: Path) -> None:
     checkpoint = make(5, size=1_000_000)
     with Saver(tmp_path, keep_last=2, keep_every=0) as saver:
         saver.save(checkpoint)
-        for tensor in (*checkpoint.weights.values(), *checkpoint.optimizer.values()):
-            tensor.fill_(-1)
         checkpoint.state["rows"].append(6)
     found = checkpoints.load_latest(tmp_path)
     assert found is not None
     assert found.state["rows"] == [5]
-    assert torch.equal(found.weights["w"], torch.full((1_000_000,), 5.0))
-    assert torch.equal(found.optimizer["w/exp_avg"], torch.ones(1_000_000))
 
 
 def test_saves_follow_each_other_and_old_ones_go(tmp_path: Path) -> None:
@@ -77,16 +73,6 @@ def test_what_is_not_finite_is_not_saved(tmp_path: Path, caplog: pytest.LogCaptu
         assert not saver.wait()
     assert "checkpoint of step 2 was not saved: w/exp_avg is not finite" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
-
-
-def test_without_pruning_older_ones_stay_for_now(tmp_path: Path) -> None:
-    with Saver(tmp_path, keep_last=1, keep_every=0) as saver:
-        for step in (1, 2):
-            saver.save(make(step), prune=False)
-        saver.wait()
-        assert [checkpoints.step_of(path) for path in checkpoints.steps(tmp_path)] == [1, 2]
-        saver.save(make(3))
-    assert [checkpoints.step_of(path) for path in checkpoints.steps(tmp_path)] == [3]
 
 
 def test_what_is_no_fault_of_the_disk_is_raised(tmp_path: Path) -> None:

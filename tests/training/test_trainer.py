@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from gpt.model.transformer import GPTModel
 from gpt.params import load_params
 from gpt.training import checkpoint as checkpoints
 from gpt.training.compilation import missing_for_compile
+from gpt.training.pretrain import pretrain
 from gpt.training.saver import Saver
-from gpt.training.trainer import Trainer, pretrain
+from gpt.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = paths.BASE_MODEL / "model.safetensors"
@@ -48,8 +50,8 @@ def train_here() -> bytes:
     return WEIGHTS.read_bytes()
 
 
-def start() -> "subprocess.Popen[str]":
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def start(**environment: str) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     command = [sys.executable, "-m", "gpt", "pretrain"]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -95,15 +97,18 @@ def test_resume_after_sigkill_is_bit_identical(make_project: Callable[..., Path]
     assert sorted(steps) == list(range(4, 201, 4)), "every point is there once"
 
 
-def test_sigterm_saves_the_state_and_the_next_start_goes_on(make_project: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_state_and_the_next_start_goes_on(
+    make_project: Callable[..., Path], signum: signal.Signals
+) -> None:
     change = {"max_steps": 3000, "checkpoint_interval": 5, "eval_interval": 3000}
     make_project(train=change)
     process = start()
     wait_for_checkpoint(process, 5)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signum)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM after step" in errors
+    assert process.returncode == 128 + signum
+    assert f"stopped by {signum.name} after step" in errors
     assert "Traceback" not in errors
     stopped_at = int(errors.rsplit("after step ", 1)[1].split(";")[0])
     (newest,) = [path.name for path in sorted(Path("checkpoints").glob("*/step_*"))[-1:]]
@@ -204,7 +209,9 @@ def test_divergence_stops_with_advice_and_saves_nothing_that_is_not_finite(
     with pytest.raises(UserError, match=r"training diverged.*lower train\.learning_rate"):
         train_here()
     assert caplog.text.count("going back to step 0 and past") == 2
-    for path in Path("checkpoints").glob("*/step_*/*.safetensors"):
+    saved = list(Path("checkpoints").glob("*/step_*/*.safetensors"))
+    assert saved
+    for path in saved:
         assert all(tensor.isfinite().all() for tensor in load_file(path).values())
     assert not WEIGHTS.exists()
     assert the_run().info.status == "FAILED"
@@ -277,6 +284,70 @@ def test_many_bad_batches_make_it_go_back_and_past_them_alike_when_it_is_stopped
                 train_here()
         assert train_here() == expected
     assert sha256_tree(Path("plots")) == plots
+
+
+def test_before_the_first_regular_checkpoint_it_goes_back_to_the_start_though_a_stop_has_saved(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = {"max_skips": 3, "checkpoint_interval": 20}
+    make_project("whole", train=change)
+    with monkeypatch.context() as patch:
+        poison = Poison(patch, bad=range(12, 16))
+        expected = train_here()
+    assert poison.read == [*range(16), *range(16, 46)]
+    make_project("stopped", train=change)
+    with monkeypatch.context() as patch:
+        Poison(patch, bad=range(12, 16), stop_at=(6,))
+        with pytest.raises(Interrupted, match="after step 7;"):
+            train_here()
+        assert train_here() == expected
+
+
+def test_a_save_waits_for_the_end_of_a_row_of_bad_steps(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project(train={"checkpoint_keep_last": 9})
+    Poison(monkeypatch, bad=range(8, 11), stop_at=(12,))
+    with pytest.raises(Interrupted, match="after step 13;"):
+        train_here()
+    assert [path.name for path in sorted(Path("checkpoints").glob("*/step_*"))] == [
+        f"step_{step:08d}" for step in (5, 12, 13)
+    ]
+
+
+def test_a_row_that_ended_before_it_was_found_is_gone_back_behind_too(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_project(train={"max_skips": 3, "log_interval": 8})
+    Poison(monkeypatch, bad=range(9, 13))
+    train_here()
+    assert "step 16: more than 3 steps in a row skipped; going back to step 5 and past 11 batches" in caplog.text
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_a_validation_loss_that_is_not_finite_is_neither_written_down_nor_a_result(
+    make_project: Callable[..., Path], caplog: pytest.LogCaptureFixture, is_last: bool
+) -> None:
+    make_project()
+    measured = 0
+
+    def measure(*arguments: Any, **options: Any) -> Likelihood:
+        nonlocal measured
+        measured += 1
+        found = split_likelihood(*arguments, **options)
+        return replace(found, nats=math.inf) if measured == 1 + is_last else found
+
+    if is_last:
+        with pytest.raises(UserError, match="diverged: the validation loss is not finite after the last step"):
+            pretrain(load_params(), measure)
+        assert not WEIGHTS.exists()
+    else:
+        pretrain(load_params(), measure)
+        assert [line.split(",")[0] for line in paths.VALIDATION_PLOT.read_text(encoding="utf-8").split()] == [
+            "step",
+            "30",
+        ]
+    assert f"step {30 if is_last else 15}: the validation loss is not finite" in caplog.text
 
 
 def test_training_does_not_depend_on_a_tracking_server(
@@ -368,7 +439,7 @@ def test_an_fp16_run_goes_on_with_the_scale_it_had(
     with Saver(tmp_path, keep_last=1, keep_every=0) as trainer._saver:
         for _ in range(6):
             trainer._train_step()
-        trainer._save()
+        trainer._save(is_regular=True)
     assert accelerator.scaler is not None
     scale = accelerator.scaler.get_scale()
     assert scale < 2.0**40

@@ -1,0 +1,115 @@
+"""Pretraining from its inputs to its outputs: `gpt pretrain` in one process, or in each of several."""
+
+import csv
+from contextlib import ExitStack
+
+from gpt import paths
+from gpt.data.shards import data_id, read_index, verify_shards
+from gpt.data.tokenizer import tokenizer_id
+from gpt.errors import UserError
+from gpt.files import atomic_file, write_json
+from gpt.model.storage import save_model
+from gpt.params import Params
+from gpt.training import checkpoint as checkpoints
+from gpt.training.compilation import choose_compile
+from gpt.training.launch import (
+    check_launch,
+    describe_hardware,
+    is_same_everywhere,
+    keep_freed_memory,
+    start_accelerator,
+)
+from gpt.training.saver import Saver
+from gpt.training.sharding import whole_model
+from gpt.training.signals import Stop
+from gpt.training.tracking import Tracker
+from gpt.training.trainer import Trainer
+from gpt.training.validation import Measure
+
+
+def pretrain(params: Params, measure: Measure) -> None:
+    """Train the base model that params.yaml describes, going on from its last checkpoint, and write it to models/base.
+
+    Raises `UserError` for inputs that are missing or do not fit, `Interrupted` after a signal, with the state saved.
+    """
+    check_launch(params.launch)
+    accelerator, precision = start_accelerator(params.launch)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
+    _check_inputs()
+    folder = paths.CHECKPOINTS / checkpoints.fingerprint(params, data_id(paths.TOKENS), tokenizer_id(paths.TOKENIZER))
+    if not is_same_everywhere(accelerator, int(folder.name[:12], 16)):
+        raise UserError(
+            "params.yaml, data/tokens, models/tokenizer or the versions of gpt and torch are not the same on all machines;"
+            " make them the same"
+        )
+    with ExitStack() as stack:
+        stop = Stop()
+        stack.enter_context(stop.handled())
+        saver: Saver | None = None
+        if accelerator.is_main_process:
+            stack.enter_context(checkpoints.single_trainer(folder))
+            verify_shards(paths.TOKENS)
+            keep_last, keep_every = params.train.checkpoint_keep_last, params.train.checkpoint_keep_every
+            saver = stack.enter_context(Saver(folder, keep_last=keep_last, keep_every=keep_every))
+        accelerator.wait_for_everyone()
+        trainer = Trainer(params, accelerator, measure, folder, saver, stop)
+        trainer.resume(checkpoints.load_latest(folder))
+        steps_left = params.train.max_steps - trainer.step
+        compiled = choose_compile(params.launch, trainer.take_step, trainer.step, steps_left, trainer.read_batch)
+        choices = {"precision": precision, "compile": compiled}
+        if accelerator.is_main_process:
+            for name, choice in choices.items():
+                if params.section("launch")[name] == "auto":
+                    print(f"{name} auto: {choice}", flush=True)
+            tags = {
+                "device": describe_hardware(),
+                "num_processes": accelerator.num_processes,
+                "fingerprint": folder.name,
+            }
+            tags |= {f"launch.{key}": value for key, value in params.section("launch").items()}
+            tags |= {name: str(choice) for name, choice in choices.items()}
+            tags |= {"parameters": trainer.bare_model.count_parameters(), "resumed_at_step": trainer.step}
+            trainer.tracker = stack.enter_context(Tracker(paths.SPOOL, params, trainer.run, tags))
+            trainer.run = trainer.tracker.run
+        accelerator.wait_for_everyone()  # one that still prepared itself would end at a signal, and leave the others waiting
+        stop.defer()
+        trainer.fit()
+        _write_outputs(trainer)
+        if saver:
+            saver.wait()
+            checkpoints.remove(folder)
+
+
+def _write_outputs(trainer: Trainer) -> None:
+    """Write models/base, plots/ and models/run.json on rank 0; raise `UserError` if the run is no result."""
+    is_writer = trainer.accelerator.is_main_process
+    model = whole_model(trainer.bare_model, keep=is_writer)
+    if not is_writer:
+        return
+    trainer.check_result(model)
+    save_model(model, paths.TOKENIZER, paths.BASE_MODEL)
+    for path, rows in ((paths.TRAINING_PLOT, "training"), (paths.VALIDATION_PLOT, "validation")):
+        with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(trainer.history[rows][0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(trainer.history[rows])
+    assert trainer.tracker is not None, "rank 0 tracks the run"
+    for path in (paths.TRAINING_PLOT, paths.VALIDATION_PLOT):
+        trainer.tracker.log_text(path.name, path.read_text(encoding="utf-8"))
+    write_json(
+        paths.RUN,
+        {
+            "run": trainer.run,
+            "run_id": trainer.tracker.run_id(),
+            "num_processes": trainer.accelerator.num_processes,
+            "hardware": describe_hardware(),
+            "data_sha256": data_id(paths.TOKENS),
+        },
+    )
+
+
+def _check_inputs() -> None:
+    """Raise `UserError` if the tokens were not made by the tokenizer that would be packed with the model."""
+    if read_index(paths.TOKENS)["tokenizer_id"] != tokenizer_id(paths.TOKENIZER):
+        raise UserError("data/tokens: made by another tokenizer than models/tokenizer; run `gpt tokenize` again")
