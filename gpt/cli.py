@@ -24,7 +24,7 @@ _USERS_OS_ERRORS = {
 }  # fmt: skip
 
 
-_RANK_0_SECONDS = 2.0
+_FIRST_SPEAKS_SECONDS = 2.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,9 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _users_to_change(message: str) -> int:
-    if os.environ.get("RANK", "0") != "0":
-        # All processes of a run usually say the same: rank 0 does at once, and its end is the others'.
-        time.sleep(_RANK_0_SECONDS)
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        # All processes of a machine usually say the same: the first does at once, and its end is the others'.
+        time.sleep(_FIRST_SPEAKS_SECONDS)
     for line in message.splitlines():
         print(f"error: {line}", file=sys.stderr)
     from gpt.training.owner import tell_owner_to_give_up

@@ -47,9 +47,18 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def tell_owner_to_give_up() -> None:
-    """Keep the owner, if this is a worker of `run_workers`, from starting us again."""
+    """Let the owner, if this is a worker of `run_workers`, end as after a user's error instead of starting us again."""
+    _tell_owner(signal.SIGUSR1)
+
+
+def tell_owner_to_stop() -> None:
+    """Let it end as after SIGTERM: the signal that stopped all of us was sent to another process, or on another machine."""
+    _tell_owner(signal.SIGUSR2)
+
+
+def _tell_owner(signum: signal.Signals) -> None:
     if os.environ.get(OWNER) == str(os.getppid()):
-        os.kill(os.getppid(), signal.SIGUSR1)
+        os.kill(os.getppid(), signum)
 
 
 def _is_dvc(process: psutil.Process) -> bool:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from gpt import paths
 from gpt.data.shards import data_id, read_index, verify_shards
 from gpt.data.tokenizer import tokenizer_id
-from gpt.errors import UserError
+from gpt.errors import Interrupted, UserError
 from gpt.files import atomic_file, write_json
 from gpt.model.storage import save_model
 from gpt.params import Params
@@ -19,6 +19,7 @@ from gpt.training.launch import (
     keep_freed_memory,
     start_accelerator,
 )
+from gpt.training.owner import tell_owner_to_stop
 from gpt.training.saver import Saver
 from gpt.training.sharding import whole_model
 from gpt.training.signals import Stop
@@ -74,7 +75,12 @@ def pretrain(params: Params, measure: Measure) -> None:
             trainer.run = trainer.tracker.run
         accelerator.wait_for_everyone()  # one that still prepared itself would end at a signal, and leave the others waiting
         stop.defer()
-        trainer.fit()
+        try:
+            trainer.fit()
+        except Interrupted:
+            if not stop.signum:
+                tell_owner_to_stop()
+            raise
         _write_outputs(trainer)
         if saver:
             saver.wait()

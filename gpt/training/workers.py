@@ -8,6 +8,8 @@ import sys
 import uuid
 from types import FrameType
 
+import psutil
+
 from gpt.errors import UserError
 from gpt.params import Launch
 from gpt.training.launch import RENDEZVOUS
@@ -15,6 +17,8 @@ from gpt.training.owner import OWNER
 
 # From a signal to SIGKILL: to agree on it, and to save.
 _SHUTDOWN_SECONDS = 30
+# Machines wait so long for each other, at the start and for one that was cut off.
+_MEETING_SECONDS = 600
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +36,34 @@ def _rendezvous() -> str:
     return address
 
 
-class _GiveUp(BaseException):
-    """A worker met what only the user can change: to start it again would end the same way."""
+def _own_address(rendezvous: str) -> tuple[str, str | None, bool]:
+    """Return this machine's address on the way to where machines meet, its network interface, and whether they meet here."""
+    host, _, port = rendezvous.rpartition(":")
+    family, kind, _, _, there = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.connect(there)  # sends nothing
+        address = probe.getsockname()[0]
+    for name, found in psutil.net_if_addrs().items():
+        if any(entry.address.partition("%")[0] == address for entry in found):
+            return address, name, address == there[0]
+    return address, None, address == there[0]
+
+
+class _End(BaseException):
+    """A worker said that all of them end: to start them again would be wrong. Its value is the exit code."""
+
+
+def _end(signum: int, _frame: FrameType | None) -> None:
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # every worker says so, and one is enough
+    raise _End(2 if signum == signal.SIGUSR1 else 128 + signal.SIGTERM)
 
 
 def run_workers(settings: Launch) -> int:
     """Run `gpt pretrain` in every process of this machine, pass signals on, and return the exit code."""
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     threads = max(1, (os.cpu_count() or 1) // settings.num_processes)  # the agent would give each process one
@@ -47,26 +71,27 @@ def run_workers(settings: Launch) -> int:
     os.environ[OWNER] = str(os.getpid())
     # In the agent's own store workers would find the addresses of those that died before them, and wait for these.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    here, loopback = settings.num_machines == 1, "127.0.0.1"
-    if here and sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    here = settings.num_machines == 1
+    rendezvous = "127.0.0.1:0" if here else _rendezvous()
+    address, interface, is_host = _own_address(rendezvous)
+    if interface:  # Gloo would take the one that the host's name stands for, which the others may not reach
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     config = LaunchConfig(
         min_nodes=settings.num_machines,
         max_nodes=settings.num_machines,
         nproc_per_node=settings.num_processes,
         run_id=uuid.uuid4().hex if here else "gpt-pretrain",
         rdzv_backend="c10d",
-        rdzv_endpoint=f"{loopback}:0" if here else _rendezvous(),
-        local_addr=loopback if here else None,
+        rdzv_endpoint=rendezvous,
+        # Of the host, torch would go by its name, which need not stand for this address.
+        rdzv_configs={"is_host": is_host, "join_timeout": _MEETING_SECONDS, "read_timeout": _MEETING_SECONDS},
+        local_addr=address,
         max_restarts=settings.max_restarts,
         shutdown_timeout=_SHUTDOWN_SECONDS,
     )
 
-    def give_up(_signum: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # every worker says so, and one is enough
-        raise _GiveUp
-
-    signal.signal(signal.SIGUSR1, give_up)
+    signal.signal(signal.SIGUSR1, _end)
+    signal.signal(signal.SIGUSR2, _end)
     try:
         elastic_launch(config, sys.executable)("-m", "gpt.cli", "pretrain")
     except SignalException as error:
@@ -74,8 +99,14 @@ def run_workers(settings: Launch) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(128 + error.sigval)
-    except _GiveUp:
-        return 2
+    except _End as end:
+        return end.args[0]
+    except RendezvousError as error:
+        logger.error(
+            "the %d machines of this run have not met at %s, or not any more (%s); start `gpt pretrain` on each within %d minutes",
+            settings.num_machines, rendezvous, error, _MEETING_SECONDS // 60,
+        )  # fmt: skip
+        return 1
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         logger.error(

@@ -1,0 +1,142 @@
+"""Two machines, as far as the network can tell: namespaces of their own with a cable between, which is pulled and put back."""
+
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gpt import paths
+from gpt.training import checkpoint as checkpoints
+from gpt.training.launch import RENDEZVOUS
+from tests.chaos.conftest import Family, checkpoint_folder, environment
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.chaos]
+
+WEIGHTS = paths.BASE_MODEL / "model.safetensors"
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+def start(family: Family, *before: str, **variables: str) -> "subprocess.Popen[str]":
+    command = [*before, sys.executable, "-m", "gpt", "pretrain"]
+    variables = environment(family, PYTHONPATH=str(ROOT), **variables)
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A network namespace with one end of the cable in it."""
+
+    name: str
+    address: str
+
+    def plug(self, state: str) -> None:
+        ip("-n", self.name, "link", "set", "cable", state)
+
+    def start(self, family: Family, rendezvous: str) -> "subprocess.Popen[str]":
+        return start(family, "ip", "netns", "exec", self.name, **{RENDEZVOUS: rendezvous})
+
+
+@pytest.fixture
+def machines() -> Iterator[tuple[Machine, Machine]]:
+    mark = uuid.uuid4().hex[:6]
+    first, second = (Machine(f"gpt-{mark}-{number}", f"10.77.0.{number}") for number in (1, 2))
+    try:
+        for machine in (first, second):
+            ip("netns", "add", machine.name)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here: {getattr(error, 'stderr', error)}")
+    try:
+        ip("link", "add", "cable", "netns", first.name, "type", "veth", "peer", "name", "cable", "netns", second.name)
+        for machine in (first, second):
+            ip("-n", machine.name, "addr", "add", f"{machine.address}/24", "dev", "cable")
+            ip("-n", machine.name, "link", "set", "lo", "up")
+            machine.plug("up")
+        yield first, second
+    finally:
+        for machine in (first, second):
+            ip("netns", "del", machine.name)
+
+
+def wait_for_step(folder: Path, step: int, processes: "list[subprocess.Popen[str]]") -> None:
+    deadline = time.monotonic() + 180
+    while True:
+        found = checkpoint_folder(folder)
+        if found and any(checkpoints.step_of(path) >= step for path in checkpoints.steps(found)):
+            return
+        for process in processes:
+            assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_machine_that_is_cut_off_or_lost_and_comes_back_trains_on(
+    make_prepared_project: Callable[..., Path], machines: tuple[Machine, Machine], family: Family
+) -> None:
+    train = {"max_steps": 300, "checkpoint_interval": 20, "eval_interval": 150, "sample_interval": 300}
+    two: dict[str, object] = {"micro_batch_size": 4, "timeout_seconds": 5}
+    make_prepared_project("whole", train=train, launch=two | {"num_processes": 2})
+    start(family).communicate(timeout=180)
+    expected = WEIGHTS.read_bytes()
+    folder = make_prepared_project("cut", train=train, launch=two | {"num_machines": 2})
+    rendezvous = f"{machines[0].address}:29500"
+    here, there = (machine.start(family, rendezvous) for machine in machines)
+    wait_for_step(folder, 60, [here, there])
+    machines[1].plug("down")
+    time.sleep(8)  # longer than they wait for each other
+    machines[1].plug("up")
+    wait_for_step(folder, 160, [here, there])
+    for process in psutil.Process(there.pid).children(recursive=True):
+        process.kill()
+    there.kill()
+    there.communicate()
+    there = machines[1].start(family, rendezvous)
+    outputs = [process.communicate(timeout=300) for process in (here, there)]
+    assert [here.returncode, there.returncode] == [0, 0], outputs
+    assert outputs[0][0].count("resuming after step") == 2, outputs
+    assert WEIGHTS.read_bytes() == expected
+    assert not family.alive()
+
+
+def test_a_signal_on_one_machine_stops_all_after_the_same_step(
+    make_prepared_project: Callable[..., Path], machines: tuple[Machine, Machine], family: Family
+) -> None:
+    train = {"max_steps": 5000, "checkpoint_interval": 20, "eval_interval": 5000, "sample_interval": 5000}
+    folder = make_prepared_project(train=train, launch={"micro_batch_size": 4, "num_machines": 2})
+    processes = [machine.start(family, f"{machines[0].address}:29500") for machine in machines]
+    wait_for_step(folder, 20, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, outputs
+    assert outputs[0][1].count("stopped by SIGTERM after step") == 1
+    assert "Traceback" not in outputs[0][1] + outputs[1][1]
+    newest = checkpoints.steps(checkpoint_folder(folder) or folder)[-1]
+    assert f"after step {checkpoints.step_of(newest)};" in outputs[0][1]
+    assert not family.alive()
+
+
+def test_machines_with_other_settings_are_refused(
+    make_prepared_project: Callable[..., Path], machines: tuple[Machine, Machine], family: Family
+) -> None:
+    launch: dict[str, object] = {"micro_batch_size": 4, "num_machines": 2}
+    processes = []
+    for number, machine in enumerate(machines):
+        make_prepared_project(f"machine_{number}", base={"seed": number}, launch=launch)
+        processes.append(machine.start(family, f"{machines[0].address}:29500"))
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert processes[0].returncode == 2
+    assert processes[1].returncode in (1, 2), "1 if the first machine, where they met, had ended before it could say so"
+    for _, errors in outputs:
+        assert errors.count("error: params.yaml, data/tokens,") == 1
+        assert "not the same on all machines; make them the same" in errors
+    assert not family.alive()
