@@ -37,6 +37,7 @@ CODE = (
     "training/guard.py",
     "training/optimizer.py",
     "training/pretrain.py",
+    "training/record.py",
     "training/sharding.py",
     "training/step.py",
     "training/trainer.py",

@@ -50,12 +50,13 @@ def pretrain(params: Params, measure: Measure) -> None:
         saver: Saver | None = None
         if accelerator.is_main_process:
             stack.enter_context(checkpoints.single_trainer(folder))
-            verify_shards(paths.TOKENS)
             keep_last, keep_every = params.train.checkpoint_keep_last, params.train.checkpoint_keep_every
             saver = stack.enter_context(Saver(folder, keep_last=keep_last, keep_every=keep_every))
+        if accelerator.is_local_main_process:  # other machines may have files of their own
+            verify_shards(paths.TOKENS)
         accelerator.wait_for_everyone()
         trainer = Trainer(params, accelerator, measure, folder, saver, stop)
-        trainer.resume(checkpoints.load_latest(folder))
+        trainer.resume()
         steps_left = params.train.max_steps - trainer.step
         compiled = choose_compile(params.launch, trainer.take_step, trainer.step, steps_left, trainer.read_batch)
         choices = {"precision": precision, "compile": compiled}
@@ -71,8 +72,8 @@ def pretrain(params: Params, measure: Measure) -> None:
             tags |= {f"launch.{key}": value for key, value in params.section("launch").items()}
             tags |= {name: str(choice) for name, choice in choices.items()}
             tags |= {"parameters": trainer.bare_model.count_parameters(), "resumed_at_step": trainer.step}
-            trainer.tracker = stack.enter_context(Tracker(paths.SPOOL, params, trainer.run, tags))
-            trainer.run = trainer.tracker.run
+            trainer.record.tracker = stack.enter_context(Tracker(paths.SPOOL, params, trainer.run, tags))
+            trainer.run = trainer.record.tracker.run
         accelerator.wait_for_everyone()  # one that still prepared itself would end at a signal, and leave the others waiting
         stop.defer()
         try:
@@ -97,17 +98,17 @@ def _write_outputs(trainer: Trainer) -> None:
     save_model(model, paths.TOKENIZER, paths.BASE_MODEL)
     for path, rows in ((paths.TRAINING_PLOT, "training"), (paths.VALIDATION_PLOT, "validation")):
         with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(trainer.history[rows][0]), lineterminator="\n")
+            writer = csv.DictWriter(file, fieldnames=list(trainer.record.rows[rows][0]), lineterminator="\n")
             writer.writeheader()
-            writer.writerows(trainer.history[rows])
-    assert trainer.tracker is not None, "rank 0 tracks the run"
+            writer.writerows(trainer.record.rows[rows])
+    assert trainer.record.tracker is not None, "rank 0 tracks the run"
     for path in (paths.TRAINING_PLOT, paths.VALIDATION_PLOT):
-        trainer.tracker.log_text(path.name, path.read_text(encoding="utf-8"))
+        trainer.record.tracker.log_text(path.name, path.read_text(encoding="utf-8"))
     write_json(
         paths.RUN,
         {
             "run": trainer.run,
-            "run_id": trainer.tracker.run_id(),
+            "run_id": trainer.record.tracker.run_id(),
             "num_processes": trainer.accelerator.num_processes,
             "hardware": describe_hardware(),
             "data_sha256": data_id(paths.TOKENS),

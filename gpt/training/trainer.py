@@ -24,13 +24,14 @@ from gpt.params import Params
 from gpt.training import checkpoint as checkpoints
 from gpt.training.compilation import eager_blocks
 from gpt.training.launch import is_same_everywhere, largest_of_processes
-from gpt.training.meters import DTYPES, Meters, Reading, device_peak, flops_per_token
+from gpt.training.meters import DTYPES, Meters, device_peak, flops_per_token
 from gpt.training.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
+from gpt.training.record import Record
 from gpt.training.saver import Saver
 from gpt.training.sharding import copy_to_cpu, shard, share_of
 from gpt.training.signals import Stop
 from gpt.training.step import TrainStep
-from gpt.training.tracking import Progress, Tracker
+from gpt.training.tracking import Progress
 from gpt.training.validation import Measure, validate, write_sample
 
 # A signal waits so long at most, and for what is done between two steps.
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Everything a run is at a step: model, optimizer, counters, and the history that becomes plots/."""
+    """Everything a run is at a step: model, optimizer, counters, and the record that becomes plots/."""
 
     def __init__(
         self,
@@ -71,9 +72,8 @@ class Trainer:
         self._precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
         self.step = 0
         self.run: str | None = None
-        self.tracker: Tracker | None = None
-        self.history: dict[str, list[dict[str, float]]] = {"training": [], "validation": []}
-        # Of the steps taken since the last line of the history, on the device: to read them the host would wait for every step.
+        self.record = Record()
+        # Of the steps taken since the last row of the record, on the device: to read them the host would wait for every step.
         self._losses = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         self._norm = torch.zeros((), device=accelerator.device)
         self._logged_taken = self._logged_skipped = 0
@@ -85,32 +85,33 @@ class Trainer:
 
     def fit(self) -> None:
         """Train to `max_steps`; validate, sample, log and save on the way. What a stop had cut short comes first."""
-        progress = Progress(self.step, self.settings.max_steps) if self.accelerator.is_main_process else None
+        if self.accelerator.is_main_process:
+            self.record.progress = Progress(self.step, self.settings.max_steps)
         meters = self._meters()
         if self.step:
-            self._after_step(meters, progress)
+            self._after_step(meters)
         while self.step < self.settings.max_steps:
             self._train_step()
-            if self._is_due("log_interval") and not self._log_training(meters, progress):
+            if self._is_due("log_interval") and not self._log_training(meters):
                 self._roll_back()
                 meters.restart(self.step)
-            self._after_step(meters, progress)
-        if progress:
-            progress.close()
+            self._after_step(meters)
+        if self.record.progress:
+            self.record.progress.close()
 
-    def _after_step(self, meters: Meters, progress: Progress | None) -> None:
+    def _after_step(self, meters: Meters) -> None:
         """Validate, sample and save if the step asks for it; raise `Interrupted` if a signal does."""
         # All processes stop after the same step. Asking makes them wait for each other; with short steps, only when they do anyway.
         is_asking = self._is_due("log_interval") or self._asks_after_every_step or self.accelerator.num_processes == 1
         signum = self._agreed_signal() if is_asking else 0
-        is_evaluating = self._is_due("eval_interval") and self._validated != self.step and not signum
+        is_evaluating = self._is_due("eval_interval") and self.record.validated != self.step and not signum
         is_sampling = self._is_due("sample_interval") and self._sampled != self.step and not signum
         is_saving = self._is_save_due()
         if not (signum or is_evaluating or is_sampling or is_saving):
             return
         with meters.paused():
             with eager_blocks(self.bare_model):
-                if is_evaluating and not self._validate(progress):
+                if is_evaluating and not self._validate():
                     signum = self._agreed_signal()
                 elif is_sampling:
                     self._sample()
@@ -166,18 +167,21 @@ class Trainer:
         """Return sequences [first, last) of the batch that comes next, as inputs and targets."""
         return self.batches.read(self.step + self._passed_over, first, last)
 
-    def resume(self, checkpoint: checkpoints.Checkpoint | None) -> None:
-        """Go on from a checkpoint, if there is one; raise `UserError` if other processes have another."""
-        if not is_same_everywhere(self.accelerator, checkpoint.step if checkpoint else 0):
-            raise UserError(
-                f"{self._folder}: not all processes find the same checkpoint; let all machines share this folder"
-            )
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one; raise `UserError` if other processes find another."""
+        checkpoint = self._find_checkpoint()
         if checkpoint is None:
             return
         self._load(checkpoint)
         self.run = checkpoint.state["run"]
         if self.accelerator.is_main_process:
             print(f"resuming after step {self.step} of {self.settings.max_steps}", flush=True)
+
+    def _find_checkpoint(self, *, only_regular: bool = False) -> checkpoints.Checkpoint | None:
+        found = checkpoints.load_latest(self._folder, only_regular=only_regular)
+        if not is_same_everywhere(self.accelerator, found.step if found else -1):
+            raise UserError(f"{self._folder}: processes find different checkpoints; let all machines share this folder")
+        return found
 
     def _load(self, checkpoint: checkpoints.Checkpoint) -> None:
         mine = self.bare_model.state_dict()
@@ -187,7 +191,7 @@ class Trainer:
         load_optimizer_tensors(self.bare_model, self.take_step.bare_optimizer, checkpoint.optimizer)
         state = checkpoint.state
         self.step = self._saved = checkpoint.step
-        self.history, self._sampled = state["history"], state["sampled"]
+        self.record.rows, self._sampled = state["rows"], state["sampled"]
         self._regular = state["regular"]
         self._passed_over, self._rollbacks = state["passed_over"], state["rollbacks"]
         self._losses.fill_(state["losses"])
@@ -197,8 +201,8 @@ class Trainer:
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
-    def _log_training(self, meters: Meters, progress: Progress | None) -> bool:
-        """Write a line of the history; return False, and write nothing, if too many steps in a row were skipped."""
+    def _log_training(self, meters: Meters) -> bool:
+        """Write a row of the record; return False, and write nothing, if too many steps in a row were skipped."""
         verdicts = self.take_step.guard.read()  # waits for the device: it has done all steps
         reading = meters.read(self.step)
         seconds = largest_of_processes(self.accelerator, self._tokens_per_step / reading.tokens_per_second)
@@ -212,25 +216,16 @@ class Trainer:
                 skipped,
             )
         if taken := verdicts.taken - self._logged_taken:
-            self._log_line(float(self._losses) / taken, verdicts.skipped, reading, progress)
+            row = {
+                "step": self.step,
+                "train_loss": float(self._losses) / taken,
+                "learning_rate": learning_rate(self.step - 1, self.settings),
+                "gradient_norm": float(self._norm),
+            }
+            self.record.training(row, {"skipped_steps": verdicts.skipped, "rollbacks": self._rollbacks}, reading)
         self._losses.zero_()
         self._logged_taken, self._logged_skipped = verdicts.taken, verdicts.skipped
         return True
-
-    def _log_line(self, loss: float, skipped: int, reading: Reading, progress: Progress | None) -> None:
-        row = {
-            "step": self.step,
-            "train_loss": loss,
-            "learning_rate": learning_rate(self.step - 1, self.settings),
-            "gradient_norm": float(self._norm),
-        }
-        self.history["training"].append(row)
-        if self.tracker:
-            values = {key: value for key, value in row.items() if key != "step"}
-            counts = {"skipped_steps": skipped, "rollbacks": self._rollbacks}
-            self.tracker.log_metrics("train", self.step, values | reading.metrics() | counts)
-        if progress:
-            progress.update(self.step, loss, reading)
 
     def _roll_back(self) -> None:
         """Go back to before the steps that were skipped, and past their data; raise `UserError` if that was done too often."""
@@ -242,7 +237,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         next_batch = behind + self._passed_over
         # One that a signal had saved depends on when it came, and a run that was stopped shall end as one that was not.
-        found = checkpoints.load_latest(self._folder, only_regular=True)
+        found = self._find_checkpoint(only_regular=True)
         self._load(
             found or checkpoints.Checkpoint(0, self._new_model().state_dict(), {}, copy.deepcopy(self._first_state))
         )
@@ -263,12 +258,7 @@ class Trainer:
             checkpoints.remove_newer(self._folder, self.step)
         self._save(is_regular=True)
 
-    @property
-    def _validated(self) -> int:
-        rows = self.history["validation"]
-        return int(rows[-1]["step"]) if rows else 0
-
-    def _validate(self, progress: Progress | None) -> bool:
+    def _validate(self) -> bool:
         """Write the validation loss down; return False, and write nothing, if a signal cut it short."""
         autocast = None if self._precision == "fp32" else DTYPES[self._precision]
         figures = validate(
@@ -285,30 +275,22 @@ class Trainer:
             if self.accelerator.is_main_process:
                 logger.warning("step %d: the validation loss is not finite", self.step)
             return True
-        self.history["validation"].append({"step": self.step, **figures})
-        if self.tracker:
-            self.tracker.log_metrics("validation", self.step, figures)
-        if progress:
-            progress.say(
-                f"step {self.step}: validation loss {figures['validation_loss']:.4f},"
-                f" {figures['validation_bits_per_byte']:.4f} bits per byte"
-            )
+        self.record.validation({"step": self.step, **figures})
         return True
 
     def _sample(self) -> None:
         self._sampled = self.step
         is_writer = self.accelerator.is_main_process
         text = write_sample(self.bare_model, self._encoding, seed=self.step, is_writer=is_writer)
-        if self.tracker:
-            self.tracker.log_text(f"samples/step_{self.step:08d}.txt", text)
+        self.record.sample(self.step, text)
 
     def check_result(self, model: GPTModel) -> None:
         """Raise `UserError` if the whole `model` that training ended with is none."""
         if not all(weight.isfinite().all() for weight in model.state_dict().values()):
             raise _diverged("weights are not finite after the last step")
-        if not self.history["training"]:
+        if not self.record.rows["training"]:
             raise _diverged("not one step could be taken")
-        if self._validated != self.step:
+        if self.record.validated != self.step:
             raise _diverged("the validation loss is not finite after the last step")
 
     def _new_model(self) -> GPTModel:
@@ -334,7 +316,7 @@ class Trainer:
         scaler = self.accelerator.scaler
         return {
             "run": self.run,
-            "history": self.history,
+            "rows": self.record.rows,
             "losses": float(self._losses),
             "norm": float(self._norm),
             "logged": [self._logged_taken, self._logged_skipped],

@@ -23,7 +23,6 @@ from gpt.evaluation.likelihood import Likelihood, split_likelihood
 from gpt.files import read_json, sha256_tree
 from gpt.model.transformer import GPTModel
 from gpt.params import load_params
-from gpt.training import checkpoint as checkpoints
 from gpt.training.compilation import missing_for_compile
 from gpt.training.pretrain import pretrain
 from gpt.training.saver import Saver
@@ -445,7 +444,7 @@ def test_an_fp16_run_goes_on_with_the_scale_it_had(
     assert scale < 2.0**40
     accelerator.scaler = torch.amp.GradScaler("cpu")  # pyright: ignore[reportAttributeAccessIssue]
     resumed = Trainer(load_params(), accelerator, split_likelihood, tmp_path)
-    resumed.resume(checkpoints.load_latest(tmp_path))
+    resumed.resume()
     assert resumed.step == 6
     assert accelerator.scaler is not None and accelerator.scaler.get_scale() == scale
 
