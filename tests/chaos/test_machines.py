@@ -125,18 +125,50 @@ def test_a_signal_on_one_machine_stops_all_after_the_same_step(
     assert not family.alive()
 
 
+def assert_refused(processes: "list[subprocess.Popen[str]]", message: str) -> None:
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert processes[0].returncode == 2, outputs
+    assert processes[1].returncode in (1, 2), "1 if the first machine, where they met, had ended before it could say so"
+    assert outputs[0][1].count("error: ") == 1
+    assert message in outputs[0][1]
+
+
 def test_machines_with_other_settings_are_refused(
     make_prepared_project: Callable[..., Path], machines: tuple[Machine, Machine], family: Family
 ) -> None:
-    launch: dict[str, object] = {"micro_batch_size": 4, "num_machines": 2}
     processes = []
     for number, machine in enumerate(machines):
+        launch: dict[str, object] = {"micro_batch_size": 4, "num_machines": 2}
         make_prepared_project(f"machine_{number}", base={"seed": number}, launch=launch)
         processes.append(machine.start(family, f"{machines[0].address}:29500"))
-    outputs = [process.communicate(timeout=120) for process in processes]
-    assert processes[0].returncode == 2
-    assert processes[1].returncode in (1, 2), "1 if the first machine, where they met, had ended before it could say so"
-    for _, errors in outputs:
-        assert errors.count("error: params.yaml, data/tokens,") == 1
-        assert "not the same on all machines; make them the same" in errors
+    assert_refused(processes, "not the same on all machines; make them the same")
+    assert not family.alive()
+
+
+def test_machines_that_do_not_share_their_checkpoints_are_refused(
+    make_prepared_project: Callable[..., Path],
+    machines: tuple[Machine, Machine],
+    family: Family,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folders = []
+    for number in range(2):
+        launch: dict[str, object] = {"micro_batch_size": 4, "num_machines": 2}
+        folders.append(make_prepared_project(f"machine_{number}", train={"max_steps": 5000}, launch=launch))
+
+    def start_all() -> "list[subprocess.Popen[str]]":
+        processes = []
+        for machine, folder in zip(machines, folders, strict=True):
+            monkeypatch.chdir(folder)
+            processes.append(machine.start(family, f"{machines[0].address}:29500"))
+        return processes
+
+    processes = start_all()
+    deadline = time.monotonic() + 120
+    while not any(list(folder.glob("checkpoints/*/step_*")) for folder in folders) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    processes[0].send_signal(signal.SIGTERM)
+    for process in processes:
+        process.communicate(timeout=60)
+    assert_refused(start_all(), "processes find different checkpoints; let all machines share this folder")
     assert not family.alive()
