@@ -24,7 +24,7 @@ _USERS_OS_ERRORS = {
 }  # fmt: skip
 
 
-_FIRST_SPEAKS_SECONDS = 2.0
+_FIRST_SPEAKS_SECONDS = 70.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _users_to_change(message: str) -> int:
     if os.environ.get("LOCAL_RANK", "0") != "0":
-        # All processes of a machine usually say the same: the first does at once, and its end is the others'.
+        # All processes of a machine usually say the same: the first does, when it has told the tracker, and its end is the others'.
         time.sleep(_FIRST_SPEAKS_SECONDS)
     for line in message.splitlines():
         print(f"error: {line}", file=sys.stderr)

@@ -213,7 +213,7 @@ class Train(Section):
     eval_interval: PositiveInt
     checkpoint_interval: PositiveInt
     checkpoint_keep_last: PositiveInt
-    "The newest checkpoints that stay while a run lasts."
+    "The newest checkpoints that stay while a run lasts, besides one that a signal had saved."
     checkpoint_keep_every: NonNegativeInt
     "Checkpoints of every so many steps stay too; 0: none."
     sample_interval: PositiveInt

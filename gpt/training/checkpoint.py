@@ -26,6 +26,7 @@ import gpt
 from gpt.errors import UserError
 from gpt.files import fsync_path, sha256_file, sha256_json, write_json
 from gpt.params import Params
+from gpt.training.owner import OWNER
 
 # What the weights are computed by. A test compares this list with the dependencies of the stage in dvc.yaml.
 CODE = (
@@ -43,7 +44,7 @@ CODE = (
     "training/trainer.py",
     "training/validation.py",
 )
-# These decide when something is written down, not what the weights are.
+# These decide when something is written down, not what the weights are, unless training goes back to it.
 _WITHOUT_EFFECT = {"checkpoint_interval", "checkpoint_keep_last", "checkpoint_keep_every", "sample_interval"}
 _MANIFEST, _STATE, _LOCK, _OLD = "manifest.json", "state.json", "lock", ".old_"
 
@@ -91,6 +92,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
             save_file(_contiguous(checkpoint.weights), partial / "model.safetensors")
             save_file(_contiguous(checkpoint.optimizer), partial / "optimizer.safetensors")
         except SafetensorError as error:
+            if "os error" not in str(error):
+                raise
             raise OSError(str(error)) from error  # the library wraps what the system said
         write_json(partial / _STATE, checkpoint.state | {"step": checkpoint.step, "is_regular": checkpoint.is_regular})
         manifest = {
@@ -110,8 +113,12 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def prune(folder: Path, keep_last: int, keep_every: int) -> None:
-    """Remove checkpoints but the newest, the newest `keep_last` regular ones, and those of every `keep_every` steps (0: none)."""
+def prune(folder: Path, newest: int, keep_last: int, keep_every: int) -> None:
+    """Keep the checkpoint of step `newest`, the last `keep_last` regular ones, and those of every `keep_every` steps (0: none).
+
+    Those of later steps go: training would have resumed from them if they were whole.
+    """
+    remove_newer(folder, newest)
     saved = steps(folder)
     kept = {*saved[-1:], *[path for path in saved if _is_regular(path)][-keep_last:]}
     for path in saved:
@@ -186,7 +193,9 @@ def single_trainer(folder: Path) -> Iterator[None]:
                 f"{folder}: {_holder_of(lock)} trains here; wait for it or stop it, then run this again"
             ) from None
         lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.write(
+            f"process {os.environ.get(OWNER, os.getpid())} on {socket.gethostname()}"
+        )  # to stop it is to stop all
         lock.flush()
         _clean_up(folder)
         yield
@@ -222,7 +231,9 @@ def _holder_of(lock: TextIO) -> str:
 
 def remove(folder: Path) -> None:
     """Remove a finished run's folder, so that training it again really trains."""
-    shutil.rmtree(folder)
+    for path in steps(folder):
+        _remove_one(path)
+    shutil.rmtree(folder, ignore_errors=True)  # NFS keeps the lock as long as we hold it
 
 
 def steps(folder: Path) -> list[Path]:

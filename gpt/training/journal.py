@@ -98,6 +98,8 @@ class Journal:
         self._write_held()
         self._thread.join(timeout_seconds)
         self._file.close()
+        if self._held:
+            logger.warning("%s: %d events could not be written, and are lost", self._path, len(self._held))
         delivered = not self._held and not self._thread.is_alive() and _is_delivered(self._path)
         if delivered:
             _remove_if_finished(self._path)

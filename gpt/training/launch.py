@@ -66,28 +66,33 @@ def check_launch(settings: Launch) -> None:
         )
 
 
+def join_processes(settings: Launch) -> "PartialState":
+    """Return the process group of this run, once all processes are there."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=settings.timeout_seconds))
+
+
 def start_accelerator(settings: Launch) -> tuple["Accelerator", Choice]:
     """Return Accelerate's handle on this process and the precision that all processes train in.
 
     Raises `UserError` if a launcher has started another number of processes than `launch` asks for.
     """
-    from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    on_cpu = not torch.cuda.is_available()
-    precision = choose_precision(
-        settings, PartialState(cpu=on_cpu, timeout=timedelta(seconds=settings.timeout_seconds))
-    )
+    state = join_processes(settings)
+    asked = settings.num_processes * settings.num_machines
+    if state.num_processes != asked:
+        raise UserError(
+            f"params.yaml: launch asks for {asked} processes, but {state.num_processes} run; start `gpt pretrain`"
+            " itself (it starts them), or make the launcher's numbers the same"
+        )
+    precision = choose_precision(settings, state)
     # The buffers are positions, the same everywhere; gradients need not lie in memory twice.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     mixed = "no" if precision.value == "fp32" else precision.value
-    accelerator = Accelerator(mixed_precision=mixed, cpu=on_cpu, kwargs_handlers=[ddp])
-    asked = settings.num_processes * settings.num_machines
-    if accelerator.num_processes != asked:
-        raise UserError(
-            f"params.yaml: launch asks for {asked} processes, but {accelerator.num_processes} run; start `gpt pretrain`"
-            " itself (it starts them), or make the launcher's numbers the same"
-        )
-    return accelerator, precision
+    on_cpu = not torch.cuda.is_available()
+    return Accelerator(mixed_precision=mixed, cpu=on_cpu, kwargs_handlers=[ddp]), precision
 
 
 def choose_precision(settings: Launch, state: "PartialState") -> Choice:

@@ -1,21 +1,25 @@
 """Pretraining from its inputs to its outputs: `gpt pretrain` in one process, or in each of several."""
 
 import csv
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+
+from accelerate import PartialState
 
 from gpt import paths
 from gpt.data.shards import data_id, read_index, verify_shards
 from gpt.data.tokenizer import tokenizer_id
 from gpt.errors import Interrupted, UserError
-from gpt.files import atomic_file, write_json
+from gpt.files import atomic_file, sha256_json, write_json
 from gpt.model.storage import save_model
 from gpt.params import Params
 from gpt.training import checkpoint as checkpoints
 from gpt.training.compilation import choose_compile
 from gpt.training.launch import (
+    Choice,
     check_launch,
     describe_hardware,
     is_same_everywhere,
+    join_processes,
     keep_freed_memory,
     start_accelerator,
 )
@@ -34,19 +38,18 @@ def pretrain(params: Params, measure: Measure) -> None:
     Raises `UserError` for inputs that are missing or do not fit, `Interrupted` after a signal, with the state saved.
     """
     check_launch(params.launch)
+    processes = join_processes(params.launch)
+    _check_inputs()
+    folder = paths.CHECKPOINTS / checkpoints.fingerprint(params, data_id(paths.TOKENS), tokenizer_id(paths.TOKENIZER))
+    _check_sameness(processes, params, folder.name)
     accelerator, precision = start_accelerator(params.launch)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
-    _check_inputs()
-    folder = paths.CHECKPOINTS / checkpoints.fingerprint(params, data_id(paths.TOKENS), tokenizer_id(paths.TOKENIZER))
-    if not is_same_everywhere(accelerator, int(folder.name[:12], 16)):
-        raise UserError(
-            "params.yaml, data/tokens, models/tokenizer or the versions of gpt and torch are not the same on all machines;"
-            " make them the same"
-        )
     with ExitStack() as stack:
         stop = Stop()
         stack.enter_context(stop.handled())
+        if params.launch.num_machines > 1:
+            stop.defer()  # the signal is one machine's: all stop together, once they are ready to agree on it
         saver: Saver | None = None
         if accelerator.is_main_process:
             stack.enter_context(checkpoints.single_trainer(folder))
@@ -59,33 +62,52 @@ def pretrain(params: Params, measure: Measure) -> None:
         trainer.resume()
         steps_left = params.train.max_steps - trainer.step
         compiled = choose_compile(params.launch, trainer.take_step, trainer.step, steps_left, trainer.read_batch)
-        choices = {"precision": precision, "compile": compiled}
         if accelerator.is_main_process:
-            for name, choice in choices.items():
-                if params.section("launch")[name] == "auto":
-                    print(f"{name} auto: {choice}", flush=True)
-            tags = {
-                "device": describe_hardware(),
-                "num_processes": accelerator.num_processes,
-                "fingerprint": folder.name,
-            }
-            tags |= {f"launch.{key}": value for key, value in params.section("launch").items()}
-            tags |= {name: str(choice) for name, choice in choices.items()}
-            tags |= {"parameters": trainer.bare_model.count_parameters(), "resumed_at_step": trainer.step}
-            trainer.record.tracker = stack.enter_context(Tracker(paths.SPOOL, params, trainer.run, tags))
-            trainer.run = trainer.record.tracker.run
+            _track(trainer, {"precision": precision, "compile": compiled}, folder.name)
         accelerator.wait_for_everyone()  # one that still prepared itself would end at a signal, and leave the others waiting
         stop.defer()
-        try:
-            trainer.fit()
-        except Interrupted:
-            if not stop.signum:
-                tell_owner_to_stop()
-            raise
-        _write_outputs(trainer)
+        with trainer.record.tracker or nullcontext():
+            try:
+                trainer.fit()
+                _write_outputs(trainer)
+                trainer.stop_if_asked()  # from here on a launcher may end us before we have removed the checkpoints
+            except Interrupted:
+                if not stop.signum:
+                    tell_owner_to_stop()
+                raise
         if saver:
             saver.wait()
             checkpoints.remove(folder)
+        accelerator.wait_for_everyone()  # if rank 0 has died, the others did not succeed
+
+
+def _check_sameness(processes: PartialState, params: Params, fingerprint: str) -> None:
+    """Raise `UserError` if not all processes have the same settings and inputs."""
+    digest = sha256_json({"params": params.model_dump(mode="json"), "fingerprint": fingerprint})
+    if not is_same_everywhere(processes, int(digest[:12], 16)):
+        raise UserError(
+            "params.yaml, data/tokens, models/tokenizer or the versions of gpt and torch are not the same on all machines;"
+            " make them the same"
+        )
+
+
+def _track(trainer: Trainer, choices: dict[str, Choice], fingerprint: str) -> None:
+    """Say what `auto` has chosen, and open the run's journal; on rank 0."""
+    launch = trainer.params.section("launch")
+    for name, choice in choices.items():
+        if launch[name] == "auto":
+            print(f"{name} auto: {choice}", flush=True)
+    tags = {
+        "device": describe_hardware(),
+        "num_processes": trainer.accelerator.num_processes,
+        "fingerprint": fingerprint,
+        "parameters": trainer.bare_model.count_parameters(),
+        "resumed_at_step": trainer.step,
+    }
+    tags |= {f"launch.{key}": value for key, value in launch.items()}
+    tags |= {name: str(choice) for name, choice in choices.items()}
+    trainer.record.tracker = Tracker(paths.SPOOL, trainer.params, trainer.run, tags)
+    trainer.run = trainer.record.tracker.run
 
 
 def _write_outputs(trainer: Trainer) -> None:

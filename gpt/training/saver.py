@@ -73,7 +73,7 @@ class Saver:
             self._error = error
         if self._is_saved:
             try:
-                checkpoints.prune(self._folder, self._keep_last, self._keep_every)
+                checkpoints.prune(self._folder, checkpoint.step, self._keep_last, self._keep_every)
             except OSError as error:
                 logger.warning("%s: an older checkpoint could not be removed (%s)", self._folder, error)
 

@@ -88,6 +88,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.record.progress = Progress(self.step, self.settings.max_steps)
         meters = self._meters()
+        self.stop_if_asked()
         if self.step:
             self._after_step(meters)
         while self.step < self.settings.max_steps:
@@ -127,6 +128,13 @@ class Trainer:
             return False
         verdicts = self.take_step.guard.read()
         return not verdicts.in_a_row and verdicts.most_in_a_row <= self.settings.max_skips
+
+    def stop_if_asked(self) -> None:
+        """Save and raise `Interrupted` if one of the processes was sent a signal; all must ask."""
+        if signum := self._agreed_signal():
+            if self._saved != self.step:
+                self._save(is_regular=False)
+            self._stop_after_save(signum)
 
     def _stop_after_save(self, signum: int) -> None:
         is_saved = self._saver is None or self._saver.wait()

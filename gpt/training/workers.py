@@ -1,5 +1,6 @@
 """`gpt pretrain` in several processes: torchrun's agent, run here, starts them, and starts them again when one of them dies."""
 
+import ipaddress
 import logging
 import os
 import signal
@@ -41,7 +42,7 @@ def run_workers(settings: Launch) -> int:
     """Run `gpt pretrain` in every process of this machine, pass signals on, and return the exit code."""
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousError
     from torch.distributed.launcher.api import elastic_launch
 
     config = _prepare_agent(settings)
@@ -58,6 +59,9 @@ def run_workers(settings: Launch) -> int:
         os._exit(128 + error.sigval)
     except _End as end:
         return end.args[0]
+    except RendezvousClosedError:
+        logger.error("another machine has ended this run; see what it says")
+        return 1
     except RendezvousError as error:
         logger.error(
             "the %d machines of this run have not met at %s, or not any more (%s); start `gpt pretrain` on each within %d minutes",
@@ -113,9 +117,13 @@ def _rendezvous() -> str:
     if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UserError(f"{RENDEZVOUS} = {address!r}: must be HOST:PORT, with a port from 1 to 65535")
     try:
-        socket.getaddrinfo(host, port)
+        own = _own_address(address)[0]
     except (OSError, UnicodeError) as error:
         raise UserError(f"{RENDEZVOUS} = {address!r}: the host cannot be found ({error}); correct its name") from None
+    if ipaddress.ip_address(own.partition("%")[0]).is_loopback:
+        raise UserError(
+            f"{RENDEZVOUS} = {address!r}: no other machine can reach {own}; give this one's address in the network"
+        )
     return address
 
 

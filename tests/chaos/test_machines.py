@@ -81,7 +81,10 @@ def wait_for_step(folder: Path, step: int, processes: "list[subprocess.Popen[str
 
 
 def test_a_machine_that_is_cut_off_or_lost_and_comes_back_trains_on(
-    make_prepared_project: Callable[..., Path], machines: tuple[Machine, Machine], family: Family
+    make_prepared_project: Callable[..., Path],
+    machines: tuple[Machine, Machine],
+    family: Family,
+    option: Callable[[str], int],
 ) -> None:
     train = {"max_steps": 300, "checkpoint_interval": 20, "eval_interval": 150, "sample_interval": 300}
     two: dict[str, object] = {"micro_batch_size": 4, "timeout_seconds": 5}
@@ -93,7 +96,7 @@ def test_a_machine_that_is_cut_off_or_lost_and_comes_back_trains_on(
     here, there = (machine.start(family, rendezvous) for machine in machines)
     wait_for_step(folder, 60, [here, there])
     machines[1].plug("down")
-    time.sleep(8)  # longer than they wait for each other
+    time.sleep(max(8, option("outage")))  # longer than they wait for each other
     machines[1].plug("up")
     wait_for_step(folder, 160, [here, there])
     for process in psutil.Process(there.pid).children(recursive=True):
@@ -133,13 +136,22 @@ def assert_refused(processes: "list[subprocess.Popen[str]]", message: str) -> No
     assert message in outputs[0][1]
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "values"), [("base", "seed", (0, 1)), ("launch", "precision", ("auto", "fp32"))]
+)
 def test_machines_with_other_settings_are_refused(
-    make_prepared_project: Callable[..., Path], machines: tuple[Machine, Machine], family: Family
+    make_prepared_project: Callable[..., Path],
+    machines: tuple[Machine, Machine],
+    family: Family,
+    section: str,
+    key: str,
+    values: tuple[object, object],
 ) -> None:
     processes = []
     for number, machine in enumerate(machines):
-        launch: dict[str, object] = {"micro_batch_size": 4, "num_machines": 2}
-        make_prepared_project(f"machine_{number}", base={"seed": number}, launch=launch)
+        change: dict[str, dict[str, object]] = {"launch": {"micro_batch_size": 4, "num_machines": 2}}
+        change[section] = change.get(section, {}) | {key: values[number]}
+        make_prepared_project(f"machine_{number}", **change)
         processes.append(machine.start(family, f"{machines[0].address}:29500"))
     assert_refused(processes, "not the same on all machines; make them the same")
     assert not family.alive()

@@ -41,7 +41,7 @@ def test_the_newest_and_those_of_every_so_many_steps_stay(
 ) -> None:
     for step in (5, 10, 15, 20, 25):
         checkpoint.save(tmp_path, make(step))
-        checkpoint.prune(tmp_path, last, every)
+        checkpoint.prune(tmp_path, step, last, every)
     assert [checkpoint.step_of(path) for path in checkpoint.steps(tmp_path)] == kept
     assert len(list(tmp_path.iterdir())) == len(kept), "nothing else is left"
 
@@ -49,7 +49,7 @@ def test_the_newest_and_those_of_every_so_many_steps_stay(
 def test_of_those_that_signals_had_saved_only_the_newest_checkpoint_stays(tmp_path: Path) -> None:
     for step in (5, 10, 11, 12, 13):
         checkpoint.save(tmp_path, replace(make(step), is_regular=step % 5 == 0))
-        checkpoint.prune(tmp_path, 1, 0)
+        checkpoint.prune(tmp_path, step, 1, 0)
     assert [checkpoint.step_of(path) for path in checkpoint.steps(tmp_path)] == [10, 13]
     for only_regular, step in ((True, 10), (False, 13)):
         found = checkpoint.load_latest(tmp_path, only_regular=only_regular)

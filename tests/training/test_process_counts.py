@@ -15,7 +15,7 @@ from gpt.params import load_params
 from tests.conftest import write_params
 from tests.training.test_trainer import ROOT, WEIGHTS, largest_difference, start, wait_for_checkpoint
 
-STEPS = 60
+STEPS = 200
 ONE: dict[str, object] = {"num_processes": 1, "micro_batch_size": 8, "strategy": "ddp"}
 TWO: dict[str, object] = {"num_processes": 2, "micro_batch_size": 2, "strategy": "ddp"}
 FSDP: dict[str, object] = TWO | {"strategy": "fsdp", "micro_batch_size": 4}

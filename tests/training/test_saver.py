@@ -2,6 +2,7 @@ import math
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,18 @@ def test_what_is_no_fault_of_the_disk_is_raised(tmp_path: Path) -> None:
     saver.save(Checkpoint(1, {"w": torch.ones(2)}, {}, {"not": object()}))
     with pytest.raises(TypeError):
         saver.wait()
+
+
+def test_a_damaged_checkpoint_does_not_count_as_the_newest(tmp_path: Path) -> None:
+    with Saver(tmp_path, keep_last=1, keep_every=0) as saver:
+        saver.save(make(90))
+        saver.wait()
+        checkpoints.save(tmp_path, make(100))
+        (tmp_path / "step_00000100" / "optimizer.safetensors").write_bytes(b"")
+        found = checkpoints.load_latest(tmp_path)
+        assert found is not None and found.step == 90
+        saver.save(replace(make(97), is_regular=False))
+        assert saver.wait()
+        assert [checkpoints.step_of(path) for path in checkpoints.steps(tmp_path)] == [90, 97]
+        saver.save(make(100))
+    assert [checkpoints.step_of(path) for path in checkpoints.steps(tmp_path)] == [100]

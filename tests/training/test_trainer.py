@@ -21,6 +21,7 @@ from gpt.data.batches import Batches
 from gpt.errors import Interrupted, UserError
 from gpt.evaluation.likelihood import Likelihood, split_likelihood
 from gpt.files import read_json, sha256_tree
+from gpt.model.storage import save_model
 from gpt.model.transformer import GPTModel
 from gpt.params import load_params
 from gpt.training.compilation import missing_for_compile
@@ -148,6 +149,27 @@ def test_a_stop_while_evaluating_cuts_it_short_and_the_next_start_does_it_again(
     assert asked == 2, "there was more to evaluate"
     assert train_here() == expected
     assert sha256_tree(Path("plots")) == plots
+
+
+def test_a_stop_while_outputs_are_written_loses_nothing(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project("whole")
+    expected = train_here()
+    make_project("stopped")
+
+    def stop_and_save(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        save_model(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gpt.training.pretrain.save_model", stop_and_save)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM after step 30;"):
+            train_here()
+    assert the_run().info.status == "KILLED"
+    assert train_here() == expected
+    assert the_run().info.status == "FINISHED"
+    assert not list(Path("checkpoints").iterdir())
 
 
 def test_a_full_disk_costs_checkpoints_and_not_the_run(make_project: Callable[..., Path]) -> None:

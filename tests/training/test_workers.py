@@ -52,6 +52,8 @@ def test_two_processes_stop_after_the_same_step(make_project: Callable[..., Path
         ("127.0.0.1:port", "must be HOST:PORT"),
         ("127.0.0.1:65536", "must be HOST:PORT"),
         ("no.such.host.invalid:29500", "the host cannot be found"),
+        ("127.0.0.1:29500", "no other machine can reach 127.0.0.1"),
+        ("localhost:29500", "no other machine can reach"),
     ],
 )
 def test_a_rendezvous_that_is_no_address_is_refused(
