@@ -1,9 +1,11 @@
 """A DVC stage as a Prefect task: DVC decides whether there is work, Prefect records when and what was said."""
 
+import json
 import os
 import re
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +21,8 @@ from flows import processes
 # The stages that reach for a network, where the same attempt may succeed a little later.
 _NETWORK_STAGES = {"fetch"}
 _REMEMBERED_LINES = 200
+_RWLOCK = Path(".dvc/tmp/rwlock")
+_WRITING_SECONDS = 1.0
 _STAGE_ENDED = re.compile(r"ERROR: failed to reproduce '.*': failed to run: .*, exited with (-?\d+)$")
 
 
@@ -52,6 +56,7 @@ def run_stage(name: str) -> State:
     """
     # Without the wait, an IDE's `dvc status` at the wrong moment makes a finished stage fail. The flow has the order.
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name]
+    mend_rwlock()
     exit_code, said = run_logged(command)
     if exit_code != 0:
         return Failed(message=str(error := explain(name, exit_code, said)), data=error)
@@ -59,6 +64,24 @@ def run_stage(name: str) -> State:
         return Completed(message="Ran")
     restored = any(line.startswith(f"Stage '{name}' is cached") for line in said)
     return Completed(name="Cached", message="Restored from DVC's cache" if restored else "Nothing changed")
+
+
+def mend_rwlock() -> None:
+    """Remove DVC's list of locked paths if a kill has cut it short: DVC does not write it atomically, and then refuses to run."""
+    if _is_cut_short(_RWLOCK):
+        time.sleep(_WRITING_SECONDS)  # another DVC may be at it
+        if _is_cut_short(_RWLOCK):
+            _RWLOCK.unlink(missing_ok=True)
+
+
+def _is_cut_short(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return False
 
 
 def run_logged(command: Sequence[str]) -> tuple[int, list[str]]:

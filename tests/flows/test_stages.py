@@ -71,6 +71,14 @@ def test_stage_is_completed_then_cached_then_restored(folder: Path) -> None:
     assert (folder / "raw.txt").read_text() == "text\n"
 
 
+def test_what_a_killed_dvc_left_half_written_is_removed(folder: Path) -> None:
+    assert run_once("fetch").is_completed()
+    rwlock = folder / ".dvc/tmp/rwlock"
+    assert rwlock.exists()
+    rwlock.write_text('{"/project')
+    assert run_once("fetch").is_completed()
+
+
 def test_fetch_is_tried_three_times_and_a_later_success_counts(folder: Path) -> None:
     (folder / "fetch.sh").write_text("echo . >> tries; test $(wc -l < tries) = 3 && echo text > raw.txt")
     assert state_of("fetch").message == "Ran"
