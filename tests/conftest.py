@@ -27,7 +27,7 @@ torch.set_num_threads(1)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos", "how much of what `pytest -m chaos` does")
-    group.addoption("--chaos-kills", type=int, default=4, help="SIGKILLs (default: %(default)s)")
+    group.addoption("--chaos-kills", type=int, default=3, help="SIGKILLs (default: %(default)s)")
     group.addoption("--chaos-stops", type=int, default=1, help="SIGTERMs to each command (default: %(default)s)")
     group.addoption(
         "--chaos-outage", type=int, default=5, help="seconds without a tracking server (default: %(default)s)"

@@ -92,7 +92,7 @@ def test_killed_at_any_instant_a_run_ends_with_the_same_bytes(
     option: Callable[[str], int],
 ) -> None:
     killer, wanted = Killer(instants, family), option("kills")
-    fewest = len(SETTINGS) if wanted >= 25 else 2
+    fewest = len(SETTINGS) if wanted >= 25 else 1
     each = -(-wanted // fewest)
     train = {"max_steps": 150 * each, "checkpoint_interval": 10, "eval_interval": 200, "log_interval": 10}
     for number, change in runs(fewest):

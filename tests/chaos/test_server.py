@@ -57,7 +57,7 @@ def test_an_outage_costs_no_metric(
     make_prepared_project: Callable[..., Path], family: Family, option: Callable[[str], int]
 ) -> None:
     outage = option("outage")
-    steps = 300 * (outage + 10)
+    steps = 250 * (outage + 6)
     make_prepared_project(
         train={"max_steps": steps, "log_interval": 10, "eval_interval": 1000, "sample_interval": steps}
     )

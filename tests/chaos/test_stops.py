@@ -1,4 +1,4 @@
-"""SIGTERM at random instants to each of the commands that train: the state is saved, nothing is left, the next start goes on."""
+"""Signals at random instants to each of the commands that train: the state is saved, nothing is left, the next start goes on."""
 
 import random
 import signal
@@ -16,8 +16,14 @@ from tests.e2e.conftest import Project
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
 REPRO = ("dvc", "--wait-for-lock", "repro")
-# Seconds from start to about the middle of what training takes.
-COMMANDS = {"gpt pretrain": (("gpt", "pretrain"), 9), "dvc repro": (REPRO, 12), "flow": (("flows.pretrain",), 25)}
+# What is started, what goes on in the end, the signal, and the seconds from start to about the middle of what training takes.
+PRETRAIN, FLOW = ("gpt", "pretrain"), ("flows.pretrain",)
+COMMANDS = {
+    "gpt pretrain": (PRETRAIN, PRETRAIN, signal.SIGTERM, 9),
+    "dvc repro": (REPRO, REPRO, signal.SIGTERM, 12),
+    "flow": (FLOW, FLOW, signal.SIGTERM, 25),
+    "flow, killed": (FLOW, REPRO, signal.SIGKILL, 25),
+}
 WHOLE: list[tuple[bytes, str]] = []
 "Weights and plots of the run that was not stopped, the same for all commands."
 
@@ -41,7 +47,7 @@ def test_stopped_at_any_instant_it_saves_leaves_nothing_behind_and_goes_on(
     project = make_project("stopped", **change)
     project = replace(project, environment=project.environment | family.environment)
     project.run("dvc", "repro", "tokenize")
-    command, latest = COMMANDS[name]
+    command, last_command, signum, latest = COMMANDS[name]
     latest_step = -1
     for number in range(stops):
         process = project.start(*command)
@@ -52,20 +58,20 @@ def test_stopped_at_any_instant_it_saves_leaves_nothing_behind_and_goes_on(
             assert process.returncode == 0, process.communicate()
             assert number, "it ended before the first stop"
             break
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signum)
         output, _ = process.communicate(timeout=30)
-        if name == "dvc repro":  # what the flow does by itself, and docs/operations.md tells people to do
+        assert process.returncode in (128 + signum, -signum), output
+        family.wait_until_gone(30)
+        if last_command == REPRO:  # what the flow does by itself, and docs/operations.md tells people to do
             monkeypatch.chdir(project.folder)
             mend_rwlock()
-        assert process.returncode in (128 + signal.SIGTERM, -signal.SIGTERM), output
-        family.wait_until_gone(30)
         folder = checkpoint_folder(project.folder)
         if folder is not None and (steps := checkpoints.steps(folder)):
             assert checkpoints.holder(folder) is None
             assert checkpoints.find_damage(steps[-1]) is None
             assert checkpoints.step_of(steps[-1]) >= latest_step
             latest_step = checkpoints.step_of(steps[-1])
-    output = project.run(*(REPRO if name == "dvc repro" else command))
+    output = project.run(*last_command)
     assert latest_step < 0 or "resuming after step" in output
     assert (project.weights(), project.hash_of("plots")) == WHOLE[0]
     assert not family.alive()

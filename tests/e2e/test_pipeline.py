@@ -1,10 +1,7 @@
 """The main job and the promises around it, on made-up text: what `make demo` does, small."""
 
-import signal
-import time
 from collections.abc import Callable
 
-import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -13,18 +10,6 @@ from tests.e2e.conftest import Project
 
 STAGES = ["fetch", "prepare", "tokenizer", "tokenize", "pretrain", "evaluate"]
 REPRO = ("dvc", "repro")
-
-
-def wait_for_checkpoint(project: Project) -> None:
-    deadline = time.monotonic() + 240
-    while not list(project.folder.glob("checkpoints/*/step_*/manifest.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def wait_until_gone(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=60)
-    assert not alive, [process.cmdline() for process in alive]
 
 
 def test_the_flow_makes_a_registered_model_and_the_next_one_finds_every_stage_cached(
@@ -70,26 +55,6 @@ def test_repro_runs_what_changed_and_a_forced_one_gives_the_same_bytes(make_proj
     project.change(train={"max_steps": 30}, launch={"micro_batch_size": 8})
     assert project.stages_run(project.run(*REPRO)) == [], "the cache brings back what was computed before"
     assert project.locked_outputs() == second
-
-
-@pytest.mark.slow
-def test_repro_after_the_flow_was_killed_ends_with_the_bytes_of_a_run_that_was_not(
-    make_project: Callable[..., Project],
-) -> None:
-    change = {"max_steps": 1500, "checkpoint_interval": 20, "eval_interval": 500}
-    whole = make_project("whole", train=change)
-    whole.run(*REPRO)
-    killed = make_project("killed", train=change)
-    flow = killed.start("flows.pretrain")
-    wait_for_checkpoint(killed)
-    family = psutil.Process(flow.pid).children(recursive=True)
-    flow.send_signal(signal.SIGKILL)
-    flow.communicate()
-    output = killed.run("dvc", "--wait-for-lock", "repro")
-    assert "resuming after step" in output
-    wait_until_gone(family)
-    assert killed.weights() == whole.weights()
-    assert killed.hash_of("plots") == whole.hash_of("plots")
 
 
 def test_a_wrong_value_stops_the_flow_before_any_work(make_project: Callable[..., Project]) -> None:

@@ -15,7 +15,7 @@ from gpt.params import load_params
 from tests.conftest import write_params
 from tests.training.test_trainer import ROOT, WEIGHTS, largest_difference, start, wait_for_checkpoint
 
-STEPS = 200
+STEPS = 60
 ONE: dict[str, object] = {"num_processes": 1, "micro_batch_size": 8, "strategy": "ddp"}
 TWO: dict[str, object] = {"num_processes": 2, "micro_batch_size": 2, "strategy": "ddp"}
 FSDP: dict[str, object] = TWO | {"strategy": "fsdp", "micro_batch_size": 4}
@@ -83,7 +83,7 @@ def test_a_run_goes_on_with_other_processes(
     assert WEIGHTS.exists(), output + errors
     weights, loss = load_file(WEIGHTS), last_loss()
     changing = make_project("changing", train=change, model=still, launch=launches[0])
-    for launch, stop_at in zip(launches, (20, 40, None), strict=True):
+    for launch, stop_at in zip(launches, (10, 30, None), strict=True):
         settings = load_params().model_dump(mode="json", by_alias=True)
         write_params(changing, settings | {"launch": settings["launch"] | launch})
         process = start_with(changing, RECORDER)
@@ -92,34 +92,33 @@ def test_a_run_goes_on_with_other_processes(
             process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=180)
         assert process.returncode == (128 + signal.SIGTERM if stop_at else 0), output + errors
-        assert stop_at in (None, 20) or "resuming after step" in output
+        assert stop_at == 10 or "resuming after step" in output
     assert batches(changing) == batches(whole)
     assert len(batches(whole)) == 8 * STEPS
     assert last_loss() == pytest.approx(loss, rel=1e-4)
     assert largest_difference(weights, load_file(WEIGHTS)) < 1e-3
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_split_model_trains_to_what_a_whole_one_does(make_project: Callable[..., Path], processes: int) -> None:
+def test_a_split_model_trains_to_what_a_whole_one_does(make_project: Callable[..., Path]) -> None:
     make_project("whole", model={"dropout": 0.0}, launch=ONE)
     output, errors = start().communicate(timeout=180)
     assert WEIGHTS.exists(), output + errors
     weights, loss = load_file(WEIGHTS), last_loss()
-    make_project("split", model={"dropout": 0.0}, launch=FSDP | {"num_processes": processes})
+    make_project("split", model={"dropout": 0.0}, launch=FSDP | {"num_processes": 1})
     output, errors = start().communicate(timeout=180)
     assert WEIGHTS.exists(), output + errors
     assert last_loss() == pytest.approx(loss, rel=1e-5)
     assert largest_difference(weights, load_file(WEIGHTS)) < 1e-5
-    assert list(Path("mlartifacts").rglob("step_*.txt")), "rank 0 has written a sample"
     assert not list(Path("checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_processes_skip_and_go_back_together_when_one_of_them_finds_a_batch_bad(
     make_project: Callable[..., Path],
 ) -> None:
     change = {"max_skips": 3, "max_steps": 40}
     weights = []
-    for name, launch in (("one", ONE), ("two", TWO), ("split", FSDP)):
+    for name, launch in (("whole", TWO), ("split", FSDP)):
         folder = make_project(name, train=change, model={"dropout": 0.0}, launch=launch)
         output, errors = start_with(folder, POISON).communicate(timeout=180)
         assert WEIGHTS.exists(), output + errors
@@ -127,6 +126,6 @@ def test_processes_skip_and_go_back_together_when_one_of_them_finds_a_batch_bad(
         assert (
             errors.count("step 16: more than 3 steps in a row skipped; going back to step 10 and past 6 batches") == 1
         )
+        assert list(Path("mlartifacts").rglob("step_*.txt")), "rank 0 has written a sample"
         weights.append(load_file(WEIGHTS))
-    assert largest_difference(weights[0], weights[1]) < 1e-4
-    assert largest_difference(weights[0], weights[2]) < 1e-4
+    assert largest_difference(*weights) < 1e-4

@@ -33,17 +33,6 @@ ROOT = Path(__file__).parents[2]
 WEIGHTS = paths.BASE_MODEL / "model.safetensors"
 
 
-# The file of the weights may be as large as it is; the optimizer's, twice as large, does not fit.
-WEIGHTS_LIMITED = """
-import resource, sys
-from pathlib import Path
-size = Path("%s").stat().st_size + 4096
-resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-from gpt.cli import main
-sys.exit(main(["pretrain"]))
-"""
-
-
 def train_here() -> bytes:
     """Train the project in the current folder; return its weights file."""
     pretrain(load_params(), split_likelihood)
@@ -97,18 +86,15 @@ def test_resume_after_sigkill_is_bit_identical(make_project: Callable[..., Path]
     assert sorted(steps) == list(range(4, 201, 4)), "every point is there once"
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_state_and_the_next_start_goes_on(
-    make_project: Callable[..., Path], signum: signal.Signals
-) -> None:
+def test_sigterm_saves_the_state_and_the_next_start_goes_on(make_project: Callable[..., Path]) -> None:
     change = {"max_steps": 3000, "checkpoint_interval": 5, "eval_interval": 3000}
     make_project(train=change)
     process = start()
     wait_for_checkpoint(process, 5)
-    process.send_signal(signum)
+    process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signum
-    assert f"stopped by {signum.name} after step" in errors
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after step" in errors
     assert "Traceback" not in errors
     stopped_at = int(errors.rsplit("after step ", 1)[1].split(";")[0])
     (newest,) = [path.name for path in sorted(Path("checkpoints").glob("*/step_*"))[-1:]]
@@ -170,21 +156,6 @@ def test_a_stop_while_outputs_are_written_loses_nothing(
     assert train_here() == expected
     assert the_run().info.status == "FINISHED"
     assert not list(Path("checkpoints").iterdir())
-
-
-def test_a_full_disk_costs_checkpoints_and_not_the_run(make_project: Callable[..., Path]) -> None:
-    large = {"n_embd": 128, "n_layer": 2}
-    make_project("room", model=large)
-    expected = train_here()
-    make_project("full", model=large)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    limit = WEIGHTS_LIMITED % (Path("../room") / WEIGHTS)
-    command = [sys.executable, "-c", limit]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "checkpoint of step 5 was not saved (" in done.stderr
-    assert "checkpoint of step 30 was not saved (" in done.stderr
-    assert WEIGHTS.read_bytes() == expected
 
 
 def test_every_split_into_micro_batches_gives_the_same_weights(make_project: Callable[..., Path]) -> None:

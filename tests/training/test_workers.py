@@ -33,13 +33,13 @@ def test_two_processes_stop_after_the_same_step(make_project: Callable[..., Path
     while "step 7/3000" not in line:
         line = process.stderr.readline()
         assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + signal.SIGINT
     (saved,) = Path("checkpoints").glob("*/step_*")
     stopped_at = int(saved.name.removeprefix("step_"))
     assert stopped_at % 7 == 0
-    assert errors.count(f"stopped by SIGTERM after step {stopped_at};") == 1, errors
+    assert errors.count(f"stopped by SIGINT after step {stopped_at};") == 1, errors
     assert "Traceback" not in errors
     assert checkpoints.find_damage(saved) is None
 
