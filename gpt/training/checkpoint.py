@@ -193,9 +193,8 @@ def single_trainer(folder: Path) -> Iterator[None]:
                 f"{folder}: {_holder_of(lock)} trains here; wait for it or stop it, then run this again"
             ) from None
         lock.truncate(0)
-        lock.write(
-            f"process {os.environ.get(OWNER, os.getpid())} on {socket.gethostname()}"
-        )  # to stop it is to stop all
+        trainer = os.environ.get(OWNER, os.getpid())  # of several processes the one whose end is the others'
+        lock.write(f"process {trainer} on {socket.gethostname()}")
         lock.flush()
         _clean_up(folder)
         yield

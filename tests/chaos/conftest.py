@@ -2,6 +2,8 @@
 
 import os
 import random
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.conftest import ROOT
 from tests.e2e.conftest import make_project, prefect_home
 from tests.training.conftest import make_project as make_prepared_project
 
@@ -68,3 +71,10 @@ def checkpoint_folder(project: Path) -> Path | None:
 
 def environment(family: Family, **variables: str) -> dict[str, str]:
     return {**os.environ, **family.environment, **variables}
+
+
+def start_training(family: Family, *before: str, **variables: str) -> "subprocess.Popen[str]":
+    """Start `gpt pretrain` in the current folder; `before` is what the command is an argument of."""
+    command = [*before, sys.executable, "-m", "gpt", "pretrain"]
+    variables = environment(family, PYTHONPATH=str(ROOT), **variables)
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +10,7 @@ import pytest
 
 from gpt import paths
 from gpt.training import checkpoint as checkpoints
-from tests.chaos.conftest import Family, checkpoint_folder, environment
-from tests.conftest import ROOT
+from tests.chaos.conftest import Family, checkpoint_folder, start_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
@@ -42,12 +40,6 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     subprocess.run(["umount", str(disk.folder)], check=True)
 
 
-def train(family: Family) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "gpt", "pretrain"]
-    variables = environment(family, PYTHONPATH=str(ROOT))
-    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def first_checkpoint(folder: Path) -> Path:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
@@ -73,7 +65,7 @@ def test_a_disk_a_tenth_too_small_for_a_save_loses_nothing(
     settings = {"max_steps": 120, "checkpoint_interval": 10, "checkpoint_keep_last": 1, "eval_interval": 120}
     change = {"train": settings, "model": {"n_embd": 128, "n_layer": 2, "dropout": 0.1}}
     folder = make_prepared_project("room", **change)
-    process = train(family)
+    process = start_training(family)
     checkpoint = first_checkpoint(folder)
     process.send_signal(signal.SIGSTOP)  # it would go, as soon as there is a newer one
     size = sum(file.stat().st_blocks * 512 for file in checkpoint.iterdir())
@@ -85,11 +77,11 @@ def test_a_disk_a_tenth_too_small_for_a_save_loses_nothing(
     folder = make_prepared_project("full", **change)
     paths.CHECKPOINTS.symlink_to(disk.folder)
     disk.mount(int(1.9 * size), "remount")  # beside the checkpoint before it, a save finds nine tenths of what it needs
-    process = train(family)
+    process = start_training(family)
     read_until(process, "checkpoint of step 30 was not saved (")
     process.kill()
     process.communicate()
-    process = train(family)
+    process = start_training(family)
     warning = read_until(process, "checkpoint of step 20 was not saved (")
     assert "No space left on device" in warning
     assert "make room in checkpoints" in warning

@@ -2,8 +2,6 @@
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,8 +13,8 @@ import pytest
 from gpt import paths
 from gpt.training import checkpoint as checkpoints
 from gpt.training.compilation import missing_for_compile
-from tests.chaos.conftest import Family, checkpoint_folder, environment
-from tests.conftest import ROOT, Change
+from tests.chaos.conftest import Family, checkpoint_folder, start_training
+from tests.conftest import Change
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
@@ -42,18 +40,9 @@ class Killer:
     def kills(self) -> int:
         return self.inside_a_save + self.elsewhere
 
-    def start(self) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "gpt", "pretrain"]
-        return subprocess.Popen(
-            command,
-            env=environment(self.family, PYTHONPATH=str(ROOT)),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-
     def train_and_kill(self) -> bool:
         """Start training and kill it somewhere; return whether it had ended before."""
-        process = self.start()
+        process = start_training(self.family)
         if self.instants.random() < SHARE_INSIDE_A_SAVE:
             while process.poll() is None and not self._is_saving():
                 time.sleep(0.0005)
@@ -65,7 +54,7 @@ class Killer:
         process.send_signal(signal.SIGKILL)
         _, errors = process.communicate()
         if process.returncode != -signal.SIGKILL:
-            assert process.returncode == 0, errors.decode()
+            assert process.returncode == 0, errors
             return True
         if self._is_saving():
             self.inside_a_save += 1
@@ -98,7 +87,7 @@ def test_killed_at_any_instant_a_run_ends_with_the_same_bytes(
     for number, change in runs(fewest):
         change |= {"train": train, "model": {"n_embd": 64, "n_layer": 2, "dropout": 0.1}}
         make_prepared_project(f"whole_{number}", **change)
-        process = killer.start()
+        process = start_training(family)
         assert process.wait(600) == 0
         expected = (paths.BASE_MODEL / "model.safetensors").read_bytes()
         folder = make_prepared_project(f"killed_{number}", **change)
@@ -106,9 +95,9 @@ def test_killed_at_any_instant_a_run_ends_with_the_same_bytes(
         while killer.kills < before + each and not has_ended:
             has_ended = killer.train_and_kill()
         if not has_ended:
-            process = killer.start()
+            process = start_training(family)
             _, errors = process.communicate(timeout=600)
-            assert process.returncode == 0, errors.decode()
+            assert process.returncode == 0, errors
         assert (paths.BASE_MODEL / "model.safetensors").read_bytes() == expected
         left = checkpoint_folder(folder)
         assert left is None or not checkpoints.steps(left)

@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,8 +14,7 @@ import pytest
 from gpt import paths
 from gpt.training import checkpoint as checkpoints
 from gpt.training.launch import RENDEZVOUS
-from tests.chaos.conftest import Family, checkpoint_folder, environment
-from tests.conftest import ROOT
+from tests.chaos.conftest import Family, checkpoint_folder, start_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
@@ -25,12 +23,6 @@ WEIGHTS = paths.BASE_MODEL / "model.safetensors"
 
 def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
-
-
-def start(family: Family, *before: str, **variables: str) -> "subprocess.Popen[str]":
-    command = [*before, sys.executable, "-m", "gpt", "pretrain"]
-    variables = environment(family, PYTHONPATH=str(ROOT), **variables)
-    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @dataclass(frozen=True)
@@ -44,7 +36,7 @@ class Machine:
         ip("-n", self.name, "link", "set", "cable", state)
 
     def start(self, family: Family, rendezvous: str) -> "subprocess.Popen[str]":
-        return start(family, "ip", "netns", "exec", self.name, **{RENDEZVOUS: rendezvous})
+        return start_training(family, "ip", "netns", "exec", self.name, **{RENDEZVOUS: rendezvous})
 
 
 @pytest.fixture
@@ -89,7 +81,7 @@ def test_a_machine_that_is_cut_off_or_lost_and_comes_back_trains_on(
     train = {"max_steps": 200, "checkpoint_interval": 20, "eval_interval": 100, "sample_interval": 200}
     two: dict[str, object] = {"micro_batch_size": 4, "timeout_seconds": 5}
     make_prepared_project("whole", train=train, launch=two | {"num_processes": 2})
-    start(family).communicate(timeout=180)
+    start_training(family).communicate(timeout=180)
     expected = WEIGHTS.read_bytes()
     folder = make_prepared_project("cut", train=train, launch=two | {"num_machines": 2})
     rendezvous = f"{machines[0].address}:29500"

@@ -16,8 +16,7 @@ from mlflow import MlflowClient
 from flows.server import free_port
 from gpt import paths
 from gpt.files import read_json
-from tests.chaos.conftest import Family, environment
-from tests.conftest import ROOT
+from tests.chaos.conftest import Family, environment, start_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
@@ -63,12 +62,7 @@ def test_an_outage_costs_no_metric(
     )
     server = Server(family)
     server.start()
-    trainer = subprocess.Popen(
-        [sys.executable, "-m", "gpt", "pretrain"],
-        env=environment(family, PYTHONPATH=str(ROOT), MLFLOW_TRACKING_URI=server.uri),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    trainer = start_training(family, MLFLOW_TRACKING_URI=server.uri)
     try:
         while not list(Path().glob("checkpoints/*/step_*")):
             assert trainer.poll() is None

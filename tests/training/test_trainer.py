@@ -239,6 +239,13 @@ class Poison:
         monkeypatch.setattr(GPTModel, "forward", poisoned_forward)
 
 
+def train_poisoned(monkeypatch: pytest.MonkeyPatch, bad: Iterable[int]) -> tuple[bytes, list[int]]:
+    """Train the project in the current folder; return its weights file and the global batches in the order they were read."""
+    with monkeypatch.context() as patch:
+        poison = Poison(patch, bad)
+        return train_here(), poison.read
+
+
 def test_a_bad_batch_is_skipped_counted_and_told(
     make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -257,11 +264,9 @@ def test_many_bad_batches_make_it_go_back_and_past_them_alike_when_it_is_stopped
 ) -> None:
     change = {"max_skips": 3, "max_steps": 40}
     make_project("whole", train=change)
-    with monkeypatch.context() as patch:
-        poison = Poison(patch, bad=range(12, 16))
-        expected = train_here()
+    expected, read = train_poisoned(monkeypatch, bad=range(12, 16))
     # Skipped from step 12 on, which the log finds after step 16; the checkpoint before is of step 10.
-    assert poison.read == [*range(16), *range(16, 46)]
+    assert read == [*range(16), *range(16, 46)]
     assert (
         "step 16: more than 3 steps in a row skipped; going back to step 10 and past 6 batches (1 of 3 times)"
         in caplog.text
@@ -283,10 +288,8 @@ def test_before_the_first_regular_checkpoint_it_goes_back_to_the_start_though_a_
 ) -> None:
     change = {"max_skips": 3, "checkpoint_interval": 20}
     make_project("whole", train=change)
-    with monkeypatch.context() as patch:
-        poison = Poison(patch, bad=range(12, 16))
-        expected = train_here()
-    assert poison.read == [*range(16), *range(16, 46)]
+    expected, read = train_poisoned(monkeypatch, bad=range(12, 16))
+    assert read == [*range(16), *range(16, 46)]
     make_project("stopped", train=change)
     with monkeypatch.context() as patch:
         Poison(patch, bad=range(12, 16), stop_at=(6,))
