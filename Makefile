@@ -52,7 +52,7 @@ $(STAMP): requirements.lock pyproject.toml
 # Resolve again after a change of pyproject.toml. A local torch build is written without its suffix, so that the lock installs anywhere.
 lock: $(STAMP)
 	printf 'torch==2.13.0\n' > $(VENV)/constraints.txt
-	$(BIN)/pip-compile --quiet --upgrade --extra dev --extra s3 --allow-unsafe --strip-extras --no-header \
+	$(BIN)/pip-compile --quiet --upgrade --extra dev --extra ray --extra s3 --allow-unsafe --strip-extras --no-header \
 		--no-emit-index-url --no-emit-find-links --no-emit-options --constraint $(VENV)/constraints.txt --output-file requirements.lock pyproject.toml
 	sed -i 's/+cpu$$//' requirements.lock
 
