@@ -1,69 +1,69 @@
-"""Raw files to documents: one form, clean Unicode, no document twice, split by the document's own hash.
+"""Raw files to documents: read, cleaned, filtered, each text once, split by its own hash, clean of what judges the model.
 
-A document's split depends on its text alone, so adding data moves no document from training into test.
+The work is done in `prepare.shards` pieces, by steps of files and processes that share nothing else: what comes out does
+not depend on where, in which order or how often they ran. A document's split depends on its text alone, so adding data
+moves no document from training into test.
 """
 
 import hashlib
-import json
-import unicodedata
-from collections import Counter
+import io
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import orjson
+import zstandard
+from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+
+from gpt.data.benchmarks import check_benchmarks
+from gpt.data.cleaning import Clean, Filtered, build_filters
+from gpt.data.decontamination import Decontaminate, IndexTexts, MergeIndex
+from gpt.data.deduplication import EXACT, Cluster, Meet, Sign, bucket_names, removed_documents
+from gpt.data.executors import Tasks
+from gpt.data.readers import ReadSources, read_listing
+from gpt.data.shards import SPLITS
+from gpt.data.summary import summarise_corpus
+from gpt.data.work import link_files, work_folder, write_report
 from gpt.errors import UserError
-from gpt.files import atomic_folder, read_json, sha256_file, write_json
+from gpt.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
 from gpt.params import Prepare
 
-SPLITS = ("train", "validation", "test")
-_SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
+_PRIORITY = {"test": 0, "validation": 1, "train": 2}
+_DUPLICATES = ("exact_duplicate", "near_duplicate")
+_EXAMPLES = 5
+_SIGNATURES_PER_PART = 20_000_000  # of a bucket, in memory at once
 
 
-def prepare(settings: Prepare, raw: Path, output: Path, metrics: Path) -> dict[str, dict[str, Any]]:
-    """Write `output/<split>.jsonl` with a document a line (id, source, text) and count everything in `metrics`.
+def prepare(
+    settings: Prepare, raw: Path, benchmarks: Path, names: tuple[str, ...], output: Path, metrics: Path
+) -> dict[str, Any]:
+    """Write documents, a JSON object a line (id, source, text, words, metadata), to `output/<split>_<shard>.jsonl`.
 
-    Raises `UserError` for a file that is not text, a missing field, or a split that would be empty.
+    `names` are the benchmarks whose items no training document may hold. Everything is counted in `metrics`, with examples
+    in `output/report.json`. Raises `UserError` for what cannot be read or a split that would be empty; then `output`
+    stays as it was, and the next run goes on with what is done.
     """
-    listing = _read_listing(raw / "sources.json")
-    read, dropped = Counter[str](), Counter[str]()
-    documents, characters, text_bytes = Counter[str](), Counter[str](), Counter[str]()
-    seen: set[bytes] = set()
-    with atomic_folder(output) as folder:
-        with ExitStack() as stack:
-            writers = {
-                split: stack.enter_context((folder / f"{split}.jsonl").open("w", encoding="utf-8")) for split in SPLITS
-            }
-            for name, files in listing.items():
-                for text in _read_source(raw / name, files, settings.text_field):
-                    read[name] += 1
-                    text = _clean(text)
-                    if not text.strip():
-                        dropped["empty"] += 1
-                        continue
-                    digest = hashlib.sha256(text.encode()).digest()
-                    if digest in seen:
-                        dropped["exact_duplicate"] += 1
-                        continue
-                    seen.add(digest)
-                    split = choose_split(digest, settings)
-                    record = {"id": digest.hex(), "source": name, "text": text}
-                    writers[split].write(json.dumps(record, ensure_ascii=False) + "\n")
-                    documents[split] += 1
-                    characters[split] += len(text)
-                    text_bytes[split] += len(text.encode())
-        _check_splits(documents)
-        hashes = {split: sha256_file(folder / f"{split}.jsonl") for split in SPLITS}
-        counts = {
-            "read": {"documents": read.total(), "by_source": dict(read)},
-            "dropped": {reason: dropped[reason] for reason in ("empty", "exact_duplicate")},
-            **{
-                split: {"documents": documents[split], "characters": characters[split], "bytes": text_bytes[split]}
-                for split in SPLITS
-            },
-        }
-        write_json(folder / "documents.json", {split: counts[split] | {"sha256": hashes[split]} for split in SPLITS})
-        write_json(metrics, counts)  # in here: if it cannot be written, the old documents stay
+    listing = read_listing(raw)
+    check_benchmarks(names, benchmarks)
+    paths = [benchmarks / f"{name}.jsonl" for name in names]
+    inputs = {
+        "settings": settings.model_dump(mode="json", exclude={"engine"}),
+        "raw": sha256_file(raw / "sources.json"),
+        "benchmarks": {path.name: sha256_file(path) for path in paths},
+    }
+    with work_folder(output, inputs) as work, Tasks(settings.engine, work / "tasks") as tasks:
+        _deduplicate(settings, raw, list(listing), work, tasks)
+        owners = _decontaminate(settings, dict(zip(names, paths, strict=True)), work, tasks)
+        counts, report = summarise_corpus(settings, owners, paths, work)
+        _check_splits(counts)
+        with atomic_folder(output) as folder:
+            link_files(sorted((work / "documents").iterdir()), folder)
+            write_json(folder / "documents.json", _describe(folder, counts))
+            write_json(folder / "report.json", report)
+            write_json(metrics, counts)  # in here: if it cannot be written, the old documents stay
     return counts
 
 
@@ -76,116 +76,200 @@ def choose_split(digest: bytes, settings: Prepare) -> str:
     return "validation" if place < settings.test_fraction + settings.validation_fraction else "train"
 
 
-def read_documents(path: Path) -> Iterator[str]:
-    """Yield the texts of a split that `prepare` wrote."""
+def read_documents(folder: Path, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the documents of a split that `prepare` wrote: id, source, text, words, metadata."""
+    for entry in document_files(folder, split):
+        yield from read_document_file(folder / entry["file"])
+
+
+def document_files(folder: Path, split: str) -> list[dict[str, Any]]:
+    """Return what documents.json says of a split's files: file, documents, bytes, sha256."""
+    return read_json(folder / "documents.json", "run `gpt prepare` first", SPLITS)[split]["files"]
+
+
+def read_document_file(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             for line in file:
-                yield json.loads(line)["text"]
-    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+                yield orjson.loads(line)
+    except (FileNotFoundError, orjson.JSONDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({type(error).__name__}); run `gpt prepare` again") from None
 
 
-def _read_listing(path: Path) -> dict[str, list[str]]:
-    """Return the files of every source that `fetch` brought, in an order of their own."""
-    try:
-        return {source["name"]: sorted(source["files"]) for source in read_json(path, "run `gpt fetch` first")}
-    except (KeyError, TypeError):
-        raise UserError(f"{path}: is not as `gpt fetch` wrote it; run `gpt fetch` again") from None
+def _deduplicate(settings: Prepare, raw: Path, sources: list[str], work: Path, tasks: Tasks) -> None:
+    """Read, clean and filter into `work/read`, and find which documents go."""
+    signatures = work / "signatures"
+    reader, clean = ReadSources(settings, raw), Clean(settings.clean)
+    filtered = Filtered(build_filters(settings.filters))
+    tasks.run(
+        "read",
+        settings.shards,
+        reader,
+        clean,
+        filtered,
+        _Identify(settings, sources),
+        Sign(settings.deduplicate, signatures),
+        _WriteShard(work / "read", {"read": reader, "clean": clean, "filters": filtered}),
+    )
+    buckets = bucket_names(settings.deduplicate)
+    size = sum(path.stat().st_size for path in (signatures / "keys").iterdir())
+    if buckets:
+        tasks.run("pairs", len(buckets), Meet(buckets, signatures, 1 + size // (11 * _SIGNATURES_PER_PART)))
+    tasks.run("clusters", 1, Cluster(settings.deduplicate, signatures))
 
 
-def _read_source(folder: Path, names: list[str], text_field: str) -> Iterator[str]:
-    for name in names:
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path}: not found, though sources.json lists it; run `gpt fetch` again")
-        match path.suffix:
-            case ".txt" | ".md":
-                yield _without_nul(_decode(path, path.read_bytes()), f"{path}:")
-            case ".jsonl":
-                yield from _read_jsonl(path, text_field)
-            case ".parquet":
-                yield from _read_parquet(path, text_field)
-            case suffix:
-                raise UserError(f"{path}: files of type {suffix!r} cannot be read; known are {', '.join(_SUFFIXES)}")
+def _decontaminate(settings: Prepare, benchmarks: dict[str, Path], work: Path, tasks: Tasks) -> list[tuple[str, Path]]:
+    """Write the documents that stay to `work/documents`; return whose n-grams the training documents were searched for."""
+    read, documents, index = work / "read", work / "documents", work / "index"
+    tasks.run(
+        "held-out", settings.shards, _ReadShard(read, work, held_out=True), _WriteDocuments(documents, work, SPLITS[1:])
+    )
+    shards = [
+        (split, documents / f"{split}_{shard:05d}.jsonl") for shard in range(settings.shards) for split in SPLITS[1:]
+    ]
+    owners = [*benchmarks.items(), *shards]
+    tasks.run("n-grams", len(owners), IndexTexts(owners, index, settings.decontaminate.ngram))
+    tasks.run("index", 1, MergeIndex(index))
+    tasks.run(
+        "decontaminate",
+        settings.shards,
+        _ReadShard(read, work, held_out=False),
+        Decontaminate(settings.decontaminate, [name for name, _ in owners], index, work / "matches"),
+        _WriteDocuments(documents, work, SPLITS[:1]),
+    )
+    return owners
 
 
-def _read_jsonl(path: Path, text_field: str) -> Iterator[str]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(_decode(path, line, f" line {number}"))
-            except ValueError as error:
-                raise UserError(f"{path}: line {number}: not valid JSON ({error}); repair or remove the line") from None
-            text = record.get(text_field) if isinstance(record, dict) else None
-            if not isinstance(text, str):
-                raise UserError(
-                    f"{path}: line {number}: has no text field {text_field!r}; set prepare.text_field in params.yaml"
+class _Identify(PipelineStep):
+    """Give each document its digest, split and source, by number, and its digest as its name."""
+
+    name = "identify"
+    type = "corpus"
+
+    def __init__(self, settings: Prepare, sources: list[str]) -> None:
+        super().__init__()
+        self._settings, self._sources = settings, {name: number for number, name in enumerate(sources)}
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        for document in data or ():
+            digest = hashlib.sha256(document.text.encode()).digest()
+            split = choose_split(digest, self._settings)
+            source = document.metadata["source"]
+            document.id = digest.hex()
+            document.metadata = {
+                "digest": digest,
+                "split": _PRIORITY[split],
+                "source": self._sources[source],
+                "record": {"source": source, "split": split, "metadata": document.metadata["metadata"]},
+            }
+            yield document
+
+
+class _WriteShard(PipelineStep):
+    """Write a shard of identified documents, compressed, and what the steps before counted."""
+
+    name = "write"
+    type = "corpus"
+
+    def __init__(self, folder: Path, steps: dict[str, Any]) -> None:
+        super().__init__()
+        self._folder, self._steps = folder, steps
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with zstandard.open(
+            self._folder / f"{rank:05d}.jsonl.zst", "wb", cctx=zstandard.ZstdCompressor(level=1)
+        ) as file:
+            for document in data or ():
+                record = document.metadata["record"] | {"words": document.metadata["words"], "text": document.text}
+                file.write(orjson.dumps({"id": document.id} | record) + b"\n")
+        write_report(self._folder, rank, {name: step.report() for name, step in self._steps.items()})
+        yield from ()
+
+
+class _ReadShard(PipelineStep):
+    """Read a shard's held-out documents, or those for training, without the duplicates, which are counted."""
+
+    name = "read"
+    type = "corpus"
+
+    def __init__(self, folder: Path, work: Path, held_out: bool) -> None:
+        super().__init__()
+        self._folder, self._work, self._held_out = folder, work, held_out
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        removed = removed_documents(self._work / "signatures", rank)
+        dropped: dict[str, Counter[str]] = {reason: Counter(documents=0, bytes=0) for reason in _DUPLICATES}
+        examples: dict[str, list[dict[str, str]]] = defaultdict(list)
+        # zstandard's own reader gives no lines.
+        with io.BufferedReader(zstandard.open(self._folder / f"{rank:05d}.jsonl.zst", "rb"), 1 << 20) as file:
+            for line, gone in zip(file, removed, strict=True):
+                record = orjson.loads(line)
+                if (record["split"] != "train") != self._held_out:
+                    continue
+                if gone:
+                    reason = _DUPLICATES[0 if gone == EXACT else 1]
+                    dropped[reason].update(documents=1, bytes=len(record["text"].encode()))
+                    if len(examples[reason]) < _EXAMPLES:
+                        examples[reason].append({"id": record["id"], "text": record["text"][:200]})
+                    continue
+                yield Document(text=record.pop("text"), id=record.pop("id"), metadata=record)
+        name = "duplicates_held_out" if self._held_out else "duplicates_train"
+        write_report(self._work / name, rank, {"dropped": dropped, "examples": examples})
+
+
+class _WriteDocuments(PipelineStep):
+    """Write documents to the files of their splits, and what they are."""
+
+    name = "write"
+    type = "corpus"
+
+    def __init__(self, folder: Path, work: Path, splits: tuple[str, ...]) -> None:
+        super().__init__()
+        self._folder, self._work, self._splits = folder, work, splits
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        stats: dict[str, dict[str, Counter[str]]] = {split: defaultdict(Counter) for split in self._splits}
+        with ExitStack() as stack:
+            files = {
+                split: stack.enter_context((self._folder / f"{split}_{rank:05d}.jsonl").open("wb"))
+                for split in self._splits
+            }
+            for document in data or ():
+                split, source, words = (document.metadata[key] for key in ("split", "source", "words"))
+                record = {"id": document.id, "source": source, "text": document.text, "words": words}
+                if metadata := document.metadata["metadata"]:
+                    record["metadata"] = metadata
+                files[split].write(orjson.dumps(record) + b"\n")
+                size = len(document.text.encode())
+                stats[split][source].update(
+                    {"documents": 1, "bytes": size, "characters": len(document.text), "words": words}
                 )
-            yield _without_nul(text, f"{path}: line {number}:")
+                stats[split][source][f"length {size.bit_length() - 1}"] += 1
+        for split in self._splits:
+            write_report(self._work / "written" / split, rank, stats[split])
+        yield from ()
 
 
-def _read_parquet(path: Path, text_field: str) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            if text_field not in file.schema_arrow.names:
-                columns = ", ".join(file.schema_arrow.names)
-                raise UserError(
-                    f"{path}: has no column {text_field!r} but {columns}; set prepare.text_field in params.yaml"
-                )
-            for batch in file.iter_batches(columns=[text_field]):
-                for text in batch.column(0).to_pylist():
-                    yield _checked_text(path, text, text_field)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({error}); fetch it again") from None
+def _describe(folder: Path, counts: dict[str, Any]) -> dict[str, Any]:
+    """Return what documents.json says: of each split its counts, files and one hash of them all."""
+    described = {}
+    for split in SPLITS:
+        files = [
+            {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            for path in sorted(folder.glob(f"{split}_*.jsonl"))
+        ]
+        described[split] = counts[split] | {"sha256": sha256_json(files), "files": files}
+    return described
 
 
-def _checked_text(path: Path, text: object, text_field: str) -> str:
-    if text is None:
-        return ""
-    if not isinstance(text, str):
-        raise UserError(
-            f"{path}: column {text_field!r} holds {type(text).__name__}, not text; set prepare.text_field in params.yaml"
-        )
-    return _without_nul(text, f"{path}: a text")
-
-
-def _decode(path: Path, data: bytes, place: str = "") -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}:{place} not UTF-8 text (byte {error.start}); convert it, or take it out of the source"
-        ) from None
-
-
-def _without_nul(text: str, place: str) -> str:
-    if "\0" in text:
-        raise UserError(f"{place} holds NUL bytes, so it is no text; take it out of the source")
-    return text
-
-
-def _clean(text: str) -> str:
-    """Unicode in its composed form (NFC), line ends as `\\n`; lone surrogates (possible in JSON) become U+FFFD."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return unicodedata.normalize("NFC", text)
-
-
-def _check_splits(documents: Counter[str]) -> None:
-    total = documents.total()
+def _check_splits(counts: dict[str, Any]) -> None:
+    total = sum(counts[split]["documents"] for split in SPLITS)
     if not total:
         raise UserError("data/raw: holds no document with text; check fetch.sources in params.yaml")
     for split in SPLITS:
-        if not documents[split]:
+        if not counts[split]["documents"]:
             raise UserError(
                 f"params.yaml: prepare: none of {total} documents falls into {split};"
                 " change prepare.split_seed or the fractions, or add documents"

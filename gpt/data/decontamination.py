@@ -1,0 +1,274 @@
+"""Keep what judges a model out of what it learns from: benchmarks' items, validation and test documents.
+
+A training document that has `ngram` normalised words in a row with one of them is cut there or dropped (as for GPT-3, Brown
+et al. 2020, appendix C). The index is a sorted array of n-gram hashes in a file, which all workers map, so its size does not
+count per worker. Texts shorter than an n-gram cannot be found: the report names how many.
+"""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+
+from gpt.data.words import ngram_hashes, split_words, word_spans
+from gpt.data.work import read_reports, write_report
+from gpt.params import Decontaminate as Settings
+
+GRAM = np.dtype([("hash", "<u8"), ("item", "<u4")])
+"An n-gram and the item (its number in its file) that holds it; an owner's file is sorted by hash."
+_OUTWARD_CHARACTERS = 50  # a cut ends at a space, if there is one so near
+_SHOWN_CHARACTERS = 300
+_SHOWN_ITEMS = 3
+_PLANTED = 200
+
+
+class IndexTexts(PipelineStep):
+    """Task t: write the n-grams of owner t's items; owners are benchmarks' files and shards' held-out documents.
+
+    `owners` are (name, JSONL file) with the texts of an item in its field `texts`, or one in `text`.
+    """
+
+    name = "n-grams"
+    type = "decontamination"
+
+    def __init__(self, owners: list[tuple[str, Path]], folder: Path, ngram: int) -> None:
+        super().__init__()
+        self._owners, self._folder, self._ngram = owners, folder, ngram
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        _, path = self._owners[rank]
+        pieces, unprotected, items = [np.empty(0, GRAM)], [], 0
+        for number, item in enumerate(_read_items(path)):
+            hashes = [ngram_hashes(split_words(text), self._ngram) for text in item["texts"]]
+            unique = np.unique(np.concatenate([np.empty(0, np.uint64), *hashes]))
+            grams = np.empty(len(unique), GRAM)
+            grams["hash"], grams["item"] = unique, number
+            pieces.append(grams)
+            if not len(unique):
+                unprotected.append(item["id"])
+            items += 1
+        grams = np.concatenate(pieces)
+        del pieces
+        grams.sort(order=("hash", "item"))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        grams.tofile(self._folder / f"{rank:05d}.grams")
+        write_report(self._folder, rank, {"items": items, "unprotected": unprotected})
+        yield from ()
+
+
+class MergeIndex(PipelineStep):
+    """The one task that makes the index of all owners: each n-gram once, with the first owner that has it."""
+
+    name = "index"
+    type = "decontamination"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        index = np.empty(0, np.uint64)
+        for path in sorted(self._folder.glob("*.grams")):
+            hashes = np.unique(np.fromfile(path, GRAM)["hash"])
+            index = np.union1d(index, hashes)
+        index.tofile(self._folder / "index")
+        yield from ()
+
+
+@dataclass(frozen=True)
+class Match:
+    """Words [first, last) of a text, and the hashes of their n-grams that are in the index."""
+
+    first: int
+    last: int
+    hashes: np.ndarray
+
+
+class Matcher:
+    """Finds what a text shares with the indexed ones."""
+
+    def __init__(self, folder: Path, ngram: int) -> None:
+        path = folder / "index"
+        self._index = np.memmap(path, "<u8", "r") if path.stat().st_size else np.empty(0, np.uint64)
+        self._ngram = ngram
+
+    def find(self, words: list[str]) -> list[Match]:
+        """Return the matches in a text's words, in order; overlapping ones are one."""
+        hashes = ngram_hashes(words, self._ngram)
+        if not len(hashes) or not len(self._index):
+            return []
+        places = np.searchsorted(self._index, hashes)
+        places[places == len(self._index)] = 0
+        found = np.flatnonzero(self._index[places] == hashes)
+        matches: list[Match] = []
+        for group in np.split(found, np.flatnonzero(np.diff(found) > self._ngram) + 1):
+            if len(group):
+                matches.append(Match(int(group[0]), int(group[-1]) + self._ngram, hashes[group]))
+        return matches
+
+
+class Owners:
+    """Says to whom an n-gram belongs."""
+
+    def __init__(self, names: list[str], folder: Path) -> None:
+        self.names = names
+        paths = [folder / f"{number:05d}.grams" for number in range(len(names))]
+        self._grams = [np.memmap(path, GRAM, "r") if path.stat().st_size else np.empty(0, GRAM) for path in paths]
+
+    def items(self, hashes: np.ndarray) -> dict[int, np.ndarray]:
+        """Return by owner's number the numbers of the items that hold one of the hashes."""
+        held = {}
+        for number, grams in enumerate(self._grams):
+            firsts = np.searchsorted(grams["hash"], hashes, "left")
+            lasts = np.searchsorted(grams["hash"], hashes, "right")
+            ranges = [grams["item"][first:last] for first, last in zip(firsts, lasts, strict=True) if last > first]
+            if ranges:
+                held[number] = np.unique(np.concatenate(ranges))
+        return held
+
+
+class Decontaminate(PipelineStep):
+    """Cut or drop the documents of the train split that match; documents of other splits pass.
+
+    Writes `matches/<shard>.jsonl`, a line a match, and `matches/<shard>.hashes`.
+    """
+
+    name = "decontaminate"
+    type = "decontamination"
+
+    def __init__(self, settings: Settings, owners: list[str], index: Path, folder: Path) -> None:
+        super().__init__()
+        self._settings, self._owners, self._index, self._folder = settings, owners, index, folder
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        matcher, owners = Matcher(self._index, self._settings.ngram), Owners(self._owners, self._index)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        hashes = [np.empty(0, np.uint64)]
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        with (self._folder / f"{rank:05d}.jsonl").open("wb") as file:
+            for document in data or ():
+                if document.metadata["split"] != "train" or not (matches := matcher.find(split_words(document.text))):
+                    yield document
+                    continue
+                spans = word_spans(document.text)
+                ranges = [(spans[match.first][0], spans[match.last - 1][1]) for match in matches]
+                pieces, action = self._cut(document, ranges)
+                left = sum(len(piece.text.encode()) for piece in pieces)
+                counts[action].update(
+                    documents=1, bytes=len(document.text.encode()) - left, pieces=len(pieces), matches=len(matches)
+                )
+                for match, (start, end) in zip(matches, ranges, strict=True):
+                    hashes.append(match.hashes)
+                    held = owners.items(match.hashes)
+                    record = {
+                        "document": document.id,
+                        "source": document.metadata["source"],
+                        "action": action,
+                        "words": match.last - match.first,
+                        "text": document.text[start : min(end, start + _SHOWN_CHARACTERS)],
+                        "in": {owners.names[number]: items[:_SHOWN_ITEMS].tolist() for number, items in held.items()},
+                    }
+                    file.write(orjson.dumps(record) + b"\n")
+                yield from pieces
+        np.unique(np.concatenate(hashes)).tofile(self._folder / f"{rank:05d}.hashes")
+        write_report(self._folder, rank, counts)
+
+    def _cut(self, document: Document, ranges: list[tuple[int, int]]) -> tuple[list[Document], str]:
+        """Return what stays of a document with matches at the ranges of characters, and what was done."""
+        settings = self._settings
+        match settings.action:
+            case "report":
+                return [document], "report"
+            case "drop":
+                return [], "drop"
+        texts = [text for text in cut(document.text, ranges, settings.window) if len(text) >= settings.min_characters]
+        if not 0 < len(texts) <= settings.max_pieces:
+            return [], "drop"
+        return [
+            Document(
+                text=text,
+                id=f"{document.id}-{number}",
+                metadata=document.metadata | {"words": len(split_words(text))},
+            )
+            for number, text in enumerate(texts)
+        ], "cut"
+
+
+def cut(text: str, ranges: list[tuple[int, int]], window: int) -> list[str]:
+    """Return what is left of a text without the ranges of characters and `window` more on each side of them."""
+    pieces, position = [], 0
+    for start, end in ranges:
+        start, end = max(start - window, 0), min(end + window, len(text))
+        for _ in range(_OUTWARD_CHARACTERS):
+            if start > 0 and not text[start - 1].isspace():
+                start -= 1
+            if end < len(text) and not text[end].isspace():
+                end += 1
+        pieces.append(text[position : max(start, position)])
+        position = max(end, position)
+    return [piece for piece in (part.strip() for part in (*pieces, text[position:])) if piece]
+
+
+def summarise(owners: list[tuple[str, Path]], index: Path, matches: Path) -> dict[str, dict[str, Any]]:
+    """Return by benchmark or split: its items, those that training documents shared an n-gram with, those too short to protect."""
+    hashes = np.unique(np.concatenate([np.fromfile(path, "<u8") for path in sorted(matches.glob("*.hashes"))]))
+    touched = Owners([name for name, _ in owners], index).items(hashes)
+    summary: dict[str, dict[str, Any]] = {}
+    for number, ((name, path), report) in enumerate(zip(owners, read_reports(index), strict=True)):
+        entry = summary.setdefault(name, {"items": 0, "touched": [], "unprotected": []})
+        entry["items"] += report["items"]
+        entry["unprotected"] += report["unprotected"]
+        if number in touched:
+            numbers = set(touched[number].tolist())
+            entry["touched"] += [item["id"] for place, item in enumerate(_read_items(path)) if place in numbers]
+    return summary
+
+
+def plant(paths: list[Path], matcher: Matcher, ngram: int, seed: int) -> dict[str, int]:
+    """Measure the matcher on texts that are in the index: leaks that it must find, and near misses that it must not.
+
+    Leaks are a text as it is, in other case, with other punctuation, or half of it, between words of no text. Near misses
+    are a text in which no more than n - 1 words in a row are left as they were.
+    """
+    choose = random.Random(seed)
+    chosen: list[list[str]] = []
+    seen = 0
+    for item in (item for path in paths for item in _read_items(path)):  # reservoir sampling (Vitter 1985)
+        for text in item["texts"]:
+            # Halves must have an n-gram. Few words for so many characters is a quick "no".
+            if len(text) < 4 * ngram or (place := choose.randrange(seen := seen + 1)) >= _PLANTED:
+                continue
+            words = split_words(text)
+            if len(words) < 2 * ngram:
+                seen -= 1
+            elif len(chosen) < _PLANTED:
+                chosen.append(words)
+            else:
+                chosen[place] = words
+    found = flagged = 0
+    for number, words in enumerate(chosen):
+        half = len(words) // 2
+        leak = (
+            " ".join(words),
+            " ".join(words).upper(),
+            " -- ".join(word.capitalize() + choose.choice(",.;:!") for word in words),
+            " ".join(words[:half] if number % 8 < 4 else words[half:]),
+        )[number % 4]
+        found += bool(matcher.find(split_words(f"qzx{number} {leak} xzq{number}")))
+        near = [f"qzx{place}" if place % ngram == ngram - 1 else word for place, word in enumerate(words)]
+        flagged += bool(matcher.find(near))
+    return {"leaks": len(chosen), "leaks_found": found, "near_misses": len(chosen), "near_misses_flagged": flagged}
+
+
+def _read_items(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        for line in file:
+            item = orjson.loads(line)
+            yield {"id": item["id"], "texts": item["texts"] if "texts" in item else [item["text"]]}

@@ -1,0 +1,250 @@
+"""Documents to token shards: encoded in parallel, then put into one global order that a seed decides.
+
+Every document (and every copy of it, where a source counts more than once) has a key, the hash of the seed and its own
+name; a split's stream is its documents by key. So the tokens do not depend on how the documents were divided, nor on the
+workers. The stream is cut into files of exactly `shard_tokens`; a file's task finds its documents from histograms of keys,
+without sorting the whole split anywhere.
+"""
+
+import hashlib
+import math
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datatrove.data import DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+
+from gpt.data.corpus import document_files, read_document_file
+from gpt.data.executors import Tasks
+from gpt.data.shards import SPLITS
+from gpt.data.tokenizer import load_tokenizer, tokenizer_id
+from gpt.data.work import link_files, read_reports, work_folder, write_report
+from gpt.errors import UserError
+from gpt.files import atomic_folder, read_json, sha256_file, write_json
+from gpt.params import Engine, Tokenize
+
+ENTRY = np.dtype([("key", "<u8"), ("start", "<u8"), ("tokens", "<u4")])
+"A document's place in the global order, where its tokens begin in the file of its task, and how many they are."
+_BUCKET_BITS = 12  # of a key: a histogram has so many buckets of equal width
+
+
+def tokenize(
+    settings: Tokenize, engine: Engine, documents: Path, tokenizer: Path, output: Path, metrics: Path
+) -> dict[str, Any]:
+    """Write the token shards and the index of all splits to the folder `output`, statistics to `metrics`; return the index.
+
+    Raises `UserError` for documents that are not as `prepare` wrote them, or weights that leave nothing to train on.
+    """
+    encoding = load_tokenizer(tokenizer)
+    described = read_json(documents / "documents.json", "run `gpt prepare` first", SPLITS)
+    dtype = np.dtype("<u2" if encoding.n_vocab <= 2**16 else "<u4")
+    files = [(split, entry) for split in SPLITS for entry in document_files(documents, split)]
+    identity = {
+        "settings": settings.model_dump(mode="json"),
+        "documents": described,
+        "tokenizer": tokenizer_id(tokenizer),
+    }
+    with work_folder(output, identity) as work, Tasks(engine, work / "tasks") as tasks:
+        encoded = work / "encoded"
+        tasks.run("encode", len(files), _Encode(settings, files, documents, tokenizer, encoded, dtype))
+        reports = read_reports(encoded)
+        plan: list[tuple[str, int, list[int]]] = []
+        for split in SPLITS:
+            ranks = [rank for rank, (of, _) in enumerate(files) if of == split]
+            total = sum(reports[rank]["tokens"] for rank in ranks)
+            if not total:
+                raise UserError(f"params.yaml: tokenize.weights leave no document in {split}; raise them")
+            plan += [(split, number, ranks) for number in range(math.ceil(total / settings.shard_tokens))]
+        shards = work / "shards"
+        tasks.run("shuffle", len(plan), _Shuffle(plan, encoded, shards, settings.shard_tokens, dtype))
+        written = read_reports(shards)
+        index: dict[str, Any] = {
+            "dtype": dtype.str,
+            "vocab_size": encoding.n_vocab,
+            "end_of_text": encoding.eot_token,
+            "tokenizer_id": tokenizer_id(tokenizer),
+            "splits": {},
+        }
+        for split in SPLITS:
+            sources = add_up(reports[rank]["sources"] for rank, (of, _) in enumerate(files) if of == split)
+            index["splits"][split] = {
+                **{key: sum(source[key] for source in sources.values()) for key in ("tokens", "documents", "bytes")},
+                "documents_sha256": described[split]["sha256"],
+                "sources": sources,
+                "shards": [report for (of, *_), report in zip(plan, written, strict=True) if of == split],
+            }
+        with atomic_folder(output) as folder:
+            link_files(sorted(shards.glob("*.bin")), folder)
+            write_json(folder / "index.json", index)
+            write_json(metrics, statistics(index))
+    return index
+
+
+def statistics(index: dict[str, Any]) -> dict[str, Any]:
+    """Return what a person compares of an index: tokens per byte and per word (fertility), by split and source."""
+
+    def ratios(entry: dict[str, Any]) -> dict[str, float]:
+        return {
+            **{key: entry[key] for key in ("documents", "bytes", "tokens")},
+            "tokens_per_byte": round(entry["tokens"] / entry["bytes"], 6),
+        }
+
+    return {
+        split: ratios(entry)
+        | {
+            "by_source": {
+                name: ratios(source) | {"tokens_per_word": round(source["tokens"] / max(source["words"], 1), 6)}
+                for name, source in entry["sources"].items()
+            }
+        }
+        for split, entry in index["splits"].items()
+    }
+
+
+def document_key(seed: int, name: str, copy: int) -> int:
+    """Return where a copy of the document `name` stands in the global order: in [0, 2 ** 64)."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{copy}:{name}".encode(), digest_size=8).digest(), "big")
+
+
+def count_copies(name: str, weight: float) -> int:
+    """Return how often an epoch has a document: the weight, its fraction decided by the document's hash."""
+    whole = math.floor(weight)
+    place = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8, person=b"weight").digest(), "big") / 2**64
+    return whole + (place < weight - whole)
+
+
+class _Encode(PipelineStep):
+    """Task f: encode a file of documents, each ended by <|endoftext|>, and note where each document belongs."""
+
+    name = "encode"
+    type = "tokens"
+
+    def __init__(
+        self,
+        settings: Tokenize,
+        files: list[tuple[str, dict[str, Any]]],
+        documents: Path,
+        tokenizer: Path,
+        output: Path,
+        dtype: np.dtype,
+    ) -> None:
+        super().__init__()
+        self._settings, self._files, self._documents = settings, files, documents
+        self._tokenizer, self._output, self._dtype = tokenizer, output, dtype
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        split, described = self._files[rank]
+        path = self._documents / described["file"]
+        found = sha256_file(path) if path.exists() else "no file"
+        if found != described["sha256"]:
+            raise UserError(
+                f"{path}: SHA-256 is {found}, documents.json says {described['sha256']}; run `gpt prepare` again"
+            )
+        encoding = load_tokenizer(self._tokenizer)
+        end = np.array([encoding.eot_token], self._dtype).tobytes()
+        entries: list[tuple[int, int, int]] = []
+        sources: dict[str, Counter[str]] = defaultdict(Counter)
+        position = 0
+        self._output.mkdir(parents=True, exist_ok=True)
+        with (self._output / f"{rank:05d}.bin").open("wb") as file:
+            for document in read_document_file(path):
+                name, source = document["id"], document["source"]
+                copies = count_copies(name, self._settings.weights.get(source, 1.0)) if split == "train" else 1
+                if not copies:
+                    continue
+                # Special tokens are text here: nothing that a document says ends it. An array, where a list of Python's
+                # integers would take as long as encoding.
+                tokens = encoding.encode_to_numpy(document["text"], disallowed_special=())
+                file.write(tokens.astype(self._dtype).tobytes() + end)
+                length = len(tokens) + 1
+                entries += [
+                    (document_key(self._settings.shuffle_seed, name, copy), position, length) for copy in range(copies)
+                ]
+                position += length
+                size = len(document["text"].encode())
+                sources[source].update(
+                    {
+                        "documents": copies,
+                        "tokens": copies * length,
+                        "bytes": copies * size,
+                        "words": copies * document["words"],
+                        f"length {length.bit_length() - 1}": copies,
+                    }
+                )
+        table = np.array(entries, ENTRY)
+        table.sort(order=("key", "start"))
+        table.tofile(self._output / f"{rank:05d}.entries")
+        buckets = (table["key"] >> np.uint64(64 - _BUCKET_BITS)).astype(np.int64)
+        histogram = np.zeros(1 << _BUCKET_BITS, np.int64)
+        np.add.at(histogram, buckets, table["tokens"])
+        histogram.tofile(self._output / f"{rank:05d}.histogram")
+        report = {"tokens": int(histogram.sum()), "sources": sources}
+        write_report(self._output, rank, report)
+        yield from ()
+
+
+class _Shuffle(PipelineStep):
+    """Task s: write shard s of the plan, (split, number of the shard in it, tasks that encoded the split)."""
+
+    name = "shuffle"
+    type = "tokens"
+
+    def __init__(
+        self, plan: list[tuple[str, int, list[int]]], encoded: Path, output: Path, shard_tokens: int, dtype: np.dtype
+    ) -> None:
+        super().__init__()
+        self._plan, self._encoded, self._output = plan, encoded, output
+        self._shard_tokens, self._dtype = shard_tokens, dtype
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        split, number, ranks = self._plan[rank]
+        ends = np.cumsum(sum(np.fromfile(self._encoded / f"{of:05d}.histogram", np.int64) for of in ranks))
+        begin, end = number * self._shard_tokens, min((number + 1) * self._shard_tokens, int(ends[-1]))
+        first, last = int(np.searchsorted(ends, begin, "right")), int(np.searchsorted(ends, end, "left"))
+        entries, tokens = self._read(ranks, first, last)
+        # Positions in the split's stream at which the documents of these buckets end.
+        lasts = (int(ends[first - 1]) if first else 0) + np.cumsum(entries["tokens"], dtype=np.int64)
+        digest = hashlib.sha256()
+        name = f"{split}_{number:05d}"
+        self._output.mkdir(parents=True, exist_ok=True)
+        with (self._output / f"{name}.bin").open("wb") as file:
+            for place in range(int(np.searchsorted(lasts, begin, "right")), len(entries)):
+                after = int(lasts[place])
+                before = after - int(entries["tokens"][place])
+                if before >= end:
+                    break
+                start = int(entries["start"][place]) - before
+                piece = tokens[entries["file"][place]][start + max(before, begin) : start + min(after, end)].tobytes()
+                file.write(piece)
+                digest.update(piece)
+        report = {"file": f"{name}.bin", "tokens": end - begin, "sha256": digest.hexdigest()}
+        write_report(self._output, rank, report)
+        yield from ()
+
+    def _read(self, ranks: list[int], first: int, last: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return the entries of buckets first to last in their global order, with their `file`, and the files' tokens."""
+        wide = np.dtype([*ENTRY.descr, ("file", "<i4")])
+        pieces, tokens = [], []
+        bounds = np.array([first, last], np.uint64) << np.uint64(64 - _BUCKET_BITS)
+        for number, of in enumerate(ranks):
+            path = self._encoded / f"{of:05d}.entries"
+            if not path.stat().st_size:
+                tokens.append(np.empty(0, self._dtype))
+                continue
+            table = np.memmap(path, ENTRY, "r")
+            low = int(np.searchsorted(table["key"], bounds[0]))
+            high = (
+                len(table)
+                if last + 1 == 1 << _BUCKET_BITS
+                else int(np.searchsorted(table["key"], bounds[1] + np.uint64(1 << (64 - _BUCKET_BITS))))
+            )
+            piece = np.empty(high - low, wide)
+            for field in ENTRY.names or ():
+                piece[field] = table[field][low:high]
+            piece["file"] = number
+            pieces.append(piece)
+            tokens.append(np.memmap(self._encoded / f"{of:05d}.bin", self._dtype, "r"))
+        entries = np.concatenate(pieces)
+        return entries[np.argsort(entries["key"], kind="stable")], tokens

@@ -1,0 +1,97 @@
+"""What `prepare` did to the documents, added up from the reports of its tasks: counts for people and machines, examples for people."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gpt.data.decontamination import Matcher, plant, summarise
+from gpt.data.shards import SPLITS
+from gpt.data.work import add_up, read_reports
+from gpt.params import Prepare
+
+_SHOWN_MATCHES = 200
+_SHOWN_EXAMPLES = 5
+_NAMED = 1000
+
+
+def summarise_corpus(
+    settings: Prepare, owners: list[tuple[str, Path]], benchmarks: list[Path], work: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return counts (documents and bytes through each step), and a report with examples of what each step removed."""
+    read = add_up(read_reports(work / "read"))
+    duplicates = add_up(
+        report for name in ("held_out", "train") for report in read_reports(work / f"duplicates_{name}")
+    )
+    contaminated = add_up(read_reports(work / "matches")) or {}
+    judges = summarise(owners, work / "index", work / "matches")
+    dropped: dict[str, dict[str, int]] = {
+        **{
+            f"malformed: {reason}": {"documents": count, "bytes": 0}
+            for reason, count in read["read"]["rejected"].items()
+        },
+        **read["clean"]["dropped"],
+        **read["filters"]["dropped"],
+        **duplicates["dropped"],
+    }
+    if "drop" in contaminated:
+        dropped["contaminated"] = {key: contaminated["drop"][key] for key in ("documents", "bytes")}
+    counts = {
+        "read": {
+            "documents": sum(read["read"]["documents"].values()),
+            "bytes": sum(read["read"]["bytes"].values()),
+            "by_source": {
+                name: {"documents": count, "bytes": read["read"]["bytes"][name]}
+                for name, count in read["read"]["documents"].items()
+            },
+        },
+        "dropped": dropped,
+        "cut": {key: contaminated.get("cut", {}).get(key, 0) for key in ("documents", "bytes", "pieces")},
+        "contamination": {
+            name: {"items": entry["items"], "touched": len(entry["touched"]), "unprotected": len(entry["unprotected"])}
+            for name, entry in judges.items()
+        },
+        "planted": plant(
+            benchmarks or [path for _, path in owners],
+            Matcher(work / "index", settings.decontaminate.ngram),
+            settings.decontaminate.ngram,
+            settings.split_seed,
+        ),
+        **{split: _split(work, split) for split in SPLITS},
+    }
+    examples = {
+        **read["read"]["examples"],
+        **read["clean"]["examples"],
+        **read["filters"]["examples"],
+        **duplicates["examples"],
+    }
+    report = {
+        "examples": {reason: shown[:_SHOWN_EXAMPLES] for reason, shown in examples.items()},
+        "matches": _matches(work / "matches"),
+        "contaminated": {
+            name: {"touched": entry["touched"][:_NAMED], "unprotected": entry["unprotected"][:_NAMED]}
+            for name, entry in judges.items()
+        },
+        "sources": {split: add_up(read_reports(work / "written" / split)) for split in SPLITS},
+    }
+    return counts, report
+
+
+def _split(work: Path, split: str) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for counts in add_up(read_reports(work / "written" / split)).values():
+        total.update(counts)
+    return {key: total[key] for key in ("documents", "characters", "bytes", "words")}
+
+
+def _matches(folder: Path) -> list[dict[str, Any]]:
+    """Return the first matches of every benchmark and split, the longest first."""
+    found: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("*.jsonl")):
+        with path.open("rb") as file:
+            found += map(orjson.loads, file)
+            found = sorted(found, key=lambda match: (-match["words"], match["document"], match["text"]))[
+                :_SHOWN_MATCHES
+            ]
+    return found
