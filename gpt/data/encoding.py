@@ -20,7 +20,7 @@ from gpt.data.corpus import document_files, read_document_file
 from gpt.data.executors import Tasks
 from gpt.data.shards import SPLITS
 from gpt.data.tokenizer import load_tokenizer, tokenizer_id
-from gpt.data.work import link_files, read_reports, work_folder, write_report
+from gpt.data.work import add_up, link_files, read_reports, work_folder, write_report
 from gpt.errors import UserError
 from gpt.files import atomic_folder, read_json, sha256_file, write_json
 from gpt.params import Engine, Tokenize

@@ -1,4 +1,4 @@
-"""What `prepare` did to the documents, added up from the reports of its tasks: counts for people and machines, examples for people."""
+"""What `prepare` did to the documents, added up from its tasks' reports: counts for machines, examples for people."""
 
 from collections import Counter
 from pathlib import Path
