@@ -67,38 +67,49 @@ def _users_to_change(message: str) -> int:
 
 
 def fetch(options: argparse.Namespace) -> int:
-    """bring the sources of params.yaml to data/raw"""
+    """bring the sources of params.yaml to data/raw, benchmarks to data/benchmarks"""
     from gpt import paths
-    from gpt.data import sources
+    from gpt.data import benchmarks, sources
     from gpt.params import load_params
 
-    count = sources.fetch(load_params().fetch.sources, paths.RAW)
+    settings = load_params().fetch
+    count = sources.fetch(settings.sources, paths.RAW)
     print(f"{paths.RAW}: {count} files, verified")
+    items = benchmarks.build_benchmarks(settings.benchmarks, paths.BENCHMARKS)
+    print(f"{paths.BENCHMARKS}: " + (", ".join(f"{name} {count:,}" for name, count in items.items()) or "none"))
     return 0
 
 
 def prepare(options: argparse.Namespace) -> int:
-    """turn raw files into clean, deduplicated, split documents"""
+    """turn raw files into clean, deduplicated, decontaminated, split documents"""
     from gpt import paths
     from gpt.data import corpus
     from gpt.params import load_params
 
-    counts = corpus.prepare(load_params().prepare, paths.RAW, paths.DOCUMENTS, paths.PREPARE_METRICS)
-    dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts["dropped"].items())
-    kept = ", ".join(f"{split} {counts[split]['documents']}" for split in corpus.SPLITS)
-    print(f"{paths.DOCUMENTS}: {counts['read']['documents']} documents read; dropped {dropped}; {kept}")
+    params = load_params()
+    names = params.evaluate.benchmarks
+    counts = corpus.prepare(params.prepare, paths.RAW, paths.BENCHMARKS, names, paths.DOCUMENTS, paths.PREPARE_METRICS)
+    print(f"{paths.DOCUMENTS}: {counts['read']['documents']:,} documents, {counts['read']['bytes']:,} bytes read")
+    for reason, removed in counts["dropped"].items():
+        if removed["documents"]:
+            print(f"  {removed['documents']:,} dropped: {reason.replace('_', ' ')}")
+    if counts["cut"]["documents"]:
+        print(f"  {counts['cut']['documents']:,} cut where they match a benchmark or a held-out document")
+    for split in corpus.SPLITS:
+        print(f"  {split}: {counts[split]['documents']:,} documents, {counts[split]['bytes']:,} bytes")
     return 0
 
 
 def tokenizer(options: argparse.Namespace) -> int:
     """train or load the tokenizer"""
     from gpt import paths
-    from gpt.data.corpus import read_documents
+    from gpt.data.corpus import sample_texts
     from gpt.data.tokenizer import build_tokenizer
     from gpt.params import load_params
 
     settings = load_params().tokenizer
-    encoding = build_tokenizer(settings, read_documents(paths.DOCUMENTS / "train.jsonl"), paths.TOKENIZER)
+    texts = sample_texts(paths.DOCUMENTS, "train", settings.train_bytes)
+    encoding = build_tokenizer(settings, texts, paths.TOKENIZER)
     print(f"{paths.TOKENIZER}: {settings.kind}, {encoding.n_vocab} tokens")
     return 0
 
@@ -106,10 +117,18 @@ def tokenizer(options: argparse.Namespace) -> int:
 def tokenize(options: argparse.Namespace) -> int:
     """write the documents as memory-mapped token shards"""
     from gpt import paths
-    from gpt.data import shards
+    from gpt.data import encoding
     from gpt.params import load_params
 
-    index = shards.tokenize(load_params().tokenize, paths.DOCUMENTS, paths.TOKENIZER, paths.TOKENS)
+    params = load_params()
+    index = encoding.tokenize(
+        params.tokenize,
+        params.prepare.engine,
+        paths.DOCUMENTS,
+        paths.TOKENIZER,
+        paths.TOKENS,
+        paths.TOKENIZE_METRICS,
+    )
     for split, entry in index["splits"].items():
         print(
             f"{paths.TOKENS}: {split} {entry['tokens']:,} tokens, {entry['bytes'] / entry['tokens']:.2f} bytes per token"

@@ -13,7 +13,7 @@ import torch
 from ruamel.yaml import YAML
 
 from gpt import paths
-from gpt.data import corpus, shards, sources, tokenizer
+from gpt.data import benchmarks, corpus, encoding, shards, sources, tokenizer
 from gpt.files import sha256_file
 from gpt.params import load_params
 
@@ -55,15 +55,33 @@ def small_change(text: Path) -> Change:
     """Return what makes the repository's params.yaml one of a small project on the file `text`."""
     source = {"name": "made-up", "kind": "local", "path": str(text), "sha256": sha256_file(text), "licence": "none"}
     return {
-        "fetch": {"sources": [source]},
-        "prepare": {"validation_fraction": 0.2, "test_fraction": 0.2, "split_seed": 0},
+        "fetch": {"sources": [source], "benchmarks": []},
+        "prepare": {
+            "engine": {"kind": "local", "workers": 1, "slurm_partition": "", "slurm_time": "1:00:00"},
+            "shards": 1,
+            "validation_fraction": 0.2,
+            "test_fraction": 0.2,
+            "split_seed": 0,
+        },
         "tokenizer": {"kind": "char", "vocab_size": 400},
         "tokenize": {"shard_tokens": 1024},
         "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "dropout": 0.0, "init": "gpt2"},
         "train": {"max_steps": 4, "batch_size": 8},
-        "evaluate": {"max_new_tokens": 8},
+        "evaluate": {"max_new_tokens": 8, "benchmarks": []},
         "launch": {"micro_batch_size": 8},
     }
+
+
+def prepare_data(folder: Path) -> None:
+    """Run the stages after fetch, up to tokenize, in a project."""
+    params = load_params(folder / "params.yaml")
+    documents, tokens = folder / paths.DOCUMENTS, folder / paths.TOKENS
+    names, metrics = params.evaluate.benchmarks, folder / paths.PREPARE_METRICS
+    corpus.prepare(params.prepare, folder / paths.RAW, folder / paths.BENCHMARKS, names, documents, metrics)
+    texts = corpus.sample_texts(documents, "train", params.tokenizer.train_bytes)
+    tokenizer.build_tokenizer(params.tokenizer, texts, folder / paths.TOKENIZER)
+    engine, metrics = params.prepare.engine, folder / paths.TOKENIZE_METRICS
+    encoding.tokenize(params.tokenize, engine, documents, folder / paths.TOKENIZER, tokens, metrics)
 
 
 @pytest.fixture(scope="session")
@@ -74,10 +92,8 @@ def prepared_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_params(folder, small_change(folder / "text.jsonl"))
     params = load_params(folder / "params.yaml")
     sources.fetch(params.fetch.sources, folder / paths.RAW)
-    corpus.prepare(params.prepare, folder / paths.RAW, folder / paths.DOCUMENTS, folder / paths.PREPARE_METRICS)
-    documents = corpus.read_documents(folder / paths.DOCUMENTS / "train.jsonl")
-    tokenizer.build_tokenizer(params.tokenizer, documents, folder / paths.TOKENIZER)
-    shards.tokenize(params.tokenize, folder / paths.DOCUMENTS, folder / paths.TOKENIZER, folder / paths.TOKENS)
+    benchmarks.build_benchmarks(params.fetch.benchmarks, folder / paths.BENCHMARKS)
+    prepare_data(folder)
     return folder
 
 

@@ -1,6 +1,8 @@
 import copy
 import re
 from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,7 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
     del holder[place[-1]]
     (line,) = faults(tmp_path, values)
     if place[-1] == "kind" and place[0] == "fetch":  # without it nobody knows what else is missing
-        assert line.startswith("params.yaml: fetch.sources.0 = ")
+        assert line.startswith(f"params.yaml: fetch.{place[1]}.0 = ")
         assert "'kind'" in line
     else:
         assert line.startswith(f"params.yaml: {'.'.join(map(str, place))} is missing")
@@ -91,12 +93,24 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
         ("base.seed", 1.5),
         ("base.seed", True),
         ("fetch.sources", []),
-        ("prepare.text_field", ""),
+        ("prepare.engine.kind", "threads"),
+        ("prepare.engine.workers", -1),
+        ("prepare.engine.slurm_time", "soon"),
+        ("prepare.shards", 0),
+        ("prepare.read.text_field", ""),
+        ("prepare.read.pattern", "("),
+        ("prepare.read.format", "csv"),
+        ("prepare.malformed", "ignore"),
+        ("prepare.deduplicate.hashes", 0),
+        ("prepare.decontaminate.action", "mask"),
+        ("prepare.decontaminate.ngram", 1),
         ("prepare.validation_fraction", 0),
         ("prepare.validation_fraction", 1),
         ("prepare.test_fraction", -0.1),
         ("prepare.split_seed", -1),
         ("tokenizer.kind", "words"),
+        ("tokenizer.train_bytes", 0),
+        ("tokenize.shuffle_seed", -1),
         ("tokenizer.vocab_size", 257),
         ("tokenizer.vocab_size", "4096"),
         ("tokenizer.vocab_size", 4096.0),
@@ -155,8 +169,10 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
     ],
 )
 def test_a_wrong_value_is_named_with_its_key(tmp_path: Path, place: str, value: object) -> None:
-    section, key = place.split(".")
-    (line,) = faults(tmp_path, changed(**{section: {key: value}}))
+    values = copy.deepcopy(VALUES)
+    *holders, key = place.split(".")
+    reduce(getitem, holders, values)[key] = value
+    (line,) = faults(tmp_path, values)
     if isinstance(value, list):
         value = ()  # lists of the file are tuples here: nobody can change them
     assert re.match(rf"params\.yaml: {re.escape(place)} = {re.escape(repr(value))}: \S", line.replace("[]", "()")), line

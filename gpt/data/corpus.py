@@ -28,7 +28,7 @@ from gpt.data.shards import SPLITS
 from gpt.data.summary import summarise_corpus
 from gpt.data.work import link_files, work_folder, write_report
 from gpt.errors import UserError
-from gpt.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
+from gpt.files import atomic_folder, read_json, sha256_file, write_json
 from gpt.params import Prepare
 
 _PRIORITY = {"test": 0, "validation": 1, "train": 2}
@@ -77,23 +77,32 @@ def choose_split(digest: bytes, settings: Prepare) -> str:
 
 
 def read_documents(folder: Path, split: str) -> Iterator[dict[str, Any]]:
-    """Yield the documents of a split that `prepare` wrote: id, source, text, words, metadata."""
-    for entry in document_files(folder, split):
-        yield from read_document_file(folder / entry["file"])
+    """Yield the documents of a split that `prepare` wrote: id, source, text, words and, if mapped, metadata."""
+    for entry in describe_documents(folder)[split]["files"]:
+        yield from read_file(folder, entry)
 
 
-def document_files(folder: Path, split: str) -> list[dict[str, Any]]:
-    """Return what documents.json says of a split's files: file, documents, bytes, sha256."""
-    return read_json(folder / "documents.json", "run `gpt prepare` first", SPLITS)[split]["files"]
+def sample_texts(folder: Path, split: str, wanted_bytes: int) -> Iterator[str]:
+    """Yield the texts of about so many bytes of a split, documents chosen by their hash, in the order of the files."""
+    share = wanted_bytes / max(describe_documents(folder)[split]["bytes"], 1)
+    for document in read_documents(folder, split):
+        if share >= 1 or int.from_bytes(hashlib.sha256(document["id"].encode()).digest()[:8], "big") / 2**64 < share:
+            yield document["text"]
 
 
-def read_document_file(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                yield orjson.loads(line)
-    except (FileNotFoundError, orjson.JSONDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({type(error).__name__}); run `gpt prepare` again") from None
+def describe_documents(folder: Path) -> dict[str, Any]:
+    """Return documents.json: by split its counts, its files (file, bytes, sha256) and the sum of its texts' hashes."""
+    return read_json(folder / "documents.json", "run `gpt prepare` first", SPLITS)
+
+
+def read_file(folder: Path, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the documents of a file of documents.json; raise `UserError` if it is not the one that `prepare` wrote."""
+    path = folder / entry["file"]
+    found = sha256_file(path) if path.exists() else "no file"
+    if found != entry["sha256"]:
+        raise UserError(f"{path}: SHA-256 is {found}, documents.json says {entry['sha256']}; run `gpt prepare` again")
+    with path.open("rb") as file:
+        yield from map(orjson.loads, file)
 
 
 def _deduplicate(settings: Prepare, raw: Path, sources: list[str], work: Path, tasks: Tasks) -> None:
@@ -242,10 +251,13 @@ class _WriteDocuments(PipelineStep):
                 if metadata := document.metadata["metadata"]:
                     record["metadata"] = metadata
                 files[split].write(orjson.dumps(record) + b"\n")
-                size = len(document.text.encode())
+                encoded = document.text.encode()
+                size = len(encoded)
                 stats[split][source].update(
                     {"documents": 1, "bytes": size, "characters": len(document.text), "words": words}
                 )
+                # A sum does not depend on the order, so the same documents have the same hash in any number of files.
+                stats[split][source]["hash"] += int.from_bytes(hashlib.sha256(encoded).digest(), "big")
                 stats[split][source][f"length {size.bit_length() - 1}"] += 1
         for split in self._splits:
             write_report(self._work / "written" / split, rank, stats[split])
@@ -260,7 +272,7 @@ def _describe(folder: Path, counts: dict[str, Any]) -> dict[str, Any]:
             {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path in sorted(folder.glob(f"{split}_*.jsonl"))
         ]
-        described[split] = counts[split] | {"sha256": sha256_json(files), "files": files}
+        described[split] = counts[split] | {"files": files}
     return described
 
 

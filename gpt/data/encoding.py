@@ -16,13 +16,13 @@ import numpy as np
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from gpt.data.corpus import document_files, read_document_file
+from gpt.data.corpus import describe_documents, read_file
 from gpt.data.executors import Tasks
 from gpt.data.shards import SPLITS
 from gpt.data.tokenizer import load_tokenizer, tokenizer_id
 from gpt.data.work import add_up, link_files, read_reports, work_folder, write_report
 from gpt.errors import UserError
-from gpt.files import atomic_folder, read_json, sha256_file, write_json
+from gpt.files import atomic_folder, write_json
 from gpt.params import Engine, Tokenize
 
 ENTRY = np.dtype([("key", "<u8"), ("start", "<u8"), ("tokens", "<u4")])
@@ -38,9 +38,9 @@ def tokenize(
     Raises `UserError` for documents that are not as `prepare` wrote them, or weights that leave nothing to train on.
     """
     encoding = load_tokenizer(tokenizer)
-    described = read_json(documents / "documents.json", "run `gpt prepare` first", SPLITS)
+    described = describe_documents(documents)
     dtype = np.dtype("<u2" if encoding.n_vocab <= 2**16 else "<u4")
-    files = [(split, entry) for split in SPLITS for entry in document_files(documents, split)]
+    files = [(split, entry) for split in SPLITS for entry in described[split]["files"]]
     identity = {
         "settings": settings.model_dump(mode="json"),
         "documents": described,
@@ -136,12 +136,6 @@ class _Encode(PipelineStep):
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         split, described = self._files[rank]
-        path = self._documents / described["file"]
-        found = sha256_file(path) if path.exists() else "no file"
-        if found != described["sha256"]:
-            raise UserError(
-                f"{path}: SHA-256 is {found}, documents.json says {described['sha256']}; run `gpt prepare` again"
-            )
         encoding = load_tokenizer(self._tokenizer)
         end = np.array([encoding.eot_token], self._dtype).tobytes()
         entries: list[tuple[int, int, int]] = []
@@ -149,7 +143,7 @@ class _Encode(PipelineStep):
         position = 0
         self._output.mkdir(parents=True, exist_ok=True)
         with (self._output / f"{rank:05d}.bin").open("wb") as file:
-            for document in read_document_file(path):
+            for document in read_file(self._documents, described):
                 name, source = document["id"], document["source"]
                 copies = count_copies(name, self._settings.weights.get(source, 1.0)) if split == "train" else 1
                 if not copies:

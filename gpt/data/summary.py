@@ -73,16 +73,23 @@ def summarise_corpus(
             name: {"touched": entry["touched"][:_NAMED], "unprotected": entry["unprotected"][:_NAMED]}
             for name, entry in judges.items()
         },
-        "sources": {split: add_up(read_reports(work / "written" / split)) for split in SPLITS},
+        "sources": {
+            split: {
+                source: {key: count for key, count in entry.items() if key != "hash"}
+                for source, entry in add_up(read_reports(work / "written" / split)).items()
+            }
+            for split in SPLITS
+        },
     }
     return counts, report
 
 
-def _split(work: Path, split: str) -> dict[str, int]:
+def _split(work: Path, split: str) -> dict[str, int | str]:
     total: Counter[str] = Counter()
     for counts in add_up(read_reports(work / "written" / split)).values():
         total.update(counts)
-    return {key: total[key] for key in ("documents", "characters", "bytes", "words")}
+    sizes = {key: total[key] for key in ("documents", "characters", "bytes", "words")}
+    return sizes | {"sha256": f"{total['hash'] % 2**256:064x}"}
 
 
 def _matches(folder: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from gpt import paths
 from gpt.errors import UserError
-from gpt.files import sha256_file
 from gpt.params import Params
 from gpt.registry.versions import (
     CANDIDATE,
@@ -160,14 +159,14 @@ def _measure_again(client: "MlflowClient", champion: "ModelVersion", candidate: 
     """Return the champion's bits per byte on the documents that the candidate was measured on."""
     import numpy as np
 
-    from gpt.data.corpus import read_documents
+    from gpt.data.corpus import describe_documents, read_documents
     from gpt.evaluation.likelihood import Likelihood, documents_likelihood
     from gpt.model.storage import default_device, load_model
 
-    path = project / paths.DOCUMENTS / "test.jsonl"
-    if not path.exists() or sha256_file(path) != candidate.tags["test_documents_sha256"]:
+    folder = project / paths.DOCUMENTS
+    if describe_documents(folder)["test"]["sha256"] != candidate.tags["test_documents_sha256"]:
         raise UserError(
-            f"{path}: not the documents that the candidate was measured on, which the champion must be measured on too;"
+            f"{folder}: not the documents that the candidate was measured on, which the champion must be measured on too;"
             " run `gpt promote` in the project that registered it, after `dvc repro`"
         )
     model, encoding = load_model(model_folder(client, champion), default_device())
@@ -175,9 +174,9 @@ def _measure_again(client: "MlflowClient", champion: "ModelVersion", candidate: 
 
     def documents() -> "Iterator[np.ndarray]":
         nonlocal text_bytes
-        for text in read_documents(path):
-            text_bytes += len(text.encode())
-            yield np.asarray([*encoding.encode_ordinary(text), encoding.eot_token], dtype=np.int64)
+        for document in read_documents(folder, "test"):
+            text_bytes += len(document["text"].encode())
+            yield np.asarray([*encoding.encode_ordinary(document["text"]), encoding.eot_token], dtype=np.int64)
 
     nats, tokens = documents_likelihood(model, documents(), encoding.eot_token)
     return Likelihood(nats, tokens, text_bytes).bits_per_byte

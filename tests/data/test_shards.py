@@ -1,4 +1,6 @@
 import json
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,26 +10,44 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt.data.corpus import SPLITS
-from gpt.data.shards import TokenReader, data_id, read_index, tokenize, verify_shards
+from gpt.data.encoding import count_copies, document_key, tokenize
+from gpt.data.shards import SPLITS, TokenReader, data_id, read_index, verify_shards
 from gpt.data.tokenizer import build_tokenizer, load_tokenizer, tokenizer_id
 from gpt.errors import UserError
 from gpt.files import sha256_file, sha256_tree, write_json
-from gpt.params import Tokenize, Tokenizer
+from gpt.params import Engine, Tokenize, Tokenizer
 
 TEXTS = [f"document {number}: " + "naïve text " * (number % 7) + "<|endoftext|>" * (number % 3) for number in range(40)]
+SEED = 7
 BY_SPLIT = {"train": TEXTS[:30], "validation": TEXTS[30:35], "test": TEXTS[35:]}
 
 
-def write_documents(folder: Path, by_split: dict[str, list[str]]) -> None:
+def write_documents(folder: Path, by_split: dict[str, list[str]], files: int = 1) -> None:
+    """Write texts as `gpt prepare` would, dealt to so many files; every third document is of the source `b`."""
     folder.mkdir(exist_ok=True)
-    counts = {}
+    described = {}
     for split in SPLITS:
-        path = folder / f"{split}.jsonl"
-        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in by_split[split]), encoding="utf-8")
+        entries = []
+        for number in range(files):
+            path = folder / f"{split}_{number:05d}.jsonl"
+            chosen = [(place, text) for place, text in enumerate(by_split[split])][number::files]
+            path.write_text(
+                "".join(
+                    json.dumps({"id": f"{split}{place}", "source": "aab"[place % 3], "text": text, "words": 2}) + "\n"
+                    for place, text in chosen
+                ),
+                encoding="utf-8",
+            )
+            entries.append({"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)})
         size = sum(len(text.encode()) for text in by_split[split])
-        counts[split] = {"documents": len(by_split[split]), "bytes": size, "sha256": sha256_file(path)}
-    write_json(folder / "documents.json", counts)
+        described[split] = {"documents": len(by_split[split]), "bytes": size, "sha256": split, "files": entries}
+    write_json(folder / "documents.json", described)
+
+
+def in_order(by_split: dict[str, list[str]], split: str) -> list[str]:
+    """Return a split's texts in the order of their keys."""
+    keys = {place: document_key(SEED, f"{split}{place}", 0) for place in range(len(by_split[split]))}
+    return [by_split[split][place] for place in sorted(keys, key=lambda place: keys[place])]
 
 
 @pytest.fixture(scope="module")
@@ -35,23 +55,26 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Documents and a tokenizer of them."""
     folder = tmp_path_factory.mktemp("made")
     write_documents(folder / "documents", BY_SPLIT)
-    build_tokenizer(Tokenizer(kind="bpe", vocab_size=280), BY_SPLIT["train"], folder / "tokenizer")
+    build_tokenizer(Tokenizer(kind="bpe", vocab_size=280, train_bytes=10**9), BY_SPLIT["train"], folder / "tokenizer")
     return folder
 
 
-def write_shards(made: Path, output: Path, shard_tokens: int = 1024) -> dict[str, Any]:
+def write_shards(made: Path, output: Path, shard_tokens: int = 1024, workers: int = 1, **change: Any) -> dict[str, Any]:
     # Smaller shards than params.yaml allows, so that there are many of few tokens.
-    settings = Tokenize.model_construct(shard_tokens=shard_tokens)
-    return tokenize(settings, made / "documents", made / "tokenizer", output)
+    values = {"shard_tokens": shard_tokens, "shuffle_seed": SEED, "weights": {}} | change
+    settings = Tokenize.model_construct(**values)
+    engine = Engine(kind="local", workers=workers, slurm_partition="", slurm_time="1:00:00")
+    return tokenize(settings, engine, made / "documents", made / "tokenizer", output, output.parent / "tokenize.json")
 
 
 def encoded(made: Path, split: str) -> list[int]:
     encoding = load_tokenizer(made / "tokenizer")
-    return [token for text in BY_SPLIT[split] for token in (*encoding.encode_ordinary(text), encoding.eot_token)]
+    texts = in_order(BY_SPLIT, split)
+    return [token for text in texts for token in (*encoding.encode_ordinary(text), encoding.eot_token)]
 
 
-@given(st.integers(30, 2000), st.data())
-@settings(deadline=None, max_examples=20)
+@given(st.integers(150, 2000), st.data())
+@settings(deadline=None, max_examples=12)
 def test_reading_across_shards_is_reading_their_concatenation(
     made: Path, tmp_path_factory: pytest.TempPathFactory, shard_tokens: int, data: st.DataObject
 ) -> None:
@@ -68,7 +91,7 @@ def test_reading_across_shards_is_reading_their_concatenation(
         assert tokens.tolist() == expected[first:last]
     spans = list(reader.document_spans())
     encoding = load_tokenizer(made / "tokenizer")
-    assert [encoding.decode(reader.read(a, b - a).tolist()[:-1]) for a, b in spans] == BY_SPLIT["train"]
+    assert [encoding.decode(reader.read(a, b - a).tolist()[:-1]) for a, b in spans] == in_order(BY_SPLIT, "train")
     assert all(reader.read(b - 1, 1) == encoding.eot_token for _, b in spans)
     verify_shards(output)
 
@@ -92,7 +115,7 @@ def test_the_index_says_what_the_shards_are(made: Path, tmp_path: Path) -> None:
         reader = TokenReader(tmp_path / "tokens", split)
         assert reader.documents == len(texts)
         assert reader.text_bytes == sum(len(text.encode()) for text in texts)
-        assert reader.documents_sha256 == sha256_file(made / "documents" / f"{split}.jsonl")
+        assert reader.documents_sha256 == split, "as documents.json has it"
         for shard in index["splits"][split]["shards"]:
             path = tmp_path / "tokens" / shard["file"]
             assert sha256_file(path) == shard["sha256"]
@@ -112,7 +135,7 @@ def test_the_vocabulary_decides_the_width_of_a_token(tmp_path: Path, characters:
     letters = [chr(0x1_0000 + number) for number in range(characters)]
     text = "".join(letters)
     write_documents(tmp_path / "documents", {"train": [text], "validation": [text[-9:]], "test": [text[:9]]})
-    settings = Tokenizer(kind="char", vocab_size=100_000)
+    settings = Tokenizer(kind="char", vocab_size=100_000, train_bytes=10**9)
     encoding = build_tokenizer(settings, [text], tmp_path / "tokenizer")
     assert encoding.n_vocab == characters + 257
     index = write_shards(tmp_path, tmp_path / "tokens", shard_tokens=10_000)
@@ -180,8 +203,70 @@ def test_documents_that_are_not_those_counted_are_refused(made: Path, tmp_path: 
     write_documents(tmp_path / "documents", BY_SPLIT)
     write_shards(made, tmp_path / "tokens")
     before = sha256_tree(tmp_path / "tokens")
-    path = tmp_path / "documents" / "test.jsonl"
+    path = tmp_path / "documents" / "test_00000.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))  # a whole line less
-    with pytest.raises(UserError, match=r"test\.jsonl: SHA-256 is .*run `gpt prepare` again"):
-        tokenize(Tokenize(shard_tokens=1024), tmp_path / "documents", made / "tokenizer", tmp_path / "tokens")
+    shutil.copytree(made / "tokenizer", tmp_path / "tokenizer")
+    with pytest.raises(UserError, match=r"test_00000\.jsonl: SHA-256 is .*run `gpt prepare` again"):
+        write_shards(tmp_path, tmp_path / "tokens")
     assert sha256_tree(tmp_path / "tokens") == before
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory, made: Path) -> dict[str, list[str]]:
+    return {
+        "train": [f"train {number} " + "x" * (number % 50) for number in range(300)],
+        "validation": ["v"],
+        "test": ["t"],
+    }
+
+
+@pytest.mark.parametrize(("files", "workers"), [(1, 1), (3, 1), (3, 2)])
+def test_tokens_depend_neither_on_how_documents_were_divided_nor_on_workers(
+    made: Path, many: dict[str, list[str]], tmp_path: Path, files: int, workers: int
+) -> None:
+    shutil.copytree(made / "tokenizer", tmp_path / "tokenizer")
+    write_documents(tmp_path / "documents", many, files)
+    write_shards(tmp_path, tmp_path / "tokens", 700, workers)
+    encoding = load_tokenizer(made / "tokenizer")
+    reader = TokenReader(tmp_path / "tokens", "train")
+    texts = [encoding.decode(reader.read(a, b - a).tolist()[:-1]) for a, b in reader.document_spans()]
+    assert texts == in_order(many, "train")
+    assert texts != many["train"]
+
+
+def test_another_seed_is_another_order(made: Path, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_shards(made, tmp_path / str(seed), shuffle_seed=seed)
+    readers = [TokenReader(tmp_path / str(seed), "train") for seed in (1, 2)]
+    first, second = (reader.read(0, reader.tokens) for reader in readers)
+    assert sorted(first) == sorted(second)
+    assert not np.array_equal(first, second)
+
+
+def test_a_source_counts_as_often_as_its_weight(made: Path, tmp_path: Path) -> None:
+    index = write_shards(made, tmp_path / "tokens", weights={"a": 2.5})
+    encoding = load_tokenizer(made / "tokenizer")
+    reader = TokenReader(tmp_path / "tokens", "train")
+    seen = Counter(encoding.decode(reader.read(a, b - a).tolist()[:-1]) for a, b in reader.document_spans())
+    for place, text in enumerate(BY_SPLIT["train"]):
+        expected = 1 if place % 3 == 2 else count_copies(f"train{place}", 2.5)
+        assert seen[text] == expected
+        assert expected in ((1,) if place % 3 == 2 else (2, 3))
+    entry = index["splits"]["train"]
+    assert entry["documents"] == reader.documents == seen.total()
+    assert entry["bytes"] == sum(len(text.encode()) * count for text, count in seen.items())
+    assert index["splits"]["test"]["documents"] == len(BY_SPLIT["test"]), "what judges is seen once"
+
+
+@given(st.floats(0.01, 4))
+@settings(deadline=None, max_examples=30)
+def test_copies_are_the_weight_on_average(weight: float) -> None:
+    copies = [count_copies(f"{number}", weight) for number in range(4000)]
+    assert set(copies) <= {int(weight), int(weight) + 1}
+    assert np.mean(copies) == pytest.approx(weight, abs=0.05)
+
+
+def test_weights_that_leave_nothing_are_an_error(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tokenize\.weights leave no document in train"):
+        write_shards(made, tmp_path / "tokens", weights={"a": 1e-9, "b": 1e-9})
+    assert not (tmp_path / "tokens").exists()

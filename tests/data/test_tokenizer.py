@@ -38,7 +38,10 @@ WORDS = [
     "😀",
 ]
 DOCUMENTS = [" ".join(random.Random(seed).choices(WORDS, k=60)) + "\n\nEnd.\n" for seed in range(20)]
-SETTINGS = {"bpe": Tokenizer(kind="bpe", vocab_size=300), "char": Tokenizer(kind="char", vocab_size=300)}
+SETTINGS = {
+    "bpe": Tokenizer(kind="bpe", vocab_size=300, train_bytes=10**9),
+    "char": Tokenizer(kind="char", vocab_size=300, train_bytes=10**9),
+}
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +104,7 @@ def test_training_twice_gives_the_same_bytes(tmp_path: Path, kind: Kind) -> None
     # Another process has other hash seeds, and here another number of threads.
     code = (
         "import json, sys; from pathlib import Path; from gpt.data.tokenizer import build_tokenizer, Settings;"
-        " build_tokenizer(Settings(kind=sys.argv[1], vocab_size=300), json.load(sys.stdin), Path(sys.argv[2]))"
+        " build_tokenizer(Settings(kind=sys.argv[1], vocab_size=300, train_bytes=10**9), json.load(sys.stdin), Path(sys.argv[2]))"
     )
     env = {"PYTHONPATH": str(ROOT), "RAYON_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
     command = [sys.executable, "-c", code, kind, str(tmp_path / "there")]
@@ -127,9 +130,9 @@ def test_a_loaded_tokenizer_is_the_one_that_was_saved(tmp_path: Path, kind: Kind
 @pytest.mark.parametrize(
     ("settings", "documents"),
     [
-        (Tokenizer(kind="bpe", vocab_size=1000), ["a short text"]),
-        (Tokenizer(kind="bpe", vocab_size=258), []),
-        (Tokenizer(kind="char", vocab_size=258), ["äöü"]),
+        (Tokenizer(kind="bpe", vocab_size=1000, train_bytes=10**9), ["a short text"]),
+        (Tokenizer(kind="bpe", vocab_size=258, train_bytes=10**9), []),
+        (Tokenizer(kind="char", vocab_size=258, train_bytes=10**9), ["äöü"]),
     ],
 )
 def test_a_vocabulary_that_does_not_fit_the_text_is_refused(
@@ -196,7 +199,7 @@ def test_ranks_on_disk_are_in_tiktokens_own_format(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_gpt2_is_openais(tmp_path: Path) -> None:
-    encoding = build_tokenizer(Tokenizer(kind="gpt2", vocab_size=50257), [], tmp_path / "tokenizer")
+    encoding = build_tokenizer(Tokenizer(kind="gpt2", vocab_size=50257, train_bytes=10**9), [], tmp_path / "tokenizer")
     assert encoding.encode_ordinary("Hello, I am") == [15496, 11, 314, 716]
     assert (encoding.n_vocab, encoding.eot_token) == (50257, 50256)
     text = "naïve 漢字 😀\r\n\t  x"

@@ -226,7 +226,7 @@ def no_archive() -> None:
 def other_tokenizer(folder: Path) -> Damage:
     def apply() -> None:
         shutil.rmtree(folder)
-        build_tokenizer(Tokenizer(kind="char", vocab_size=400), ["äöü"], folder)
+        build_tokenizer(Tokenizer(kind="char", vocab_size=400, train_bytes=10**9), ["äöü"], folder)
 
     return apply
 
@@ -261,8 +261,8 @@ DAMAGED: dict[str, tuple[str, Damage, str]] = {
     "prepare: no Parquet": ("prepare", raw("a.parquet", b"PAR1 not"), r"a\.parquet: not a readable Parquet file"),
     "prepare: one document": ("prepare", raw("a.txt", b"a"), "none of 1 documents falls into"),
     "prepare: unwritable metrics": ("prepare", replace_by_file("metrics"), "metrics"),
-    "tokenizer: no documents": ("tokenizer", remove(paths.DOCUMENTS), r"train\.jsonl: cannot be read"),
-    "tokenizer: damaged": ("tokenizer", cut(paths.DOCUMENTS / "train.jsonl"), r"train\.jsonl: cannot be read"),
+    "tokenizer: no documents": ("tokenizer", remove(paths.DOCUMENTS), r"documents\.json: not found; run `gpt prepare`"),
+    "tokenizer: damaged": ("tokenizer", cut(paths.DOCUMENTS / "train_00000.jsonl"), r"train_00000\.jsonl: SHA-256 is "),
     "tokenizer: too little text": (
         "tokenizer",
         params(tokenizer={"kind": "bpe", "vocab_size": 50_000}),
@@ -272,7 +272,11 @@ DAMAGED: dict[str, tuple[str, Damage, str]] = {
     "tokenize: no tokenizer": ("tokenize", remove(paths.TOKENIZER), r"tokenizer\.json: not found; run `gpt tokenizer`"),
     "tokenize: damaged tokenizer": ("tokenize", flip(paths.TOKENIZER / "ranks.tiktoken"), r"ranks\.tiktoken: damaged"),
     "tokenize: no documents": ("tokenize", remove(paths.DOCUMENTS), r"documents\.json: not found; run `gpt prepare`"),
-    "tokenize: changed documents": ("tokenize", flip(paths.DOCUMENTS / "test.jsonl"), r"test\.jsonl: SHA-256 is "),
+    "tokenize: changed documents": (
+        "tokenize",
+        flip(paths.DOCUMENTS / "test_00000.jsonl"),
+        r"test_00000\.jsonl: SHA-256 is ",
+    ),
     "pretrain: strategy": (
         "pretrain",
         params(launch={"strategy": "fsdp", "precision": "fp16"}),

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from gpt import paths
-from gpt.data import corpus, shards, tokenizer
+from gpt.data import encoding
 from gpt.data.shards import TokenReader
 from gpt.errors import UserError
 from gpt.evaluation.likelihood import split_likelihood
@@ -15,6 +15,7 @@ from gpt.registry.package import register
 from gpt.registry.promotion import audit_trail, promote, rollback
 from gpt.registry.versions import CANDIDATE, CHAMPION, resolve_model, version_of_alias
 from gpt.training import store
+from tests.conftest import prepare_data
 from tests.registry.conftest import bits_per_byte, make_model, register_model
 
 NAME = "small-gpt"
@@ -103,12 +104,8 @@ def change_test_documents(project: Path) -> None:
     """Another split seed, another tokenizer: the figures of before compare with nothing."""
     file = project / "params.yaml"
     file.write_text(file.read_text().replace("split_seed: 0", "split_seed: 1").replace("kind: char", "kind: bpe"))
-    settings = load_params(file)
-    corpus.prepare(settings.prepare, project / paths.RAW, project / paths.DOCUMENTS, project / paths.PREPARE_METRICS)
-    documents = corpus.read_documents(project / paths.DOCUMENTS / "train.jsonl")
-    smaller = settings.tokenizer.model_copy(update={"vocab_size": 290})
-    tokenizer.build_tokenizer(smaller, documents, project / paths.TOKENIZER)
-    shards.tokenize(settings.tokenize, project / paths.DOCUMENTS, project / paths.TOKENIZER, project / paths.TOKENS)
+    file.write_text(file.read_text().replace("vocab_size: 400", "vocab_size: 290"))
+    prepare_data(project)
 
 
 def test_champion_is_measured_again_on_the_candidates_documents(project: Path, params: Params) -> None:
@@ -123,7 +120,8 @@ def test_champion_is_measured_again_on_the_candidates_documents(project: Path, p
     result = promote(params, project)
     # What `gpt evaluate` would say of the champion on the documents of now, by its own tokenizer.
     again = project / "tokens-of-the-champion"
-    shards.tokenize(params.tokenize, project / paths.DOCUMENTS, project / "old-tokenizer", again)
+    documents, metrics = project / paths.DOCUMENTS, project / "again.json"
+    encoding.tokenize(params.tokenize, params.prepare.engine, documents, project / "old-tokenizer", again, metrics)
     expected = split_likelihood(old_model, TokenReader(again, "test")).bits_per_byte
     (reason,) = result.reasons
     assert reason.threshold == pytest.approx(expected, rel=1e-6)
@@ -138,7 +136,9 @@ def test_other_documents_than_the_candidates_are_refused(project: Path, params: 
     change_test_documents(project)
     params = load_params(project / "params.yaml")
     register_model(project, steps=1)
-    (project / paths.DOCUMENTS / "test.jsonl").unlink()
+    file = project / "params.yaml"
+    file.write_text(file.read_text().replace("split_seed: 1", "split_seed: 2"))
+    prepare_data(project)
     with pytest.raises(UserError, match="not the documents that the candidate was measured on"):
         promote(params, project)
     assert champion() == 1
