@@ -137,15 +137,15 @@ import os, re, subprocess, sys
 script = open(sys.argv[-1]).read()
 last = int(re.search(r"--array=0-(\\d+)", script).group(1))
 body = script.replace("srun", "env").replace(" -l -n 1 ", " ")
-path = os.path.join(os.environ["FAKE_SLURM"], "job.sh")
+path = os.path.join(os.environ["FAKE_SLURM"], f"{{os.getpid()}}.job")
 open(path, "w").write(body)
 run = f"SLURM_ARRAY_TASK_ID=$i SLURM_NODELIST=localhost RUN_OFFSET=0 bash {{path}}"
 loop = f"for i in $(seq 0 {{last}}); do {{run}}; done; rm {{path}}"
-subprocess.Popen(["bash", "-c", loop], stdout=open(path + ".log", "w"), stderr=subprocess.STDOUT)
+subprocess.Popen(["bash", "-c", loop], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 print("Submitted batch job 7")
 """
 SQUEUE = """#!/bin/sh
-[ -e "$FAKE_SLURM/job.sh" ] && echo "7 running"
+ls "$FAKE_SLURM" | grep -q "[.]job$" && echo "7 running"
 exit 0
 """
 
