@@ -67,13 +67,17 @@ def _users_to_change(message: str) -> int:
 
 
 def fetch(options: argparse.Namespace) -> int:
-    """bring the sources of params.yaml to data/raw"""
+    """bring the sources of params.yaml to data/raw and the benchmarks to data/benchmarks"""
     from gpt import paths
-    from gpt.data import sources
+    from gpt.data import benchmarks, sources
     from gpt.params import load_params
 
-    count = sources.fetch(load_params().fetch.sources, paths.RAW)
+    settings = load_params().fetch
+    count = sources.fetch(settings.sources, paths.RAW)
     print(f"{paths.RAW}: {count} files, verified")
+    counts = benchmarks.build_benchmarks(settings.benchmarks, paths.BENCHMARKS)
+    items = sum(sum(splits.values()) for splits in counts.values())
+    print(f"{paths.BENCHMARKS}: {len(counts)} benchmarks, {items:,} items")
     return 0
 
 
