@@ -67,7 +67,7 @@ def _users_to_change(message: str) -> int:
 
 
 def fetch(options: argparse.Namespace) -> int:
-    """bring the sources of params.yaml to data/raw, benchmarks to data/benchmarks"""
+    """bring the sources of params.yaml to data/raw and the benchmarks to data/benchmarks"""
     from gpt import paths
     from gpt.data import benchmarks, sources
     from gpt.params import load_params
@@ -75,8 +75,9 @@ def fetch(options: argparse.Namespace) -> int:
     settings = load_params().fetch
     count = sources.fetch(settings.sources, paths.RAW)
     print(f"{paths.RAW}: {count} files, verified")
-    items = benchmarks.build_benchmarks(settings.benchmarks, paths.BENCHMARKS)
-    print(f"{paths.BENCHMARKS}: " + (", ".join(f"{name} {count:,}" for name, count in items.items()) or "none"))
+    counts = benchmarks.build_benchmarks(settings.benchmarks, paths.BENCHMARKS)
+    items = sum(sum(splits.values()) for splits in counts.values())
+    print(f"{paths.BENCHMARKS}: {len(counts)} benchmarks, {items:,} items")
     return 0
 
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 RAW = Path("data/raw")
+BENCHMARKS = Path("data/benchmarks")
 DOCUMENTS = Path("data/documents")
 TOKENS = Path("data/tokens")
 TOKENIZER = Path("models/tokenizer")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tiktoken
 
-from gpt.errors import UserError
+from gpt.errors import UserError, located
 from gpt.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
 from gpt.params import PypiSource
 from gpt.params import Tokenizer as Settings
@@ -132,7 +132,7 @@ def _character_ranks(documents: Iterable[str], largest: int) -> Ranks:
 def _gpt2_ranks() -> Ranks:
     from gpt.data.sources import bring
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, located("params.yaml: tokenizer.kind = gpt2"):
         bring(_GPT2_RANKS, Path(folder))
         return _parse_ranks(Path(folder, "gpt2.tiktoken").read_bytes())
 

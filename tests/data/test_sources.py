@@ -1,8 +1,10 @@
+import gzip
 import hashlib
 import http.server
 import io
 import json
 import re
+import stat
 import tarfile
 import threading
 import zipfile
@@ -204,7 +206,7 @@ def test_a_broken_link_in_a_local_folder_is_named(tmp_path: Path, raw: Path) -> 
 
 
 def test_a_local_folder_that_holds_the_output_is_refused(tmp_path: Path, raw: Path) -> None:
-    assert "holds data/raw itself" in fails(local(raw.parent, "0" * 64), raw)
+    assert "holds the folder that it is copied to" in fails(local(raw.parent, "0" * 64), raw)
 
 
 def test_one_bad_source_keeps_the_good_ones_out_too(tmp_path: Path, raw: Path) -> None:
@@ -345,21 +347,141 @@ def test_an_archive_cannot_write_outside_its_folder(
     assert not Path("/tmp/gpt-evil.txt").exists()
 
 
-def test_links_in_an_archive_are_not_followed(server: Server, tmp_path: Path, raw: Path) -> None:
+def test_links_beside_the_members_that_are_taken_are_not_followed(server: Server, tmp_path: Path, raw: Path) -> None:
     server.files["a.tar"] = make_tar(
-        {"in/a.txt": b"a", "out/b.txt": b"b"}, links={"out": str(tmp_path), "c.txt": "/etc/passwd"}
+        {"in/a.txt": b"a", "out/b.txt": b"b"}, links={"out": str(tmp_path), "passwd": "/etc/passwd"}
     )
     fetch((server.source("a.tar", sha256=sha256(server.files["a.tar"]), members=("*.txt",)),), raw)
     assert contents(raw) == {"web/in/a.txt": b"a", "web/out/b.txt": b"b"}
     assert not (tmp_path / "b.txt").exists()
 
 
+def archive_fails(server: Server, raw: Path, archive: bytes) -> str:
+    server.files["a.bin"] = archive
+    return fails(server.source("a.bin", sha256=sha256(archive), members=("*.txt",)), raw)
+
+
+def make_odd_tar(kind: bytes) -> bytes:
+    """A tar with a file and, in b.txt, a member of another kind that points to the file."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a.txt"))
+        odd = tarfile.TarInfo("b.txt")
+        odd.type, odd.linkname = kind, "a.txt"
+        archive.addfile(odd)
+    return buffer.getvalue()
+
+
+def make_link_zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        link = zipfile.ZipInfo("b.txt")
+        link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [*map(make_odd_tar, (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)), make_link_zip()],
+    ids=["symlink", "hardlink", "fifo", "device", "zip"],
+)
+def test_links_and_devices_for_members_are_refused(server: Server, raw: Path, archive: bytes) -> None:
+    assert "'b.txt' is a link or device" in archive_fails(server, raw, archive)
+
+
 @pytest.mark.parametrize("cut", [0, 1, 2])
 def test_what_is_no_archive_is_a_clear_error(server: Server, raw: Path, cut: int) -> None:
     whole = make_tar({"a.txt": bytes(range(256)) * 100})
-    server.files["a.bin"] = (TEXT, whole[: len(whole) // 2], make_zip(MEMBERS)[:-30])[cut]
-    source = server.source("a.bin", sha256=sha256(server.files["a.bin"]), members=("*.txt",))
-    assert "not a readable zip or tar archive" in fails(source, raw)
+    archive = (TEXT, whole[: len(whole) // 2], make_zip(MEMBERS)[:-30])[cut]
+    assert "not a readable zip or tar archive" in archive_fails(server, raw, archive)
+
+
+def change(data: bytes, position: int, new: bytes) -> bytes:
+    position %= len(data)
+    return data[:position] + new + data[position + len(new) :]
+
+
+def damaged() -> dict[str, bytes]:
+    """Archives that say other things than they hold."""
+    tar, zipped = make_tar({"a.txt": TEXT}), make_zip({"a.txt": TEXT})
+    # Of a.txt in the zip's own directory, after its b"PK\\1\\2": flags at 8, CRC at 16, size at 24.
+    entry = zipped.index(b"PK\x01\x02")
+    return {
+        "tar.gz without its end": tar[:-1],
+        "tar.gz without its last block": tar[:-20],
+        "tar.gz of another CRC": change(tar, -8, bytes([tar[-8] ^ 1])),
+        "tar.gz of another length": change(tar, -1, b"\x7f"),
+        "zip without its end": zipped[:-1],
+        "zip of another CRC": change(zipped, entry + 16, b"abcd"),
+        "zip with a changed byte": change(zipped, 60, bytes([zipped[60] ^ 255])),
+        "zip member of less": change(zipped, entry + 24, (1000).to_bytes(4, "little")),
+        "zip member of more": change(zipped, entry + 24, (1 << 20).to_bytes(4, "little")),
+        "zip member with a password": change(zipped, entry + 8, b"\x01"),
+    }
+
+
+@pytest.mark.parametrize("case", damaged())
+def test_a_damaged_archive_is_a_clear_error(server: Server, raw: Path, case: str) -> None:
+    assert "archive" in archive_fails(server, raw, damaged()[case])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a.txt", "a.txt"),
+        ("a.txt", "./a.txt"),
+        ("b/a.txt", "b//a.txt"),
+        ("a.txt", "a.txt/b.txt"),
+        ("a.txt/b.txt", "a.txt"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_members_in_one_place_are_refused(server: Server, raw: Path, kind: str, names: tuple[str, ...]) -> None:
+    buffer = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name in names:
+                archive.writestr(name, name)
+    else:
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for name in names:
+                archive.addfile(tarfile.TarInfo(name))
+    assert "two members in the place of" in archive_fails(server, raw, buffer.getvalue())
+
+
+def bombs() -> dict[str, Callable[[], bytes]]:
+    zeros = b"\0" * (20 << 20)
+
+    def says_much_tar() -> bytes:
+        info = tarfile.TarInfo("a.txt")
+        info.size = 1 << 40
+        return gzip.compress(info.tobuf() + TEXT)  # refused for what it says: it would end early
+
+    def says_much_zip() -> bytes:
+        data = make_zip({"a.txt": TEXT})
+        return change(data, data.index(b"PK\x01\x02") + 24, b"\xf0\xff\xff\xff")
+
+    return {
+        "a tar of many": lambda: make_tar({f"{number}.txt": zeros for number in range(4)}),
+        "a zip of many": lambda: make_zip({f"{number}.txt": zeros for number in range(4)}),
+        "a tar that says so": says_much_tar,
+        "a zip that says so": says_much_zip,
+        "behind a tar's end": lambda: gzip.compress(gzip.decompress(make_tar({"a.txt": TEXT})) + zeros * 4, 1),
+    }
+
+
+@pytest.mark.parametrize("case", bombs())
+def test_a_bomb_is_refused(server: Server, raw: Path, case: str) -> None:
+    assert "would inflate to more than" in archive_fails(server, raw, bombs()[case]())
+
+
+def test_text_that_repeats_itself_is_no_bomb(server: Server, raw: Path) -> None:
+    text = b"a" * (1 << 20)  # 1,000 times its gzip, but small
+    server.files["a.tar"] = make_tar({"a.txt": text})
+    fetch((server.source("a.tar", sha256=sha256(server.files["a.tar"]), members=("*.txt",)),), raw)
+    assert contents(raw) == {"web/a.txt": text}
 
 
 # PyPI: pip itself, with a folder in place of the index
