@@ -9,6 +9,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ _OUTWARD_CHARACTERS = 50  # a cut ends at a space, if there is one so near
 _SHOWN_CHARACTERS = 300
 _SHOWN_ITEMS = 3
 _PLANTED = 200
+_ITEMS_AT_ONCE = 256
 
 
 class IndexTexts(PipelineStep):
@@ -45,26 +47,49 @@ class IndexTexts(PipelineStep):
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         _, path = self._owners[rank]
         pieces, unprotected, items = [np.empty(0, GRAM)], [], 0
-        for number, item in enumerate(_read_items(path)):
-            hashes = [ngram_hashes(split_words(text), self._ngram) for text in item["texts"]]
-            unique = np.unique(np.concatenate([np.empty(0, np.uint64), *hashes]))
-            grams = np.empty(len(unique), GRAM)
-            grams["hash"], grams["item"] = unique, number
+        reader = _read_items(path)
+        while batch := list(islice(reader, _ITEMS_AT_ONCE)):
+            grams = self._grams(batch)
+            held = np.bincount(grams["item"], minlength=len(batch))
+            unprotected += [item["id"] for item, count in zip(batch, held, strict=True) if not count]
+            grams["item"] += items
             pieces.append(grams)
-            if not len(unique):
-                unprotected.append(item["id"])
-            items += 1
+            items += len(batch)
         grams = np.concatenate(pieces)
         del pieces
-        grams.sort(order=("hash", "item"))
+        # Items come in order, so a stable sort by hash sorts by both; sorting by two fields takes ten times as long.
+        grams = grams[np.argsort(grams["hash"], kind="stable")]
+        grams = grams[_first_of_equal(grams["hash"]) | _first_of_equal(grams["item"])]
         self._folder.mkdir(parents=True, exist_ok=True)
         grams.tofile(self._folder / f"{rank:05d}.grams")
+        grams["hash"][_first_of_equal(grams["hash"])].tofile(self._folder / f"{rank:05d}.hashes")
         write_report(self._folder, rank, {"items": items, "unprotected": unprotected})
         yield from ()
 
+    def _grams(self, items: list[dict[str, Any]]) -> np.ndarray:
+        """Return the n-grams of items, which count from 0: all at once, as a text of a few words is soon hashed."""
+        words: list[str] = []
+        numbers, lengths, known = [], [], dict[str, list[str]]()
+        for number, item in enumerate(items):
+            for text in item["texts"]:  # questions share a story
+                found = known.get(text)
+                if found is None:
+                    found = known[text] = split_words(text)
+                words += found
+                numbers.append(number)
+                lengths.append(len(found))
+        hashes = ngram_hashes(words, self._ngram)
+        text_of = np.repeat(np.arange(len(lengths)), lengths)
+        last = self._ngram - 1
+        whole = text_of[: len(hashes)] == text_of[last : last + len(hashes)]  # not of two texts
+        grams = np.empty(int(whole.sum()), GRAM)
+        grams["hash"] = hashes[whole]
+        grams["item"] = np.array(numbers, np.uint32)[text_of[: len(hashes)][whole]] if len(hashes) else 0
+        return grams
+
 
 class MergeIndex(PipelineStep):
-    """The one task that makes the index of all owners: each n-gram once, with the first owner that has it."""
+    """The one task that makes the index of all owners, each n-gram once."""
 
     name = "index"
     type = "decontamination"
@@ -74,10 +99,8 @@ class MergeIndex(PipelineStep):
         self._folder = folder
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        index = np.empty(0, np.uint64)
-        for path in sorted(self._folder.glob("*.grams")):
-            hashes = np.unique(np.fromfile(path, GRAM)["hash"])
-            index = np.union1d(index, hashes)
+        hashes = [np.fromfile(path, "<u8") for path in sorted(self._folder.glob("*.hashes"))]
+        index = np.unique(np.concatenate([np.empty(0, "<u8"), *hashes]))
         index.tofile(self._folder / "index")
         yield from ()
 
@@ -265,6 +288,13 @@ def plant(paths: list[Path], matcher: Matcher, ngram: int, seed: int) -> dict[st
         near = [f"qzx{place}" if place % ngram == ngram - 1 else word for place, word in enumerate(words)]
         flagged += bool(matcher.find(near))
     return {"leaks": len(chosen), "leaks_found": found, "near_misses": len(chosen), "near_misses_flagged": flagged}
+
+
+def _first_of_equal(values: np.ndarray) -> np.ndarray:
+    """Return which of sorted values are unlike the one before."""
+    first = np.ones(len(values), np.bool_)
+    first[1:] = values[1:] != values[:-1]
+    return first
 
 
 def _read_items(path: Path) -> Iterator[dict[str, Any]]:
