@@ -137,6 +137,31 @@ def tokenize(options: argparse.Namespace) -> int:
     return 0
 
 
+def show(options: argparse.Namespace) -> int:
+    """print training sequences or held-out documents token by token, as the model sees them"""
+    from gpt import paths
+    from gpt.params import load_params
+
+    params = load_params()
+    if options.split != "train" and options.step is not None:
+        raise UserError(f"--step: only the train split has batches; leave it out with --split {options.split}")
+    from gpt.data import display  # imports torch
+    from gpt.data.shards import TokenReader, read_index
+    from gpt.data.tokenizer import load_tokenizer, tokenizer_id
+
+    reader, encoding = TokenReader(paths.TOKENS, options.split), load_tokenizer(paths.TOKENIZER)
+    if read_index(paths.TOKENS)["tokenizer_id"] != tokenizer_id(paths.TOKENIZER):
+        raise UserError(f"{paths.TOKENS}: made by another tokenizer than {paths.TOKENIZER}; run `gpt tokenize` again")
+    if options.split == "train":
+        lines = display.show_batch(reader, encoding, params, options.step or 0, options.sequences, ids=options.ids)
+    else:
+        length = params.model.block_size
+        lines = display.show_documents(reader, encoding, options.sequences, length, ids=options.ids)
+    for line in (*display.describe_split(options.split, reader, encoding), *lines):
+        print(line)
+    return 0
+
+
 def pretrain(options: argparse.Namespace) -> int:
     """train the base model, going on from its last checkpoint"""
     from gpt.params import load_params
@@ -310,6 +335,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in (fetch, prepare, tokenizer, tokenize, pretrain, evaluate):
         _add(commands, command)
+    _add_tokens(commands)
     _add_generate(commands)
     register_parser = _add(commands, register)
     register_parser.add_argument("--json", action="store_true", help="print the version as JSON in the last line")
@@ -327,6 +353,28 @@ def _parser() -> argparse.ArgumentParser:
     for command in (checkpoints, sync, doctor):
         _add(commands, command)
     return parser
+
+
+def _add_tokens(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "look at what the model learns from"
+    parser = _add(
+        commands.add_parser("tokens", help=text, description=text).add_subparsers(metavar="COMMAND", required=True),
+        show,
+    )
+    parser.add_argument(
+        "--split", choices=["train", "validation", "test"], default="train", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--step", type=_at_least(int, 0, 10**12), metavar="N", help="the step whose batch to show (default: 0)"
+    )
+    parser.add_argument(
+        "--sequences",
+        type=_at_least(int, 1),
+        default=2,
+        metavar="N",
+        help="how many of the batch, or documents of a held-out split (default: %(default)s)",
+    )
+    parser.add_argument("--ids", action="store_true", help="print every token's id and text in a line of its own")
 
 
 def _add_conversions(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -394,6 +394,8 @@ class Train(Section):
     max_steps: PositiveInt
     batch_size: PositiveInt
     "Sequences per optimizer step, over all processes."
+    attention_across_documents: bool
+    "Whether a token attends to earlier documents of its window; false: to its own from its <|endoftext|> on."
     log_interval: PositiveInt
     "Steps; several processes also ask each other this often whether one was told to stop."
     eval_interval: PositiveInt

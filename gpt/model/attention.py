@@ -79,7 +79,8 @@ class MultiHeadAttention(nn.Module):
     """Causal attention in `num_heads` heads side by side, mixed by an output projection (section 3.6).
 
     Maps (B, T, d_in) with T at most `context_length` to (B, T, d_out), through PyTorch's fused scaled dot product; with
-    `return_weights` through the explicit form, which also gives the weights (B, num_heads, T, T) before dropout.
+    `return_weights` through the explicit form, which also gives the weights (B, num_heads, T, T) before dropout. A `mask`
+    (B, 1, T, T), True where a token may look, stands in for the causal one (see `document_mask`).
 
     Beyond the book, each off by default: `num_kv_heads` fewer key and value heads, each shared by a group of queries
     (Ainslie et al. 2023); `qk_norm` normalises queries and keys, which bounds the scores (Henry et al. 2020);
@@ -118,13 +119,23 @@ class MultiHeadAttention(nn.Module):
 
     @overload
     def forward(
-        self, x: torch.Tensor, return_weights: Literal[False] = False, cache: LayerCache | None = None
+        self,
+        x: torch.Tensor,
+        return_weights: Literal[False] = False,
+        cache: LayerCache | None = None,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor: ...
     @overload
-    def forward(self, x: torch.Tensor, return_weights: Literal[True]) -> Weighted: ...
+    def forward(
+        self, x: torch.Tensor, return_weights: Literal[True], *, mask: torch.Tensor | None = None
+    ) -> Weighted: ...
 
     def forward(
-        self, x: torch.Tensor, return_weights: bool = False, cache: LayerCache | None = None
+        self,
+        x: torch.Tensor,
+        return_weights: bool = False,
+        cache: LayerCache | None = None,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor | Weighted:
         B, T, _ = x.shape
         queries = self.W_query(x).view(B, T, self.num_heads, self.head_dim).transpose(1, 2)  # (B, n_head, T, head_size)
@@ -143,11 +154,11 @@ class MultiHeadAttention(nn.Module):
                 keys, values = (
                     part.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1) for part in (keys, values)
                 )
-            scores = _scores(queries, keys).masked_fill(_future(T, x.device), float("-inf"))
-            weights = torch.softmax(scores, dim=-1)
+            hidden = _future(T, x.device) if mask is None else ~mask
+            weights = torch.softmax(_scores(queries, keys).masked_fill(hidden, float("-inf")), dim=-1)
             context = F.dropout(weights, dropout) @ values
         else:
-            mask, is_causal = None, True
+            is_causal = mask is None
             if cache is not None:
                 keys, values = cache.extend(keys, values)
                 mask, is_causal = cache.mask, cache.is_causal
@@ -156,6 +167,15 @@ class MultiHeadAttention(nn.Module):
             )
         output = self.out_proj(context.transpose(1, 2).reshape(B, T, -1))
         return output if weights is None else (output, weights)
+
+
+def document_mask(tokens: torch.Tensor, end_of_text: int) -> torch.Tensor:
+    """Return (B, 1, T, T) of `tokens` (B, T), True where a token may look: at itself and earlier tokens of its own document.
+
+    <|endoftext|> ends a document, but counts to the next one here: that one's first token is predicted from it, as in generation.
+    """
+    documents = (tokens == end_of_text).cumsum(dim=1)  # (B, T): how many have begun in the window
+    return (documents[:, :, None] == documents[:, None, :]).tril()[:, None]
 
 
 def _scores(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:

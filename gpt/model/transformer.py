@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from gpt.model.attention import MultiHeadAttention
+from gpt.model.attention import MultiHeadAttention, document_mask
 from gpt.model.cache import KeyValueCache, LayerCache
 from gpt.model.layers import FeedForward, GatedFeedForward, LayerNorm, RMSNorm, RotaryEmbedding, sinusoidal_positions
 from gpt.model.loss import linear_cross_entropy
@@ -80,8 +80,10 @@ class TransformerBlock(nn.Module):
             self.ff = FeedForward(width, config.dropout, config.bias, config.activation)
         self.drop_shortcut = nn.Dropout(config.dropout)
 
-    def forward(self, x: torch.Tensor, cache: LayerCache | None = None) -> torch.Tensor:
-        x = x + self.drop_shortcut(self.att(self.norm1(x), cache=cache))
+    def forward(
+        self, x: torch.Tensor, cache: LayerCache | None = None, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        x = x + self.drop_shortcut(self.att(self.norm1(x), cache=cache, mask=mask))
         return x + self.ff(self.norm2(x))
 
 
@@ -107,17 +109,25 @@ class GPTModel(nn.Module):
         "Compute a block's activations again in backward instead of keeping them: less memory, a third more time."
 
     @overload
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor: ...
+    def forward(self, tokens: torch.Tensor, *, end_of_text: int | None = None) -> torch.Tensor: ...
     @overload
     def forward(
-        self, tokens: torch.Tensor, targets: torch.Tensor, *, scale: float = 1.0
+        self, tokens: torch.Tensor, targets: torch.Tensor, *, scale: float = 1.0, end_of_text: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
     def forward(
-        self, tokens: torch.Tensor, targets: torch.Tensor | None = None, *, scale: float = 1.0
+        self,
+        tokens: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        *,
+        scale: float = 1.0,
+        end_of_text: int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Return logits, or with `targets` (B, T) the scaled loss to minimise and the nats, both summed over them."""
-        hidden = self.hidden(tokens)
+        """Return logits, or with `targets` (B, T) the scaled loss to minimise and the nats, both summed over them.
+
+        With `end_of_text`, <|endoftext|>'s id, a token attends only to tokens of its own document.
+        """
+        hidden = self.hidden(tokens, end_of_text=end_of_text)
         if targets is None:
             return self.logits(hidden)
         return linear_cross_entropy(
@@ -127,11 +137,15 @@ class GPTModel(nn.Module):
             scale=scale,
         )
 
-    def hidden(self, tokens: torch.Tensor, cache: KeyValueCache | None = None) -> torch.Tensor:
+    def hidden(
+        self, tokens: torch.Tensor, cache: KeyValueCache | None = None, *, end_of_text: int | None = None
+    ) -> torch.Tensor:
         """Return the normalised states (B, T, C) that the head turns into logits.
 
         With a cache the tokens follow the ones it holds, which are not computed again; the caller advances it.
+        With `end_of_text` attention stops at document boundaries; not with a cache.
         """
+        assert cache is None or end_of_text is None, "a cache does not know where the documents it holds begin"
         T = tokens.shape[1]
         if T > self.config.block_size:
             raise ValueError(f"{T} tokens do not fit into block_size = {self.config.block_size}")
@@ -144,11 +158,13 @@ class GPTModel(nn.Module):
         if table is not None:
             x = x + (table[:T] if positions is None else table[positions])
         x = self.drop_emb(x)
+        # Built once for all blocks. Kernels skip the future of a causal mask unseen, but read this one: B × T × T values a block.
+        mask = None if end_of_text is None else document_mask(tokens, end_of_text)
         for number, block in enumerate(self.trf_blocks):
             if self.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, mask=mask, use_reentrant=False)
             else:
-                x = block(x) if cache is None else block(x, cache.layers[number])
+                x = block(x, mask=mask) if cache is None else block(x, cache.layers[number])
         return self.final_norm(x)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

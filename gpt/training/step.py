@@ -29,7 +29,8 @@ class TrainStep:
     """Takes optimizer steps with the gradient of the mean over all tokens of the global batch, however it is split.
 
     `model` is on the accelerator's device, `optimizer` holds its parameters. A process computes its share of
-    `settings.batch_size` sequences, `micro_batch_size` at a time. Raises `ValueError` if they do not divide.
+    `settings.batch_size` sequences, `micro_batch_size` at a time. Raises `ValueError` if they do not divide. With `end_of_text`,
+    <|endoftext|>'s id, attention stops at document boundaries.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class TrainStep:
         *,
         micro_batch_size: int,
         seed: int,
+        end_of_text: int | None = None,
     ) -> None:
         self.bare_model, self.bare_optimizer = model, optimizer
         self.accelerator, self._settings, self._seed = accelerator, settings, seed
@@ -53,7 +55,7 @@ class TrainStep:
             raise ValueError(f"a batch of {settings.batch_size} sequences does not divide into {split}")
         begin = accelerator.process_index * share
         self._firsts = range(begin, begin + share, micro_batch_size)
-        self._size = micro_batch_size
+        self._size, self._end_of_text = micro_batch_size, end_of_text
         self.guard = Guard(settings.skip_sigma, accelerator.device)
 
     @property
@@ -115,7 +117,8 @@ class TrainStep:
         # The mean over the tokens of the global batch, whatever its split; DDP averages over processes.
         tokens = self._settings.batch_size * targets.shape[1]
         with self.accelerator.autocast() if self._is_sharded else nullcontext():  # a prepared model has it in itself
-            loss, nats = self.model(inputs, targets, scale=self.accelerator.num_processes / tokens)
+            scale = self.accelerator.num_processes / tokens
+            loss, nats = self.model(inputs, targets, scale=scale, end_of_text=self._end_of_text)
         self.accelerator.backward(loss)
         return nats / tokens
 

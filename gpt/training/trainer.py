@@ -64,9 +64,14 @@ class Trainer:
         if params.launch.strategy == "fsdp":
             shard(self.bare_model, accelerator)
         optimizer = build_optimizer(self.bare_model, params.train)
-        size = params.launch.micro_batch_size
         self.take_step = TrainStep(
-            self.bare_model, optimizer, params.train, accelerator, micro_batch_size=size, seed=params.base.seed
+            self.bare_model,
+            optimizer,
+            params.train,
+            accelerator,
+            micro_batch_size=params.launch.micro_batch_size,
+            seed=params.base.seed,
+            end_of_text=None if params.train.attention_across_documents else self._encoding.eot_token,
         )
         self._tokens_per_step = params.train.batch_size * params.model.block_size
         self._precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision

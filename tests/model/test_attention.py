@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gpt.model.attention import CausalAttention, MultiHeadAttention, SelfAttention, SimplifiedSelfAttention
+from gpt.model.attention import (
+    CausalAttention,
+    MultiHeadAttention,
+    SelfAttention,
+    SimplifiedSelfAttention,
+    document_mask,
+)
 from gpt.model.layers import RotaryEmbedding
 
 # "Your journey starts with one step" in three made-up dimensions (section 3.3.1).
@@ -319,6 +325,27 @@ def test_asking_for_weights_changes_no_output_and_no_gradient(options: dict[str,
         torch.autograd.grad(context, parameters, pull), torch.autograd.grad(fused, parameters, pull), strict=True
     ):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_a_document_mask_lets_a_token_look_back_to_the_end_of_text_before_its_document() -> None:
+    allowed = document_mask(torch.tensor([[5, 5, 9, 5, 5, 9, 9, 5]]), end_of_text=9)
+    assert allowed.shape == (1, 1, 8, 8)
+    assert allowed.dtype == torch.bool
+    assert [row.nonzero().flatten().tolist() for row in allowed[0, 0]] == [
+        [0], [0, 1],  # the end of a document that began before the window
+        [2], [2, 3], [2, 3, 4],
+        [5],  # an empty document
+        [6], [6, 7],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=describe)
+def test_both_forms_look_where_the_mask_lets_them(options: dict[str, Any]) -> None:
+    attention = make(**options)
+    x, mask = torch.randn(3, 10, 12), document_mask(torch.randint(0, 4, (3, 10)), end_of_text=0)
+    context, weights = attention(x, return_weights=True, mask=mask)
+    torch.testing.assert_close(attention(x, mask=mask), context, atol=1e-6, rtol=1e-5)
+    assert torch.equal(weights > 0, mask.expand(3, 4, 10, 10))
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.booleans(), st.booleans())

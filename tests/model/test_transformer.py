@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from gpt.model.transformer import GPTConfig, GPTModel
 
+END = 49  # the id of <|endoftext|>
 CONFIG = GPTConfig(
     vocab_size=50, n_layer=2, n_head=2, n_embd=16, block_size=12, dropout=0.0, bias=True, position="rotary", tie_embeddings=True
 )  # fmt: skip
@@ -70,6 +72,19 @@ def make_large(config: GPTConfig) -> GPTModel:
 
 def tokens(batch: int, length: int, seed: int = 1) -> torch.Tensor:
     return torch.randint(0, 50, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def packed(ends: list[int], batch: int = 1) -> torch.Tensor:
+    """Return windows (batch, 12) with <|endoftext|> at the positions `ends` and nowhere else."""
+    x = tokens(batch, 12) % END
+    x[:, ends] = END
+    return x
+
+
+def documents(ends: list[int]) -> Iterator[slice]:
+    """Yield where the documents of such a window are, each with the <|endoftext|> before it."""
+    borders = sorted({0, *ends, 12})
+    return (slice(*pair) for pair in itertools.pairwise(borders))
 
 
 def gradients(model: GPTModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -278,8 +293,9 @@ def test_a_tied_embeddings_gradient_is_dense_and_the_sum_of_both_uses(targets: b
     torch.testing.assert_close(tied.tok_emb.weight.grad, 3 * both, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("end_of_text", [None, END], ids=["stream", "documents"])
 @pytest.mark.parametrize("config", CHOICES, ids=describe)
-def test_checkpointed_activations_give_the_same_loss_and_gradients(config: GPTConfig) -> None:
+def test_checkpointed_activations_give_the_same_loss_and_gradients(config: GPTConfig, end_of_text: int | None) -> None:
     model = make_large(replace(config, dropout=0.3)).train()
     computed: list[torch.nn.Module] = []
     for block in model.trf_blocks:
@@ -288,13 +304,70 @@ def test_checkpointed_activations_give_the_same_loss_and_gradients(config: GPTCo
     for model.checkpoint_activations in (False, True):
         computed.clear()
         torch.manual_seed(3)
-        loss, _ = model(tokens(3, 12), tokens(3, 12, seed=2))
+        loss, _ = model(packed([5, 9], 3), tokens(3, 12, seed=2), end_of_text=end_of_text)
         results.append((loss, gradients(model, loss), len(computed)))
     (loss, wanted, once), (same_loss, actual, twice) = results
     assert (once, twice) == (2, 4)  # forward only; forward and again in backward
     assert torch.equal(loss, same_loss)
     for name, gradient in wanted.items():
         assert torch.equal(actual[name], gradient), name
+
+
+ROTARY = [config for config in CHOICES if config.position == "rotary"]
+ENDS = st.lists(st.integers(0, 11), max_size=5, unique=True)
+
+
+@pytest.mark.parametrize("config", ROTARY, ids=describe)
+@given(ENDS)
+@settings(deadline=None, max_examples=8)
+def test_a_document_has_the_logits_in_a_packed_window_that_it_has_alone(config: GPTConfig, ends: list[int]) -> None:
+    """Of rotary positions attention sees the distances only."""
+    model = make_large(config)
+    x = packed(ends, batch=2)
+    whole = model(x, end_of_text=END)
+    for document in documents(ends):
+        torch.testing.assert_close(whole[:, document], model(x[:, document]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("config", ROTARY, ids=describe)
+def test_a_packed_window_has_the_sum_of_its_documents_losses_and_gradients(config: GPTConfig) -> None:
+    model = make_large(config)
+    x, targets = packed([3, 4, 9]), tokens(1, 12, seed=2)
+    loss, nats = model(x, targets, scale=0.1, end_of_text=END)
+    actual = gradients(model, loss)
+    alone = [model(x[:, document], targets[:, document], scale=0.1) for document in documents([3, 4, 9])]
+    torch.testing.assert_close(nats, torch.stack([part for _, part in alone]).sum())
+    expected = gradients(model, torch.stack([part for part, _ in alone]).sum())
+    assert actual.keys() == expected.keys()
+    for name, gradient in actual.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("config", CHOICES, ids=describe)
+def test_no_document_sees_an_earlier_one_of_its_window(config: GPTConfig) -> None:
+    model = make_large(config)
+    ends = [4, 8]
+    x = packed(ends)
+    apart, across = model(x, end_of_text=END), model(x)
+    for document in documents(ends):
+        # The <|endoftext|> before a document counts to it, and must stay one.
+        for position in range(document.start + (document.start in ends), document.stop):
+            changed = x.clone()
+            changed[:, position] = (changed[:, position] + 1) % END
+            after = model(changed, end_of_text=END)
+            assert torch.equal(after[:, :position], apart[:, :position])
+            assert not torch.allclose(after[:, position : document.stop], apart[:, position : document.stop])
+            assert torch.equal(after[:, document.stop :], apart[:, document.stop :])
+            if document.stop < 12:
+                assert not torch.allclose(model(changed)[:, document.stop :], across[:, document.stop :])
+
+
+@pytest.mark.parametrize("config", CHOICES, ids=describe)
+def test_a_window_of_one_document_is_read_as_without_boundaries(config: GPTConfig) -> None:
+    model = make_large(config)
+    for ends in ([], [0]):
+        x = packed(ends, batch=2)
+        torch.testing.assert_close(model(x, end_of_text=END), model(x), atol=1e-4, rtol=1e-4)
 
 
 def test_defaults_are_gpt2s_choices() -> None:

@@ -82,13 +82,13 @@ def test_a_compiler_that_fails_leaves_auto_eager_and_training_going() -> None:
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointed", [False, True])
-def test_compiled_blocks_compute_the_same_gradient(checkpointed: bool) -> None:
+@pytest.mark.parametrize(("checkpointed", "end_of_text"), [(False, None), (True, None), (False, 3), (True, 3)])
+def test_compiled_blocks_compute_the_same_gradient(checkpointed: bool, end_of_text: int | None) -> None:
     gradients = []
     for compile in (False, True):
         model = make_model(n_layer=3, norm="rmsnorm", position="rotary", activation="swiglu")
         model.checkpoint_activations = checkpointed
-        step, seen = make_step(model, make_settings(), micro_batch_size=4)
+        step, seen = make_step(model, make_settings(), micro_batch_size=4, end_of_text=end_of_text)
         names = list(model.state_dict())
         choice = choose_compile(launch(compile), step, 0, 10, read)
         assert choice.value == ("compiled" if compile else "eager")

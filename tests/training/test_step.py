@@ -40,7 +40,11 @@ def read(first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def make_step(
-    model: GPTModel, settings: Train, micro_batch_size: int = BATCH, accelerator: Accelerator | None = None
+    model: GPTModel,
+    settings: Train,
+    micro_batch_size: int = BATCH,
+    accelerator: Accelerator | None = None,
+    end_of_text: int | None = None,
 ) -> tuple[TrainStep, list[Gradient]]:
     """Return a step and the list that the gradients which its optimizer gets go to."""
     optimizer, seen = build_optimizer(model, settings), list[Gradient]()
@@ -50,7 +54,10 @@ def make_step(
 
     optimizer.register_step_pre_hook(note)
     accelerator = accelerator or Accelerator(cpu=True)
-    return TrainStep(model, optimizer, settings, accelerator, micro_batch_size=micro_batch_size, seed=1), seen
+    step = TrainStep(
+        model, optimizer, settings, accelerator, micro_batch_size=micro_batch_size, seed=1, end_of_text=end_of_text
+    )
+    return step, seen
 
 
 def difference(first: Gradient, second: Gradient) -> float:
@@ -62,21 +69,25 @@ def norm_of(gradient: Gradient) -> float:
     return float(torch.cat([part.flatten() for part in gradient.values()]).norm())
 
 
-def reference(model: GPTModel) -> tuple[torch.Tensor, Gradient]:
+def reference(model: GPTModel, end_of_text: int | None = None) -> tuple[torch.Tensor, Gradient]:
     """The mean loss over all tokens of the batch, and its gradient, written down once more."""
     inputs, targets = read(0, BATCH)
-    loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+    loss = F.cross_entropy(model(inputs, end_of_text=end_of_text).flatten(0, 1), targets.flatten())
     loss.backward()
     gradient = {name: p.grad.to_dense().clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     return loss.detach(), gradient
 
 
+@pytest.mark.parametrize("end_of_text", [None, 3], ids=["stream", "documents"])
 @pytest.mark.parametrize("micro_batch_size", [8, 4, 2, 1])
-def test_the_gradient_is_that_of_the_mean_over_all_tokens_for_every_micro_batch(micro_batch_size: int) -> None:
+def test_the_gradient_is_that_of_the_mean_over_all_tokens_for_every_micro_batch(
+    micro_batch_size: int, end_of_text: int | None
+) -> None:
     model = make_model()
-    expected_loss, expected = reference(model)
-    step, seen = make_step(model, make_settings(), micro_batch_size)
+    assert (read(0, BATCH)[0] == 3).any(), "there are documents to tell apart"
+    expected_loss, expected = reference(model, end_of_text)
+    step, seen = make_step(model, make_settings(), micro_batch_size, end_of_text=end_of_text)
     loss, norm, skipped = step(0, read)
     assert not skipped
     assert step.passes == BATCH // micro_batch_size

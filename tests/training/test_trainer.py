@@ -18,9 +18,11 @@ from safetensors.torch import load_file
 
 from gpt import paths
 from gpt.data.batches import Batches
+from gpt.data.shards import TokenReader
 from gpt.errors import Interrupted, UserError
 from gpt.evaluation.likelihood import Likelihood, split_likelihood
 from gpt.files import read_json, sha256_tree
+from gpt.model.attention import document_mask
 from gpt.model.storage import save_model
 from gpt.model.transformer import GPTModel
 from gpt.params import load_params
@@ -401,6 +403,25 @@ def test_checkpointed_activations_train_to_the_same_bytes(make_project: Callable
     expected = train_here()
     make_project("computed_again", launch={"activation_checkpointing": True})
     assert train_here() == expected
+
+
+def test_attention_stops_at_document_boundaries_only_if_it_shall(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masked: list[int] = []
+
+    def noting(tokens: torch.Tensor, end_of_text: int) -> torch.Tensor:
+        masked.append(end_of_text)
+        return document_mask(tokens, end_of_text)
+
+    monkeypatch.setattr("gpt.model.transformer.document_mask", noting)
+    make_project("across", train={"attention_across_documents": True})
+    across = train_here()
+    assert masked == [], "what nobody asked for costs nothing"
+    make_project("apart", train={"attention_across_documents": False})
+    apart = train_here()
+    assert masked == 30 * [TokenReader(paths.TOKENS, "train").end_of_text], "in training's steps, not in validation"
+    assert apart != across
 
 
 def test_bf16_learns_what_fp32_learns(make_project: Callable[..., Path]) -> None:
