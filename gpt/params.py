@@ -165,7 +165,7 @@ class Clean(Section):
     repair_unicode: bool
     "Mend text that was decoded wrongly (ftfy); composed Unicode (NFC) and plain line ends come in any case."
     remove_control_characters: bool
-    "All but tab and line feed, and what Unicode has to steer direction and to mark byte order."
+    "Take out control characters but tab and line feed, and marks of byte order; joiners and direction marks stay."
 
 
 class GopherQuality(Section):
