@@ -23,7 +23,7 @@ from gpt.data.cleaning import Clean, Filtered, build_filters
 from gpt.data.decontamination import Decontaminate, IndexTexts, MergeIndex
 from gpt.data.deduplication import EXACT, Cluster, Meet, Sign, bucket_names, removed_documents
 from gpt.data.executors import Tasks
-from gpt.data.readers import ReadSources, read_listing
+from gpt.data.readers import ReadSources, list_files, quiet_datatrove
 from gpt.data.shards import SPLITS
 from gpt.data.summary import summarise_corpus
 from gpt.data.work import link_files, work_folder, write_report
@@ -46,7 +46,8 @@ def prepare(
     in `output/report.json`. Raises `UserError` for what cannot be read or a split that would be empty; then `output`
     stays as it was, and the next run goes on with what is done.
     """
-    listing = read_listing(raw)
+    quiet_datatrove()
+    sources = list(dict.fromkeys(source for source, _ in list_files(raw)))
     check_benchmarks(names, benchmarks)
     paths = [benchmarks / f"{name}.jsonl" for name in names]
     inputs = {
@@ -55,7 +56,7 @@ def prepare(
         "benchmarks": {path.name: sha256_file(path) for path in paths},
     }
     with work_folder(output, inputs) as work, Tasks(settings.engine, work / "tasks") as tasks:
-        _deduplicate(settings, raw, list(listing), work, tasks)
+        _deduplicate(settings, raw, sources, work, tasks)
         owners = _decontaminate(settings, dict(zip(names, paths, strict=True)), work, tasks)
         counts, report = summarise_corpus(settings, owners, paths, work)
         _check_splits(counts)
@@ -208,8 +209,9 @@ class _ReadShard(PipelineStep):
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         removed = removed_documents(self._work / "signatures", rank)
-        dropped: dict[str, Counter[str]] = {reason: Counter(documents=0, bytes=0) for reason in _DUPLICATES}
-        examples: dict[str, list[dict[str, str]]] = defaultdict(list)
+        dropped: dict[str, dict[str, Any]] = {
+            reason: {"documents": 0, "bytes": 0, "examples": []} for reason in _DUPLICATES
+        }
         # zstandard's own reader gives no lines.
         with io.BufferedReader(zstandard.open(self._folder / f"{rank:05d}.jsonl.zst", "rb"), 1 << 20) as file:
             for line, gone in zip(file, removed, strict=True):
@@ -217,14 +219,15 @@ class _ReadShard(PipelineStep):
                 if (record["split"] != "train") != self._held_out:
                     continue
                 if gone:
-                    reason = _DUPLICATES[0 if gone == EXACT else 1]
-                    dropped[reason].update(documents=1, bytes=len(record["text"].encode()))
-                    if len(examples[reason]) < _EXAMPLES:
-                        examples[reason].append({"id": record["id"], "text": record["text"][:200]})
+                    entry = dropped[_DUPLICATES[0 if gone == EXACT else 1]]
+                    entry["documents"] += 1
+                    entry["bytes"] += len(record["text"].encode())
+                    if len(entry["examples"]) < _EXAMPLES:
+                        entry["examples"].append({"id": record["id"], "text": record["text"][:200]})
                     continue
                 yield Document(text=record.pop("text"), id=record.pop("id"), metadata=record)
         name = "duplicates_held_out" if self._held_out else "duplicates_train"
-        write_report(self._work / name, rank, {"dropped": dropped, "examples": examples})
+        write_report(self._work / name, rank, dropped)
 
 
 class _WriteDocuments(PipelineStep):

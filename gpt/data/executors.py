@@ -140,7 +140,26 @@ class _Local(_TellsErrors, LocalPipelineExecutor):
 
 
 class _Ray(_TellsErrors, RayPipelineExecutor):
-    pass
+    """datatrove's own starts an actor and a process per task; plain tasks share Ray's workers, and survive the loss of one."""
+
+    def run(self) -> None:
+        import ray
+
+        executor = ray.put(self)
+        memory = int(self.mem_per_cpu_gb * self.cpus_per_task * 2**30)
+        task = ray.remote(num_cpus=self.cpus_per_task, memory=memory)(_run_rank)
+        left, running = self.get_incomplete_ranks(), []
+        while left or running:
+            while left and len(running) < self.workers:
+                running.append(task.remote(executor, left.pop(0)))
+            done, running = ray.wait(running)
+            with contextlib.suppress(UserError):  # in its file
+                ray.get(done)
+
+
+def _run_rank(executor: PipelineExecutor, rank: int) -> None:
+    logger.disable("datatrove")
+    executor._run_for_rank(rank)
 
 
 class _Slurm(_TellsErrors, SlurmPipelineExecutor):

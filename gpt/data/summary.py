@@ -20,58 +20,36 @@ def summarise_corpus(
     settings: Prepare, owners: list[tuple[str, Path]], benchmarks: list[Path], work: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return counts (documents and bytes through each step), and a report with examples of what each step removed."""
-    read = add_up(read_reports(work / "read"))
-    duplicates = add_up(
-        report for name in ("held_out", "train") for report in read_reports(work / f"duplicates_{name}")
-    )
+    read, dropped, examples = _read(work)
+    for folder in ("duplicates_held_out", "duplicates_train"):
+        for reason, entry in add_up(read_reports(work / folder)).items():
+            examples.setdefault(reason, []).extend(entry.pop("examples"))
+            dropped[reason] = add_up([dropped.get(reason), entry])
     contaminated = add_up(read_reports(work / "matches")) or {}
-    judges = summarise(owners, work / "index", work / "matches")
-    dropped: dict[str, dict[str, int]] = {
-        **{
-            f"malformed: {reason}": {"documents": count, "bytes": 0}
-            for reason, count in read["read"]["rejected"].items()
-        },
-        **read["clean"]["dropped"],
-        **read["filters"]["dropped"],
-        **duplicates["dropped"],
-    }
     if "drop" in contaminated:
         dropped["contaminated"] = {key: contaminated["drop"][key] for key in ("documents", "bytes")}
+    judges = summarise(owners, work / "index", work / "matches")
+    ngram = settings.decontaminate.ngram
+    planted = plant(
+        benchmarks or [path for _, path in owners], Matcher(work / "index", ngram), ngram, settings.split_seed
+    )
     counts = {
-        "read": {
-            "documents": sum(read["read"]["documents"].values()),
-            "bytes": sum(read["read"]["bytes"].values()),
-            "by_source": {
-                name: {"documents": count, "bytes": read["read"]["bytes"][name]}
-                for name, count in read["read"]["documents"].items()
-            },
-        },
+        "read": read,
         "dropped": dropped,
         "cut": {key: contaminated.get("cut", {}).get(key, 0) for key in ("documents", "bytes", "pieces")},
         "contamination": {
             name: {"items": entry["items"], "touched": len(entry["touched"]), "unprotected": len(entry["unprotected"])}
             for name, entry in judges.items()
         },
-        "planted": plant(
-            benchmarks or [path for _, path in owners],
-            Matcher(work / "index", settings.decontaminate.ngram),
-            settings.decontaminate.ngram,
-            settings.split_seed,
-        ),
+        "planted": planted,
         **{split: _split(work, split) for split in SPLITS},
     }
-    examples = {
-        **read["read"]["examples"],
-        **read["clean"]["examples"],
-        **read["filters"]["examples"],
-        **duplicates["examples"],
-    }
     report = {
-        "examples": {reason: shown[:_SHOWN_EXAMPLES] for reason, shown in examples.items()},
+        "counts": counts,
+        "examples": {reason: shown[:_SHOWN_EXAMPLES] for reason, shown in examples.items() if shown},
         "matches": _matches(work / "matches"),
         "contaminated": {
-            name: {"touched": entry["touched"][:_NAMED], "unprotected": entry["unprotected"][:_NAMED]}
-            for name, entry in judges.items()
+            name: {key: entry[key][:_NAMED] for key in ("touched", "unprotected")} for name, entry in judges.items()
         },
         "sources": {
             split: {
@@ -82,6 +60,30 @@ def summarise_corpus(
         },
     }
     return counts, report
+
+
+def _read(work: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]]]:
+    """Return what was read, and what was dropped, with examples, before documents were compared."""
+    report = add_up(read_reports(work / "read"))
+    reader, filters = report["read"], report["filters"]
+    by_source = {
+        name: {"documents": count, "bytes": reader["read_bytes"][name]} for name, count in reader["read"].items()
+    }
+    read = {
+        **{key: sum(entry[key] for entry in by_source.values()) for key in ("documents", "bytes")},
+        "by_source": by_source,
+    }
+    # Records that cannot be read and empty ones are no documents: they are not among those read.
+    dropped: dict[str, Any] = {
+        f"malformed: {reason}": {"documents": count} for reason, count in reader["rejected"].items()
+    }
+    examples: dict[str, list[Any]] = {f"malformed: {reason}": shown for reason, shown in reader["examples"].items()}
+    dropped["empty"] = {"documents": sum(reader["empty"].values()) + report["clean"]["empty"]}
+    for kind, reasons in filters.items():
+        for reason, entry in reasons.items():
+            examples[f"{kind}: {reason}"] = entry.pop("examples")
+            dropped[f"{kind}: {reason}"] = entry
+    return read, dropped, examples
 
 
 def _split(work: Path, split: str) -> dict[str, int | str]:

@@ -1,30 +1,58 @@
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt.data.corpus import SPLITS, choose_split, prepare, read_documents
+from gpt.data.corpus import choose_split, prepare, read_documents, sample_texts
+from gpt.data.shards import SPLITS
 from gpt.errors import UserError
 from gpt.files import sha256_tree, write_json
-from gpt.params import Prepare
+from gpt.params import Prepare, load_params
+from tests.conftest import ROOT
 
-SETTINGS = Prepare(text_field="text", validation_fraction=0.3, test_fraction=0.3, split_seed=0)
+SHARED = load_params(ROOT / "params.yaml").prepare
+ENGINE = SHARED.engine.model_copy(update={"workers": 1})
+ALONE = {"exact": True, "minhash": False, "ngram": 5, "buckets": 2, "hashes": 8, "seed": 1}
+SETTINGS = SHARED.model_copy(
+    update={
+        "engine": ENGINE,
+        "shards": 2,
+        "validation_fraction": 0.3,
+        "test_fraction": 0.3,
+        "split_seed": 0,
+        "deduplicate": SHARED.deduplicate.model_validate(ALONE),
+    }
+)
 MANY = "".join(json.dumps({"text": f"document {number}"}) + "\n" for number in range(60)).encode()
 
 
+def jsonl(*texts: str) -> bytes:
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+
+
+def prose(words: int, seed: int) -> str:
+    return " ".join(random.Random(seed).choices([f"word{number}" for number in range(2000)], k=words))
+
+
 class Corpus:
-    """A data/raw with one source and what `prepare` makes of it."""
+    """A data/raw, a data/benchmarks and what `prepare` makes of them."""
 
     def __init__(self, root: Path) -> None:
-        self.raw, self.output, self.metrics = root / "raw", root / "documents", root / "metrics" / "prepare.json"
+        self.root, self.raw, self.benchmarks = root, root / "raw", root / "benchmarks"
+        self.output, self.metrics = root / "documents", root / "metrics" / "prepare.json"
+        self.benchmarks.mkdir(parents=True)
+        write_json(self.benchmarks / "benchmarks.json", {})
 
     def write(self, files: dict[str, bytes], source: str = "made-up") -> None:
         for name, data in files.items():
@@ -33,16 +61,24 @@ class Corpus:
             path.write_bytes(data)
         listing = [
             {"name": folder.name, "files": {path.relative_to(folder).as_posix(): {} for path in folder.rglob("*.*")}}
-            for folder in self.raw.iterdir()
+            for folder in sorted(self.raw.iterdir())
             if folder.is_dir()
         ]
         write_json(self.raw / "sources.json", listing)
 
-    def prepare(self, settings: Prepare = SETTINGS) -> dict[str, Any]:
-        return prepare(settings, self.raw, self.output, self.metrics)
+    def write_benchmark(self, name: str, *texts: str) -> None:
+        lines = (json.dumps({"id": f"{name}/{number}", "texts": [text]}) for number, text in enumerate(texts))
+        (self.benchmarks / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        write_json(self.benchmarks / "benchmarks.json", {name: {}})
+
+    def prepare(self, settings: Prepare = SETTINGS, *names: str) -> dict[str, Any]:
+        return prepare(settings, self.raw, self.benchmarks, names, self.output, self.metrics)
+
+    def records(self, split: str) -> list[dict[str, Any]]:
+        return list(read_documents(self.output, split))
 
     def splits(self) -> dict[str, list[str]]:
-        return {split: list(read_documents(self.output / f"{split}.jsonl")) for split in SPLITS}
+        return {split: [record["text"] for record in self.records(split)] for split in SPLITS}
 
     def texts(self) -> list[str]:
         return [text for texts in self.splits().values() for text in texts]
@@ -53,96 +89,57 @@ def corpus(tmp_path: Path) -> Corpus:
     return Corpus(tmp_path)
 
 
-def parquet(columns: dict[str, Any]) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink)
-    return sink.getvalue().to_pybytes()
-
-
-TEXT = st.characters(exclude_categories=["Cs"], exclude_characters="\0")  # a NUL is refused
-
-
-def jsonl(*texts: str) -> bytes:
-    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
-
-
-def test_text_jsonl_and_parquet_become_documents(corpus: Corpus) -> None:
-    rows = [f"row {number}" for number in range(30)]
-    corpus.write(
-        {
-            "a.txt": b"whole file\nof two lines\n",
-            "deep/b.md": "# naïve".encode(),
-            "c.jsonl": jsonl("line 1", "line 2") + b"\n  \n" + jsonl("line 3"),
-            "d.parquet": parquet({"id": list(range(30)), "text": rows}),
-        }
-    )
+def test_files_of_all_kinds_become_documents(corpus: Corpus) -> None:
+    corpus.write({"a.txt": b"whole file\nof two lines\n", "deep/b.md": "# naïve".encode(), "c.jsonl": MANY})
     counts = corpus.prepare()
-    expected = ["whole file\nof two lines\n", "# naïve", "line 1", "line 2", "line 3", *rows]
+    expected = ["whole file\nof two lines\n", "# naïve", *(f"document {number}" for number in range(60))]
     assert Counter(corpus.texts()) == Counter(expected)
-    assert counts["read"] == {"documents": 35, "by_source": {"made-up": 35}}
+    size = sum(len(text.encode()) for text in expected)
+    assert counts["read"]["by_source"] == {"made-up": {"documents": 62, "bytes": size}}
 
 
-def test_a_document_knows_its_source_and_is_known_by_its_hash(corpus: Corpus) -> None:
+def test_a_document_knows_its_source_its_words_and_is_known_by_its_hash(corpus: Corpus) -> None:
     corpus.write({"a.jsonl": MANY}, source="first")
-    corpus.write({"a.jsonl": jsonl("of the second")}, source="documents")
-    counts = corpus.prepare()
-    records = [
-        json.loads(line) for split in SPLITS for line in (corpus.output / f"{split}.jsonl").read_text().splitlines()
-    ]
-    assert {record["source"] for record in records if record["text"] == "of the second"} == {"documents"}
+    corpus.write({"a.jsonl": jsonl("of the second")}, source="second")
+    corpus.prepare()
+    records = [record for split in SPLITS for record in corpus.records(split)]
+    (found,) = [record for record in records if record["source"] == "second"]
+    assert (found["text"], found["words"]) == ("of the second", 3)
     assert len({record["id"] for record in records}) == 61
-    assert counts["read"] == {"documents": 61, "by_source": {"first": 60, "documents": 1}}
+
+
+def test_mapped_metadata_stays_with_the_document(corpus: Corpus) -> None:
+    record = {"body": {"text": "hello"}, "url": "x", "nr": 7, "unmapped": 1}
+    corpus.write({"a.jsonl": MANY}, source="first")
+    corpus.write({"a.jsonl": json.dumps(record).encode()}, source="second")
+    mapping = {"text_field": "body.text", "id_field": "nr", "metadata_fields": ["url"]}
+    corpus.prepare(SETTINGS.model_copy(update={"read_by_source": {"second": mapping}}))
+    (found,) = [record for split in SPLITS for record in corpus.records(split) if record["source"] == "second"]
+    assert (found["text"], found["metadata"]) == ("hello", {"url": "x", "id": 7})
+
+
+TEXT = st.characters(exclude_categories=["Cs", "Cc"])
 
 
 @given(st.lists(st.text(TEXT, max_size=5), min_size=1, max_size=12))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 def test_what_is_read_is_kept_once_or_counted_with_a_reason(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str]
 ) -> None:
     corpus = Corpus(tmp_path_factory.mktemp("corpus"))
     corpus.write({"a.jsonl": MANY + jsonl(*texts)})
-    counts = corpus.prepare()
-    clean = [unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n")) for text in texts]
-    filled = [text for text in clean if text.strip()]
+    clean = {"repair_unicode": False, "remove_control_characters": False}
+    counts = corpus.prepare(SETTINGS.model_copy(update={"clean": SETTINGS.clean.model_validate(clean)}))
+    filled = [unicodedata.normalize("NFC", text) for text in texts if text.strip()]
     splits = corpus.splits()
     assert sorted(corpus.texts()) == sorted({*filled, *(f"document {number}" for number in range(60))})
-    assert counts["read"]["documents"] == 60 + len(texts)
-    assert counts["dropped"] == {"empty": len(clean) - len(filled), "exact_duplicate": len(filled) - len(set(filled))}
+    assert counts["dropped"]["empty"]["documents"] == len(texts) - len(filled)
+    assert counts["dropped"]["exact_duplicate"]["documents"] == len(filled) - len(set(filled))
     for split, kept in splits.items():
-        assert counts[split] == {
-            "documents": len(kept),
-            "characters": sum(map(len, kept)),
-            "bytes": sum(len(text.encode()) for text in kept),
-        }
+        assert counts[split]["documents"] == len(kept)
+        assert counts[split]["characters"] == sum(map(len, kept))
+        assert counts[split]["bytes"] == sum(len(text.encode()) for text in kept)
     assert json.loads(corpus.metrics.read_text()) == counts
-
-
-@pytest.mark.parametrize(
-    ("raw", "clean"),
-    [
-        ("cafe\u0301".encode(), "caf\u00e9"),
-        ("\u1100\u1161".encode(), "\uac00"),
-        (b"\xef\xbb\xbfmark", "mark"),
-        (b"a\r\nb\rc\n", "a\nb\nc\n"),
-        ("line\u2028separator\x85".encode(), "line\u2028separator\x85"),
-        ("😀 ﬁ".encode(), "😀 ﬁ"),  # NFC keeps ligatures apart from their letters, NFKC would not
-    ],
-)
-def test_text_comes_out_as_composed_unicode(corpus: Corpus, raw: bytes, clean: str) -> None:
-    corpus.write({"a.jsonl": MANY, "b.txt": raw})
-    corpus.prepare()
-    assert clean in corpus.texts()
-
-
-def test_composed_and_decomposed_are_one_document(corpus: Corpus) -> None:
-    corpus.write({"a.jsonl": MANY, "b.txt": "cafe\u0301\r\n".encode(), "c.txt": "caf\u00e9\n".encode()})
-    assert corpus.prepare()["dropped"]["exact_duplicate"] == 1
-
-
-def test_lone_surrogates_of_json_become_replacement_characters(corpus: Corpus) -> None:
-    corpus.write({"a.jsonl": MANY + b'{"text": "half \\ud83d and whole \\ud83d\\ude00"}\n'})
-    corpus.prepare()
-    assert "half \ufffd and whole 😀" in corpus.texts()
 
 
 @given(
@@ -150,7 +147,7 @@ def test_lone_surrogates_of_json_become_replacement_characters(corpus: Corpus) -
     st.lists(st.text(TEXT, min_size=1, max_size=20), max_size=30),
     st.integers(0, 3),
 )
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=8)
 def test_adding_documents_moves_none_between_splits(
     tmp_path_factory: pytest.TempPathFactory, first: list[str], more: list[str], seed: int
 ) -> None:
@@ -184,89 +181,156 @@ def test_another_seed_gives_other_splits() -> None:
     assert [choose_split(d, SETTINGS) for d in digests] != [choose_split(d, other) for d in digests]
 
 
+REAL = SETTINGS.model_copy(update={"shards": 3, "deduplicate": SHARED.deduplicate, "test_fraction": 0.1})
+
+
+def write_real(corpus: Corpus) -> None:
+    """Write documents of which some are nearly the same and some hold a benchmark's item, in several files."""
+    choose = random.Random(0)
+    items = [prose(40, seed) for seed in range(1000, 1010)]
+    corpus.write_benchmark("quiz", *items)
+    originals = [prose(choose.randint(100, 400), seed) for seed in range(60)]
+    for number in range(6):
+        texts = [choose.choice(originals) + choose.choice(["", "", f" end {number}"]) for _ in range(20)]
+        texts += [f"{prose(150, 2000 + number)} {choose.choice(items)} {prose(150, 3000 + number)}"]
+        corpus.write({f"{number}.jsonl": jsonl(*texts)})
+
+
+def test_neither_duplicates_nor_what_judges_are_trained_on(corpus: Corpus) -> None:
+    write_real(corpus)
+    counts = corpus.prepare(REAL, "quiz")
+    assert counts["dropped"]["exact_duplicate"]["documents"] > 0
+    assert counts["dropped"]["near_duplicate"]["documents"] > 0
+    assert counts["contamination"]["quiz"]["touched"] > 0
+    assert counts["cut"]["documents"] + counts["dropped"].get("contaminated", {"documents": 0})["documents"] > 0
+    splits = corpus.splits()
+    items = [json.loads(line)["texts"][0] for line in (corpus.benchmarks / "quiz.jsonl").open()]
+    for text in splits["train"]:
+        words = text.split()
+        grams = {" ".join(words[start : start + 13]) for start in range(len(words) - 12)}
+        for judge in (*items, *splits["validation"], *splits["test"]):
+            assert not any(gram in judge for gram in grams)
+    report = json.loads((corpus.output / "report.json").read_text())
+    assert {match["action"] for match in report["matches"]} <= {"cut", "drop"}
+    assert any("quiz" in match["in"] for match in report["matches"])
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Corpus, str]:
+    """A corpus prepared by one worker, and the hash of its documents."""
+    corpus = Corpus(tmp_path_factory.mktemp("reference"))
+    write_real(corpus)
+    corpus.prepare(REAL, "quiz")
+    return corpus, sha256_tree(corpus.output)
+
+
+@pytest.mark.parametrize("kind", ["local", "ray"])
+def test_two_workers_and_ray_make_the_same_bytes(corpus: Corpus, reference: tuple[Corpus, str], kind: str) -> None:
+    engine = ENGINE.model_copy(update={"kind": kind, "workers": 2})
+    write_real(corpus)
+    corpus.prepare(REAL.model_copy(update={"engine": engine}), "quiz")
+    assert sha256_tree(corpus.output) == reference[1]
+    assert corpus.metrics.read_bytes() == reference[0].metrics.read_bytes()
+
+
+@pytest.mark.parametrize("shards", [1, 7])
+def test_the_number_of_shards_changes_files_but_no_document(
+    corpus: Corpus, reference: tuple[Corpus, str], shards: int
+) -> None:
+    write_real(corpus)
+    corpus.prepare(REAL.model_copy(update={"shards": shards}), "quiz")
+    for split in SPLITS:
+        there, here = (
+            {record["id"]: record["text"] for record in each.records(split)} for each in (reference[0], corpus)
+        )
+        assert there == here
+        described = [json.loads((each.output / "documents.json").read_text())[split] for each in (reference[0], corpus)]
+        assert described[0]["sha256"] == described[1]["sha256"]
+
+
+RUN = """
+import sys
+from pathlib import Path
+from tests.data.test_corpus import REAL, Corpus, ENGINE
+from gpt.data.corpus import prepare
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    settings = REAL.model_copy(update={"engine": ENGINE.model_copy(update={"workers": 2})})
+    prepare(settings, root / "raw", root / "benchmarks", ("quiz",), root / "documents", root / "metrics" / "prepare.json")
+"""
+
+
+@pytest.mark.parametrize("phase", ["read", "n-grams", "decontaminate"])
+def test_a_killed_run_goes_on_and_makes_the_same_bytes(
+    corpus: Corpus, reference: tuple[Corpus, str], phase: str
+) -> None:
+    write_real(corpus)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(corpus.root)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    done = corpus.root / ".documents.work" / "tasks" / phase / "completions"
+    deadline = time.monotonic() + 60
+    while not (done.is_dir() and any(done.iterdir())):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not corpus.output.exists(), "nothing half-written"
+    before = {path: path.stat().st_mtime_ns for path in done.parent.parent.rglob("completions/*")}
+    corpus.prepare(REAL, "quiz")
+    assert sha256_tree(corpus.output) == reference[1]
+    assert before, "what was done"
+    assert not (corpus.root / ".documents.work").exists()
+
+
+def test_what_was_done_is_not_done_again(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_real(corpus)
+    monkeypatch.setattr("gpt.data.corpus.summarise_corpus", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        corpus.prepare(REAL, "quiz")
+    marks = {path: path.stat().st_mtime_ns for path in (corpus.root / ".documents.work").rglob("completions/*")}
+    assert len(marks) > 10
+    with pytest.raises(ZeroDivisionError):
+        corpus.prepare(REAL, "quiz")
+    assert marks == {path: path.stat().st_mtime_ns for path in (corpus.root / ".documents.work").rglob("completions/*")}
+    with pytest.raises(ZeroDivisionError):  # other settings begin anew
+        corpus.prepare(REAL.model_copy(update={"split_seed": 5}), "quiz")
+    again = {path: path.stat().st_mtime_ns for path in (corpus.root / ".documents.work").rglob("completions/*")}
+    assert again.keys() == marks.keys()
+    assert not set(again.values()) & set(marks.values())
+
+
+def test_two_processes_do_not_make_the_same_documents(corpus: Corpus) -> None:
+    import fcntl
+
+    corpus.write({"a.jsonl": MANY})
+    with (corpus.root / ".documents.work.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is making it"):
+            corpus.prepare()
+
+
 def test_preparing_twice_gives_the_same_bytes(corpus: Corpus) -> None:
-    corpus.write({"b.jsonl": MANY, "a.txt": b"first by name", "c.parquet": parquet({"text": ["x", None, "y"]})})
+    corpus.write({"b.jsonl": MANY, "a.txt": b"first by name"})
     corpus.prepare()
     first = sha256_tree(corpus.output), corpus.metrics.read_bytes()
     corpus.prepare()
     assert (sha256_tree(corpus.output), corpus.metrics.read_bytes()) == first
 
 
-def test_an_empty_cell_of_a_column_is_an_empty_document(corpus: Corpus) -> None:
-    corpus.write({"a.jsonl": MANY, "b.parquet": parquet({"text": ["x", None, ""]})})
-    assert corpus.prepare()["dropped"]["empty"] == 2
-
-
-def damaged(data: bytes) -> bytes:
-    """Return a Parquet file whose footer is whole and whose pages are not."""
-    return data[:4] + b"\xff" * (len(data) // 3) + data[4 + len(data) // 3 :]
-
-
-def not_utf8() -> bytes:
-    column = pa.array([b"good", b"\xff\xfe bad"], pa.binary()).view(pa.string())
-    return parquet({"text": column})
-
-
-BAD_FILES: dict[str, tuple[str, bytes, str]] = {
-    "binary": ("bad.txt", bytes(range(256)), "not UTF-8 text (byte 128)"),
-    "NUL": ("bad.txt", b"text\0more", "NUL bytes"),
-    "UTF-16": ("bad.txt", "text".encode("utf-16"), "not UTF-8"),
-    "latin-1": ("bad.md", "naïve".encode("latin-1"), "not UTF-8 text (byte 2)"),
-    "JSONL not UTF-8": ("bad.jsonl", MANY + b'{"text": "\xff"}\n', "line 61 not UTF-8"),
-    "JSONL with NUL": ("bad.jsonl", MANY + b'{"text": "\0"}\n', "line 61: not valid JSON"),
-    "JSONL with an escaped NUL": ("bad.jsonl", MANY + b'{"text": "\\u0000"}\n', "line 61: holds NUL"),
-    "JSONL cut off": ("bad.jsonl", MANY + b'{"text": "half', "line 61: not valid JSON"),
-    "JSONL of a huge number": ("bad.jsonl", b'{"text": ' + b"9" * 5000 + b"}", "line 1: not valid JSON"),
-    "JSONL without field": ("bad.jsonl", MANY + b"\n" + b'{"body": "x"}\n', "line 62: has no text field 'text'"),
-    "JSONL of a number": ("bad.jsonl", b'{"text": 3}\n', "line 1: has no text field 'text'"),
-    "JSONL of lists": ("bad.jsonl", b'["text"]\n', "line 1: has no text field 'text'"),
-    "no Parquet": ("bad.parquet", b"no such thing", "not a readable Parquet file"),
-    "Parquet cut off": ("bad.parquet", parquet({"text": ["a"] * 99})[:-8], "not a readable Parquet file"),
-    "Parquet damaged": (
-        "bad.parquet",
-        damaged(parquet({"text": [str(n) for n in range(999)]})),
-        "not a readable Parquet",
-    ),
-    "Parquet not UTF-8": ("bad.parquet", not_utf8(), "not a readable Parquet file"),
-    "Parquet without column": ("bad.parquet", parquet({"body": ["a"]}), "has no column 'text' but body"),
-    "Parquet of numbers": ("bad.parquet", parquet({"text": [1, 2]}), "column 'text' holds int"),
-    "unknown type": ("bad.pdf", b"%PDF-1.7", "files of type '.pdf' cannot be read"),
-}
-
-
-@pytest.mark.parametrize(("name", "data", "message"), BAD_FILES.values(), ids=BAD_FILES)
-def test_a_file_that_is_no_text_is_named_and_changes_nothing(
-    corpus: Corpus, name: str, data: bytes, message: str
-) -> None:
-    fails(corpus, {name: data}, name, message)
-
-
-def fails(
-    corpus: Corpus, files: dict[str, bytes], name: str, message: str, break_raw: Callable[[], Any] = lambda: None
-) -> None:
-    """Prepare good files, then these: the error names the file, and the output of the good ones stays."""
+def test_a_file_that_is_no_text_is_named_and_changes_nothing(corpus: Corpus) -> None:
     corpus.write({"a.jsonl": MANY})
     corpus.prepare()
     before = sha256_tree(corpus.output), corpus.metrics.read_bytes()
-    corpus.write(files)
-    break_raw()
-    with pytest.raises(UserError) as caught:
+    corpus.write({"bad.txt": b"\xff\xfe\x00"})
+    with pytest.raises(UserError, match=r"bad\.txt: .*prepare\.malformed: skip"):
         corpus.prepare()
-    assert name in str(caught.value)
-    assert message in str(caught.value)
     assert (sha256_tree(corpus.output), corpus.metrics.read_bytes()) == before
-    assert sorted(path.name for path in corpus.raw.parent.iterdir()) == ["documents", "metrics", "raw"]
-
-
-def test_a_listed_file_that_is_gone_is_named(corpus: Corpus) -> None:
-    gone = corpus.raw / "made-up" / "b.txt"
-    fails(corpus, {"b.txt": b"x"}, str(gone), "not found", gone.unlink)
-
-
-@pytest.mark.parametrize("content", ["", "{}}", '["a"]', '[{"name": "made-up"}]', "3"])
-def test_a_damaged_listing_is_named(corpus: Corpus, content: str) -> None:
-    listing = corpus.raw / "sources.json"
-    fails(corpus, {}, str(listing), "gpt fetch", lambda: listing.write_text(content))
+    counts = corpus.prepare(SETTINGS.model_copy(update={"malformed": "skip"}))
+    assert counts["dropped"]["malformed: not_utf8"]["documents"] == 1
+    report = json.loads((corpus.output / "report.json").read_text())
+    assert "bad.txt" in report["examples"]["malformed: not_utf8"][0]
 
 
 @pytest.mark.parametrize(
@@ -287,9 +351,25 @@ def test_a_split_without_documents_is_refused(corpus: Corpus) -> None:
         corpus.prepare()
 
 
-@pytest.mark.parametrize("content", [None, b"{", b"\xff\n", b"[1]\n", b'"text"\n', b'{"body": 1}\n'])
-def test_damaged_documents_are_a_clear_error(tmp_path: Path, content: bytes | None) -> None:
-    if content is not None:
-        (tmp_path / "train.jsonl").write_bytes(content)
-    with pytest.raises(UserError, match=r"train\.jsonl: cannot be read .*run `gpt prepare` again"):
-        list(read_documents(tmp_path / "train.jsonl"))
+def test_a_benchmark_that_was_not_fetched_is_named(corpus: Corpus) -> None:
+    corpus.write({"a.jsonl": MANY})
+    with pytest.raises(UserError, match=r"evaluate\.benchmarks: quiz"):
+        corpus.prepare(SETTINGS, "quiz")
+
+
+def test_a_sample_is_of_about_the_size_asked_for_and_always_the_same(corpus: Corpus) -> None:
+    corpus.write({"a.jsonl": jsonl(*(prose(50, seed) for seed in range(400)))})
+    size = corpus.prepare()["train"]["bytes"]
+    sample = list(sample_texts(corpus.output, "train", size // 2))
+    assert sum(map(len, sample)) == pytest.approx(size / 2, rel=0.25)
+    assert sample == list(sample_texts(corpus.output, "train", size // 2))
+    assert list(sample_texts(corpus.output, "train", size)) == corpus.splits()["train"]
+
+
+def test_damaged_documents_are_a_clear_error(corpus: Corpus) -> None:
+    corpus.write({"a.jsonl": MANY})
+    corpus.prepare()
+    path = corpus.output / "train_00000.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"train_00000\.jsonl: SHA-256 is .*run `gpt prepare` again"):
+        list(read_documents(corpus.output, "train"))

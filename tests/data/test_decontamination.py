@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from gpt.data.decontamination import Decontaminate, IndexTexts, Matcher, MergeIndex, cut, plant, summarise
 from gpt.data.words import split_words
-from gpt.files import write_json
 from gpt.params import Decontaminate as Settings
 
 N = 13
