@@ -22,7 +22,8 @@ from gpt.data.decontamination import IndexTexts, Matcher, MergeIndex, Owners
 from gpt.data.deduplication import EXACT, NEAR, Cluster, Meet, Sign, bucket_names, removed_documents
 from gpt.data.sources import bring
 from gpt.data.words import split_words
-from gpt.params import PypiSource, load_params
+from gpt.params import load_params
+from gpt.params_data import PypiSource
 
 _ROOT = Path(__file__).parents[1]
 _SAMPLE = 5000
@@ -128,7 +129,8 @@ def _duplicates() -> list[str]:
     """Return what the pipeline drops of documentation strings, beside counts and probabilities from every pair."""
     settings = load_params(_ROOT / "params.yaml").prepare.deduplicate
     rows = [
-        "| text | strings | exact: dropped (counted) | near: dropped | pairs that meet (expected from all pairs) | of pairs with J ≥ 0.9 | with J < 0.3 |",
+        "| text | strings | exact: dropped (counted) | near: dropped | pairs that meet (expected from all pairs) |"
+        " of pairs with J ≥ 0.9 | with J < 0.3 |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for title, source in (("botocore", _BOTOCORE), ("google-api-python-client", _GOOGLE)):

@@ -21,7 +21,8 @@ from pydantic.dataclasses import dataclass
 from gpt.data.sources import bring
 from gpt.errors import UserError, located
 from gpt.files import atomic_folder, read_json, sha256_file, write_json
-from gpt.params import FileName, NonNegativeInt, Source, Text
+from gpt.params_data import Source
+from gpt.params_types import FileName, NonNegativeInt, Text
 
 _MAX_LINE_BYTES = 1 << 24  # of lines that inflate without end
 _STRICT = ConfigDict(strict=True, extra="forbid")

@@ -21,7 +21,7 @@ from datatrove.pipeline.filters import (
 )
 from datatrove.pipeline.filters.base_filter import BaseFilter, get_filter_result
 
-from gpt import params
+from gpt import params_data as params
 from gpt.errors import UserError
 from gpt.files import sha256_file
 

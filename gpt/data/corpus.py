@@ -8,14 +8,14 @@ moves no document from training into test.
 import hashlib
 import io
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import orjson
 import zstandard
-from datatrove.data import Document, DocumentsPipeline
+from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from gpt.data.benchmarks import check_benchmarks
@@ -29,7 +29,7 @@ from gpt.data.summary import summarise_corpus
 from gpt.data.work import link_files, work_folder, write_report
 from gpt.errors import UserError
 from gpt.files import atomic_folder, read_json, sha256_file, write_json
-from gpt.params import Prepare
+from gpt.params_data import Prepare
 
 _PRIORITY = {"test": 0, "validation": 1, "train": 2}
 _DUPLICATES = ("exact_duplicate", "near_duplicate")
@@ -160,7 +160,7 @@ class _Identify(PipelineStep):
         super().__init__()
         self._settings, self._sources = settings, {name: number for number, name in enumerate(sources)}
 
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+    def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         for document in data or ():
             digest = hashlib.sha256(document.text.encode()).digest()
             split = choose_split(digest, self._settings)
@@ -185,7 +185,7 @@ class _WriteShard(PipelineStep):
         super().__init__()
         self._folder, self._steps = folder, steps
 
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+    def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         self._folder.mkdir(parents=True, exist_ok=True)
         with zstandard.open(
             self._folder / f"{rank:05d}.jsonl.zst", "wb", cctx=zstandard.ZstdCompressor(level=1)
@@ -207,7 +207,7 @@ class _ReadShard(PipelineStep):
         super().__init__()
         self._folder, self._work, self._held_out = folder, work, held_out
 
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+    def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         removed = removed_documents(self._work / "signatures", rank)
         dropped: dict[str, dict[str, Any]] = {
             reason: {"documents": 0, "bytes": 0, "examples": []} for reason in _DUPLICATES
@@ -240,7 +240,7 @@ class _WriteDocuments(PipelineStep):
         super().__init__()
         self._folder, self._work, self._splits = folder, work, splits
 
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+    def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         self._folder.mkdir(parents=True, exist_ok=True)
         stats: dict[str, dict[str, Counter[str]]] = {split: defaultdict(Counter) for split in self._splits}
         with ExitStack() as stack:

@@ -7,7 +7,7 @@ count per worker. Texts shorter than an n-gram cannot be found: the report names
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import orjson
-from datatrove.data import Document, DocumentsPipeline
+from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from gpt.data.words import ngram_hashes, split_words, word_spans
 from gpt.data.work import read_reports, write_report
-from gpt.params import Decontaminate as Settings
+from gpt.params_data import Decontaminate as Settings
 
 GRAM = np.dtype([("hash", "<u8"), ("item", "<u4")])
 "An n-gram and the item (its number in its file) that holds it; an owner's file is sorted by hash."
@@ -44,7 +44,7 @@ class IndexTexts(PipelineStep):
         super().__init__()
         self._owners, self._folder, self._ngram = owners, folder, ngram
 
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+    def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         _, path = self._owners[rank]
         pieces, unprotected, items = [np.empty(0, GRAM)], [], 0
         reader = _read_items(path)
@@ -98,7 +98,7 @@ class MergeIndex(PipelineStep):
         super().__init__()
         self._folder = folder
 
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+    def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         hashes = [np.fromfile(path, "<u8") for path in sorted(self._folder.glob("*.hashes"))]
         index = np.unique(np.concatenate([np.empty(0, "<u8"), *hashes]))
         index.tofile(self._folder / "index")
@@ -170,7 +170,7 @@ class Decontaminate(PipelineStep):
         super().__init__()
         self._settings, self._owners, self._index, self._folder = settings, owners, index, folder
 
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+    def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         matcher, owners = Matcher(self._index, self._settings.ngram), Owners(self._owners, self._index)
         self._folder.mkdir(parents=True, exist_ok=True)
         hashes = [np.empty(0, np.uint64)]

@@ -7,16 +7,17 @@ on their order, and no training document repeats one that judges the model.
 """
 
 from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from datatrove.data import DocumentsPipeline
+from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from gpt.data.words import ngram_hashes, split_words
-from gpt.params import Deduplicate
+from gpt.params_data import Deduplicate
 
 SIGNATURE = np.dtype([("signature", "<u8"), ("document", "<u4")])
 "A document in a bucket; a bucket's file of a shard is sorted by signature."
@@ -76,7 +77,7 @@ class Sign(PipelineStep):
         super().__init__()
         self._settings, self._folder = settings, folder
 
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+    def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         settings, buckets = self._settings, bucket_names(self._settings)
         minhash = MinHash(settings) if settings.minhash else None
         documents = array("I")
@@ -120,7 +121,7 @@ class Meet(PipelineStep):
         super().__init__()
         self._buckets, self._folder, self._parts = buckets, folder, parts
 
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+    def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         bucket = self._buckets[rank]
         shards = [np.memmap(path, SIGNATURE, "r") for path in _filled(self._folder / bucket)]
         numbers = [int(path.name) for path in _filled(self._folder / bucket)]
@@ -149,7 +150,7 @@ class Cluster(PipelineStep):
         super().__init__()
         self._settings, self._folder = settings, folder
 
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+    def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         keys = sorted((self._folder / "keys").iterdir())
         pairs = {bucket: np.fromfile(self._folder / f"{bucket}.pairs", PAIR) for bucket in bucket_names(self._settings)}
         exact, near = pairs.pop(_EXACT_BUCKET, np.empty(0, PAIR)), np.concatenate([np.empty(0, PAIR), *pairs.values()])

@@ -9,11 +9,12 @@ without sorting the whole split anywhere.
 import hashlib
 import math
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datatrove.data import DocumentsPipeline
+from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from gpt.data.corpus import describe_documents, read_file
@@ -23,7 +24,7 @@ from gpt.data.tokenizer import load_tokenizer, tokenizer_id
 from gpt.data.work import add_up, link_files, read_reports, work_folder, write_report
 from gpt.errors import UserError
 from gpt.files import atomic_folder, write_json
-from gpt.params import Engine, Tokenize
+from gpt.params_data import Engine, Tokenize
 
 ENTRY = np.dtype([("key", "<u8"), ("start", "<u8"), ("tokens", "<u4")])
 "A document's place in the global order, where its tokens begin in the file of its task, and how many they are."
@@ -134,7 +135,7 @@ class _Encode(PipelineStep):
         self._settings, self._files, self._documents = settings, files, documents
         self._tokenizer, self._output, self._dtype = tokenizer, output, dtype
 
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+    def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         split, described = self._files[rank]
         encoding = load_tokenizer(self._tokenizer)
         end = np.array([encoding.eot_token], self._dtype).tobytes()
@@ -192,7 +193,7 @@ class _Shuffle(PipelineStep):
         self._plan, self._encoded, self._output = plan, encoded, output
         self._shard_tokens, self._dtype = shard_tokens, dtype
 
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+    def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         split, number, ranks = self._plan[rank]
         ends = np.cumsum(sum(np.fromfile(self._encoded / f"{of:05d}.histogram", np.int64) for of in ranks))
         begin, end = number * self._shard_tokens, min((number + 1) * self._shard_tokens, int(ends[-1]))

@@ -5,6 +5,7 @@ has a mark in the log folder and is not done again, so what was killed goes on w
 """
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import shutil
@@ -24,7 +25,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
 from gpt.errors import UserError
-from gpt.params import Engine
+from gpt.params_data import Engine
 
 _POLL_SECONDS = 5.0
 _SLURM_GRACE_SECONDS = 60.0  # a job that has left the queue may have marks that a shared filesystem shows late
@@ -145,7 +146,7 @@ class _Ray(_TellsErrors, RayPipelineExecutor):
     def run(self) -> None:
         import ray
 
-        executor = ray.put(self)
+        executor: Any = ray.put(self)
         memory = int(self.mem_per_cpu_gb * self.cpus_per_task * 2**30)
         task = ray.remote(num_cpus=self.cpus_per_task, memory=memory)(_run_rank)
         left, running = self.get_incomplete_ranks(), []
@@ -194,7 +195,7 @@ def _connect_to_ray() -> None:
             "params.yaml: prepare.engine.kind = 'ray': Ray is not installed; pip install '.[ray]'"
         ) from None
     # RAY_ADDRESS names a cluster; without it Ray starts one on this machine.
-    ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR", ignore_reinit_error=True)
+    ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
 
 
 def _begin_worker() -> None:

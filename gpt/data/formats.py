@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from gpt.data.streams import Fault, lines, open_stream, pieces
 from gpt.errors import UserError
-from gpt.params import Read
+from gpt.params_data import Read
 
 _BOM = b"\xef\xbb\xbf"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")

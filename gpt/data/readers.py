@@ -18,7 +18,7 @@ from gpt.data.streams import COMPRESSIONS, Fault
 from gpt.data.warc import read_warc
 from gpt.errors import UserError
 from gpt.files import read_json
-from gpt.params import Prepare, Read
+from gpt.params_data import Prepare, Read
 
 Reader = Callable[[Path, Read, int], Iterator[Record | Fault]]
 

@@ -9,7 +9,7 @@ import orjson
 from gpt.data.decontamination import Matcher, plant, summarise
 from gpt.data.shards import SPLITS
 from gpt.data.work import add_up, read_reports
-from gpt.params import Prepare
+from gpt.params_data import Prepare
 
 _SHOWN_MATCHES = 200
 _SHOWN_EXAMPLES = 5

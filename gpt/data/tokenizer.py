@@ -13,8 +13,8 @@ import tiktoken
 
 from gpt.errors import UserError, located
 from gpt.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
-from gpt.params import PypiSource
-from gpt.params import Tokenizer as Settings
+from gpt.params_data import PypiSource
+from gpt.params_data import Tokenizer as Settings
 
 END_OF_TEXT = "<|endoftext|>"
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""

@@ -13,7 +13,7 @@ from typing import Any
 
 from gpt.data.formats import Record, fields_of, too_long
 from gpt.data.streams import Fault, open_stream
-from gpt.params import Read
+from gpt.params_data import Read
 
 _HTML = ("text/html", "application/xhtml+xml")
 _BLOCK_BYTES = 1 << 16

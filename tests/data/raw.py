@@ -14,7 +14,8 @@ from datatrove.data import Document
 
 from gpt.data.readers import ReadSources
 from gpt.files import write_json
-from gpt.params import Prepare, load_params
+from gpt.params import load_params
+from gpt.params_data import Prepare
 
 PREPARE = load_params(Path(__file__).parents[2] / "params.yaml").prepare
 

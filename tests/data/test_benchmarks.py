@@ -9,7 +9,7 @@ import pytest
 from gpt.data.benchmarks import Item, build_benchmarks, check_benchmarks, read_items
 from gpt.errors import UserError
 from gpt.files import sha256_file, sha256_tree
-from gpt.params import LocalSource
+from gpt.params_data import LocalSource
 
 Row = dict[str, Any]
 Answers = str | list[str]

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gpt import params
+from gpt import params_data as params
 from gpt.data.cleaning import Clean, Filtered, build_filters, clean_text
 from gpt.errors import UserError
 from gpt.files import sha256_file
+from gpt.params import load_params
 from tests.data.raw import sent
 
 PLAIN = params.Clean(repair_unicode=False, remove_control_characters=False)
@@ -136,7 +137,7 @@ FINEWEB = {
 
 
 def filters(*values: dict[str, Any]) -> Filtered:
-    prepare = params.load_params(Path(__file__).parents[2] / "params.yaml").prepare.model_dump()
+    prepare = load_params(Path(__file__).parents[2] / "params.yaml").prepare.model_dump()
     settings = params.Prepare.model_validate(prepare | {"filters": values}).filters
     return sent(Filtered(build_filters(settings)))
 

@@ -18,7 +18,8 @@ from gpt.data.corpus import choose_split, prepare, read_documents, sample_texts
 from gpt.data.shards import SPLITS
 from gpt.errors import UserError
 from gpt.files import sha256_tree, write_json
-from gpt.params import Prepare, load_params
+from gpt.params import load_params
+from gpt.params_data import Prepare
 from tests.conftest import ROOT
 
 SHARED = load_params(ROOT / "params.yaml").prepare

@@ -3,16 +3,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from datatrove.data import DocumentsPipeline
+from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from gpt.data.executors import Tasks
 from gpt.errors import UserError
-from gpt.params import Engine
+from gpt.params_data import Engine
 from tests.conftest import ROOT
 
 
@@ -29,7 +30,7 @@ class Note(PipelineStep):
         super().__init__()
         self.folder, self.then, self.count = folder, then or {}, 0
 
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+    def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         self.count += 1
         with (self.folder / f"{rank}").open("a") as file:
             file.write(f"{self.count} of {world_size}\n")
@@ -99,7 +100,7 @@ if __name__ == "__main__":
 
 
 class Sleep(Note):
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+    def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         (self.folder / f"pid{rank}").write_text(str(os.getpid()))
         time.sleep(600)
         yield from ()

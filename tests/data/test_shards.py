@@ -15,7 +15,7 @@ from gpt.data.shards import SPLITS, TokenReader, data_id, read_index, verify_sha
 from gpt.data.tokenizer import build_tokenizer, load_tokenizer, tokenizer_id
 from gpt.errors import UserError
 from gpt.files import sha256_file, sha256_tree, write_json
-from gpt.params import Engine, Tokenize, Tokenizer
+from gpt.params_data import Engine, Tokenize, Tokenizer
 
 TEXTS = [f"document {number}: " + "naïve text " * (number % 7) + "<|endoftext|>" * (number % 3) for number in range(40)]
 SEED = 7

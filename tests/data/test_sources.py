@@ -17,7 +17,7 @@ import pytest
 from gpt.data.sources import fetch
 from gpt.errors import UserError
 from gpt.files import sha256_tree
-from gpt.params import LocalSource, PypiSource, Source, UrlSource
+from gpt.params_data import LocalSource, PypiSource, Source, UrlSource
 
 TEXT = b"It was the best of times, it was the worst of times.\n" * 400
 LONG = bytes(range(256)) * 25_000  # 6.4 MB: more than fsspec asks for at once

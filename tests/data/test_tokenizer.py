@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gpt.data.tokenizer import END_OF_TEXT, build_tokenizer, load_tokenizer, tokenizer_id
 from gpt.errors import UserError
 from gpt.files import sha256_tree, write_json
-from gpt.params import Tokenizer
+from gpt.params_data import Tokenizer
 from tests.conftest import ROOT
 
 Kind = Literal["bpe", "char"]

@@ -25,7 +25,7 @@ from gpt import paths
 from gpt.cli import main
 from gpt.data.tokenizer import build_tokenizer
 from gpt.files import sha256_file, write_json
-from gpt.params import Tokenizer
+from gpt.params_data import Tokenizer
 from tests.conftest import ROOT, Change, small_change, write_params
 
 OUTPUTS = ("data", "models", "metrics", "plots", "reports")

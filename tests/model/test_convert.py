@@ -19,7 +19,7 @@ from gpt.model.architectures import ARCHITECTURES
 from gpt.model.convert import export_huggingface
 from gpt.model.storage import load_model, save_model
 from gpt.model.transformer import GPTConfig, GPTModel
-from gpt.params import Tokenizer
+from gpt.params_data import Tokenizer
 from tests.conftest import ROOT
 
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -20,7 +20,8 @@ from gpt.model.generation import Sampling, generate_text, generate_texts, genera
 from gpt.model.layers import LayerNorm
 from gpt.model.storage import save_model
 from gpt.model.transformer import GPTConfig, GPTModel
-from gpt.params import Tokenizer, load_params
+from gpt.params import load_params
+from gpt.params_data import Tokenizer
 from tests.conftest import ROOT
 from tests.model.test_transformer import CHOICES, CONFIG, describe, make, make_large
 

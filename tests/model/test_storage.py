@@ -15,7 +15,7 @@ from gpt.errors import UserError
 from gpt.files import sha256_tree, write_json
 from gpt.model.storage import load_model, save_model
 from gpt.model.transformer import GPTConfig, GPTModel
-from gpt.params import Tokenizer
+from gpt.params_data import Tokenizer
 from tests.model.test_transformer import CONFIG, VARIANTS, describe, make
 
 TEXT = "to be, or not to be: naïve"
