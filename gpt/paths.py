@@ -15,7 +15,7 @@ TOKENIZE_METRICS = Path("metrics/tokenize.json")
 EVALUATE_METRICS = Path("metrics/evaluate.json")
 TRAINING_PLOT = Path("plots/training.csv")
 VALIDATION_PLOT = Path("plots/validation.csv")
-REPORTS = Path("reports")
+REPORTS = Path("reports/evaluate")
 CHECKPOINTS = Path("checkpoints")
 SPOOL = Path("spool")
 

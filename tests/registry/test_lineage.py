@@ -121,7 +121,7 @@ def write_lock(project: Path, **train: object) -> None:
     made_with = {"base.seed": settings["base"]["seed"], "train": settings["train"] | train}
     stages = {
         "pretrain": {"cmd": "gpt pretrain", "params": {"params.yaml": made_with}},
-        "evaluate": {"cmd": "gpt evaluate", "outs": [{"path": "reports", "md5": "0.dir"}, out]},
+        "evaluate": {"cmd": "gpt evaluate", "outs": [{"path": "reports/evaluate", "md5": "0.dir"}, out]},
     }
     YAML(typ="safe").dump({"schema": "2.0", "stages": stages}, project / "dvc.lock")
 
