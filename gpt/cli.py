@@ -115,9 +115,9 @@ def tokenizer(options: argparse.Namespace) -> int:
 
 
 def tokenize(options: argparse.Namespace) -> int:
-    """write the documents as memory-mapped token shards"""
+    """write the documents as memory-mapped token shards, and a card that describes the data"""
     from gpt import paths
-    from gpt.data import encoding
+    from gpt.data import card, encoding
     from gpt.params import load_params
 
     params = load_params()
@@ -133,6 +133,8 @@ def tokenize(options: argparse.Namespace) -> int:
         print(
             f"{paths.TOKENS}: {split} {entry['tokens']:,} tokens, {entry['bytes'] / entry['tokens']:.2f} bytes per token"
         )
+    card.write_card(params.tokenizer, params.tokenize, paths.DOCUMENTS, paths.TOKENS, paths.DATA_CARD)
+    print(f"data card: {paths.DATA_CARD}")
     return 0
 
 

@@ -16,6 +16,7 @@ EVALUATE_METRICS = Path("metrics/evaluate.json")
 TRAINING_PLOT = Path("plots/training.csv")
 VALIDATION_PLOT = Path("plots/validation.csv")
 REPORTS = Path("reports/evaluate")
+DATA_CARD = Path("reports/data.html")
 CHECKPOINTS = Path("checkpoints")
 SPOOL = Path("spool")
 

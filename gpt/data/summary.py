@@ -9,6 +9,7 @@ import orjson
 from gpt.data.decontamination import Matcher, plant, summarise
 from gpt.data.shards import SPLITS
 from gpt.data.work import add_up, read_reports
+from gpt.files import read_json
 from gpt.params import Prepare
 
 _SHOWN_MATCHES = 200
@@ -82,6 +83,21 @@ def summarise_corpus(
         },
     }
     return counts, report
+
+
+def describe_inputs(settings: Prepare, raw: Path, benchmarks: Path) -> dict[str, Any]:
+    """Return what the documents are made of: settings that decide them, sources and benchmarks with licence and hash."""
+    listing = read_json(raw / "sources.json", "run `gpt fetch` first")
+    described = benchmarks / "benchmarks.json"
+    return {
+        "settings": settings.model_dump(mode="json", exclude={"engine"}),
+        "fetched": [
+            {key: source.get(key, "") for key in ("name", "licence", "sha256")}
+            | {"files": len(source["files"]), "bytes": sum(file.get("bytes", 0) for file in source["files"].values())}
+            for source in listing
+        ],
+        "benchmarks": read_json(described, "run `gpt fetch` again") if described.exists() else {},
+    }
 
 
 def _split(work: Path, split: str) -> dict[str, int | str]:
