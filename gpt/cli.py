@@ -138,6 +138,14 @@ def tokenize(options: argparse.Namespace) -> int:
     return 0
 
 
+def diff(options: argparse.Namespace) -> int:
+    """say what changed in the data since a git revision"""
+    from gpt.data.diff import diff
+
+    print("\n".join(diff(Path.cwd(), options.revision)))
+    return 0
+
+
 def pretrain(options: argparse.Namespace) -> int:
     """train the base model, going on from its last checkpoint"""
     from gpt.params import load_params
@@ -311,6 +319,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in (fetch, prepare, tokenizer, tokenize, pretrain, evaluate):
         _add(commands, command)
+    _add_data(commands)
     _add_generate(commands)
     register_parser = _add(commands, register)
     register_parser.add_argument("--json", action="store_true", help="print the version as JSON in the last line")
@@ -328,6 +337,15 @@ def _parser() -> argparse.ArgumentParser:
     for command in (checkpoints, sync, doctor):
         _add(commands, command)
     return parser
+
+
+def _add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "compare versions of the data"
+    parser = commands.add_parser("data", help=text, description=text)
+    diff_parser = _add(parser.add_subparsers(metavar="COMMAND", required=True), diff)
+    diff_parser.add_argument(
+        "revision", nargs="?", default="HEAD", metavar="REV", help="git revision (default: %(default)s)"
+    )
 
 
 def _add_conversions(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -100,12 +100,14 @@ def describe_inputs(settings: Prepare, raw: Path, benchmarks: Path) -> dict[str,
     }
 
 
-def _split(work: Path, split: str) -> dict[str, int | str]:
+def _split(work: Path, split: str) -> dict[str, Any]:
     total: Counter[str] = Counter()
-    for counts in add_up(read_reports(work / "written" / split)).values():
+    sources = add_up(read_reports(work / "written" / split))
+    for counts in sources.values():
         total.update(counts)
     sizes = {key: total[key] for key in ("documents", "characters", "bytes", "words")}
-    return sizes | {"sha256": f"{total['hash'] % 2**256:064x}"}
+    by_source = {name: {key: counts[key] for key in ("documents", "bytes")} for name, counts in sources.items()}
+    return sizes | {"sha256": f"{total['hash'] % 2**256:064x}", "by_source": by_source}
 
 
 def _matches(folder: Path) -> list[dict[str, Any]]:
