@@ -116,9 +116,9 @@ def tokenizer(options: argparse.Namespace) -> int:
 
 
 def tokenize(options: argparse.Namespace) -> int:
-    """write the documents as memory-mapped token shards"""
+    """write the documents as memory-mapped token shards, and a card that describes the data"""
     from gpt import paths
-    from gpt.data import encoding
+    from gpt.data import card, encoding
     from gpt.params import load_params
 
     params = load_params()
@@ -134,6 +134,16 @@ def tokenize(options: argparse.Namespace) -> int:
         print(
             f"{paths.TOKENS}: {split} {entry['tokens']:,} tokens, {entry['bytes'] / entry['tokens']:.2f} bytes per token"
         )
+    card.write_card(params.tokenizer, params.tokenize, paths.DOCUMENTS, paths.TOKENS, paths.DATA_CARD)
+    print(f"data card: {paths.DATA_CARD}")
+    return 0
+
+
+def diff(options: argparse.Namespace) -> int:
+    """say what changed in the data since a git revision"""
+    from gpt.data.diff import diff
+
+    print("\n".join(diff(Path.cwd(), options.revision)))
     return 0
 
 
@@ -336,6 +346,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (fetch, prepare, tokenizer, tokenize, pretrain, evaluate):
         _add(commands, command)
     _add_tokens(commands)
+    _add_data(commands)
     _add_generate(commands)
     register_parser = _add(commands, register)
     register_parser.add_argument("--json", action="store_true", help="print the version as JSON in the last line")
@@ -375,6 +386,15 @@ def _add_tokens(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="how many of the batch, or documents of a held-out split (default: %(default)s)",
     )
     parser.add_argument("--ids", action="store_true", help="print every token's id and text in a line of its own")
+
+
+def _add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "compare versions of the data"
+    parser = commands.add_parser("data", help=text, description=text)
+    diff_parser = _add(parser.add_subparsers(metavar="COMMAND", required=True), diff)
+    diff_parser.add_argument(
+        "revision", nargs="?", default="HEAD", metavar="REV", help="git revision (default: %(default)s)"
+    )
 
 
 def _add_conversions(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

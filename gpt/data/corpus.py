@@ -25,7 +25,7 @@ from gpt.data.deduplication import EXACT, Cluster, Meet, Sign, bucket_names, rem
 from gpt.data.executors import Tasks
 from gpt.data.readers import ReadSources, list_files, quiet_datatrove
 from gpt.data.shards import SPLITS
-from gpt.data.summary import summarise_corpus
+from gpt.data.summary import describe_inputs, summarise_corpus
 from gpt.data.work import link_files, work_folder, write_report
 from gpt.errors import UserError
 from gpt.files import atomic_folder, read_json, sha256_file, write_json
@@ -42,9 +42,9 @@ def prepare(
 ) -> dict[str, Any]:
     """Write documents, a JSON object a line (id, source, text, words, metadata), to `output/<split>_<shard>.jsonl`.
 
-    `names` are the benchmarks whose items no training document may hold. Everything is counted in `metrics`, with examples
-    in `output/report.json`. Raises `UserError` for what cannot be read or a split that would be empty; then `output`
-    stays as it was, and the next run goes on with what is done.
+    `names` are the benchmarks whose items no training document may hold. What was done is counted in `metrics`, and told in
+    full, with sources, settings and examples, in `output/report.json`. Raises `UserError` for what cannot be read or a split
+    that would be empty; then `output` stays as it was, and the next run goes on with what is done.
     """
     quiet_datatrove()
     sources = list(dict.fromkeys(source for source, _ in list_files(raw)))
@@ -63,7 +63,7 @@ def prepare(
         with atomic_folder(output) as folder:
             link_files(sorted((work / "documents").iterdir()), folder)
             write_json(folder / "documents.json", _describe(folder, counts))
-            write_json(folder / "report.json", report)
+            write_json(folder / "report.json", describe_inputs(settings, raw, benchmarks) | {"counts": counts} | report)
             write_json(metrics, counts)  # in here: if it cannot be written, the old documents stay
     return counts
 

@@ -1,6 +1,6 @@
 """What `prepare` did to the documents, added up from its tasks' reports: counts for machines, examples for people."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,10 @@ import orjson
 from gpt.data.decontamination import Matcher, plant, summarise
 from gpt.data.shards import SPLITS
 from gpt.data.work import add_up, read_reports
+from gpt.files import read_json
 from gpt.params_data import Prepare
 
-_SHOWN_MATCHES = 200
+_SHOWN_MATCHES = 20  # per benchmark or split
 _SHOWN_EXAMPLES = 5
 _NAMED = 1000
 
@@ -86,21 +87,49 @@ def _read(work: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, list[An
     return read, dropped, examples
 
 
-def _split(work: Path, split: str) -> dict[str, int | str]:
+def describe_inputs(settings: Prepare, raw: Path, benchmarks: Path) -> dict[str, Any]:
+    """Return what the documents are made of: settings that decide them, sources and benchmarks with licence and hash."""
+    listing = read_json(raw / "sources.json", "run `gpt fetch` first")
+    described = benchmarks / "benchmarks.json"
+    return {
+        "settings": settings.model_dump(mode="json", exclude={"engine"}),
+        "fetched": [
+            {key: source.get(key, "") for key in ("name", "licence", "sha256")}
+            | {"files": len(source["files"]), "bytes": sum(file.get("bytes", 0) for file in source["files"].values())}
+            for source in listing
+        ],
+        "benchmarks": read_json(described, "run `gpt fetch` again") if described.exists() else {},
+    }
+
+
+def _split(work: Path, split: str) -> dict[str, Any]:
     total: Counter[str] = Counter()
-    for counts in add_up(read_reports(work / "written" / split)).values():
+    sources = add_up(read_reports(work / "written" / split))
+    for counts in sources.values():
         total.update(counts)
     sizes = {key: total[key] for key in ("documents", "characters", "bytes", "words")}
-    return sizes | {"sha256": f"{total['hash'] % 2**256:064x}"}
+    by_source = {name: {key: counts[key] for key in ("documents", "bytes")} for name, counts in sources.items()}
+    return sizes | {"sha256": f"{total['hash'] % 2**256:064x}", "by_source": by_source}
 
 
 def _matches(folder: Path) -> list[dict[str, Any]]:
-    """Return the first matches of every benchmark and split, the longest first."""
-    found: list[dict[str, Any]] = []
+    """Return the longest matches with every benchmark and split."""
+    longest: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in sorted(folder.glob("*.jsonl")):
         with path.open("rb") as file:
-            found += map(orjson.loads, file)
-            found = sorted(found, key=lambda match: (-match["words"], match["document"], match["text"]))[
-                :_SHOWN_MATCHES
-            ]
-    return found
+            for match in map(orjson.loads, file):
+                for owner in match["in"]:
+                    kept = longest[owner]
+                    kept.append(match)
+                    if len(kept) > 2 * _SHOWN_MATCHES:
+                        kept[:] = sorted(kept, key=_longest_first)[:_SHOWN_MATCHES]
+    shown = {
+        (match["document"], match["text"]): match
+        for kept in longest.values()
+        for match in sorted(kept, key=_longest_first)[:_SHOWN_MATCHES]
+    }
+    return sorted(shown.values(), key=_longest_first)
+
+
+def _longest_first(match: dict[str, Any]) -> tuple[Any, ...]:
+    return -match["words"], match["document"], match["text"]

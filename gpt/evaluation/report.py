@@ -21,7 +21,7 @@ HELD_OUT = ("validation", "test")
 
 
 def evaluate(params: Params) -> dict[str, Any]:
-    """Measure models/base on the held-out splits; write metrics/evaluate.json and reports/; return the metrics."""
+    """Measure models/base on the held-out splits; write metrics/evaluate.json and reports/evaluate/; return the metrics."""
     model, encoding = load_model(paths.BASE_MODEL, default_device())
     if read_index(paths.TOKENS)["tokenizer_id"] != tokenizer_id(paths.BASE_MODEL / "tokenizer"):
         raise UserError("data/tokens: made by another tokenizer than models/base has; run `gpt pretrain` again")

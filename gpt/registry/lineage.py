@@ -26,6 +26,7 @@ from gpt.params import PARAMS_FILE, Params, load_params
 from gpt.registry.git import read_code
 from gpt.registry.versions import find_version
 from gpt.training import store
+from gpt.training.dataset import describe_contamination
 from gpt.training.launch import describe_hardware
 
 DVC_LOCK = Path("dvc.lock")
@@ -49,6 +50,8 @@ class Lineage:
     data_sha256: str
     test_documents_sha256: str
     validation_documents_sha256: str
+    contaminated_items: str
+    "Of each benchmark and split: items that training documents had a passage of, of how many; and what was done about it."
     tokenizer_sha256: str
     weights_sha256: str
     model_sha256: str
@@ -104,6 +107,7 @@ def collect(project: Path) -> Lineage:
         data_sha256=data_id(project / paths.TOKENS),
         test_documents_sha256=evaluation["test"]["documents_sha256"],
         validation_documents_sha256=evaluation["validation"]["documents_sha256"],
+        contaminated_items=describe_contamination(project / paths.DOCUMENTS, project / paths.TOKENS) or NONE,
         tokenizer_sha256=tokenizer,
         weights_sha256=weights,
         model_sha256=sha256_tree(base),

@@ -32,7 +32,7 @@ class Journal:
     """The events of one run, appended by the trainer and delivered by a thread.
 
     `run` names the run in the spool; an existing one is continued. Events are dictionaries with a `kind`:
-    start, params, tags, metrics, text, end.
+    start, params, dataset, tags, metrics, text, end.
     """
 
     def __init__(self, spool: Path, run: str) -> None:
@@ -179,7 +179,7 @@ def deliver_left_behind(spool: Path, skip: str | None = None) -> int:
 
 def _send(client: "MlflowClient", batch: list[dict[str, Any]], run_id: str | None) -> str:
     """Send one event, or many of metrics, and return the run's id."""
-    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
     from gpt.training.store import experiment_id
 
@@ -205,6 +205,12 @@ def _send(client: "MlflowClient", batch: list[dict[str, Any]], run_id: str | Non
             client.log_batch(run_id, params=params)
         case "tags":
             client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in event["values"].items()])
+        case "dataset":
+            # One of the same name and digest is the same: sent twice, it is there once.
+            described = Dataset(event["name"], event["digest"], "dvc", event["source"], profile=event["profile"])
+            tags = {"mlflow.data.context": "training", **event["tags"]}
+            data = DatasetInput(described, [InputTag(key, value) for key, value in tags.items()])
+            client.log_inputs(run_id, datasets=[data])
         case "text":
             client.log_text(run_id, event["text"], event["path"])
         case "resume":

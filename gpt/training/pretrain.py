@@ -14,6 +14,7 @@ from gpt.model.storage import save_model
 from gpt.params import Params
 from gpt.training import checkpoint as checkpoints
 from gpt.training.compilation import choose_compile
+from gpt.training.dataset import describe_dataset, read_card
 from gpt.training.launch import (
     Choice,
     check_launch,
@@ -106,7 +107,9 @@ def _track(trainer: Trainer, choices: dict[str, Choice], fingerprint: str) -> No
     }
     tags |= {f"launch.{key}": value for key, value in launch.items()}
     tags |= {name: str(choice) for name, choice in choices.items()}
-    trainer.record.tracker = Tracker(paths.SPOOL, trainer.params, trainer.run, tags)
+    dataset = describe_dataset(trainer.params.base.name, paths.DOCUMENTS, paths.TOKENS)
+    card = read_card(paths.DATA_CARD, paths.TOKENS)
+    trainer.record.tracker = Tracker(paths.SPOOL, trainer.params, trainer.run, tags, dataset, card)
     trainer.run = trainer.record.tracker.run
 
 

@@ -25,15 +25,28 @@ logger = logging.getLogger(__name__)
 class Tracker:
     """One run as MLflow shows it. `run` continues a run whose checkpoint named it; None begins one.
 
+    `dataset` is what `describe_dataset` says of its data, `card` the data card (HTML), if there is one.
+
     As a context manager it ends the run truthfully: FINISHED, KILLED after an interrupt, FAILED after any other error.
     """
 
-    def __init__(self, spool: Path, params: Params, run: str | None, tags: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        spool: Path,
+        params: Params,
+        run: str | None,
+        tags: dict[str, Any],
+        dataset: dict[str, Any],
+        card: str | None,
+    ) -> None:
         self.run = run or time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + uuid.uuid4().hex[:6]
         self._journal = Journal(spool, self.run)
         if self._journal.is_new:
             self._journal.append("start", experiment=params.base.name, run=self.run)
             self._journal.append("params", values=_flat_params(params))
+            self._journal.append("dataset", **dataset)
+            if card:
+                self.log_text("data.html", card)
         else:
             self._journal.append("resume")
         self._journal.append("tags", values=tags)  # a tag may change when the run goes on elsewhere, a param may not

@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_refused_and_the_earlier_report_stays(
     trained_project: Path, copy_project: Callable[..., Path], message: str, damage: Callable[[], Any]
 ) -> None:
     copy_project(trained_project)
-    paths.REPORTS.mkdir()
+    paths.REPORTS.mkdir(parents=True)
     (paths.REPORTS / "evaluate.md").write_text("earlier")
     damage()
     with pytest.raises(UserError, match=message):

@@ -123,7 +123,7 @@ if broken.exists():
     exec(broken.read_text())
 OUTPUTS = {
     "fetch": "data/raw", "prepare": "data/documents", "tokenizer": "models/tokenizer", "tokenize": "data/tokens",
-    "pretrain": "models/base", "evaluate": "reports",
+    "pretrain": "models/base", "evaluate": "reports/evaluate",
 }
 if name == "register":
     print("registering")
@@ -168,7 +168,7 @@ _OUTPUTS = {
     "tokenizer": "models/tokenizer",
     "tokenize": "data/tokens",
     "pretrain": "models/base",
-    "evaluate": "reports",
+    "evaluate": "reports/evaluate",
 }
 
 

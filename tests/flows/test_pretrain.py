@@ -147,7 +147,7 @@ def test_sigkill_leaves_nothing_running_and_the_next_run_goes_on(
     (project.root / "fetch.broken").unlink()
     after = project.run("-m", "dvc", "--wait-for-lock", "repro", VIRTUAL_ENV=str(project.python.parents[1]))
     assert after.returncode == 0, after.stderr
-    assert (project.root / "reports" / "out.txt").exists()
+    assert (project.root / "reports" / "evaluate" / "out.txt").exists()
 
 
 def environment_of(process: psutil.Process) -> str:

@@ -1,4 +1,5 @@
 import hashlib
+import re
 import subprocess
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from ruamel.yaml import YAML
 
 from gpt import paths
 from gpt.errors import UserError
+from gpt.files import read_json, write_json
 from gpt.params import Params, load_params
 from gpt.registry.git import read_code
 from gpt.registry.lineage import PATCH, collect, describe, params_hash
@@ -121,7 +123,7 @@ def write_lock(project: Path, **train: object) -> None:
     made_with = {"base.seed": settings["base"]["seed"], "train": settings["train"] | train}
     stages = {
         "pretrain": {"cmd": "gpt pretrain", "params": {"params.yaml": made_with}},
-        "evaluate": {"cmd": "gpt evaluate", "outs": [{"path": "reports", "md5": "0.dir"}, out]},
+        "evaluate": {"cmd": "gpt evaluate", "outs": [{"path": "reports/evaluate", "md5": "0.dir"}, out]},
     }
     YAML(typ="safe").dump({"schema": "2.0", "stages": stages}, project / "dvc.lock")
 
@@ -153,3 +155,16 @@ def test_describes_a_version_in_a_table(project: Path, params: Params) -> None:
     assert rows["weights_sha256"] == collect(project).weights_sha256
     with pytest.raises(UserError, match="version 1 of small-gpt"):
         describe("@champion", "small-gpt")
+
+
+def test_a_version_and_its_lineage_say_what_was_contaminated(project: Path, params: Params) -> None:
+    path = project / paths.DOCUMENTS / "report.json"
+    report = read_json(path, "")
+    report["counts"]["contamination"] = {"piqa": {"items": 9, "touched": 2, "unprotected": 1}}
+    write_json(path, report)
+    model = register(params, project)
+    tags = store.client().get_model_version(model.name, str(model.version)).tags
+    assert tags["contaminated_items"] == "piqa 2/9; cut"
+    assert re.search(r"^contaminated_items +piqa 2/9; cut$", describe(model.uri, model.name), re.MULTILINE)
+    path.unlink()
+    assert collect(project).contaminated_items == "none"

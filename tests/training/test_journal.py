@@ -143,3 +143,25 @@ def test_a_torn_last_line_is_not_sent_and_the_next_line_starts_anew(store: Mlflo
     run_id = journal.run_id(1)
     assert run_id is not None
     assert points(store, run_id, "loss") == [(1, 1.0)]
+
+
+def test_a_dataset_arrives_once_however_often_it_is_sent(store: MlflowClient) -> None:
+    dataset = {
+        "name": "e",
+        "digest": "0" * 36,
+        "source": "{}",
+        "profile": '{"tokens": 3}',
+        "tags": {"data_sha256": "0" * 64},
+    }
+    journal = begin("six")
+    journal.append("dataset", **dataset)
+    path = Path("spool/six.jsonl")
+    deliver(path)
+    path.with_suffix(".state").unlink()  # killed after the server answered, before the note was written
+    deliver(path)
+    journal.append("dataset", **dataset)
+    deliver(path)
+    (run,) = store.search_runs([store.get_experiment_by_name("e").experiment_id])  # pyright: ignore[reportOptionalMemberAccess]
+    (data,) = run.inputs.dataset_inputs  # pyright: ignore[reportOptionalMemberAccess]
+    assert (data.dataset.name, data.dataset.digest, data.dataset.profile) == ("e", "0" * 36, '{"tokens": 3}')
+    assert {tag.key: tag.value for tag in data.tags} == {"mlflow.data.context": "training", "data_sha256": "0" * 64}

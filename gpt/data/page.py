@@ -1,0 +1,114 @@
+"""Pieces of a web page that needs nothing else: tables, quotations, the page around them.
+
+What stands on it comes from anywhere, so every text is escaped, and the page allows no script and fetches nothing.
+"""
+
+import unicodedata
+from html import escape
+from typing import Any
+
+_SHOWN_CHARACTERS = 300
+_HASH_DIGITS = 12
+NONE = "<p>none</p>\n"
+
+
+class Markup(str):
+    """What is HTML already."""
+
+
+def render(title: str, summary: str, sections: dict[str, str]) -> str:
+    """Return a page with sections of HTML, each under its heading."""
+    body = "".join(f"<section><h2>{escape(name)}</h2>\n{content}</section>\n" for name, content in sections.items())
+    return _PAGE.format(title=escape(title), summary=summary, body=body)
+
+
+def table(head: list[str], rows: list[list[Any]]) -> str:
+    """Return a table; numbers stand on the right. One without rows is the word "none"."""
+    if not rows:
+        return NONE
+    kinds = [' class="number"' if all(map(_is_number, column)) else "" for column in zip(*rows, strict=True)]
+    lines = [
+        "<tr>" + "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(head, kinds, strict=True)) + "</tr>"
+    ]
+    lines += [
+        "<tr>" + "".join(f"<td{kind}>{_cell(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
+        for row in rows
+    ]
+    return '<div class="scroll"><table>\n' + "\n".join(lines) + "\n</table></div>\n"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return value if isinstance(value, Markup) else escape_text(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) or not value.strip("+-.,% 0123456789")
+
+
+def escape_text(value: str) -> str:
+    """Return a text that cannot act on the page: no markup, nothing invisible that steers what stands beside it."""
+    visible = (
+        letter if letter in "\n\t" or unicodedata.category(letter)[0] != "C" else f"\\u{ord(letter):04x}"
+        for letter in value
+    )
+    return escape("".join(visible))
+
+
+def quote(text: str) -> Markup:
+    """Return the beginning of a text, with its line ends."""
+    shown = text[:_SHOWN_CHARACTERS] + ("…" if len(text) >= _SHOWN_CHARACTERS else "")  # reports cut at as many
+    return Markup(f"<q>{escape_text(shown)}</q>")
+
+
+def short_hash(digest: str) -> Markup:
+    """Return the first digits of a hash; all of them show where a pointer rests."""
+    return Markup(f'<code title="{escape_text(digest)}">{escape_text(digest[:_HASH_DIGITS])}</code>')
+
+
+def pictures_in_a_row(*pictures: str) -> str:
+    return '<div class="pictures">' + "".join(f"<figure>{picture}</figure>" for picture in pictures) + "</div>\n"
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --ink: #1b2127; --page: #fff; --line: #d8dde2; --soft: #f3f5f7; --dim: #5a6570; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --ink: #e3e7eb; --page: #14181c; --line: #38414a; --soft: #1d2329; --dim: #9aa5b0; }}
+}}
+body {{ margin: 0 auto; max-width: 66rem; padding: 1rem; font: 15px/1.5 system-ui, sans-serif; color: var(--ink);
+  background: var(--page); overflow-wrap: break-word; }}
+h1 {{ font-size: 1.7rem; margin: .5rem 0; }}
+h2 {{ font-size: 1.2rem; margin: 2rem 0 .6rem; border-bottom: 1px solid var(--line); padding-bottom: .2rem; }}
+h3 {{ font-size: 1rem; margin: 1.2rem 0 .4rem; }}
+.facts {{ display: flex; flex-wrap: wrap; gap: .6rem; }}
+.facts div {{ background: var(--soft); border-radius: .4rem; padding: .4rem .8rem; color: var(--dim); }}
+.facts b {{ display: block; font-size: 1.25rem; color: var(--ink); }}
+.scroll {{ overflow-x: auto; margin-bottom: .6rem; }}
+table {{ border-collapse: collapse; font-size: .87rem; }}
+th, td {{ text-align: left; vertical-align: top; padding: .25rem 1rem .25rem 0; border-bottom: 1px solid var(--line); }}
+th {{ color: var(--dim); font-weight: 600; }}
+td {{ min-width: 3.5rem; }}
+.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
+q {{ quotes: none; white-space: pre-wrap; display: block; min-width: 14rem; max-width: 34rem;
+  overflow-wrap: anywhere; font-family: ui-monospace, monospace; font-size: .8rem; }}
+code {{ font-family: ui-monospace, monospace; font-size: .85em; }}
+.whole {{ overflow-wrap: anywhere; }}
+.pictures {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
+figure {{ margin: 0 0 .5rem; flex: 1 1 19rem; max-width: 32rem; }}
+svg {{ display: block; width: 100%; height: auto; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{summary}
+{body}</body>
+</html>
+"""
