@@ -76,10 +76,10 @@ def _read(work: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, list[An
     }
     # Records that cannot be read and empty ones are no documents: they are not among those read.
     dropped: dict[str, Any] = {
-        f"malformed: {reason}": {"documents": count} for reason, count in reader["rejected"].items()
+        f"malformed: {reason}": {"documents": count, "bytes": 0} for reason, count in reader["rejected"].items()
     }
     examples: dict[str, list[Any]] = {f"malformed: {reason}": shown for reason, shown in reader["examples"].items()}
-    dropped["empty"] = {"documents": sum(reader["empty"].values()) + report["clean"]["empty"]}
+    dropped["empty"] = {"documents": sum(reader["empty"].values()) + report["clean"]["empty"], "bytes": 0}
     for kind, reasons in filters.items():
         for reason, entry in reasons.items():
             examples[f"{kind}: {reason}"] = entry.pop("examples")

@@ -20,7 +20,7 @@ _LIBRARIES = ("datatrove", "ftfy", "regex", "tiktoken", "xxhash")
 def work_folder(output: Path, inputs: Any) -> Iterator[Path]:
     """Yield `.<output>.work` beside `output`: as a killed run left it if that had the same inputs and code, else empty.
 
-    It is removed in the end, unless an error ends the block: then it stays for the next run.
+    It is removed in the end. After a kill, a full disk or a bug it stays, and the next run goes on with it.
     Raises `UserError` if another process has it.
     """
     code = {path.name: sha256_file(path) for path in sorted(Path(__file__).parent.glob("*.py"))}
@@ -38,9 +38,12 @@ def work_folder(output: Path, inputs: Any) -> Iterator[Path]:
             shutil.rmtree(folder)
             folder.mkdir()
             write_json(mark, fingerprint)
-        yield folder
-        shutil.rmtree(folder)
-        Path(lock.name).unlink()
+        try:
+            yield folder
+        except UserError:  # what the user changes makes other inputs: what was done is of no use
+            _remove(folder, lock.name)
+            raise
+        _remove(folder, lock.name)
 
 
 def write_report(folder: Path, task: int, value: Any) -> None:
@@ -71,6 +74,11 @@ def link_files(paths: Iterable[Path], folder: Path) -> None:
     """Put files into an output folder and leave them in the work folder, until the output is whole."""
     for path in paths:
         os.link(path, folder / path.name)
+
+
+def _remove(folder: Path, lock: str) -> None:
+    shutil.rmtree(folder)
+    Path(lock).unlink()
 
 
 def _as_written(value: Any) -> str:

@@ -47,11 +47,16 @@ def project(
 
 
 def state(folder: Path) -> dict[str, str]:
-    """Return every path below the outputs with its hash, temporary and hidden ones too."""
+    """Return every path below the outputs with its hash, temporary and hidden ones too.
+
+    But for the folder in which a data stage keeps what it has done for the next run.
+    """
     found = {}
     for output in OUTPUTS:
         top = folder / output
         for path in (top, *top.rglob("*")) if top.exists() else ():
+            if re.search(r"/\.\w+\.work", str(path)):
+                continue
             found[str(path.relative_to(folder))] = sha256_file(path) if path.is_file() else "folder"
     return found
 
@@ -252,13 +257,13 @@ DAMAGED: dict[str, tuple[str, Damage, str]] = {
     "fetch: no archive": ("fetch", no_archive, "not a readable zip or tar archive"),
     "fetch: unwritable": ("fetch", replace_by_file("data"), "data"),
     "prepare: nothing fetched": ("prepare", remove(paths.RAW), r"sources\.json: not found; run `gpt fetch`"),
-    "prepare: a raw file is gone": ("prepare", remove("data/raw/made-up/text.jsonl"), r"text\.jsonl: not found"),
+    "prepare: a raw file is gone": ("prepare", remove("data/raw/made-up/text.jsonl"), r"text\.jsonl: cannot be read \(No such"),
     "prepare: empty corpus": ("prepare", raw("a.txt", b" \n"), "holds no document with text"),
     "prepare: binary": ("prepare", raw("a.txt", bytes(range(256))), r"made-up/a\.txt: not UTF-8 text \(byte 128\)"),
-    "prepare: NUL": ("prepare", raw("a.txt", b"a\0b"), r"made-up/a\.txt: holds NUL"),
+    "prepare: NUL": ("prepare", raw("a.txt", b"a\0b"), r"made-up/a\.txt: document 1: holds NUL"),
     "prepare: bad JSONL": ("prepare", raw("a.jsonl", b'{"text": "a"}\n{"text'), r"a\.jsonl: line 2: not valid JSON"),
     "prepare: another field": ("prepare", raw("a.jsonl", b'{"body": "a"}\n'), r"a\.jsonl: line 1: has no text field"),
-    "prepare: no Parquet": ("prepare", raw("a.parquet", b"PAR1 not"), r"a\.parquet: not a readable Parquet file"),
+    "prepare: no Parquet": ("prepare", raw("a.parquet", b"PAR1 not"), r"a\.parquet: the Parquet file breaks off"),
     "prepare: one document": ("prepare", raw("a.txt", b"a"), "none of 1 documents falls into"),
     "prepare: unwritable metrics": ("prepare", replace_by_file("metrics"), "metrics"),
     "tokenizer: no documents": ("tokenizer", remove(paths.DOCUMENTS), r"documents\.json: not found; run `gpt prepare`"),
@@ -348,6 +353,7 @@ def test_a_full_disk_is_one_clear_error(project: Path, capsys: pytest.CaptureFix
     check(code, errors, output, "File too large.*make room")
     assert state(project) == before
     assert main([stage]) == 0  # and with room it goes on
+    assert not list((project / "data").glob(".*.work*"))
 
 
 def test_help_imports_nothing_heavy() -> None:
