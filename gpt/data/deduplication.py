@@ -123,20 +123,18 @@ class Meet(PipelineStep):
 
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         bucket = self._buckets[rank]
-        shards = [np.memmap(path, SIGNATURE, "r") for path in _filled(self._folder / bucket)]
-        numbers = [int(path.name) for path in _filled(self._folder / bucket)]
+        shards = [(int(path.name), path) for path in sorted((self._folder / bucket).iterdir()) if path.stat().st_size]
         with (self._folder / f"{bucket}.pairs").open("wb") as file:
             # A part at a time, so that what all shards have together never is in memory at once.
             for part in range(self._parts):
                 bounds = [(part << 64) // self._parts, ((part + 1) << 64) // self._parts]
-                signatures, documents = [], []
-                for number, shard in zip(numbers, shards, strict=True):
-                    first, last = (_position(shard, bound) for bound in bounds)
-                    signatures.append(shard["signature"][first:last])
-                    documents.append(shard["document"][first:last] | np.uint64(number << 32))
-                if signatures:
-                    pairs = _neighbours(np.concatenate(signatures), np.concatenate(documents))
-                    pairs.tofile(file)
+                signatures, documents = [np.empty(0, "<u8")], [np.empty(0, "<u8")]
+                for number, path in shards:
+                    first, last = (_position(np.memmap(path, SIGNATURE, "r"), bound) for bound in bounds)
+                    records = np.fromfile(path, SIGNATURE, last - first, offset=first * SIGNATURE.itemsize)
+                    signatures.append(records["signature"])
+                    documents.append(records["document"] | np.uint64(number << 32))
+                _neighbours(np.concatenate(signatures), np.concatenate(documents)).tofile(file)
         yield from ()
 
 
@@ -206,7 +204,3 @@ def _all_but_first(pairs: np.ndarray, places: np.ndarray) -> np.ndarray:
 def _position(records: np.ndarray, bound: int) -> int:
     """Return where signatures of at least `bound` begin; 2 ** 64 is past all."""
     return len(records) if bound >= 2**64 else int(np.searchsorted(records["signature"], np.uint64(bound)))
-
-
-def _filled(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.stat().st_size]

@@ -8,8 +8,10 @@ without sorting the whole split anywhere.
 
 import hashlib
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -198,48 +200,47 @@ class _Shuffle(PipelineStep):
         ends = np.cumsum(sum(np.fromfile(self._encoded / f"{of:05d}.histogram", np.int64) for of in ranks))
         begin, end = number * self._shard_tokens, min((number + 1) * self._shard_tokens, int(ends[-1]))
         first, last = int(np.searchsorted(ends, begin, "right")), int(np.searchsorted(ends, end, "left"))
-        entries, tokens = self._read(ranks, first, last)
+        entries = self._read(ranks, first, last)
         # Positions in the split's stream at which the documents of these buckets end.
         lasts = (int(ends[first - 1]) if first else 0) + np.cumsum(entries["tokens"], dtype=np.int64)
-        digest = hashlib.sha256()
+        digest, size = hashlib.sha256(), self._dtype.itemsize
         name = f"{split}_{number:05d}"
         self._output.mkdir(parents=True, exist_ok=True)
-        with (self._output / f"{name}.bin").open("wb") as file:
+        with ExitStack() as stack:
+            shard = stack.enter_context((self._output / f"{name}.bin").open("wb"))
+            # Read, not mapped: a map of all tokens, in an order of chance, would count as this process's memory.
+            files = [stack.enter_context((self._encoded / f"{of:05d}.bin").open("rb", buffering=0)) for of in ranks]
             for place in range(int(np.searchsorted(lasts, begin, "right")), len(entries)):
                 after = int(lasts[place])
                 before = after - int(entries["tokens"][place])
                 if before >= end:
                     break
-                start = int(entries["start"][place]) - before
-                piece = tokens[entries["file"][place]][start + max(before, begin) : start + min(after, end)].tobytes()
-                file.write(piece)
+                start, stop = max(before, begin), min(after, end)
+                offset = int(entries["start"][place]) + start - before
+                piece = os.pread(files[entries["file"][place]].fileno(), (stop - start) * size, offset * size)
+                assert len(piece) == (stop - start) * size, "the file is as its entries say"
+                shard.write(piece)
                 digest.update(piece)
         report = {"file": f"{name}.bin", "tokens": end - begin, "sha256": digest.hexdigest()}
         write_report(self._output, rank, report)
         yield from ()
 
-    def _read(self, ranks: list[int], first: int, last: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Return the entries of buckets first to last in their global order, with their `file`, and the files' tokens."""
-        wide = np.dtype([*ENTRY.descr, ("file", "<i4")])
-        pieces, tokens = [], []
-        bounds = np.array([first, last], np.uint64) << np.uint64(64 - _BUCKET_BITS)
+    def _read(self, ranks: list[int], first: int, last: int) -> np.ndarray:
+        """Return the entries of buckets first to last in their global order, each with the number of its file."""
+        pieces = []
+        low, high = first << (64 - _BUCKET_BITS), (last + 1) << (64 - _BUCKET_BITS)
         for number, of in enumerate(ranks):
             path = self._encoded / f"{of:05d}.entries"
             if not path.stat().st_size:
-                tokens.append(np.empty(0, self._dtype))
                 continue
-            table = np.memmap(path, ENTRY, "r")
-            low = int(np.searchsorted(table["key"], bounds[0]))
-            high = (
-                len(table)
-                if last + 1 == 1 << _BUCKET_BITS
-                else int(np.searchsorted(table["key"], bounds[1] + np.uint64(1 << (64 - _BUCKET_BITS))))
-            )
-            piece = np.empty(high - low, wide)
+            keys = np.memmap(path, ENTRY, "r")["key"]
+            begin = int(np.searchsorted(keys, np.uint64(low)))
+            end = len(keys) if high == 2**64 else int(np.searchsorted(keys, np.uint64(high)))
+            table = np.fromfile(path, ENTRY, end - begin, offset=begin * ENTRY.itemsize)
+            piece = np.empty(len(table), [*ENTRY.descr, ("file", "<i4")])
             for field in ENTRY.names or ():
-                piece[field] = table[field][low:high]
+                piece[field] = table[field]
             piece["file"] = number
             pieces.append(piece)
-            tokens.append(np.memmap(self._encoded / f"{of:05d}.bin", self._dtype, "r"))
         entries = np.concatenate(pieces)
-        return entries[np.argsort(entries["key"], kind="stable")], tokens
+        return entries[np.argsort(entries["key"], kind="stable")]
