@@ -101,12 +101,19 @@ def _environment() -> dict[str, str]:
 
 def _watch(process: psutil.Popen, peaks: list[float]) -> None:
     while process.poll() is None:
-        for each in [process, *process.children(recursive=True)]:
+        for each in [process, *_children(process)]:
             try:
                 peaks.append(each.memory_info().rss / 1e6)
             except psutil.NoSuchProcess:
                 continue
         time.sleep(0.02)
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:  # it has just ended
+        return []
 
 
 def _multiply(project: Path, folder: Path) -> dict[str, Any]:

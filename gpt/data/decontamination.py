@@ -1,8 +1,7 @@
 """Keep what judges a model out of what it learns from: benchmarks' items, validation and test documents.
 
 A training document that has `ngram` normalised words in a row with one of them is cut there or dropped (as for GPT-3, Brown
-et al. 2020, appendix C). The index is a sorted array of n-gram hashes in a file, which all workers map, so its size does not
-count per worker. Texts shorter than an n-gram cannot be found: the report names how many.
+et al. 2020, appendix C). The index is a sorted array of n-gram hashes in a file, which all workers map. Texts shorter than an n-gram cannot be found: the report names how many.
 """
 
 import random
@@ -29,6 +28,8 @@ _SHOWN_CHARACTERS = 300
 _SHOWN_ITEMS = 3
 _PLANTED = 200
 _ITEMS_AT_ONCE = 256
+_HASHES_AT_ONCE = 1 << 20
+_LEAST_FILTER_BITS = 16
 
 
 class IndexTexts(PipelineStep):
@@ -89,7 +90,11 @@ class IndexTexts(PipelineStep):
 
 
 class MergeIndex(PipelineStep):
-    """The one task that makes the index of all owners, each n-gram once."""
+    """The one task that makes the index of all owners: `index`, each n-gram once, sorted, and `filter`.
+
+    The filter has a bit for every value of a hash's first bits, sixteen times as many as there are n-grams: few texts
+    pass it that are not in the index, and most never look there. Both are written a range of hashes at a time.
+    """
 
     name = "index"
     type = "decontamination"
@@ -99,9 +104,24 @@ class MergeIndex(PipelineStep):
         self._folder = folder
 
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        hashes = [np.fromfile(path, "<u8") for path in sorted(self._folder.glob("*.hashes"))]
-        index = np.unique(np.concatenate([np.empty(0, "<u8"), *hashes]))
-        index.tofile(self._folder / "index")
+        paths = [path for path in sorted(self._folder.glob("*.hashes")) if path.stat().st_size]
+        total = sum(path.stat().st_size // 8 for path in paths)
+        part_bits = (total // _HASHES_AT_ONCE).bit_length()
+        filter_bits = max(_LEAST_FILTER_BITS, (16 * total).bit_length())
+        with (self._folder / "index").open("wb") as index, (self._folder / "filter").open("wb") as filter_:
+            for part in range(1 << part_bits):
+                low, high = part << (64 - part_bits), (part + 1) << (64 - part_bits)
+                pieces = [np.empty(0, "<u8")]
+                for path in paths:
+                    hashes = np.memmap(path, "<u8", "r")
+                    first = int(np.searchsorted(hashes, np.uint64(low)))
+                    last = len(hashes) if high == 2**64 else int(np.searchsorted(hashes, np.uint64(high)))
+                    pieces.append(np.fromfile(path, "<u8", last - first, offset=8 * first))
+                merged = np.unique(np.concatenate(pieces))
+                merged.tofile(index)
+                bits = np.zeros(1 << (filter_bits - part_bits), np.bool_)
+                bits[(merged - np.uint64(low)) >> np.uint64(64 - filter_bits)] = True
+                np.packbits(bits).tofile(filter_)
         yield from ()
 
 
@@ -120,16 +140,21 @@ class Matcher:
     def __init__(self, folder: Path, ngram: int) -> None:
         path = folder / "index"
         self._index = np.memmap(path, "<u8", "r") if path.stat().st_size else np.empty(0, np.uint64)
+        self._filter = np.memmap(folder / "filter", np.uint8, "r")
+        self._shift = np.uint64(64 - (len(self._filter).bit_length() + 2))
         self._ngram = ngram
 
     def find(self, words: list[str]) -> list[Match]:
         """Return the matches in a text's words, in order; overlapping ones are one."""
         hashes = ngram_hashes(words, self._ngram)
-        if not len(hashes) or not len(self._index):
+        places = hashes >> self._shift
+        bits = self._filter[places >> np.uint64(3)] << (places & np.uint64(7)).astype(np.uint8)
+        found = np.flatnonzero(bits & 128)
+        if not len(found) or not len(self._index):
             return []
-        places = np.searchsorted(self._index, hashes)
+        places = np.searchsorted(self._index, hashes[found])
         places[places == len(self._index)] = 0
-        found = np.flatnonzero(self._index[places] == hashes)
+        found = found[self._index[places] == hashes[found]]
         matches: list[Match] = []
         for group in np.split(found, np.flatnonzero(np.diff(found) > self._ngram) + 1):
             if len(group):
