@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import generation, overhead, quality, recovery, training
+from benchmarks import corpus, data, generation, overhead, quality, recovery, training
 from gpt.training.launch import describe_hardware
 
 _RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -20,6 +20,8 @@ _TITLES = {
     "generation": "Generation in tokens per second, beside transformers",
     "quality": "Time to quality: characters of one text, validation loss in nats per character",
     "recovery": "What checkpoints cost, and how soon a run goes on",
+    "data": "The data pipeline: time, memory, and tokenizing beside its peers",
+    "corpus": "Duplicates and leaks in real text, beside counts of all pairs",
     "overhead": "What orchestration costs, beside the bare tools",
 }
 _PACKAGES = {
@@ -27,6 +29,8 @@ _PACKAGES = {
     "generation": ("torch", "transformers"),
     "quality": ("torch", "accelerate"),
     "recovery": ("torch", "safetensors"),
+    "data": ("datatrove", "tiktoken", "datasets", "rustbpe", "tokenizers", "ray"),
+    "corpus": ("datatrove", "numpy"),
     "overhead": ("torch", "dvc", "prefect", "mlflow"),
 }
 
@@ -37,7 +41,9 @@ def main() -> int:
     parser.add_argument("--text", type=Path, help="for quality: a text of about a million characters")
     options = parser.parse_args()
     names = options.names or [
-        name for name in ("training", "generation", "quality", "recovery") if name != "quality" or options.text
+        name
+        for name in ("training", "generation", "quality", "recovery", "data", "corpus")
+        if name != "quality" or options.text
     ]
     if "quality" in names and not options.text:
         parser.error("quality needs --text FILE")
@@ -52,6 +58,8 @@ def main() -> int:
         "generation": generation.measure,
         "quality": lambda: quality.measure(options.text),
         "recovery": recovery.measure,
+        "data": data.measure,
+        "corpus": corpus.measure,
         "overhead": overhead.measure,
     }
     sections = _read()

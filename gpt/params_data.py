@@ -60,7 +60,7 @@ class Fetch(Section):
     sources: Annotated[tuple[Source, ...], Field(strict=False), AfterValidator(not_empty)]
     "Text to train and test on."
     benchmarks: Annotated[tuple[Source, ...], Field(strict=False)]
-    "Questions to judge the finished model by, which no training document may contain."
+    "Questions to judge the finished model by; training documents are kept clean of those that `evaluate.benchmarks` names."
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

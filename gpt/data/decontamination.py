@@ -1,7 +1,8 @@
 """Keep what judges a model out of what it learns from: benchmarks' items, validation and test documents.
 
 A training document that has `ngram` normalised words in a row with one of them is cut there or dropped (as for GPT-3, Brown
-et al. 2020, appendix C). The index is a sorted array of n-gram hashes in a file, which all workers map. Texts shorter than an n-gram cannot be found: the report names how many.
+et al. 2020, appendix C). The index is a sorted array of n-gram hashes in a file, which all workers map. Texts shorter than
+an n-gram cannot be found: the report names them.
 """
 
 import random

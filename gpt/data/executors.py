@@ -166,8 +166,18 @@ def _run_rank(executor: PipelineExecutor, rank: int) -> None:
 class _Slurm(_TellsErrors, SlurmPipelineExecutor):
     """datatrove's own returns when the jobs are queued; this one waits for them."""
 
+    def get_sbatch_args(self, max_array: int = 1) -> dict[str, Any]:
+        """Name no partition where none is set: the cluster has a default."""
+        options = super().get_sbatch_args(max_array)
+        return options if options["partition"] else {key: value for key, value in options.items() if key != "partition"}
+
     def run(self) -> None:
-        super().run()
+        try:
+            super().run()
+        except (FileNotFoundError, subprocess.CalledProcessError) as error:
+            raise UserError(
+                f"params.yaml: prepare.engine.kind = 'slurm': sbatch cannot be run ({error}); run this where jobs are submitted"
+            ) from None
         if "SLURM_ARRAY_TASK_ID" in os.environ or self.job_id == -1:  # in a job, or nothing was left to do
             return
         gone_since = None
@@ -195,7 +205,10 @@ def _connect_to_ray() -> None:
             "params.yaml: prepare.engine.kind = 'ray': Ray is not installed; pip install '.[ray]'"
         ) from None
     # RAY_ADDRESS names a cluster; without it Ray starts one on this machine.
-    ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    try:
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    except ConnectionError as error:
+        raise UserError(f"RAY_ADDRESS: no Ray cluster answers there ({error}); correct it, or unset it") from None
 
 
 def _begin_worker() -> None:

@@ -123,7 +123,8 @@ class ReadSources(PipelineStep):
             raise Fault("text_not_a_string", f"its text is of type {type(text).__name__}")
         if "\0" in text:
             raise Fault("nul_bytes", "holds NUL bytes, so it is no text")
-        if len(text) > self.settings.max_document_bytes:  # a Parquet row: others were measured before they were read
+        # A Parquet row: others were measured before they were read.
+        if len(text) > (limit := self.settings.max_document_bytes) or 4 * len(text) > limit < len(text.encode()):
             raise Fault("too_long", f"longer than prepare.max_document_bytes ({self.settings.max_document_bytes})")
         return remove.sub("", text.replace("\r\n", "\n")) if remove else text
 

@@ -257,7 +257,11 @@ DAMAGED: dict[str, tuple[str, Damage, str]] = {
     "fetch: no archive": ("fetch", no_archive, "not a readable zip or tar archive"),
     "fetch: unwritable": ("fetch", replace_by_file("data"), "data"),
     "prepare: nothing fetched": ("prepare", remove(paths.RAW), r"sources\.json: not found; run `gpt fetch`"),
-    "prepare: a raw file is gone": ("prepare", remove("data/raw/made-up/text.jsonl"), r"text\.jsonl: cannot be read \(No such"),
+    "prepare: a raw file is gone": (
+        "prepare",
+        remove("data/raw/made-up/text.jsonl"),
+        r"text\.jsonl: cannot be read \(No such",
+    ),
     "prepare: empty corpus": ("prepare", raw("a.txt", b" \n"), "holds no document with text"),
     "prepare: binary": ("prepare", raw("a.txt", bytes(range(256))), r"made-up/a\.txt: not UTF-8 text \(byte 128\)"),
     "prepare: NUL": ("prepare", raw("a.txt", b"a\0b"), r"made-up/a\.txt: document 1: holds NUL"),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gpt import paths
+from gpt.data.corpus import describe_documents
 from gpt.data.shards import TokenReader
 from gpt.errors import UserError
 from gpt.evaluation.report import draw_training, evaluate
@@ -51,7 +52,7 @@ def test_it_writes_figures_samples_and_a_report(
         assert figures["tokens"] == reader.tokens
         assert figures["bytes"] == reader.text_bytes
         assert figures["documents"] == reader.documents
-        assert figures["documents_sha256"] == sha256_file(paths.DOCUMENTS / f"{split}.jsonl")
+        assert figures["documents_sha256"] == describe_documents(paths.DOCUMENTS)[split]["sha256"]
         assert figures["perplexity"] == pytest.approx(math.exp(figures["loss"]))
         bits = figures["loss"] / math.log(2) * figures["tokens"] / figures["bytes"]
         assert figures["bits_per_byte"] == pytest.approx(bits)

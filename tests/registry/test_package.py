@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from gpt import paths
+from gpt.data.corpus import describe_documents
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_file, write_json
 from gpt.model.generation import Sampling, generate_text
@@ -194,7 +195,7 @@ def test_tags_say_everything_that_made_the_version(registered: Registered, monke
     assert tags["requirements_lock_sha256"] == sha256_file(project / "requirements.lock")
     assert float(tags["test_bits_per_byte"]) == evaluation["test"]["bits_per_byte"]
     assert float(tags["validation_bits_per_byte"]) == evaluation["validation"]["bits_per_byte"]
-    assert tags["test_documents_sha256"] == sha256_file(project / paths.DOCUMENTS / "test.jsonl")
+    assert tags["test_documents_sha256"] == describe_documents(project / paths.DOCUMENTS)["test"]["sha256"]
     assert all(tags[entry.name] for entry in fields(Lineage) if entry.name != "files")
     _, _, path = tags["lineage"].partition(f"runs:/{model.run_id}/")
     kept = {Path(file.path).name for file in client.list_artifacts(model.run_id, path)}
