@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
-from gpt.data.corpus import read_documents
+from gpt.data.documents import read_documents
 from gpt.data.encoding import tokenize
 from gpt.data.tokenizer import BPE_PATTERN, build_tokenizer, load_tokenizer
 from gpt.files import sha256_file, sha256_tree

@@ -104,7 +104,7 @@ def prepare(options: argparse.Namespace) -> int:
 def tokenizer(options: argparse.Namespace) -> int:
     """train or load the tokenizer"""
     from gpt import paths
-    from gpt.data.corpus import sample_texts
+    from gpt.data.documents import sample_texts
     from gpt.data.tokenizer import build_tokenizer
     from gpt.params import load_params
 

@@ -74,7 +74,7 @@ class Engine(Section):
     kind: Literal["local", "ray", "slurm"]
     "local: processes of this machine; ray: the cluster of RAY_ADDRESS, else one of this machine; slurm: job arrays."
     workers: NonNegativeInt
-    "Tasks at a time; 0: as many as this machine has cores."
+    "Tasks at a time; 0: as many as this machine has cores, of Slurm as many as it gives."
     slurm_partition: str
     "Without effect elsewhere, as the next one."
     slurm_time: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,2}:\d\d:\d\d$")]
@@ -193,7 +193,7 @@ class Deduplicate(Section):
     buckets: PositiveInt
     hashes: PositiveInt
     "Per bucket. Texts of similarity s meet with probability 1 - (1 - s^hashes)^buckets."
-    seed: NonNegativeInt
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Decontaminate(Section):

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from gpt import paths
 from gpt.data import benchmarks, corpus, encoding, shards, sources, tokenizer
+from gpt.data.documents import sample_texts
 from gpt.files import sha256_file
 from gpt.params import load_params
 
@@ -78,7 +79,7 @@ def prepare_data(folder: Path) -> None:
     documents, tokens = folder / paths.DOCUMENTS, folder / paths.TOKENS
     names, metrics = params.evaluate.benchmarks, folder / paths.PREPARE_METRICS
     corpus.prepare(params.prepare, folder / paths.RAW, folder / paths.BENCHMARKS, names, documents, metrics)
-    texts = corpus.sample_texts(documents, "train", params.tokenizer.train_bytes)
+    texts = sample_texts(documents, "train", params.tokenizer.train_bytes)
     tokenizer.build_tokenizer(params.tokenizer, texts, folder / paths.TOKENIZER)
     engine, metrics = params.prepare.engine, folder / paths.TOKENIZE_METRICS
     encoding.tokenize(params.tokenize, engine, documents, folder / paths.TOKENIZER, tokens, metrics)

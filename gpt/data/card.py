@@ -16,6 +16,7 @@ from gpt.data.shards import SPLITS, data_id, read_index
 from gpt.files import atomic_file, read_json
 from gpt.params import Tokenize, Tokenizer
 
+_ID_CHARACTERS = 24
 _SHOWN_MATCHES = 10  # of each benchmark and split
 _ACTIONS = {"cut": "passage cut", "drop": "document dropped", "report": "left as it is"}
 _KEYS = ("fetched", "benchmarks", "settings", "counts", "examples", "matches", "sources")
@@ -198,7 +199,10 @@ def _contamination(report: Json) -> str:
         [
             match["words"],
             quote(match["text"]),
-            "; ".join(f"{name} {', '.join(f'#{item}' for item in items)}" for name, items in match["in"].items()),
+            "; ".join(
+                f"{name}: {', '.join(item.removeprefix(f'{name}/')[:_ID_CHARACTERS] for item in items)}"
+                for name, items in match["in"].items()
+            ),
             _ACTIONS.get(match["action"], match["action"]),
             match["source"],
             short_hash(match["document"]),

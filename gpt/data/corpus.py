@@ -21,14 +21,14 @@ from datatrove.pipeline.base import PipelineStep
 from gpt.data.benchmarks import check_benchmarks
 from gpt.data.cleaning import Clean, Filtered, build_filters
 from gpt.data.decontamination import Decontaminate, IndexTexts, MergeIndex
-from gpt.data.deduplication import EXACT, Cluster, Meet, Sign, bucket_names, removed_documents
+from gpt.data.deduplication import EXACT, KEY, Cluster, Meet, Sign, bucket_names, removed_documents
 from gpt.data.executors import Tasks
 from gpt.data.readers import ReadSources, list_files, quiet_datatrove
 from gpt.data.shards import SPLITS
 from gpt.data.summary import describe_inputs, summarise_corpus
 from gpt.data.work import link_files, work_folder, write_report
 from gpt.errors import UserError
-from gpt.files import atomic_folder, read_json, sha256_file, write_json
+from gpt.files import atomic_folder, sha256_file, write_json
 from gpt.params_data import Prepare
 
 _PRIORITY = {"test": 0, "validation": 1, "train": 2}
@@ -77,35 +77,6 @@ def choose_split(digest: bytes, settings: Prepare) -> str:
     return "validation" if place < settings.test_fraction + settings.validation_fraction else "train"
 
 
-def read_documents(folder: Path, split: str) -> Iterator[dict[str, Any]]:
-    """Yield the documents of a split that `prepare` wrote: id, source, text, words and, if mapped, metadata."""
-    for entry in describe_documents(folder)[split]["files"]:
-        yield from read_file(folder, entry)
-
-
-def sample_texts(folder: Path, split: str, wanted_bytes: int) -> Iterator[str]:
-    """Yield the texts of about so many bytes of a split, documents chosen by their hash, in the order of the files."""
-    share = wanted_bytes / max(describe_documents(folder)[split]["bytes"], 1)
-    for document in read_documents(folder, split):
-        if share >= 1 or int.from_bytes(hashlib.sha256(document["id"].encode()).digest()[:8], "big") / 2**64 < share:
-            yield document["text"]
-
-
-def describe_documents(folder: Path) -> dict[str, Any]:
-    """Return documents.json: by split its counts, its files (file, bytes, sha256) and the sum of its texts' hashes."""
-    return read_json(folder / "documents.json", "run `gpt prepare` first", SPLITS)
-
-
-def read_file(folder: Path, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the documents of a file of documents.json; raise `UserError` if it is not the one that `prepare` wrote."""
-    path = folder / entry["file"]
-    found = sha256_file(path) if path.exists() else "no file"
-    if found != entry["sha256"]:
-        raise UserError(f"{path}: SHA-256 is {found}, documents.json says {entry['sha256']}; run `gpt prepare` again")
-    with path.open("rb") as file:
-        yield from map(orjson.loads, file)
-
-
 def _deduplicate(settings: Prepare, raw: Path, sources: list[str], work: Path, tasks: Tasks) -> None:
     """Read, clean and filter into `work/read`, and find which documents go."""
     signatures = work / "signatures"
@@ -124,7 +95,7 @@ def _deduplicate(settings: Prepare, raw: Path, sources: list[str], work: Path, t
     buckets = bucket_names(settings.deduplicate)
     size = sum(path.stat().st_size for path in (signatures / "keys").iterdir())
     if buckets:
-        tasks.run("pairs", len(buckets), Meet(buckets, signatures, 1 + size // (11 * _SIGNATURES_PER_PART)))
+        tasks.run("pairs", len(buckets), Meet(buckets, signatures, 1 + size // (KEY.itemsize * _SIGNATURES_PER_PART)))
     tasks.run("clusters", 1, Cluster(settings.deduplicate, signatures))
 
 
@@ -281,8 +252,15 @@ def _describe(folder: Path, counts: dict[str, Any]) -> dict[str, Any]:
 
 def _check_splits(counts: dict[str, Any]) -> None:
     total = sum(counts[split]["documents"] for split in SPLITS)
-    if not total:
+    if not counts["read"]["documents"]:
         raise UserError("data/raw: holds no document with text; check fetch.sources in params.yaml")
+    if not total:
+        reasons = ", ".join(
+            f"{reason} {entry['documents']}" for reason, entry in counts["dropped"].items() if entry["documents"]
+        )
+        raise UserError(
+            f"params.yaml: prepare drops all {counts['read']['documents']} documents ({reasons}); change what drops them"
+        )
     for split in SPLITS:
         if not counts[split]["documents"]:
             raise UserError(

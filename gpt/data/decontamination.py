@@ -9,7 +9,6 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,20 @@ from gpt.data.words import ngram_hashes, split_words, word_spans
 from gpt.data.work import read_reports, write_report
 from gpt.params_data import Decontaminate as Settings
 
-GRAM = np.dtype([("hash", "<u8"), ("item", "<u4")])
-"An n-gram and the item (its number in its file) that holds it; an owner's file is sorted by hash."
 _OUTWARD_CHARACTERS = 50  # a cut ends at a space, if there is one so near
 _SHOWN_CHARACTERS = 300
 _SHOWN_ITEMS = 3
 _PLANTED = 200
 _ITEMS_AT_ONCE = 256
+_CHARACTERS_AT_ONCE = 1 << 20
 _HASHES_AT_ONCE = 1 << 20
 _LEAST_FILTER_BITS = 16
 
 
 class IndexTexts(PipelineStep):
-    """Task t: write the n-grams of owner t's items; owners are benchmarks' files and shards' held-out documents.
+    """Task t: write owner t's n-grams: sorted `.grams`, the number of the item that holds each, `.items`, and each once, `.hashes`.
 
-    `owners` are (name, JSONL file) with the texts of an item in its field `texts`, or one in `text`.
+    `owners` are (name, JSONL file), benchmarks' and shards' held-out documents, with an item's texts in `texts`, or one in `text`.
     """
 
     name = "n-grams"
@@ -48,28 +46,29 @@ class IndexTexts(PipelineStep):
 
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         _, path = self._owners[rank]
-        pieces, unprotected, items = [np.empty(0, GRAM)], [], 0
-        reader = _read_items(path)
-        while batch := list(islice(reader, _ITEMS_AT_ONCE)):
-            grams = self._grams(batch)
-            held = np.bincount(grams["item"], minlength=len(batch))
+        hashes, numbers, unprotected, items = [np.empty(0, np.uint64)], [np.empty(0, np.uint32)], [], 0
+        for batch in _batches(path):
+            found, of = self._grams(batch)
+            held = np.bincount(of, minlength=len(batch))
             unprotected += [item["id"] for item, count in zip(batch, held, strict=True) if not count]
-            grams["item"] += items
-            pieces.append(grams)
+            hashes.append(found)
+            numbers.append(of + np.uint32(items))
             items += len(batch)
-        grams = np.concatenate(pieces)
-        del pieces
-        # Items come in order, so a stable sort by hash sorts by both; sorting by two fields takes ten times as long.
-        grams = grams[np.argsort(grams["hash"], kind="stable")]
-        grams = grams[_first_of_equal(grams["hash"]) | _first_of_equal(grams["item"])]
+        grams, owned = np.concatenate(hashes), np.concatenate(numbers)
+        del hashes, numbers
+        order = np.argsort(grams, kind="stable")  # items come in order: they stay so among equal hashes
+        grams, owned = grams[order], owned[order]
+        once = _first_of_equal(grams) | _first_of_equal(owned)
+        grams, owned = grams[once], owned[once]
         self._folder.mkdir(parents=True, exist_ok=True)
         grams.tofile(self._folder / f"{rank:05d}.grams")
-        grams["hash"][_first_of_equal(grams["hash"])].tofile(self._folder / f"{rank:05d}.hashes")
+        owned.tofile(self._folder / f"{rank:05d}.items")
+        grams[_first_of_equal(grams)].tofile(self._folder / f"{rank:05d}.hashes")
         write_report(self._folder, rank, {"items": items, "unprotected": unprotected})
         yield from ()
 
-    def _grams(self, items: list[dict[str, Any]]) -> np.ndarray:
-        """Return the n-grams of items, which count from 0: all at once, as a text of a few words is soon hashed."""
+    def _grams(self, items: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return hashes of n-grams and whose they are, items counting from 0: all at once, as few words are soon hashed."""
         words: list[str] = []
         numbers, lengths, known = [], [], dict[str, list[str]]()
         for number, item in enumerate(items):
@@ -84,10 +83,8 @@ class IndexTexts(PipelineStep):
         text_of = np.repeat(np.arange(len(lengths)), lengths)
         last = self._ngram - 1
         whole = text_of[: len(hashes)] == text_of[last : last + len(hashes)]  # not of two texts
-        grams = np.empty(int(whole.sum()), GRAM)
-        grams["hash"] = hashes[whole]
-        grams["item"] = np.array(numbers, np.uint32)[text_of[: len(hashes)][whole]] if len(hashes) else 0
-        return grams
+        places = text_of[: len(hashes)][whole]
+        return hashes[whole], np.array(numbers, np.uint32)[places] if len(places) else np.empty(0, np.uint32)
 
 
 class MergeIndex(PipelineStep):
@@ -118,7 +115,8 @@ class MergeIndex(PipelineStep):
                     first = int(np.searchsorted(hashes, np.uint64(low)))
                     last = len(hashes) if high == 2**64 else int(np.searchsorted(hashes, np.uint64(high)))
                     pieces.append(np.fromfile(path, "<u8", last - first, offset=8 * first))
-                merged = np.unique(np.concatenate(pieces))
+                merged = np.sort(np.concatenate(pieces))
+                merged = merged[_first_of_equal(merged)]  # np.unique hashes them: 20 times the time, and more memory
                 merged.tofile(index)
                 bits = np.zeros(1 << (filter_bits - part_bits), np.bool_)
                 bits[(merged - np.uint64(low)) >> np.uint64(64 - filter_bits)] = True
@@ -140,7 +138,7 @@ class Matcher:
 
     def __init__(self, folder: Path, ngram: int) -> None:
         path = folder / "index"
-        self._index = np.memmap(path, "<u8", "r") if path.stat().st_size else np.empty(0, np.uint64)
+        self._index = _mapped(path, "<u8")
         self._filter = np.memmap(folder / "filter", np.uint8, "r")
         self._shift = np.uint64(64 - (len(self._filter).bit_length() + 2))
         self._ngram = ngram
@@ -168,16 +166,16 @@ class Owners:
 
     def __init__(self, names: list[str], folder: Path) -> None:
         self.names = names
-        paths = [folder / f"{number:05d}.grams" for number in range(len(names))]
-        self._grams = [np.memmap(path, GRAM, "r") if path.stat().st_size else np.empty(0, GRAM) for path in paths]
+        files = [f"{number:05d}" for number in range(len(names))]
+        self._grams = [_mapped(folder / f"{file}.grams", "<u8") for file in files]
+        self._items = [_mapped(folder / f"{file}.items", "<u4") for file in files]
 
     def items(self, hashes: np.ndarray) -> dict[int, np.ndarray]:
         """Return by owner's number the numbers of the items that hold one of the hashes."""
         held = {}
-        for number, grams in enumerate(self._grams):
-            firsts = np.searchsorted(grams["hash"], hashes, "left")
-            lasts = np.searchsorted(grams["hash"], hashes, "right")
-            ranges = [grams["item"][first:last] for first, last in zip(firsts, lasts, strict=True) if last > first]
+        for number, (grams, items) in enumerate(zip(self._grams, self._items, strict=True)):
+            firsts, lasts = np.searchsorted(grams, hashes, "left"), np.searchsorted(grams, hashes, "right")
+            ranges = [items[first:last] for first, last in zip(firsts, lasts, strict=True) if last > first]
             if ranges:
                 held[number] = np.unique(np.concatenate(ranges))
         return held
@@ -222,7 +220,9 @@ class Decontaminate(PipelineStep):
                         "action": action,
                         "words": match.last - match.first,
                         "text": document.text[start : min(end, start + _SHOWN_CHARACTERS)],
-                        "in": {owners.names[number]: items[:_SHOWN_ITEMS].tolist() for number, items in held.items()},
+                        "in": [
+                            [number, item] for number, items in held.items() for item in items[:_SHOWN_ITEMS].tolist()
+                        ],
                     }
                     file.write(orjson.dumps(record) + b"\n")
                 yield from pieces
@@ -276,7 +276,7 @@ def summarise(owners: list[tuple[str, Path]], index: Path, matches: Path) -> dic
         entry["unprotected"] += report["unprotected"]
         if number in touched:
             numbers = set(touched[number].tolist())
-            entry["touched"] += [item["id"] for place, item in enumerate(_read_items(path)) if place in numbers]
+            entry["touched"] += [item["id"] for place, item in enumerate(read_items(path)) if place in numbers]
     return summary
 
 
@@ -289,7 +289,7 @@ def plant(paths: list[Path], matcher: Matcher, ngram: int, seed: int) -> dict[st
     choose = random.Random(seed)
     chosen: list[list[str]] = []
     seen = 0
-    for item in (item for path in paths for item in _read_items(path)):  # reservoir sampling (Vitter 1985)
+    for item in (item for path in paths for item in read_items(path)):  # reservoir sampling (Vitter 1985)
         for text in item["texts"]:
             # Halves must have an n-gram. Few words for so many characters is a quick "no".
             if len(text) < 4 * ngram or (place := choose.randrange(seen := seen + 1)) >= _PLANTED:
@@ -316,6 +316,23 @@ def plant(paths: list[Path], matcher: Matcher, ngram: int, seed: int) -> dict[st
     return {"leaks": len(chosen), "leaks_found": found, "near_misses": len(chosen), "near_misses_flagged": flagged}
 
 
+def _mapped(path: Path, dtype: str) -> np.ndarray:
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
+
+
+def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Yield items, as many at a time as are soon hashed together and take little memory."""
+    batch, size = [], 0
+    for item in read_items(path):
+        batch.append(item)
+        size += sum(map(len, item["texts"]))
+        if len(batch) == _ITEMS_AT_ONCE or size > _CHARACTERS_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
 def _first_of_equal(values: np.ndarray) -> np.ndarray:
     """Return which of sorted values are unlike the one before."""
     first = np.ones(len(values), np.bool_)
@@ -323,7 +340,8 @@ def _first_of_equal(values: np.ndarray) -> np.ndarray:
     return first
 
 
-def _read_items(path: Path) -> Iterator[dict[str, Any]]:
+def read_items(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield id and texts of a benchmark's items or of held-out documents."""
     with path.open("rb") as file:
         for line in file:
             item = orjson.loads(line)

@@ -2,8 +2,8 @@
 
 Near duplicates are found by MinHash (Broder 1997) with locality-sensitive hashing as in datatrove and FineWeb: texts meet
 if their signatures agree in a bucket. Of documents that meet, one stays: first of test, then of validation, then of
-train; then of the source that params.yaml names first; then that with the lowest hash. So nothing depends on shards or
-on their order, and no training document repeats one that judges the model.
+train; then of the source that params.yaml names first; then that with the lowest hash. So which texts stay depends neither
+on shards nor on their order, and no training document repeats one that judges the model.
 """
 
 from array import array
@@ -91,12 +91,10 @@ class Sign(PipelineStep):
                 [(document.metadata["split"], document.metadata["source"], int.from_bytes(digest[:8], "big"))], KEY
             ).tobytes()
             documents.append(number)
-            values = [int.from_bytes(digest[8:16], "big")] * settings.exact
-            if minhash is not None:
-                # Without a word (only signs) nothing is near it but itself.
-                values += (
-                    minhash.sign(words).tolist() if words else [values[0] if values else number] * settings.buckets
-                )
+            half = int.from_bytes(digest[8:16], "big")
+            values = [half] * settings.exact
+            if minhash is not None:  # without a word, as of signs alone, only the same text is near
+                values += minhash.sign(words).tolist() if words else [half] * settings.buckets
             for bucket, value in zip(signatures, values, strict=True):
                 bucket.append(value)
             yield document
@@ -130,8 +128,9 @@ class Meet(PipelineStep):
                 bounds = [(part << 64) // self._parts, ((part + 1) << 64) // self._parts]
                 signatures, documents = [np.empty(0, "<u8")], [np.empty(0, "<u8")]
                 for number, path in shards:
-                    first, last = (_position(np.memmap(path, SIGNATURE, "r"), bound) for bound in bounds)
-                    records = np.fromfile(path, SIGNATURE, last - first, offset=first * SIGNATURE.itemsize)
+                    records = np.fromfile(path, SIGNATURE)
+                    first, last = (_position(records, bound) for bound in bounds)
+                    records = records[first:last]
                     signatures.append(records["signature"])
                     documents.append(records["document"] | np.uint64(number << 32))
                 _neighbours(np.concatenate(signatures), np.concatenate(documents)).tofile(file)
@@ -150,9 +149,15 @@ class Cluster(PipelineStep):
 
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         keys = sorted((self._folder / "keys").iterdir())
-        pairs = {bucket: np.fromfile(self._folder / f"{bucket}.pairs", PAIR) for bucket in bucket_names(self._settings)}
-        exact, near = pairs.pop(_EXACT_BUCKET, np.empty(0, PAIR)), np.concatenate([np.empty(0, PAIR), *pairs.values()])
-        involved = np.unique(np.concatenate([exact["first"], exact["second"], near["first"], near["second"]]))
+        exact, near = np.empty((2, 0), "<u8"), np.empty((2, 0), "<u8")
+        for bucket in bucket_names(self._settings):
+            pairs = np.fromfile(self._folder / f"{bucket}.pairs", PAIR)
+            pairs = np.stack([pairs["first"], pairs["second"]])
+            if bucket == _EXACT_BUCKET:
+                exact = pairs
+            else:  # copies meet in every bucket: what only says again who is connected is forgotten
+                near = _forest(np.concatenate([near, pairs], axis=1))
+        involved = _unique(np.concatenate([exact.ravel(), near.ravel()]))
         shards, numbers = (
             (involved >> np.uint64(32)).astype(np.int64),
             (involved & np.uint64(2**32 - 1)).astype(np.int64),
@@ -162,7 +167,7 @@ class Cluster(PipelineStep):
             key[shards == shard] = np.fromfile(keys[shard], KEY)[numbers[shards == shard]]
         places = np.empty(len(involved), np.int64)  # 0: would stay before all others
         places[np.lexsort((involved, key["digest"], key["source"], key["split"]))] = np.arange(len(involved))
-        exact, near = (np.searchsorted(involved, np.stack([side["first"], side["second"]])) for side in (exact, near))
+        exact, near = (np.searchsorted(involved, side) for side in (exact, near))
         # The bucket compared one half of the hash; the key has another.
         exact = exact[:, key["digest"][exact[0]] == key["digest"][exact[1]]]
         # Of a cluster the first stays; it is also the first of its copies, so counting these apart changes nothing.
@@ -189,6 +194,24 @@ def _neighbours(signatures: np.ndarray, documents: np.ndarray) -> np.ndarray:
     pairs = np.empty(len(same), PAIR)
     pairs["first"], pairs["second"] = documents[same], documents[same + 1]
     return pairs
+
+
+def _forest(pairs: np.ndarray) -> np.ndarray:
+    """Return pairs that connect what the pairs (2, n) connect, each document with the lowest of its cluster."""
+    documents = _unique(pairs.ravel())
+    first, second = np.searchsorted(documents, pairs)
+    graph = coo_array((np.ones(len(first), np.bool_), (first, second)), shape=(len(documents), len(documents)))
+    count, clusters = connected_components(graph, directed=False)
+    lowest = np.full(count, len(documents), np.int64)
+    np.minimum.at(lowest, clusters, np.arange(len(documents)))
+    others = lowest[clusters] != np.arange(len(documents))
+    return np.stack([documents[lowest[clusters[others]]], documents[others]])
+
+
+def _unique(values: np.ndarray) -> np.ndarray:
+    """Return values sorted, each once; `np.unique` hashes them, which takes more time and memory."""
+    values = np.sort(values)
+    return values[np.append(True, values[1:] != values[:-1])] if len(values) else values
 
 
 def _all_but_first(pairs: np.ndarray, places: np.ndarray) -> np.ndarray:

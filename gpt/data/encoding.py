@@ -9,6 +9,7 @@ without sorting the whole split anywhere.
 import hashlib
 import math
 import os
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ import numpy as np
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from gpt.data.corpus import describe_documents, read_file
+from gpt.data.documents import describe_documents, read_file
 from gpt.data.executors import Tasks
 from gpt.data.shards import SPLITS
 from gpt.data.tokenizer import load_tokenizer, tokenizer_id
@@ -141,7 +142,7 @@ class _Encode(PipelineStep):
         split, described = self._files[rank]
         encoding = load_tokenizer(self._tokenizer)
         end = np.array([encoding.eot_token], self._dtype).tobytes()
-        entries: list[tuple[int, int, int]] = []
+        keys, starts, lengths = array("Q"), array("Q"), array("I")
         sources: dict[str, Counter[str]] = defaultdict(Counter)
         position = 0
         self._output.mkdir(parents=True, exist_ok=True)
@@ -156,9 +157,10 @@ class _Encode(PipelineStep):
                 tokens = encoding.encode_to_numpy(document["text"], disallowed_special=())
                 file.write(tokens.astype(self._dtype).tobytes() + end)
                 length = len(tokens) + 1
-                entries += [
-                    (document_key(self._settings.shuffle_seed, name, copy), position, length) for copy in range(copies)
-                ]
+                for copy in range(copies):
+                    keys.append(document_key(self._settings.shuffle_seed, name, copy))
+                    starts.append(position)
+                    lengths.append(length)
                 position += length
                 size = len(document["text"].encode())
                 sources[source].update(
@@ -170,7 +172,8 @@ class _Encode(PipelineStep):
                         f"length {length.bit_length() - 1}": copies,
                     }
                 )
-        table = np.array(entries, ENTRY)
+        table = np.empty(len(keys), ENTRY)
+        table["key"], table["start"], table["tokens"] = keys, starts, lengths
         table.sort(order=("key", "start"))
         table.tofile(self._output / f"{rank:05d}.entries")
         buckets = (table["key"] >> np.uint64(64 - _BUCKET_BITS)).astype(np.int64)

@@ -67,7 +67,7 @@ class Tasks:
         executor = self._executor(list(pipeline), tasks, logs)
         executor.run()
         for error in sorted((logs / "errors").glob("*")):
-            raise UserError(error.read_text(encoding="utf-8"))
+            raise UserError(error.read_text(encoding="utf-8", errors="surrogateescape"))
         if left := executor.get_incomplete_ranks(skip_completed=True):
             raise RuntimeError(f"{len(left)} of {tasks} tasks ended before they were done; see {logs}/logs")
 
@@ -105,7 +105,7 @@ class _TellsErrors:
         except UserError as error:
             folder = Path(self.logging_dir.path, "errors")  # pyright: ignore[reportAttributeAccessIssue]
             folder.mkdir(exist_ok=True)
-            (folder / f"{rank:05d}").write_text(str(error), encoding="utf-8")
+            (folder / f"{rank:05d}").write_text(str(error), encoding="utf-8", errors="surrogateescape")
             raise
 
 

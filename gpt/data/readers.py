@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
@@ -38,10 +39,14 @@ _ADVICE = {
     "too_long": "raise prepare.max_document_bytes if the memory is there",
     "truncated": "bring the whole file",
     "corrupt": "bring an undamaged copy",
+    "blank": "take it out of the source",
+    "metadata": "map other fields",
     "bomb": "take it out of the source",
     "no_match": "correct it",
 }
 _EXAMPLES = 3
+_LONGEST_BLANK = 100_000  # tiktoken fails at a million
+_BLANK = re.compile(rf"\s{{{_LONGEST_BLANK}}}")
 _EXAMPLE_CHARACTERS = 200
 
 
@@ -99,6 +104,7 @@ class ReadSources(PipelineStep):
                 mapped += 1
                 try:
                     text = self._text(item, remove)
+                    metadata = _metadata(source, item, settings)
                 except Fault as fault:
                     self._reject(f"{path}: {unit} {number}", fault)
                     continue
@@ -107,7 +113,7 @@ class ReadSources(PipelineStep):
                     continue
                 self.read[source] += 1
                 self.read_bytes[source] += len(text) if text.isascii() else len(text.encode())
-                yield Document(text, f"{source}/{name}/{number}", metadata=_metadata(source, item, settings))
+                yield Document(text, f"{source}/{name}/{number}", metadata=metadata)
         except Fault as fault:  # of the rest of the file
             self._reject(f"{path}: after {unit} {number}" if number else f"{path}", fault)
         except OSError as error:
@@ -126,6 +132,10 @@ class ReadSources(PipelineStep):
         # A Parquet row: others were measured before they were read.
         if len(text) > (limit := self.settings.max_document_bytes) or 4 * len(text) > limit < len(text.encode()):
             raise Fault("too_long", f"longer than prepare.max_document_bytes ({self.settings.max_document_bytes})")
+        if len(text) > _LONGEST_BLANK and _BLANK.search(text):
+            raise Fault(
+                "blank", f"has more than {_LONGEST_BLANK} blanks in a row, which no tokenizer's pattern can hold"
+            )
         return remove.sub("", text.replace("\r\n", "\n")) if remove else text
 
     def _reject(self, place: str, fault: Fault) -> None:
@@ -193,4 +203,8 @@ def _metadata(source: str, record: Record, settings: Read) -> dict[str, Any]:
     values = {field: record.values.get(field) for field in settings.metadata_fields}
     if settings.id_field:
         values["id"] = record.values.get(settings.id_field)
+    try:
+        orjson.dumps(values)
+    except TypeError as error:
+        raise Fault("metadata", f"its metadata cannot be kept ({error})") from None
     return {"source": source, "metadata": values}

@@ -119,7 +119,8 @@ def _inflate(file: io.BufferedReader, suffix: str) -> Iterator[bytes]:
     file.seek(0)
     given, engine = 0, None
     while data := file.read(_SLICE_BYTES[suffix]):
-        while data:
+        # Between members there may be zeros, with which a tape or file system filled up.
+        while data := data if engine else data.lstrip(b"\0"):
             engine = engine or start()
             try:
                 piece = engine.decompress(data)
@@ -132,8 +133,7 @@ def _inflate(file: io.BufferedReader, suffix: str) -> Iterator[bytes]:
                 yield piece
             data = b""
             if engine.eof:
-                # Another member may follow, or zeros that a tape or file system filled up with.
-                data, engine = engine.unused_data.lstrip(b"\0"), None
+                data, engine = engine.unused_data, None  # another member may follow
     if engine:
         raise Fault("truncated", f"the {suffix} data breaks off")
 

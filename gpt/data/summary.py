@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from gpt.data.decontamination import Matcher, plant, summarise
+from gpt.data.decontamination import Matcher, plant, read_items, summarise
 from gpt.data.shards import SPLITS
 from gpt.data.work import add_up, read_reports
 from gpt.files import read_json
@@ -48,7 +48,7 @@ def summarise_corpus(
     report = {
         "counts": counts,
         "examples": {reason: shown[:_SHOWN_EXAMPLES] for reason, shown in examples.items() if shown},
-        "matches": _matches(work / "matches"),
+        "matches": _matches(work / "matches", owners),
         "contaminated": {
             name: {key: entry[key][:_NAMED] for key in ("touched", "unprotected")} for name, entry in judges.items()
         },
@@ -112,22 +112,37 @@ def _split(work: Path, split: str) -> dict[str, Any]:
     return sizes | {"sha256": f"{total['hash'] % 2**256:064x}", "by_source": by_source}
 
 
-def _matches(folder: Path) -> list[dict[str, Any]]:
-    """Return the longest matches with every benchmark and split."""
+def _matches(folder: Path, owners: list[tuple[str, Path]]) -> list[dict[str, Any]]:
+    """Return the longest matches with every benchmark and split, each with the ids of the items that it is in."""
     longest: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in sorted(folder.glob("*.jsonl")):
         with path.open("rb") as file:
             for match in map(orjson.loads, file):
-                for owner in match["in"]:
-                    kept = longest[owner]
+                for name in {owners[number][0] for number, _ in match["in"]}:
+                    kept = longest[name]
                     kept.append(match)
                     if len(kept) > 2 * _SHOWN_MATCHES:
                         kept[:] = sorted(kept, key=_longest_first)[:_SHOWN_MATCHES]
     shown = {
         (match["document"], match["text"]): match
-        for kept in longest.values()
-        for match in sorted(kept, key=_longest_first)[:_SHOWN_MATCHES]
+        for name in sorted(longest)
+        for match in sorted(longest[name], key=_longest_first)[:_SHOWN_MATCHES]
     }
+    wanted: dict[int, set[int]] = defaultdict(set)
+    for match in shown.values():
+        for number, item in match["in"]:
+            wanted[number].add(item)
+    ids = {
+        (number, place): item["id"]
+        for number, places in wanted.items()
+        for place, item in enumerate(read_items(owners[number][1]))
+        if place in places
+    }
+    for match in shown.values():
+        held: dict[str, list[str]] = defaultdict(list)
+        for number, item in match["in"]:
+            held[owners[number][0]].append(ids[number, item])
+        match["in"] = {name: sorted(held[name]) for name in sorted(held)}
     return sorted(shown.values(), key=_longest_first)
 
 

@@ -109,7 +109,7 @@ def _train_bpe(documents: Iterable[str], size: int) -> Ranks:
     if len(tokens) < size:
         raise UserError(
             f"params.yaml: tokenizer.vocab_size = {size + 1}: the train split has text for only {len(tokens) + 1} entries;"
-            " lower it or add documents"
+            " lower it, raise tokenizer.train_bytes or add documents"
         )
     return {token: rank for rank, token in enumerate(tokens)}
 

@@ -16,6 +16,7 @@ _ASCII = re.compile(r"[a-z0-9]+")
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 _UNICODE = regex.compile(rf"{_UNSPACED}\p{{M}}*+|[[\p{{L}}\p{{M}}\p{{N}}]--{_UNSPACED}]++", regex.V1)
 _ACCENTS = re.compile("[\u0300-\u036f]+")
+_RUN = re.compile(r"\S+")
 _REMEMBERED = 1 << 20  # words; some 100 MB
 
 
@@ -28,10 +29,13 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     """Return (start, end) in the text, in characters, of every word of `split_words`."""
     if text.isascii():
         return [match.span() for match in _ASCII.finditer(text.lower())]
-    # A character may become none or several; both ends of a word are looked up in where its characters came from.
-    pieces = [_normalise(character) for character in text]
-    origin = [place for place, piece in enumerate(pieces) for _ in piece]
-    return [(origin[match.start()], origin[match.end() - 1] + 1) for match in _UNICODE.finditer("".join(pieces))]
+    spans = []
+    for run in _RUN.finditer(text):  # no word goes across a space
+        # A character may become none or several; both ends of a word are looked up in where its characters came from.
+        pieces = [_normalise(character) for character in run.group()]
+        origin = [place for place, piece in enumerate(pieces, run.start()) for _ in piece]
+        spans += [(origin[word.start()], origin[word.end() - 1] + 1) for word in _UNICODE.finditer("".join(pieces))]
+    return spans
 
 
 def ngram_hashes(words: list[str], n: int) -> np.ndarray:

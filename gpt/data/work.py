@@ -4,46 +4,54 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gpt.errors import UserError
-from gpt.files import sha256_file, sha256_json, write_json
+import psutil
 
-_LIBRARIES = ("datatrove", "ftfy", "regex", "tiktoken", "xxhash")
+from gpt.errors import UserError
+from gpt.files import sha256_file, sha256_json
+
+_LIBRARIES = (
+    "datatrove", "ftfy", "lxml", "nltk", "numpy", "orjson", "pyarrow", "regex", "scipy", "spacy", "tiktoken", "trafilatura",
+    "warcio", "xxhash", "zstandard",
+)  # fmt: skip
 
 
 @contextmanager
 def work_folder(output: Path, inputs: Any) -> Iterator[Path]:
-    """Yield `.<output>.work` beside `output`: as a killed run left it if that had the same inputs and code, else empty.
+    """Yield `.<output>.work` beside `output`: as the last run left it if it had the same inputs, code and libraries, else empty.
 
-    It is removed in the end. After a kill, a full disk or a bug it stays, and the next run goes on with it.
+    It is removed in the end. After an error or a kill it stays, and the next run goes on with it; not so after the machine
+    was started again: marks of what is done may then be on the disk, and what was done not.
     Raises `UserError` if another process has it.
     """
-    code = {path.name: sha256_file(path) for path in sorted(Path(__file__).parent.glob("*.py"))}
-    libraries = {library: version(library) for library in _LIBRARIES}
-    fingerprint = {"fingerprint": sha256_json({"inputs": inputs, "code": code, "libraries": libraries})}
+    here = Path(__file__).parent
+    files = [*sorted(here.glob("*.py")), here.parent / "files.py", here.parent / "params_data.py"]
+    identity = {
+        "inputs": inputs,
+        "code": {path.name: sha256_file(path) for path in files},
+        "libraries": {library: version(library) for library in _LIBRARIES} | {"python": sys.version},
+        "boot": _boot_id(),
+    }
     folder = output.parent / f".{output.name}.work"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with (output.parent / f"{folder.name}.lock").open("w") as lock:  # stays: who unlinks a lock may unlink another's
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{output}: another process is making it; wait for it or stop it") from None
-        mark = folder / "fingerprint.json"
-        if not mark.exists() or mark.read_text(encoding="utf-8") != _as_written(fingerprint):
-            shutil.rmtree(folder)
+        mark = folder / "fingerprint"
+        if not mark.exists() or mark.read_text(encoding="utf-8") != sha256_json(identity):
+            _remove(folder)
             folder.mkdir()
-            write_json(mark, fingerprint)
-        try:
-            yield folder
-        except UserError:  # what the user changes makes other inputs: what was done is of no use
-            _remove(folder, lock.name)
-            raise
-        _remove(folder, lock.name)
+            mark.write_text(sha256_json(identity), encoding="utf-8")
+        yield folder
+        _remove(folder)
 
 
 def write_report(folder: Path, task: int, value: Any) -> None:
@@ -76,10 +84,12 @@ def link_files(paths: Iterable[Path], folder: Path) -> None:
         os.link(path, folder / path.name)
 
 
-def _remove(folder: Path, lock: str) -> None:
-    shutil.rmtree(folder)
-    Path(lock).unlink()
+def _remove(folder: Path) -> None:
+    """Remove a work folder, its mark first: one that was removed in part must not be gone on with."""
+    (folder / "fingerprint").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=not folder.exists())
 
 
-def _as_written(value: Any) -> str:
-    return json.dumps(value, indent=2) + "\n"
+def _boot_id() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text() if path.exists() else str(round(psutil.boot_time()))

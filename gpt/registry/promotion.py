@@ -159,7 +159,7 @@ def _measure_again(client: "MlflowClient", champion: "ModelVersion", candidate: 
     """Return the champion's bits per byte on the documents that the candidate was measured on."""
     import numpy as np
 
-    from gpt.data.corpus import describe_documents, read_documents
+    from gpt.data.documents import describe_documents, read_documents
     from gpt.evaluation.likelihood import Likelihood, documents_likelihood
     from gpt.model.storage import default_device, load_model
 

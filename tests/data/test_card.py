@@ -106,7 +106,7 @@ def write(project: Path, output: Path, **change: Any) -> str:
 
 
 def test_no_text_acts_on_the_page_and_the_page_needs_nothing_else(project: Path, tmp_path: Path) -> None:
-    match = {"document": EVIL, "source": EVIL, "action": "cut", "words": 13, "text": EVIL, "in": {EVIL: [0]}}
+    match = {"document": EVIL, "source": EVIL, "action": "cut", "words": 13, "text": EVIL, "in": {EVIL: ["0"]}}
     html = write(project, tmp_path / "data.html", matches=[match], examples={EVIL: [{"text": EVIL, EVIL: EVIL}, EVIL]})
     page = Page(html)
     assert page.tags.isdisjoint({"script", "img", "link", "iframe", "object", "base", "form", "a"})

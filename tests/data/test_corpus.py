@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt.data.corpus import choose_split, prepare, read_documents, sample_texts
+from gpt.data.corpus import choose_split, prepare
+from gpt.data.documents import read_documents, sample_texts
 from gpt.data.shards import SPLITS
 from gpt.errors import UserError
 from gpt.files import sha256_tree, write_json

@@ -85,7 +85,7 @@ def test_it_says_which_sources_settings_documents_and_tokens_changed(
     lines = capsys.readouterr().out.splitlines()
     assert f"  ~ made-up: sha256 {hash_before} → {sha256_file(Path('text.jsonl'))}" in lines
     assert "  ~ made-up: weight 1 → 2" in lines
-    assert "  prepare.max_document_bytes: 100000000 → 5000" in lines
+    assert "  prepare.max_document_bytes: 20000000 → 5000" in lines
     assert "  tokenize.shuffle_seed: 1 → 9" in lines
     assert not any("engine" in line for line in lines)
     documents = before[grown]["documents"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gpt import paths
-from gpt.data.corpus import describe_documents
+from gpt.data.documents import describe_documents
 from gpt.data.shards import TokenReader
 from gpt.errors import UserError
 from gpt.evaluation.report import draw_training, evaluate

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gpt import paths
-from gpt.data.corpus import describe_documents
+from gpt.data.documents import describe_documents
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_file, write_json
 from gpt.model.generation import Sampling, generate_text

@@ -1,0 +1,41 @@
+"""The documents that `prepare` wrote, for the stages after it."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gpt.data.shards import SPLITS
+from gpt.errors import UserError
+from gpt.files import read_json, sha256_file
+
+
+def read_documents(folder: Path, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the documents of a split that `prepare` wrote: id, source, text, words and, if mapped, metadata."""
+    for entry in describe_documents(folder)[split]["files"]:
+        yield from read_file(folder, entry)
+
+
+def sample_texts(folder: Path, split: str, wanted_bytes: int) -> Iterator[str]:
+    """Yield the texts of about so many bytes of a split, documents chosen by their hash, in the order of the files."""
+    share = wanted_bytes / max(describe_documents(folder)[split]["bytes"], 1)
+    for document in read_documents(folder, split):
+        if share >= 1 or int.from_bytes(hashlib.sha256(document["id"].encode()).digest()[:8], "big") / 2**64 < share:
+            yield document["text"]
+
+
+def describe_documents(folder: Path) -> dict[str, Any]:
+    """Return documents.json: by split its counts, its files (file, bytes, sha256) and the sum of its texts' hashes."""
+    return read_json(folder / "documents.json", "run `gpt prepare` first", SPLITS)
+
+
+def read_file(folder: Path, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the documents of a file of documents.json; raise `UserError` if it is not the one that `prepare` wrote."""
+    path = folder / entry["file"]
+    found = sha256_file(path) if path.exists() else "no file"
+    if found != entry["sha256"]:
+        raise UserError(f"{path}: SHA-256 is {found}, documents.json says {entry['sha256']}; run `gpt prepare` again")
+    with path.open("rb") as file:
+        yield from map(orjson.loads, file)
