@@ -43,7 +43,7 @@ _READING = {"format": "text", "pattern": r"(?m)^[A-Z][^\n]{60,}$", "remove": r"[
 _STAGES = ("fetch", "prepare", "tokenizer", "tokenize")
 _VOCABULARY = 16_384
 _COPIES = 10
-_ROUNDS = 5
+_ROUNDS = 3
 
 
 def measure() -> list[str]:
