@@ -18,7 +18,7 @@ import numpy as np
 from datatrove.data import Document
 
 from gpt.data.benchmarks import build_benchmarks
-from gpt.data.decontamination import IndexTexts, Matcher, MergeIndex, Owners
+from gpt.data.decontamination import IndexTexts, Matcher, MergeIndex, find_owners
 from gpt.data.deduplication import EXACT, NEAR, Cluster, Meet, Sign, bucket_names, removed_documents
 from gpt.data.sources import bring
 from gpt.data.words import split_words
@@ -91,10 +91,10 @@ def _leaks() -> list[str]:
             n = params.prepare.decontaminate.ngram
             list(IndexTexts(owners, index, n).run())
             list(MergeIndex(index).run())
-            matcher, held = Matcher(index, n), Owners([benchmark], index)
+            matcher = Matcher(index, n)
             found = [matcher.find(split_words(document)) for document in documents]
             hashes = [match.hashes for matches in found for match in matches]
-            touched = held.items(np.unique(np.concatenate(hashes)))[0]
+            touched = find_owners(index, 1, [np.concatenate(hashes)])[0][0]
             assert (len(touched), sum(map(bool, found))) == _leaks_by_words(documents, owners[0][1], n)
             rows.append(f"| {title} ({len(documents):,}) | {benchmark} | {len(touched)} | {sum(map(bool, found))} |")
         return ["Leaks of 13 words, the same as a search with sets of words finds:", "", *rows]

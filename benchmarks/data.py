@@ -285,10 +285,8 @@ def _training_bpe(project: Path) -> list[str]:
 
     def hugging_face() -> None:
         tokenizer = tokenizers.Tokenizer(models.BPE())
-        # Its regular expressions know no possessive quantifiers.
-        pattern = Regex(BPE_PATTERN.replace("++", "+").replace("?+", "?").replace("*+", "*").replace("}+", "}"))
         split, bytes_ = (
-            pre_tokenizers.Split(pattern, "isolated"),
+            pre_tokenizers.Split(Regex(BPE_PATTERN), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         )
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_])  # pyright: ignore[reportAttributeAccessIssue]

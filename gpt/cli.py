@@ -156,12 +156,11 @@ def show(options: argparse.Namespace) -> int:
     if options.split != "train" and options.step is not None:
         raise UserError(f"--step: only the train split has batches; leave it out with --split {options.split}")
     from gpt.data import display  # imports torch
-    from gpt.data.shards import TokenReader, read_index
-    from gpt.data.tokenizer import load_tokenizer, tokenizer_id
+    from gpt.data.shards import TokenReader, check_tokenizer
+    from gpt.data.tokenizer import load_tokenizer
 
     reader, encoding = TokenReader(paths.TOKENS, options.split), load_tokenizer(paths.TOKENIZER)
-    if read_index(paths.TOKENS)["tokenizer_id"] != tokenizer_id(paths.TOKENIZER):
-        raise UserError(f"{paths.TOKENS}: made by another tokenizer than {paths.TOKENIZER}; run `gpt tokenize` again")
+    check_tokenizer(paths.TOKENS, paths.TOKENIZER, "run `gpt tokenize` again")
     if options.split == "train":
         lines = display.show_batch(reader, encoding, params, options.step or 0, options.sequences, ids=options.ids)
     else:

@@ -40,6 +40,13 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def verify_file(path: Path, sha256: str, described_in: str, hint: str) -> None:
+    """Raise `UserError` that gives both hashes if a file is not the one that `described_in` tells of."""
+    found = sha256_file(path) if path.exists() else "no file"
+    if found != sha256:
+        raise UserError(f"{path}: SHA-256 is {found}, {described_in} says {sha256}; {hint}")
+
+
 def fsync_path(path: Path) -> None:
     """Make a file's bytes, or a folder's entries, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

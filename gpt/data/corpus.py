@@ -23,7 +23,7 @@ from gpt.data.cleaning import Clean, Filtered, build_filters
 from gpt.data.decontamination import Decontaminate, IndexTexts, MergeIndex
 from gpt.data.deduplication import EXACT, KEY, Cluster, Meet, Sign, bucket_names, removed_documents
 from gpt.data.executors import Tasks
-from gpt.data.readers import ReadSources, list_files, quiet_datatrove
+from gpt.data.readers import ReadSources, list_files
 from gpt.data.shards import SPLITS
 from gpt.data.summary import describe_inputs, summarise_corpus
 from gpt.data.work import link_files, work_folder, write_report
@@ -46,7 +46,6 @@ def prepare(
     full, with sources, settings and examples, in `output/report.json`. Raises `UserError` for what cannot be read or a split
     that would be empty; then `output` stays as it was, and the next run goes on with what is done.
     """
-    quiet_datatrove()
     sources = list(dict.fromkeys(source for source, _ in list_files(raw)))
     check_benchmarks(names, benchmarks)
     paths = [benchmarks / f"{name}.jsonl" for name in names]
@@ -115,7 +114,7 @@ def _decontaminate(settings: Prepare, benchmarks: dict[str, Path], work: Path, t
         "decontaminate",
         settings.shards,
         _ReadShard(read, work, held_out=False),
-        Decontaminate(settings.decontaminate, [name for name, _ in owners], index, work / "matches"),
+        Decontaminate(settings.decontaminate, len(owners), index, work / "matches"),
         _WriteDocuments(documents, work, SPLITS[:1]),
     )
     return owners

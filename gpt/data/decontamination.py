@@ -10,13 +10,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import orjson
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
+from gpt.data.arrays import first_of_equal, slice_between, sort_unique
 from gpt.data.words import ngram_hashes, split_words, word_spans
 from gpt.data.work import read_reports, write_report
 from gpt.params_data import Decontaminate as Settings
@@ -28,6 +29,7 @@ _PLANTED = 200
 _ITEMS_AT_ONCE = 256
 _CHARACTERS_AT_ONCE = 1 << 20
 _HASHES_AT_ONCE = 1 << 20
+_MATCHES_AT_ONCE = 1 << 10
 _LEAST_FILTER_BITS = 16
 
 
@@ -58,12 +60,12 @@ class IndexTexts(PipelineStep):
         del hashes, numbers
         order = np.argsort(grams, kind="stable")  # items come in order: they stay so among equal hashes
         grams, owned = grams[order], owned[order]
-        once = _first_of_equal(grams) | _first_of_equal(owned)
+        once = first_of_equal(grams) | first_of_equal(owned)
         grams, owned = grams[once], owned[once]
         self._folder.mkdir(parents=True, exist_ok=True)
         grams.tofile(self._folder / f"{rank:05d}.grams")
         owned.tofile(self._folder / f"{rank:05d}.items")
-        grams[_first_of_equal(grams)].tofile(self._folder / f"{rank:05d}.hashes")
+        grams[first_of_equal(grams)].tofile(self._folder / f"{rank:05d}.hashes")
         write_report(self._folder, rank, {"items": items, "unprotected": unprotected})
         yield from ()
 
@@ -111,12 +113,9 @@ class MergeIndex(PipelineStep):
                 low, high = part << (64 - part_bits), (part + 1) << (64 - part_bits)
                 pieces = [np.empty(0, "<u8")]
                 for path in paths:
-                    hashes = np.memmap(path, "<u8", "r")
-                    first = int(np.searchsorted(hashes, np.uint64(low)))
-                    last = len(hashes) if high == 2**64 else int(np.searchsorted(hashes, np.uint64(high)))
-                    pieces.append(np.fromfile(path, "<u8", last - first, offset=8 * first))
-                merged = np.sort(np.concatenate(pieces))
-                merged = merged[_first_of_equal(merged)]  # np.unique hashes them: 20 times the time, and more memory
+                    wanted = slice_between(np.memmap(path, "<u8", "r"), low, high)
+                    pieces.append(np.fromfile(path, "<u8", wanted.stop - wanted.start, offset=8 * wanted.start))
+                merged = sort_unique(np.concatenate(pieces))
                 merged.tofile(index)
                 bits = np.zeros(1 << (filter_bits - part_bits), np.bool_)
                 bits[(merged - np.uint64(low)) >> np.uint64(64 - filter_bits)] = True
@@ -161,28 +160,24 @@ class Matcher:
         return matches
 
 
-class Owners:
-    """Says to whom an n-gram belongs."""
-
-    def __init__(self, names: list[str], folder: Path) -> None:
-        self.names = names
-        files = [f"{number:05d}" for number in range(len(names))]
-        self._grams = [_mapped(folder / f"{file}.grams", "<u8") for file in files]
-        self._items = [_mapped(folder / f"{file}.items", "<u4") for file in files]
-
-    def items(self, hashes: np.ndarray) -> dict[int, np.ndarray]:
-        """Return by owner's number the numbers of the items that hold one of the hashes."""
-        held = {}
-        for number, (grams, items) in enumerate(zip(self._grams, self._items, strict=True)):
-            firsts, lasts = np.searchsorted(grams, hashes, "left"), np.searchsorted(grams, hashes, "right")
-            ranges = [items[first:last] for first, last in zip(firsts, lasts, strict=True) if last > first]
-            if ranges:
-                held[number] = np.unique(np.concatenate(ranges))
-        return held
+def find_owners(index: Path, owners: int, groups: list[np.ndarray]) -> list[dict[int, np.ndarray]]:
+    """Return for each group of hashes, by owner's number, the numbers of the items that hold one of them, sorted."""
+    hashes = np.concatenate([np.empty(0, np.uint64), *groups])
+    group_of = np.repeat(np.arange(len(groups)), np.array([len(group) for group in groups], np.int64))
+    held: list[dict[int, np.ndarray]] = [{} for _ in groups]
+    for owner in range(owners):  # mapped one at a time: what is mapped counts as this process's memory
+        grams, items = _mapped(index / f"{owner:05d}.grams", "<u8"), _mapped(index / f"{owner:05d}.items", "<u4")
+        firsts, lasts = np.searchsorted(grams, hashes, "left"), np.searchsorted(grams, hashes, "right")
+        ranges: dict[int, list[np.ndarray]] = defaultdict(list)
+        for place in np.flatnonzero(lasts > firsts):
+            ranges[int(group_of[place])].append(items[firsts[place] : lasts[place]])
+        for group, pieces in ranges.items():
+            held[group][owner] = np.unique(np.concatenate(pieces))
+    return held
 
 
 class Decontaminate(PipelineStep):
-    """Cut or drop the documents of the train split that match; documents of other splits pass.
+    """Cut or drop documents that match.
 
     Writes `matches/<shard>.jsonl`, a line a match, and `matches/<shard>.hashes`.
     """
@@ -190,18 +185,19 @@ class Decontaminate(PipelineStep):
     name = "decontaminate"
     type = "decontamination"
 
-    def __init__(self, settings: Settings, owners: list[str], index: Path, folder: Path) -> None:
+    def __init__(self, settings: Settings, owners: int, index: Path, folder: Path) -> None:
         super().__init__()
         self._settings, self._owners, self._index, self._folder = settings, owners, index, folder
 
     def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        matcher, owners = Matcher(self._index, self._settings.ngram), Owners(self._owners, self._index)
+        matcher = Matcher(self._index, self._settings.ngram)
         self._folder.mkdir(parents=True, exist_ok=True)
-        hashes = [np.empty(0, np.uint64)]
+        hashes = np.empty(0, np.uint64)
+        pending: list[tuple[dict[str, Any], Match]] = []
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         with (self._folder / f"{rank:05d}.jsonl").open("wb") as file:
             for document in data or ():
-                if document.metadata["split"] != "train" or not (matches := matcher.find(split_words(document.text))):
+                if not (matches := matcher.find(split_words(document.text))):
                     yield document
                     continue
                 spans = word_spans(document.text)
@@ -212,22 +208,29 @@ class Decontaminate(PipelineStep):
                     documents=1, bytes=len(document.text.encode()) - left, pieces=len(pieces), matches=len(matches)
                 )
                 for match, (start, end) in zip(matches, ranges, strict=True):
-                    hashes.append(match.hashes)
-                    held = owners.items(match.hashes)
                     record = {
                         "document": document.id,
                         "source": document.metadata["source"],
                         "action": action,
                         "words": match.last - match.first,
                         "text": document.text[start : min(end, start + _SHOWN_CHARACTERS)],
-                        "in": [
-                            [number, item] for number, items in held.items() for item in items[:_SHOWN_ITEMS].tolist()
-                        ],
                     }
-                    file.write(orjson.dumps(record) + b"\n")
+                    pending.append((record, match))
+                if len(pending) >= _MATCHES_AT_ONCE:
+                    hashes = self._write(pending, hashes, file)
+                    pending = []
                 yield from pieces
-        np.unique(np.concatenate(hashes)).tofile(self._folder / f"{rank:05d}.hashes")
+            hashes = self._write(pending, hashes, file)
+        hashes.tofile(self._folder / f"{rank:05d}.hashes")
         write_report(self._folder, rank, counts)
+
+    def _write(self, pending: list[tuple[dict[str, Any], Match]], hashes: np.ndarray, file: IO[bytes]) -> np.ndarray:
+        """Write a line a match, with the items it is in; return the hashes with those of the matches."""
+        groups = [match.hashes for _, match in pending]
+        for (record, _), held in zip(pending, find_owners(self._index, self._owners, groups), strict=True):
+            shown = [[number, item] for number, items in held.items() for item in items[:_SHOWN_ITEMS].tolist()]
+            file.write(orjson.dumps(record | {"in": shown}) + b"\n")
+        return sort_unique(np.concatenate([hashes, *groups]))
 
     def _cut(self, document: Document, ranges: list[tuple[int, int]]) -> tuple[list[Document], str]:
         """Return what stays of a document with matches at the ranges of characters, and what was done."""
@@ -267,8 +270,8 @@ def cut(text: str, ranges: list[tuple[int, int]], window: int) -> list[str]:
 
 def summarise(owners: list[tuple[str, Path]], index: Path, matches: Path) -> dict[str, dict[str, Any]]:
     """Return by benchmark or split: its items, those that training documents shared an n-gram with, those too short to protect."""
-    hashes = np.unique(np.concatenate([np.fromfile(path, "<u8") for path in sorted(matches.glob("*.hashes"))]))
-    touched = Owners([name for name, _ in owners], index).items(hashes)
+    hashes = sort_unique(np.concatenate([np.fromfile(path, "<u8") for path in sorted(matches.glob("*.hashes"))]))
+    (touched,) = find_owners(index, len(owners), [hashes])
     summary: dict[str, dict[str, Any]] = {}
     for number, ((name, path), report) in enumerate(zip(owners, read_reports(index), strict=True)):
         entry = summary.setdefault(name, {"items": 0, "touched": [], "unprotected": []})
@@ -331,13 +334,6 @@ def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _first_of_equal(values: np.ndarray) -> np.ndarray:
-    """Return which of sorted values are unlike the one before."""
-    first = np.ones(len(values), np.bool_)
-    first[1:] = values[1:] != values[:-1]
-    return first
 
 
 def read_items(path: Path) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ from datatrove.pipeline.base import PipelineStep
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from gpt.data.arrays import slice_between, sort_unique
 from gpt.data.words import ngram_hashes, split_words
 from gpt.params_data import Deduplicate
 
@@ -125,12 +126,11 @@ class Meet(PipelineStep):
         with (self._folder / f"{bucket}.pairs").open("wb") as file:
             # A part at a time, so that what all shards have together never is in memory at once.
             for part in range(self._parts):
-                bounds = [(part << 64) // self._parts, ((part + 1) << 64) // self._parts]
+                bounds = (part << 64) // self._parts, ((part + 1) << 64) // self._parts
                 signatures, documents = [np.empty(0, "<u8")], [np.empty(0, "<u8")]
                 for number, path in shards:
                     records = np.fromfile(path, SIGNATURE)
-                    first, last = (_position(records, bound) for bound in bounds)
-                    records = records[first:last]
+                    records = records[slice_between(records["signature"], *bounds)]
                     signatures.append(records["signature"])
                     documents.append(records["document"] | np.uint64(number << 32))
                 _neighbours(np.concatenate(signatures), np.concatenate(documents)).tofile(file)
@@ -157,7 +157,7 @@ class Cluster(PipelineStep):
                 exact = pairs
             else:  # copies meet in every bucket: what only says again who is connected is forgotten
                 near = _forest(np.concatenate([near, pairs], axis=1))
-        involved = _unique(np.concatenate([exact.ravel(), near.ravel()]))
+        involved = sort_unique(np.concatenate([exact.ravel(), near.ravel()]))
         shards, numbers = (
             (involved >> np.uint64(32)).astype(np.int64),
             (involved & np.uint64(2**32 - 1)).astype(np.int64),
@@ -171,8 +171,9 @@ class Cluster(PipelineStep):
         # The bucket compared one half of the hash; the key has another.
         exact = exact[:, key["digest"][exact[0]] == key["digest"][exact[1]]]
         # Of a cluster the first stays; it is also the first of its copies, so counting these apart changes nothing.
-        flags = np.where(_all_but_first(np.concatenate([exact, near], axis=1), places), NEAR, 0).astype(np.uint8)
-        flags[_all_but_first(exact, places)] = EXACT
+        flags = np.zeros(len(involved), np.uint8)
+        flags[places != _lowest_connected(np.concatenate([exact, near], axis=1), places)] = NEAR
+        flags[places != _lowest_connected(exact, places)] = EXACT
         (self._folder / "removed").mkdir(exist_ok=True)
         for shard, path in enumerate(keys):
             removed = np.zeros(path.stat().st_size // KEY.itemsize, np.uint8)
@@ -198,32 +199,18 @@ def _neighbours(signatures: np.ndarray, documents: np.ndarray) -> np.ndarray:
 
 def _forest(pairs: np.ndarray) -> np.ndarray:
     """Return pairs that connect what the pairs (2, n) connect, each document with the lowest of its cluster."""
-    documents = _unique(pairs.ravel())
-    first, second = np.searchsorted(documents, pairs)
-    graph = coo_array((np.ones(len(first), np.bool_), (first, second)), shape=(len(documents), len(documents)))
-    count, clusters = connected_components(graph, directed=False)
-    lowest = np.full(count, len(documents), np.int64)
-    np.minimum.at(lowest, clusters, np.arange(len(documents)))
-    others = lowest[clusters] != np.arange(len(documents))
-    return np.stack([documents[lowest[clusters[others]]], documents[others]])
+    documents = sort_unique(pairs.ravel())
+    places = np.arange(len(documents))
+    lowest = _lowest_connected(np.searchsorted(documents, pairs), places)
+    others = lowest != places
+    return np.stack([documents[lowest[others]], documents[others]])
 
 
-def _unique(values: np.ndarray) -> np.ndarray:
-    """Return values sorted, each once; `np.unique` hashes them, which takes more time and memory."""
-    values = np.sort(values)
-    return values[np.append(True, values[1:] != values[:-1])] if len(values) else values
-
-
-def _all_but_first(pairs: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Return which documents are connected to one of a lower place: (len(places),) bool. `pairs` is (2, pairs)."""
+def _lowest_connected(pairs: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return for each document the lowest place in its cluster: (documents,). `pairs` is (2, n), of documents' numbers."""
     size = len(places)
     graph = coo_array((np.ones(pairs.shape[1], np.bool_), (pairs[0], pairs[1])), shape=(size, size))
     count, clusters = connected_components(graph, directed=False)
-    first = np.full(count, size, np.int64)
-    np.minimum.at(first, clusters, places)
-    return places != first[clusters]
-
-
-def _position(records: np.ndarray, bound: int) -> int:
-    """Return where signatures of at least `bound` begin; 2 ** 64 is past all."""
-    return len(records) if bound >= 2**64 else int(np.searchsorted(records["signature"], np.uint64(bound)))
+    lowest = np.full(count, size, np.int64)
+    np.minimum.at(lowest, clusters, places)
+    return lowest[clusters]

@@ -8,8 +8,7 @@ from typing import Any
 import orjson
 
 from gpt.data.shards import SPLITS
-from gpt.errors import UserError
-from gpt.files import read_json, sha256_file
+from gpt.files import read_json, verify_file
 
 
 def read_documents(folder: Path, split: str) -> Iterator[dict[str, Any]]:
@@ -34,8 +33,6 @@ def describe_documents(folder: Path) -> dict[str, Any]:
 def read_file(folder: Path, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the documents of a file of documents.json; raise `UserError` if it is not the one that `prepare` wrote."""
     path = folder / entry["file"]
-    found = sha256_file(path) if path.exists() else "no file"
-    if found != entry["sha256"]:
-        raise UserError(f"{path}: SHA-256 is {found}, documents.json says {entry['sha256']}; run `gpt prepare` again")
+    verify_file(path, entry["sha256"], "documents.json", "run `gpt prepare` again")
     with path.open("rb") as file:
         yield from map(orjson.loads, file)

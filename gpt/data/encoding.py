@@ -20,6 +20,7 @@ import numpy as np
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
+from gpt.data.arrays import slice_between
 from gpt.data.documents import describe_documents, read_file
 from gpt.data.executors import Tasks
 from gpt.data.shards import SPLITS
@@ -236,10 +237,8 @@ class _Shuffle(PipelineStep):
             path = self._encoded / f"{of:05d}.entries"
             if not path.stat().st_size:
                 continue
-            keys = np.memmap(path, ENTRY, "r")["key"]
-            begin = int(np.searchsorted(keys, np.uint64(low)))
-            end = len(keys) if high == 2**64 else int(np.searchsorted(keys, np.uint64(high)))
-            table = np.fromfile(path, ENTRY, end - begin, offset=begin * ENTRY.itemsize)
+            wanted = slice_between(np.memmap(path, ENTRY, "r")["key"], low, high)
+            table = np.fromfile(path, ENTRY, wanted.stop - wanted.start, offset=wanted.start * ENTRY.itemsize)
             piece = np.empty(len(table), [*ENTRY.descr, ("file", "<i4")])
             for field in ENTRY.names or ():
                 piece[field] = table[field]

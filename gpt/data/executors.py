@@ -44,7 +44,7 @@ class Tasks:
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "Tasks":
-        logger.disable("datatrove")  # its logs stay in files; what users must know is raised
+        quiet_datatrove()
         if self._engine.kind == "ray":
             _connect_to_ray()
         return self
@@ -94,6 +94,13 @@ class Tasks:
                     env_command=f"export PATH={sys.prefix}/bin:$PATH",
                     logging_dir=str(logs),
                 )
+
+
+def quiet_datatrove() -> None:
+    """Keep what datatrove and its readers log off the terminal, in files: what a person needs to know is raised."""
+    logger.disable("datatrove")
+    for name in ("trafilatura", "htmldate", "courlan", "warcio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 class _TellsErrors:
@@ -159,7 +166,7 @@ class _Ray(_TellsErrors, RayPipelineExecutor):
 
 
 def _run_rank(executor: PipelineExecutor, rank: int) -> None:
-    logger.disable("datatrove")
+    quiet_datatrove()
     executor._run_for_rank(rank)
 
 
@@ -213,7 +220,7 @@ def _connect_to_ray() -> None:
 
 def _begin_worker() -> None:
     """Keep a worker quiet, and end it with the process that started it, which SIGKILL gives no time to do so."""
-    logger.disable("datatrove")
+    quiet_datatrove()
     parent = multiprocessing.parent_process()
     assert parent is not None, "a worker has one"
 

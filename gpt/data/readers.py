@@ -76,7 +76,6 @@ class ReadSources(PipelineStep):
         "The first places and messages by reason."
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
-        quiet_datatrove()
         if data:
             yield from data
         for source, name in list_files(self.raw)[rank::world_size]:
@@ -148,17 +147,6 @@ class ReadSources(PipelineStep):
         if len(examples) < _EXAMPLES:
             place = place.removeprefix(f"{self.raw}/")
             examples.append(f"{place}: {fault.message}"[:_EXAMPLE_CHARACTERS])
-
-
-def quiet_datatrove() -> None:
-    """Keep what datatrove and its readers log off the terminal: a command says what a person needs to know."""
-    import logging
-
-    from loguru import logger
-
-    logger.disable("datatrove")
-    for name in ("trafilatura", "htmldate", "courlan", "warcio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def list_files(raw: Path) -> list[tuple[str, str]]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from gpt.data.tokenizer import tokenizer_id
 from gpt.errors import UserError
-from gpt.files import read_json, sha256_file, sha256_json
+from gpt.files import read_json, sha256_json, verify_file
 
 SPLITS = ("train", "validation", "test")
 _HINT = "run `gpt tokenize` again"
@@ -84,7 +85,10 @@ def verify_shards(folder: Path, splits: Iterable[str] = SPLITS) -> None:
     index = read_index(folder)
     for split in splits:
         for shard in index["splits"][split]["shards"]:
-            path = folder / shard["file"]
-            found = sha256_file(path) if path.exists() else "no file"
-            if found != shard["sha256"]:
-                raise UserError(f"{path}: SHA-256 is {found}, the index says {shard['sha256']}; {_HINT}")
+            verify_file(folder / shard["file"], shard["sha256"], "the index", _HINT)
+
+
+def check_tokenizer(folder: Path, tokenizer: Path, hint: str) -> None:
+    """Raise `UserError` if the tokens in `folder` were not made by the tokenizer in the folder `tokenizer`."""
+    if read_index(folder)["tokenizer_id"] != tokenizer_id(tokenizer):
+        raise UserError(f"{folder}: made by another tokenizer than {tokenizer}; {hint}")

@@ -7,8 +7,7 @@ from typing import Any
 import tiktoken
 
 from gpt import paths
-from gpt.data.shards import TokenReader, read_index, verify_shards
-from gpt.data.tokenizer import tokenizer_id
+from gpt.data.shards import TokenReader, check_tokenizer, verify_shards
 from gpt.errors import UserError
 from gpt.evaluation.likelihood import split_likelihood
 from gpt.files import atomic_folder, sha256_file, write_json
@@ -23,8 +22,7 @@ HELD_OUT = ("validation", "test")
 def evaluate(params: Params) -> dict[str, Any]:
     """Measure models/base on the held-out splits; write metrics/evaluate.json and reports/evaluate/; return the metrics."""
     model, encoding = load_model(paths.BASE_MODEL, default_device())
-    if read_index(paths.TOKENS)["tokenizer_id"] != tokenizer_id(paths.BASE_MODEL / "tokenizer"):
-        raise UserError("data/tokens: made by another tokenizer than models/base has; run `gpt pretrain` again")
+    check_tokenizer(paths.TOKENS, paths.BASE_MODEL / "tokenizer", "run `gpt pretrain` again")
     verify_shards(paths.TOKENS, HELD_OUT)
     metrics: dict[str, Any] = {}
     for split in HELD_OUT:

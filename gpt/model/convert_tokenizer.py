@@ -42,11 +42,11 @@ def _split_by(pattern: str) -> dict[str, Any]:
     return {"type": "Sequence", "pretokenizers": [split, bytes_only]}
 
 
-# How text is cut into pieces: kind, our pattern, theirs. Their regular expressions are Oniguruma's, where {1,2}+ means many times
-# {1,2}, not a possessive {1,2}, and (?s:.) has the name (?m:.).
+# How text is cut into pieces: kind, our pattern, theirs. Their regular expressions are Oniguruma's, where $ is the end of
+# any line, and (?s:.) has the name (?m:.).
 _PIECES: list[tuple[str, str, dict[str, Any]]] = [
     ("gpt2", GPT2_PATTERN, {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}),
-    ("bpe", BPE_PATTERN, _split_by(BPE_PATTERN.replace("{1,2}+", "{1,2}"))),
+    ("bpe", BPE_PATTERN, _split_by(BPE_PATTERN.replace("$", r"\z"))),
     ("char", CHAR_PATTERN, _split_by("(?m:.)")),
 ]
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack, nullcontext
 from accelerate import PartialState
 
 from gpt import paths
-from gpt.data.shards import data_id, read_index, verify_shards
+from gpt.data.shards import check_tokenizer, data_id, verify_shards
 from gpt.data.tokenizer import tokenizer_id
 from gpt.errors import Interrupted, UserError
 from gpt.files import atomic_file, sha256_json, write_json
@@ -40,7 +40,7 @@ def pretrain(params: Params, measure: Measure) -> None:
     """
     check_launch(params.launch)
     processes = join_processes(params.launch)
-    _check_inputs()
+    check_tokenizer(paths.TOKENS, paths.TOKENIZER, "run `gpt tokenize` again")  # it is packed with the model
     folder = paths.CHECKPOINTS / checkpoints.fingerprint(params, data_id(paths.TOKENS), tokenizer_id(paths.TOKENIZER))
     _check_sameness(processes, params, folder.name)
     accelerator, precision = start_accelerator(params.launch)
@@ -139,9 +139,3 @@ def _write_outputs(trainer: Trainer) -> None:
             "data_sha256": data_id(paths.TOKENS),
         },
     )
-
-
-def _check_inputs() -> None:
-    """Raise `UserError` if the tokens were not made by the tokenizer that would be packed with the model."""
-    if read_index(paths.TOKENS)["tokenizer_id"] != tokenizer_id(paths.TOKENIZER):
-        raise UserError("data/tokens: made by another tokenizer than models/tokenizer; run `gpt tokenize` again")

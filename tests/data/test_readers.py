@@ -221,7 +221,7 @@ def test_the_step_runs_in_datatroves_executor_and_writes_nothing_to_the_terminal
         seen.write_text(" ".join(document.text for document in data))
         yield from ()
 
-    from gpt.data.readers import quiet_datatrove
+    from gpt.data.executors import quiet_datatrove
 
     quiet_datatrove()
     LocalPipelineExecutor([step, note], logging_dir=str(tmp_path / "logs")).run()

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import regex
 import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt.data.tokenizer import END_OF_TEXT, build_tokenizer, load_tokenizer, tokenizer_id
+from gpt.data.tokenizer import BPE_PATTERN, END_OF_TEXT, GPT2_PATTERN, build_tokenizer, load_tokenizer, tokenizer_id
 from gpt.errors import UserError
 from gpt.files import sha256_tree, write_json
 from gpt.params_data import Tokenizer
@@ -63,6 +64,35 @@ def test_any_text_comes_back(encodings: dict[str, tiktoken.Encoding], kind: Kind
     assert encoding.decode_bytes(tokens) == text.encode()
     assert encoding.decode(tokens) == text
     assert encoding.eot_token not in tokens
+
+
+# As their publishers write them: possessive, so that an engine without automata does not go back.
+USUAL = {
+    GPT2_PATTERN: r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s""",
+    BPE_PATTERN: r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,2}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$"""
+    r"""|\s*[\r\n]|\s+(?!\S)|\s""",
+}
+
+
+@pytest.mark.parametrize("pattern", USUAL)
+@given(text=st.text() | st.text("  \t\n\r\x0b\x85\xa0\u2028\u3000'sSdlLvreſKé\u0301\u0660１²漢🙂!_\u200b\0"))
+@settings(deadline=None, max_examples=500)
+def test_patterns_cut_text_as_their_usual_forms(pattern: str, text: str) -> None:
+    assert regex.findall(pattern, text) == regex.findall(USUAL[pattern], text)
+
+
+@pytest.mark.parametrize("run", [" ", "\t", "\n", "\r\n", "\u3000", "e\u0301", "1", "!"])
+@pytest.mark.parametrize("pattern", USUAL)
+def test_a_run_of_millions_comes_back(encodings: dict[str, tiktoken.Encoding], pattern: str, run: str) -> None:
+    encoding = tiktoken.Encoding(
+        "runs", pat_str=pattern, mergeable_ranks=encodings["bpe"]._mergeable_ranks, special_tokens={}
+    )
+    text = f"a{run * 1_500_000}b"
+    assert encoding.decode(encoding.encode_ordinary(text)) == text
+
+
+def test_bpe_learns_from_a_run_of_millions(tmp_path: Path) -> None:
+    build_tokenizer(SETTINGS["bpe"], [*DOCUMENTS, "a" + "\t" * 1_500_000 + "b"], tmp_path / "tokenizer")
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
