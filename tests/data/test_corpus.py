@@ -1,10 +1,5 @@
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -22,6 +17,7 @@ from gpt.files import sha256_tree, write_json
 from gpt.params import load_params
 from gpt.params_data import Prepare
 from tests.conftest import ROOT
+from tests.data.killed import run_and_kill
 
 SHARED = load_params(ROOT / "params.yaml").prepare
 ENGINE = SHARED.engine.model_copy(update={"workers": 1})
@@ -267,22 +263,10 @@ def test_a_killed_run_goes_on_and_makes_the_same_bytes(
     corpus: Corpus, reference: tuple[Corpus, str], phase: str
 ) -> None:
     write_real(corpus)
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN, str(corpus.root)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
-    done = corpus.root / ".documents.work" / "tasks" / phase / "completions"
-    deadline = time.monotonic() + 60
-    while not (done.is_dir() and any(done.iterdir())):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    run_and_kill(RUN, corpus.root, f".documents.work/tasks/{phase}")
     assert not corpus.output.exists(), "nothing half-written"
-    before = {path: path.stat().st_mtime_ns for path in done.parent.parent.rglob("completions/*")}
     corpus.prepare(REAL, "quiz")
     assert sha256_tree(corpus.output) == reference[1]
-    assert before, "what was done"
     assert not (corpus.root / ".documents.work").exists()
 
 

@@ -3,7 +3,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from gpt.data.tokenizer import build_tokenizer, load_tokenizer, tokenizer_id
 from gpt.errors import UserError
 from gpt.files import sha256_file, sha256_tree, write_json
 from gpt.params_data import Engine, Tokenize, Tokenizer
+from tests.data.killed import run_and_kill
 
 TEXTS = [f"document {number}: " + "naïve text " * (number % 7) + "<|endoftext|>" * (number % 3) for number in range(40)]
 SEED = 7
@@ -59,11 +60,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_shards(made: Path, output: Path, shard_tokens: int = 1024, workers: int = 1, **change: Any) -> dict[str, Any]:
+def write_shards(
+    made: Path,
+    output: Path,
+    shard_tokens: int = 1024,
+    workers: int = 1,
+    kind: Literal["local", "ray"] = "local",
+    **change: Any,
+) -> dict[str, Any]:
     # Smaller shards than params.yaml allows, so that there are many of few tokens.
     values = {"shard_tokens": shard_tokens, "shuffle_seed": SEED, "weights": {}} | change
     settings = Tokenize.model_construct(**values)
-    engine = Engine(kind="local", workers=workers, slurm_partition="", slurm_time="1:00:00")
+    engine = Engine(kind=kind, workers=workers, slurm_partition="", slurm_time="1:00:00")
     return tokenize(settings, engine, made / "documents", made / "tokenizer", output, output.parent / "tokenize.json")
 
 
@@ -220,18 +228,51 @@ def many(tmp_path_factory: pytest.TempPathFactory, made: Path) -> dict[str, list
     }
 
 
-@pytest.mark.parametrize(("files", "workers"), [(1, 1), (3, 1), (3, 2)])
+@pytest.mark.parametrize(
+    ("files", "workers", "kind"), [(1, 1, "local"), (3, 1, "local"), (3, 2, "local"), (3, 2, "ray")]
+)
 def test_tokens_depend_neither_on_how_documents_were_divided_nor_on_workers(
-    made: Path, many: dict[str, list[str]], tmp_path: Path, files: int, workers: int
+    made: Path, many: dict[str, list[str]], tmp_path: Path, files: int, workers: int, kind: Literal["local", "ray"]
 ) -> None:
     shutil.copytree(made / "tokenizer", tmp_path / "tokenizer")
     write_documents(tmp_path / "documents", many, files)
-    write_shards(tmp_path, tmp_path / "tokens", 700, workers)
+    write_shards(tmp_path, tmp_path / "tokens", 700, workers, kind)
     encoding = load_tokenizer(made / "tokenizer")
     reader = TokenReader(tmp_path / "tokens", "train")
     texts = [encoding.decode(reader.read(a, b - a).tolist()[:-1]) for a, b in reader.document_spans()]
     assert texts == in_order(many, "train")
     assert texts != many["train"]
+
+
+RUN = """
+import sys
+from pathlib import Path
+from tests.data.test_shards import write_shards
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    write_shards(root, root / "tokens", 700, 2)
+"""
+
+
+@pytest.mark.parametrize("phase", ["encode", "shuffle"])
+def test_a_killed_run_goes_on_and_makes_the_same_bytes(
+    made: Path, many: dict[str, list[str]], tmp_path: Path, phase: str
+) -> None:
+    for name in ("once", "killed"):
+        (tmp_path / name).mkdir()
+        shutil.copytree(made / "tokenizer", tmp_path / name / "tokenizer")
+        write_documents(tmp_path / name / "documents", many, files=12)
+    write_shards(tmp_path / "once", tmp_path / "once" / "tokens", 700)
+    marks = run_and_kill(RUN, tmp_path / "killed", f".tokens.work/tasks/{phase}")
+    output = tmp_path / "killed" / "tokens"
+    assert not output.exists(), "nothing half-written"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpt.data.encoding.statistics", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_shards(tmp_path / "killed", output, 700)
+    assert marks == {path: path.stat().st_mtime_ns for path in marks}, "what was done is not done again"
+    write_shards(tmp_path / "killed", output, 700)
+    assert sha256_tree(output) == sha256_tree(tmp_path / "once" / "tokens")
 
 
 def test_another_seed_is_another_order(made: Path, tmp_path: Path) -> None:
