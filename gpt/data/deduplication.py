@@ -28,7 +28,7 @@ PAIR = np.dtype([("first", "<u8"), ("second", "<u8")])
 "Two documents that meet in a bucket, each as shard << 32 | its number there."
 EXACT, NEAR = 1, 2
 _EXACT_BUCKET = "exact"
-_SHINGLES_AT_ONCE = 4096
+_SHINGLES_AT_ONCE = 1024  # their products stay in a core's cache
 
 
 def bucket_names(settings: Deduplicate) -> list[str]:

@@ -31,8 +31,12 @@ def word_spans(text: str) -> list[tuple[int, int]]:
         return [match.span() for match in _ASCII.finditer(text.lower())]
     spans = []
     for run in _RUN.finditer(text):  # no word goes across a space
+        if run[0].isascii():
+            start = run.start()
+            spans += [(start + word.start(), start + word.end()) for word in _ASCII.finditer(run[0].lower())]
+            continue
         # A character may become none or several; both ends of a word are looked up in where its characters came from.
-        pieces = [_normalise(character) for character in run.group()]
+        pieces = [_normalise(character) for character in run[0]]
         origin = [place for place, piece in enumerate(pieces, run.start()) for _ in piece]
         spans += [(origin[word.start()], origin[word.end() - 1] + 1) for word in _UNICODE.finditer("".join(pieces))]
     return spans
