@@ -10,12 +10,12 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/python -m flows.pretrain
 
-# Files of tests take turns on two processes: most tests wait for one that starts. Slow ones need both cores each.
+# Tests take turns on two processes, as most of them wait for one that starts: by file, for what its tests share; slow ones one by one.
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
