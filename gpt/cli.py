@@ -156,8 +156,8 @@ def show(options: argparse.Namespace) -> int:
     if options.split != "train" and options.step is not None:
         raise UserError(f"--step: only the train split has batches; leave it out with --split {options.split}")
     from gpt.data import display  # imports torch
-    from gpt.data.shards import TokenReader, check_tokenizer
-    from gpt.data.tokenizer import load_tokenizer
+    from gpt.data.shards import TokenReader
+    from gpt.data.tokenizer import check_tokenizer, load_tokenizer
 
     reader, encoding = TokenReader(paths.TOKENS, options.split), load_tokenizer(paths.TOKENIZER)
     check_tokenizer(paths.TOKENS, paths.TOKENIZER, "run `gpt tokenize` again")

@@ -46,7 +46,7 @@ def prepare(
     full, with sources, settings and examples, in `output/report.json`. Raises `UserError` for what cannot be read or a split
     that would be empty; then `output` stays as it was, and the next run goes on with what is done.
     """
-    sources = list(dict.fromkeys(source for source, _ in list_files(raw)))
+    sources = list(dict.fromkeys(source for source, *_ in list_files(raw)))
     check_benchmarks(names, benchmarks)
     paths = [benchmarks / f"{name}.jsonl" for name in names]
     inputs = {

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpt.data.streams import Fault, lines, open_stream, pieces
+from gpt.data.streams import Fault, Span, lines, open_stream, pieces
 from gpt.errors import UserError
 from gpt.params_data import Read
 
@@ -72,13 +72,13 @@ def _read_matches(text: str, pattern: re.Pattern[str]) -> Iterator[Record | Faul
         raise Fault("no_match", "prepare.read.pattern matches nothing in it")
 
 
-def read_jsonl(path: Path, settings: Read, limit: int) -> Iterator[Record | Fault]:
-    """Yield the lines of a JSONL file; blank ones are none."""
+def read_jsonl(path: Path, settings: Read, limit: int, span: Span | None = None) -> Iterator[Record | Fault]:
+    """Yield the lines of a JSONL file, or those that begin in a span of it; blank ones are none."""
     from orjson import JSONDecodeError, loads
 
     fields = fields_of(settings)
     with open_stream(path) as stream:
-        for number, line in enumerate(lines(stream, limit), start=1):
+        for number, line in enumerate(lines(stream, limit, span), start=1):
             if line is None:
                 yield too_long(number, limit)
                 continue
@@ -122,8 +122,8 @@ def _refuse(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-def read_parquet(path: Path, settings: Read, limit: int) -> Iterator[Record | Fault]:
-    """Yield the rows of a Parquet file; raise `UserError` if it has no such text column."""
+def read_parquet(path: Path, settings: Read, limit: int, span: Span | None = None) -> Iterator[Record | Fault]:
+    """Yield the rows of a Parquet file, or of the row groups that begin in a span; raise `UserError` without such a text column."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -143,7 +143,8 @@ def read_parquet(path: Path, settings: Read, limit: int) -> Iterator[Record | Fa
                     " set prepare.read.text_field, or that of prepare.read_by_source"
                 )
             columns = [name for name in (settings.text_field, *fields) if _has_column(schema, name)]
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns, use_threads=False):
+            groups, number = _row_groups(file.metadata, span)
+            for batch in file.iter_batches(_PARQUET_ROWS, groups, columns, use_threads=False):
                 for row in _rows(batch):
                     number += 1
                     if isinstance(row, UnicodeDecodeError):
@@ -157,6 +158,20 @@ def read_parquet(path: Path, settings: Read, limit: int) -> Iterator[Record | Fa
         if isinstance(error, OSError) and error.errno:  # the disk, not the file
             raise
         raise _parquet_fault(path, error) from None
+
+
+def _row_groups(metadata: Any, span: Span | None) -> tuple[list[int], int]:
+    """Return the row groups that begin in a span of the file, and how many rows are before them."""
+    groups, before, rows = list[int](), 0, 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        column = group.column(0)
+        begins = column.dictionary_page_offset or column.data_page_offset
+        if span is None or span[0] <= begins < span[1]:
+            before = before if groups else rows
+            groups.append(number)
+        rows += group.num_rows
+    return groups, before
 
 
 def _rows(batch: Any) -> Iterator[dict[str, Any] | UnicodeDecodeError]:

@@ -7,21 +7,22 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from gpt.data.formats import Record, read_jsonl, read_parquet, read_text
-from gpt.data.streams import COMPRESSIONS, Fault
+from gpt.data.streams import COMPRESSIONS, Fault, Span
 from gpt.data.warc import read_warc
 from gpt.errors import UserError
 from gpt.files import read_json
 from gpt.params_data import Prepare, Read
 
-Reader = Callable[[Path, Read, int], Iterator[Record | Fault]]
+Reader = Callable[..., Iterator[Record | Fault]]
 
 # A format's reader, what it calls a record, and the endings of its files' names.
 _FORMATS: dict[str, tuple[Reader, str, tuple[str, ...]]] = {
@@ -30,6 +31,8 @@ _FORMATS: dict[str, tuple[Reader, str, tuple[str, ...]]] = {
     "parquet": (read_parquet, "row", (".parquet",)),
     "warc": (read_warc, "record", (".warc", ".wet")),
 }
+_DIVISIBLE = ("jsonl", "parquet")
+_PIECE_BYTES = 64 << 20
 _BY_ENDING = {ending: kind for kind, (_, _, endings) in _FORMATS.items() for ending in endings}
 _ADVICE = {
     "not_utf8": "convert it to UTF-8",
@@ -39,19 +42,24 @@ _ADVICE = {
     "too_long": "raise prepare.max_document_bytes if the memory is there",
     "truncated": "bring the whole file",
     "corrupt": "bring an undamaged copy",
-    "blank": "take it out of the source",
     "metadata": "map other fields",
     "bomb": "take it out of the source",
     "no_match": "correct it",
 }
 _EXAMPLES = 3
-_LONGEST_BLANK = 100_000  # tiktoken fails at a million
-_BLANK = re.compile(rf"\s{{{_LONGEST_BLANK}}}")
 _EXAMPLE_CHARACTERS = 200
 
 
+class Piece(NamedTuple):
+    """A file of a source, or those of its records that begin in a span of its bytes."""
+
+    source: str
+    name: str
+    span: Span | None = None
+
+
 class ReadSources(PipelineStep):
-    """Yield the documents of a rank's files: text as it stands, but for what `remove` takes out.
+    """Yield the documents of a rank's pieces of files: text as it stands, but for what `remove` takes out.
 
     Counts what it reads by source, and what it leaves out by reason; raises `UserError` for what is wrong with the
     settings or with a file as a whole, and, with `malformed: error`, for a record that cannot be read.
@@ -78,18 +86,24 @@ class ReadSources(PipelineStep):
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         if data:
             yield from data
-        for source, name in list_files(self.raw)[rank::world_size]:
-            yield from self._read_file(source, name)
+        for piece in list_pieces(self.raw, self.settings)[rank::world_size]:
+            yield from self._read_piece(piece)
 
     def report(self) -> dict[str, Any]:
         """Return the counts as plain JSON."""
         counts = {key: dict(getattr(self, key)) for key in ("read", "read_bytes", "empty", "rejected")}
         return counts | {"examples": {reason: list(examples) for reason, examples in self.examples.items()}}
 
-    def _read_file(self, source: str, name: str) -> Iterator[Document]:
+    def _read_piece(self, piece: Piece) -> Iterator[Document]:
+        source, name, span = piece
         settings = self.settings.reading(source)
         path = self.raw / source / name
-        reader, unit = _choose_reader(path, settings)
+        reader, unit, _ = _FORMATS[_choose_format(path, settings)]
+        place = str(path)
+        if span:
+            reader = partial(reader, span=span)
+            if unit == "line":  # those before are not counted, as they are not read
+                place += f": from byte {span[0]:,} on"
         remove = re.compile(settings.remove) if settings.remove else None
         number, mapped, missing = 0, 0, 0
         try:
@@ -98,14 +112,14 @@ class ReadSources(PipelineStep):
                 number = item.number
                 if isinstance(item, Fault):
                     missing += item.reason == "missing_text"
-                    self._reject(f"{path}: {unit} {number}", item)
+                    self._reject(f"{place}: {unit} {number}", item)
                     continue
                 mapped += 1
                 try:
                     text = self._text(item, remove)
                     metadata = _metadata(source, item, settings)
                 except Fault as fault:
-                    self._reject(f"{path}: {unit} {number}", fault)
+                    self._reject(f"{place}: {unit} {number}", fault)
                     continue
                 if not text or text.isspace():
                     self.empty[source] += 1
@@ -114,7 +128,7 @@ class ReadSources(PipelineStep):
                 self.read_bytes[source] += len(text) if text.isascii() else len(text.encode())
                 yield Document(text, f"{source}/{name}/{number}", metadata=metadata)
         except Fault as fault:  # of the rest of the file
-            self._reject(f"{path}: after {unit} {number}" if number else f"{path}", fault)
+            self._reject(f"{place}: after {unit} {number}" if number else place, fault)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror or error}); {_repair(error)}") from None
         if missing and not mapped:
@@ -131,10 +145,6 @@ class ReadSources(PipelineStep):
         # A Parquet row: others were measured before they were read.
         if len(text) > (limit := self.settings.max_document_bytes) or 4 * len(text) > limit < len(text.encode()):
             raise Fault("too_long", f"longer than prepare.max_document_bytes ({self.settings.max_document_bytes})")
-        if len(text) > _LONGEST_BLANK and _BLANK.search(text):
-            raise Fault(
-                "blank", f"has more than {_LONGEST_BLANK} blanks in a row, which no tokenizer's pattern can hold"
-            )
         return remove.sub("", text.replace("\r\n", "\n")) if remove else text
 
     def _reject(self, place: str, fault: Fault) -> None:
@@ -149,18 +159,39 @@ class ReadSources(PipelineStep):
             examples.append(f"{place}: {fault.message}"[:_EXAMPLE_CHARACTERS])
 
 
-def list_files(raw: Path) -> list[tuple[str, str]]:
-    """Return (source, file) for every file that `fetch` brought, sources in its order, files sorted."""
+def list_pieces(raw: Path, settings: Prepare) -> list[Piece]:
+    """Return the files that `fetch` brought, long ones in pieces; raise `UserError` if one is of a type that cannot be read.
+
+    Pieces are as long whatever reads them, so documents do not depend on workers or shards.
+    """
+    pieces: list[Piece] = []
+    for source, name, size in list_files(raw):
+        path = raw / source / name
+        divisible = _choose_format(path, settings.reading(source)) in _DIVISIBLE
+        if divisible and size > _PIECE_BYTES and path.suffix.lower() not in COMPRESSIONS:
+            starts = range(0, size, _PIECE_BYTES)
+            pieces += [Piece(source, name, (start, min(start + _PIECE_BYTES, size))) for start in starts]
+        else:
+            pieces.append(Piece(source, name))
+    return pieces
+
+
+def list_files(raw: Path) -> list[tuple[str, str, int]]:
+    """Return (source, file, its bytes) for every file that `fetch` brought, sources in its order, files sorted."""
     path = raw / "sources.json"
     try:
         listing = read_json(path, "run `gpt fetch` first")
-        return [(source["name"], name) for source in listing for name in sorted(source["files"])]
-    except (KeyError, TypeError):
+        return [
+            (source["name"], name, file.get("bytes", 0))
+            for source in listing
+            for name, file in sorted(source["files"].items())
+        ]
+    except (AttributeError, KeyError, TypeError):
         raise UserError(f"{path}: is not as `gpt fetch` wrote it; run `gpt fetch` again") from None
 
 
-def _choose_reader(path: Path, settings: Read) -> tuple[Reader, str]:
-    """Return the reader of a file and what it calls a record; raise `UserError` if its name's ending tells none."""
+def _choose_format(path: Path, settings: Read) -> str:
+    """Return the format of a file; raise `UserError` if its name's ending tells none."""
     compressed = path.suffix.lower() in COMPRESSIONS
     ending = Path(path.stem if compressed else path.name).suffix.lower()
     kind = _BY_ENDING.get(ending) if settings.format == "auto" else settings.format
@@ -171,8 +202,7 @@ def _choose_reader(path: Path, settings: Read) -> tuple[Reader, str]:
         )
     if kind == "parquet" and compressed:
         raise UserError(f"{path}: Parquet is read from its end and compressed inside; decompress the file")
-    reader, unit, _ = _FORMATS[kind]
-    return reader, unit
+    return kind
 
 
 def _check_file(path: Path) -> None:

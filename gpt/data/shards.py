@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from gpt.data.tokenizer import tokenizer_id
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_json, verify_file
 
@@ -86,9 +85,3 @@ def verify_shards(folder: Path, splits: Iterable[str] = SPLITS) -> None:
     for split in splits:
         for shard in index["splits"][split]["shards"]:
             verify_file(folder / shard["file"], shard["sha256"], "the index", _HINT)
-
-
-def check_tokenizer(folder: Path, tokenizer: Path, hint: str) -> None:
-    """Raise `UserError` if the tokens in `folder` were not made by the tokenizer in the folder `tokenizer`."""
-    if read_index(folder)["tokenizer_id"] != tokenizer_id(tokenizer):
-        raise UserError(f"{folder}: made by another tokenizer than {tokenizer}; {hint}")

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+Span = tuple[int, int]
+"Of a file's bytes: what begins at the first or after it, and before the second."
 COMPRESSIONS = (".gz", ".zst")
 _CHUNK_BYTES = 1 << 20
 # What goes into a decompressor at a time bounds what comes out: deflate makes at most 1,032 bytes of one, zstd 32,768.
@@ -38,15 +40,31 @@ def open_stream(path: Path) -> io.BufferedReader:
     return io.BufferedReader(_Inflated(file, suffix), _CHUNK_BYTES) if suffix in COMPRESSIONS else file
 
 
-def lines(stream: io.BufferedReader, limit: int) -> Iterator[bytes | None]:
-    """Yield the lines of a stream with their ends; None for one longer than `limit` bytes, of which no more is held."""
-    while line := stream.readline(limit + 1):
+def lines(stream: io.BufferedReader, limit: int, span: Span | None = None) -> Iterator[bytes | None]:
+    """Yield the lines of a stream with their ends; None for one longer than `limit` bytes, of which no more is held.
+
+    With a span only those that begin in it; the stream is an open file then.
+    """
+    position, end = span or (0, None)
+    if position:  # from the byte before: a line may begin just here
+        position = stream.seek(position - 1) + _skip_line(stream)
+    while (end is None or position < end) and (line := stream.readline(limit + 1)):
+        position += len(line)
         if len(line) > limit and not line.endswith(b"\n"):
-            while line and not line.endswith(b"\n"):
-                line = stream.readline(_CHUNK_BYTES)
+            position += _skip_line(stream)
             yield None
         else:
             yield line
+
+
+def _skip_line(stream: io.BufferedReader) -> int:
+    """Go to where the next line begins; return how many bytes that was."""
+    skipped = 0
+    while line := stream.readline(_CHUNK_BYTES):
+        skipped += len(line)
+        if line.endswith(b"\n"):
+            break
+    return skipped
 
 
 def pieces(stream: io.BufferedReader, separator: bytes, limit: int) -> Iterator[bytes | None]:

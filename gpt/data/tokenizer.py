@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tiktoken
 
+from gpt.data.shards import read_index
 from gpt.errors import UserError, located
 from gpt.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
 from gpt.params_data import PypiSource
@@ -98,6 +99,12 @@ def load_tokenizer(folder: Path) -> tiktoken.Encoding:
 def tokenizer_id(folder: Path) -> str:
     """Return the hash that identifies a tokenizer: of its description, which holds the hash of its ranks."""
     return sha256_json(read_json(folder / "tokenizer.json", "run `gpt tokenizer` first"))
+
+
+def check_tokenizer(tokens: Path, tokenizer: Path, hint: str) -> None:
+    """Raise `UserError` if the tokens in the folder `tokens` were not made by the tokenizer in the folder `tokenizer`."""
+    if read_index(tokens)["tokenizer_id"] != tokenizer_id(tokenizer):
+        raise UserError(f"{tokens}: made by another tokenizer than {tokenizer}; {hint}")
 
 
 def _train_bpe(documents: Iterable[str], size: int) -> Ranks:

@@ -7,7 +7,8 @@ from typing import Any
 import tiktoken
 
 from gpt import paths
-from gpt.data.shards import TokenReader, check_tokenizer, verify_shards
+from gpt.data.shards import TokenReader, verify_shards
+from gpt.data.tokenizer import check_tokenizer
 from gpt.errors import UserError
 from gpt.evaluation.likelihood import split_likelihood
 from gpt.files import atomic_folder, sha256_file, write_json

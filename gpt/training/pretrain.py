@@ -6,8 +6,8 @@ from contextlib import ExitStack, nullcontext
 from accelerate import PartialState
 
 from gpt import paths
-from gpt.data.shards import check_tokenizer, data_id, verify_shards
-from gpt.data.tokenizer import tokenizer_id
+from gpt.data.shards import data_id, verify_shards
+from gpt.data.tokenizer import check_tokenizer, tokenizer_id
 from gpt.errors import Interrupted, UserError
 from gpt.files import atomic_file, sha256_json, write_json
 from gpt.model.storage import save_model

@@ -38,11 +38,11 @@ class Raw:
         path = self.folder / source / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-        self.enlist(name, source)
+        self.enlist(name, source, len(data))
         return path
 
-    def enlist(self, name: str, source: str = "web") -> Path:
-        self.sources.setdefault(source, {})[name] = {}
+    def enlist(self, name: str, source: str = "web", size: int = 0) -> Path:
+        self.sources.setdefault(source, {})[name] = {"bytes": size}
         listing = [{"name": source, "files": files} for source, files in self.sources.items()]
         write_json(self.folder / "sources.json", listing)
         return self.folder / source / name

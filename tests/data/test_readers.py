@@ -3,6 +3,7 @@ import itertools
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 
 from gpt.data import streams
 from gpt.data.readers import ReadSources
+from gpt.errors import UserError
 from gpt.files import write_json
+from gpt.params_data import Prepare
 from tests.data.raw import COMPRESS, Raw, html, jsonl, parquet, sent, settings, warc
 
 SENTENCE = "A page of the web has to say more than a few words before it counts as an article of its own. " * 5
@@ -239,6 +242,59 @@ def test_the_report_is_plain_json(raw: Raw) -> None:
     assert examples["not_an_object"][2] == "web/a.jsonl: line 5: JSON, but a list and no object"
     assert len(examples["not_an_object"]) == 3
     assert all(len(example) <= 200 for examples in examples.values() for example in examples)
+
+
+def in_pieces(raw: Raw, settings: Prepare, size: int, world_size: int = 3) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the texts and reports of all ranks with files divided into pieces of so many bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpt.data.readers._PIECE_BYTES", size)
+        read = [raw.read(settings, rank, world_size) for rank in range(world_size)]
+    return [document.text for documents, _ in read for document in documents], [step.report() for _, step in read]
+
+
+LINE = st.one_of(
+    st.text(max_size=30).filter(str.strip).map(lambda text: jsonl(text)),
+    st.sampled_from([b"\n", b"{\r\n", b"9" * 70 + b"\n"]),
+)
+
+
+@given(st.lists(LINE, max_size=12), st.booleans(), st.integers(1, 200), st.integers(1, 4))
+@hypothesis_settings(deadline=None)
+def test_pieces_of_a_jsonl_file_have_each_line_once(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], ended: bool, size: int, world_size: int
+) -> None:
+    raw = Raw(tmp_path_factory.mktemp("raw"))
+    data = b"".join(lines)
+    raw.write("a.jsonl", data if ended else data.removesuffix(b"\n"))
+    skip = settings("skip", limit=60)
+    documents, whole = raw.read(skip)
+    texts, reports = in_pieces(raw, skip, size, world_size)
+    assert Counter(texts) == Counter(document.text for document in documents)
+    for key in ("read", "read_bytes", "empty", "rejected"):
+        assert sum((Counter(report[key]) for report in reports), Counter()) == Counter(whole.report()[key])
+
+
+@pytest.mark.parametrize("size", [1, 700, 5000, 10**6])
+def test_pieces_of_a_parquet_file_have_each_row_once_by_its_number(raw: Raw, size: int) -> None:
+    texts = [f"row {number} " * (number % 9) for number in range(1, 200)]
+    raw.write("a.parquet", parquet({"text": [*texts, 3 * "x" * 400]}, row_group_size=7, compression="none"))
+    found, reports = in_pieces(raw, settings("skip", limit=1000), size)
+    assert sorted(found) == sorted(filter(None, texts))
+    (examples,) = [report["examples"] for report in reports if report["rejected"]]
+    assert examples["too_long"] == ["web/a.parquet: row 200: longer than prepare.max_document_bytes (1000)"]
+
+
+def test_a_fault_in_a_piece_says_where(raw: Raw) -> None:
+    raw.write("a.jsonl", jsonl("one", "two") + b"{\n")
+    with pytest.raises(UserError, match=r"a\.jsonl: from byte 20 on: line 1: not valid JSON"):
+        in_pieces(raw, settings(), 20, world_size=1)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.txt"])
+def test_what_cannot_be_read_from_the_middle_is_one_piece(raw: Raw, name: str) -> None:
+    raw.write(name, COMPRESS[Path(name).suffix](jsonl("one", "two")) if name.endswith("gz") else b"one, two")
+    texts, _ = in_pieces(raw, settings(), 5)
+    assert texts == (["one", "two"] if name.endswith("gz") else ["one, two"])
 
 
 PEAK = """
