@@ -1,5 +1,7 @@
 """Sorted arrays of hashes, in memory or mapped from files."""
 
+from pathlib import Path
+
 import numpy as np
 
 
@@ -16,7 +18,18 @@ def sort_unique(values: np.ndarray) -> np.ndarray:
     return values[first_of_equal(values)]
 
 
-def slice_between(values: np.ndarray, low: int, high: int) -> slice:
-    """Return where sorted uint64 values of at least `low` and less than `high` stand; `high` may be 2 ** 64."""
+def map_array(path: Path, dtype: np.dtype) -> np.ndarray:
+    """Return a file as an array that is read where it is looked at; it may be empty."""
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
+
+
+def read_between(path: Path, dtype: np.dtype, low: int, high: int) -> np.ndarray:
+    """Read of a file of uint64, or of records that begin with one, sorted by it, those from `low` to before `high`.
+
+    `high` may be 2 ** 64.
+    """
+    mapped = map_array(path, dtype)
+    values = mapped[dtype.names[0]] if dtype.names else mapped
     first = int(np.searchsorted(values, np.uint64(low)))
-    return slice(first, len(values) if high == 2**64 else int(np.searchsorted(values, np.uint64(high))))
+    last = len(values) if high == 2**64 else int(np.searchsorted(values, np.uint64(high)))
+    return np.fromfile(path, dtype, last - first, offset=first * dtype.itemsize)

@@ -17,7 +17,7 @@ import orjson
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from gpt.data.arrays import first_of_equal, slice_between, sort_unique
+from gpt.data.arrays import first_of_equal, map_array, read_between, sort_unique
 from gpt.data.words import ngram_hashes, split_words, word_spans
 from gpt.data.work import read_reports, write_report
 from gpt.params_data import Decontaminate as Settings
@@ -31,6 +31,7 @@ _CHARACTERS_AT_ONCE = 1 << 20
 _HASHES_AT_ONCE = 1 << 20
 _MATCHES_AT_ONCE = 1 << 10
 _LEAST_FILTER_BITS = 16
+_HASH, _ITEM = np.dtype("<u8"), np.dtype("<u4")
 
 
 class IndexTexts(PipelineStep):
@@ -104,18 +105,15 @@ class MergeIndex(PipelineStep):
         self._folder = folder
 
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        paths = [path for path in sorted(self._folder.glob("*.hashes")) if path.stat().st_size]
-        total = sum(path.stat().st_size // 8 for path in paths)
+        paths = sorted(self._folder.glob("*.hashes"))
+        total = sum(path.stat().st_size // _HASH.itemsize for path in paths)
         part_bits = (total // _HASHES_AT_ONCE).bit_length()
         filter_bits = max(_LEAST_FILTER_BITS, (16 * total).bit_length())
         with (self._folder / "index").open("wb") as index, (self._folder / "filter").open("wb") as filter_:
             for part in range(1 << part_bits):
                 low, high = part << (64 - part_bits), (part + 1) << (64 - part_bits)
-                pieces = [np.empty(0, "<u8")]
-                for path in paths:
-                    wanted = slice_between(np.memmap(path, "<u8", "r"), low, high)
-                    pieces.append(np.fromfile(path, "<u8", wanted.stop - wanted.start, offset=8 * wanted.start))
-                merged = sort_unique(np.concatenate(pieces))
+                pieces = [read_between(path, _HASH, low, high) for path in paths]
+                merged = sort_unique(np.concatenate([np.empty(0, _HASH), *pieces]))
                 merged.tofile(index)
                 bits = np.zeros(1 << (filter_bits - part_bits), np.bool_)
                 bits[(merged - np.uint64(low)) >> np.uint64(64 - filter_bits)] = True
@@ -136,8 +134,7 @@ class Matcher:
     """Finds what a text shares with the indexed ones."""
 
     def __init__(self, folder: Path, ngram: int) -> None:
-        path = folder / "index"
-        self._index = _mapped(path, "<u8")
+        self._index = map_array(folder / "index", _HASH)
         self._filter = np.memmap(folder / "filter", np.uint8, "r")
         self._shift = np.uint64(64 - (len(self._filter).bit_length() + 2))
         self._ngram = ngram
@@ -166,7 +163,7 @@ def find_owners(index: Path, owners: int, groups: list[np.ndarray]) -> list[dict
     group_of = np.repeat(np.arange(len(groups)), np.array([len(group) for group in groups], np.int64))
     held: list[dict[int, np.ndarray]] = [{} for _ in groups]
     for owner in range(owners):  # mapped one at a time: what is mapped counts as this process's memory
-        grams, items = _mapped(index / f"{owner:05d}.grams", "<u8"), _mapped(index / f"{owner:05d}.items", "<u4")
+        grams, items = map_array(index / f"{owner:05d}.grams", _HASH), map_array(index / f"{owner:05d}.items", _ITEM)
         firsts, lasts = np.searchsorted(grams, hashes, "left"), np.searchsorted(grams, hashes, "right")
         ranges: dict[int, list[np.ndarray]] = defaultdict(list)
         for place in np.flatnonzero(lasts > firsts):
@@ -192,7 +189,7 @@ class Decontaminate(PipelineStep):
     def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         matcher = Matcher(self._index, self._settings.ngram)
         self._folder.mkdir(parents=True, exist_ok=True)
-        hashes = np.empty(0, np.uint64)
+        hashes = [np.empty(0, _HASH)]
         pending: list[tuple[dict[str, Any], Match]] = []
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         with (self._folder / f"{rank:05d}.jsonl").open("wb") as file:
@@ -217,20 +214,20 @@ class Decontaminate(PipelineStep):
                     }
                     pending.append((record, match))
                 if len(pending) >= _MATCHES_AT_ONCE:
-                    hashes = self._write(pending, hashes, file)
+                    hashes.append(self._write(pending, file))
                     pending = []
                 yield from pieces
-            hashes = self._write(pending, hashes, file)
-        hashes.tofile(self._folder / f"{rank:05d}.hashes")
+            hashes.append(self._write(pending, file))
+        sort_unique(np.concatenate(hashes)).tofile(self._folder / f"{rank:05d}.hashes")
         write_report(self._folder, rank, counts)
 
-    def _write(self, pending: list[tuple[dict[str, Any], Match]], hashes: np.ndarray, file: IO[bytes]) -> np.ndarray:
-        """Write a line a match, with the items it is in; return the hashes with those of the matches."""
+    def _write(self, pending: list[tuple[dict[str, Any], Match]], file: IO[bytes]) -> np.ndarray:
+        """Write a line a match, with the items it is in; return the hashes of all, each once."""
         groups = [match.hashes for _, match in pending]
         for (record, _), held in zip(pending, find_owners(self._index, self._owners, groups), strict=True):
             shown = [[number, item] for number, items in held.items() for item in items[:_SHOWN_ITEMS].tolist()]
             file.write(orjson.dumps(record | {"in": shown}) + b"\n")
-        return sort_unique(np.concatenate([hashes, *groups]))
+        return sort_unique(np.concatenate([np.empty(0, _HASH), *groups]))
 
     def _cut(self, document: Document, ranges: list[tuple[int, int]]) -> tuple[list[Document], str]:
         """Return what stays of a document with matches at the ranges of characters, and what was done."""
@@ -270,7 +267,7 @@ def cut(text: str, ranges: list[tuple[int, int]], window: int) -> list[str]:
 
 def summarise(owners: list[tuple[str, Path]], index: Path, matches: Path) -> dict[str, dict[str, Any]]:
     """Return by benchmark or split: its items, those that training documents shared an n-gram with, those too short to protect."""
-    hashes = sort_unique(np.concatenate([np.fromfile(path, "<u8") for path in sorted(matches.glob("*.hashes"))]))
+    hashes = sort_unique(np.concatenate([np.fromfile(path, _HASH) for path in sorted(matches.glob("*.hashes"))]))
     (touched,) = find_owners(index, len(owners), [hashes])
     summary: dict[str, dict[str, Any]] = {}
     for number, ((name, path), report) in enumerate(zip(owners, read_reports(index), strict=True)):
@@ -317,10 +314,6 @@ def plant(paths: list[Path], matcher: Matcher, ngram: int, seed: int) -> dict[st
         near = [f"qzx{place}" if place % ngram == ngram - 1 else word for place, word in enumerate(words)]
         flagged += bool(matcher.find(near))
     return {"leaks": len(chosen), "leaks_found": found, "near_misses": len(chosen), "near_misses_flagged": flagged}
-
-
-def _mapped(path: Path, dtype: str) -> np.ndarray:
-    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
 
 
 def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:

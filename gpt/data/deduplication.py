@@ -16,7 +16,7 @@ from datatrove.pipeline.base import PipelineStep
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from gpt.data.arrays import slice_between, sort_unique
+from gpt.data.arrays import read_between, sort_unique
 from gpt.data.words import ngram_hashes, split_words
 from gpt.params_data import Deduplicate
 
@@ -122,15 +122,14 @@ class Meet(PipelineStep):
 
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         bucket = self._buckets[rank]
-        shards = [(int(path.name), path) for path in sorted((self._folder / bucket).iterdir()) if path.stat().st_size]
+        shards = [(int(path.name), path) for path in sorted((self._folder / bucket).iterdir())]
         with (self._folder / f"{bucket}.pairs").open("wb") as file:
             # A part at a time, so that what all shards have together never is in memory at once.
             for part in range(self._parts):
                 bounds = (part << 64) // self._parts, ((part + 1) << 64) // self._parts
                 signatures, documents = [np.empty(0, "<u8")], [np.empty(0, "<u8")]
                 for number, path in shards:
-                    records = np.fromfile(path, SIGNATURE)
-                    records = records[slice_between(records["signature"], *bounds)]
+                    records = read_between(path, SIGNATURE, *bounds)
                     signatures.append(records["signature"])
                     documents.append(records["document"] | np.uint64(number << 32))
                 _neighbours(np.concatenate(signatures), np.concatenate(documents)).tofile(file)

@@ -20,7 +20,7 @@ import numpy as np
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from gpt.data.arrays import slice_between
+from gpt.data.arrays import read_between
 from gpt.data.documents import describe_documents, read_file
 from gpt.data.executors import Tasks
 from gpt.data.shards import SPLITS
@@ -234,11 +234,7 @@ class _Shuffle(PipelineStep):
         pieces = []
         low, high = first << (64 - _BUCKET_BITS), (last + 1) << (64 - _BUCKET_BITS)
         for number, of in enumerate(ranks):
-            path = self._encoded / f"{of:05d}.entries"
-            if not path.stat().st_size:
-                continue
-            wanted = slice_between(np.memmap(path, ENTRY, "r")["key"], low, high)
-            table = np.fromfile(path, ENTRY, wanted.stop - wanted.start, offset=wanted.start * ENTRY.itemsize)
+            table = read_between(self._encoded / f"{of:05d}.entries", ENTRY, low, high)
             piece = np.empty(len(table), [*ENTRY.descr, ("file", "<i4")])
             for field in ENTRY.names or ():
                 piece[field] = table[field]

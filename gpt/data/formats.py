@@ -130,7 +130,6 @@ def read_parquet(path: Path, settings: Read, limit: int, span: Span | None = Non
     if not path.stat().st_size:
         return
     fields = fields_of(settings)
-    number = 0
     try:
         # buffer_size streams a column of a row group, which would else be read whole.
         with pq.ParquetFile(

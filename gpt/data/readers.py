@@ -55,6 +55,7 @@ class Piece(NamedTuple):
 
     source: str
     name: str
+    format: str
     span: Span | None = None
 
 
@@ -95,10 +96,10 @@ class ReadSources(PipelineStep):
         return counts | {"examples": {reason: list(examples) for reason, examples in self.examples.items()}}
 
     def _read_piece(self, piece: Piece) -> Iterator[Document]:
-        source, name, span = piece
+        source, name, kind, span = piece
         settings = self.settings.reading(source)
         path = self.raw / source / name
-        reader, unit, _ = _FORMATS[_choose_format(path, settings)]
+        reader, unit, _ = _FORMATS[kind]
         place = str(path)
         if span:
             reader = partial(reader, span=span)
@@ -167,12 +168,13 @@ def list_pieces(raw: Path, settings: Prepare) -> list[Piece]:
     pieces: list[Piece] = []
     for source, name, size in list_files(raw):
         path = raw / source / name
-        divisible = _choose_format(path, settings.reading(source)) in _DIVISIBLE
-        if divisible and size > _PIECE_BYTES and path.suffix.lower() not in COMPRESSIONS:
-            starts = range(0, size, _PIECE_BYTES)
-            pieces += [Piece(source, name, (start, min(start + _PIECE_BYTES, size))) for start in starts]
+        kind = _choose_format(path, settings.reading(source))
+        if kind in _DIVISIBLE and size > _PIECE_BYTES and path.suffix.lower() not in COMPRESSIONS:
+            pieces += [
+                Piece(source, name, kind, (start, start + _PIECE_BYTES)) for start in range(0, size, _PIECE_BYTES)
+            ]
         else:
-            pieces.append(Piece(source, name))
+            pieces.append(Piece(source, name, kind))
     return pieces
 
 

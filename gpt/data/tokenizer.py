@@ -11,7 +11,6 @@ from pathlib import Path
 
 import tiktoken
 
-from gpt.data.shards import read_index
 from gpt.errors import UserError, located
 from gpt.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
 from gpt.params_data import PypiSource
@@ -103,6 +102,8 @@ def tokenizer_id(folder: Path) -> str:
 
 def check_tokenizer(tokens: Path, tokenizer: Path, hint: str) -> None:
     """Raise `UserError` if the tokens in the folder `tokens` were not made by the tokenizer in the folder `tokenizer`."""
+    from gpt.data.shards import read_index  # not above: this module is packed with a model, which has no shards
+
     if read_index(tokens)["tokenizer_id"] != tokenizer_id(tokenizer):
         raise UserError(f"{tokens}: made by another tokenizer than {tokenizer}; {hint}")
 

@@ -32,8 +32,7 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     spans = []
     for run in _RUN.finditer(text):  # no word goes across a space
         if run[0].isascii():
-            start = run.start()
-            spans += [(start + word.start(), start + word.end()) for word in _ASCII.finditer(run[0].lower())]
+            spans += [(run.start() + start, run.start() + end) for start, end in word_spans(run[0])]
             continue
         # A character may become none or several; both ends of a word are looked up in where its characters came from.
         pieces = [_normalise(character) for character in run[0]]
