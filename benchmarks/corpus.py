@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from datatrove.data import Document
 
-from gpt.data.benchmarks import build_benchmarks
-from gpt.data.decontamination import IndexTexts, Matcher, MergeIndex, find_owners
-from gpt.data.deduplication import EXACT, NEAR, Cluster, Meet, Sign, bucket_names, removed_documents
-from gpt.data.sources import bring
-from gpt.data.words import split_words
-from gpt.params import load_params
-from gpt.params_data import PypiSource
+from gpt.corpus.decontamination import IndexTexts, Matcher, MergeIndex, find_owners
+from gpt.corpus.deduplication import EXACT, NEAR, Cluster, Meet, Sign, bucket_names, removed_documents
+from gpt.corpus.words import split_words
+from gpt.params.data import PypiSource
+from gpt.params.project import load_params
+from gpt.sources.benchmarks import build_benchmarks
+from gpt.sources.fetch import bring
 
 _ROOT = Path(__file__).parents[1]
 _SAMPLE = 5000
@@ -197,7 +197,7 @@ def _compare(title: str, texts: list[str], folder: Path, settings: Any) -> str:
 
 def _all_pairs(path: Path) -> set[tuple[int, int]]:
     """Return every pair of documents with the same signature in a bucket."""
-    from gpt.data.deduplication import SIGNATURE
+    from gpt.corpus.deduplication import SIGNATURE
 
     records = np.fromfile(path, SIGNATURE)
     pairs = set[tuple[int, int]]()

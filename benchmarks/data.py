@@ -23,11 +23,11 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
-from gpt.data.documents import read_documents
-from gpt.data.encoding import tokenize
-from gpt.data.tokenizer import BPE_PATTERN, build_tokenizer, load_tokenizer
+from gpt.corpus.documents import read_documents
 from gpt.files import sha256_file, sha256_tree
-from gpt.params import load_params
+from gpt.params.project import load_params
+from gpt.tokens.tokenize import tokenize
+from gpt.tokens.tokenizer import BPE_PATTERN, build_tokenizer, load_tokenizer
 
 _ROOT = Path(__file__).parents[1]
 _KING_JAMES = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gpt.model.architectures import GPT2
+from gpt.model.convert.architectures import GPT2
 from gpt.model.generation import Sampling, generate_tokens
 from gpt.model.transformer import GPTConfig, GPTModel
 

@@ -19,10 +19,10 @@ import torch
 from accelerate import Accelerator
 from ruamel.yaml import YAML
 
-from gpt.data.batches import Batches
 from gpt.model.transformer import GPTConfig, GPTModel
-from gpt.params import Params, load_params
-from gpt.training.launch import keep_freed_memory
+from gpt.params.project import Params, load_params
+from gpt.processes.launch import keep_freed_memory
+from gpt.tokens.batches import Batches
 from gpt.training.optimizer import build_optimizer
 from gpt.training.step import TrainStep
 
@@ -32,7 +32,7 @@ _EVALUATION_TOKENS = 32_768
 
 
 class Characters:
-    """A text's characters as token ids, numbered in their order; reads as `gpt.data.shards.TokenReader` does."""
+    """A text's characters as token ids, numbered in their order; reads as `gpt.tokens.shards.TokenReader` does."""
 
     def __init__(self, ids: np.ndarray) -> None:
         self.ids, self.tokens = ids, len(ids)

@@ -11,7 +11,7 @@ from flows.server import ensure_api
 from gpt import paths
 from gpt.errors import UserError
 from gpt.files import read_json
-from gpt.params import load_params
+from gpt.params.project import load_params
 
 _SAMPLE_CHARACTERS = 300
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from gpt.cli import main
+from gpt.commands.main import main
 
 sys.exit(main())

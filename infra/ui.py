@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 from flows.server import free_port
-from gpt.training.store import database_file, tracking_uri
+from gpt.tracking.store import database_file, tracking_uri
 
 _PORT = 5000
 

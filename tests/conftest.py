@@ -13,10 +13,14 @@ import torch
 from ruamel.yaml import YAML
 
 from gpt import paths
-from gpt.data import benchmarks, corpus, encoding, shards, sources, tokenizer
-from gpt.data.documents import sample_texts
+from gpt.corpus import prepare as corpus
+from gpt.corpus.documents import sample_texts
 from gpt.files import sha256_file
-from gpt.params import load_params
+from gpt.params.project import load_params
+from gpt.sources import benchmarks
+from gpt.sources import fetch as sources
+from gpt.tokens import shards, tokenizer
+from gpt.tokens import tokenize as encoding
 
 ROOT = Path(__file__).parents[1]
 Change = dict[str, dict[str, object]]
@@ -137,7 +141,7 @@ def copy_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh MLflow database: making one takes seconds, copying it none."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    code = "from gpt.training.store import client; client().search_experiments()"
+    code = "from gpt.tracking.store import client; client().search_experiments()"
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{path}"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=ROOT)
     return path

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gpt.data.shards import TokenReader
 from gpt.model.transformer import GPTModel
+from gpt.tokens.shards import TokenReader
 
 _TOKENS_PER_BATCH = 8192
 

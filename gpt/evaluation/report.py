@@ -7,15 +7,15 @@ from typing import Any
 import tiktoken
 
 from gpt import paths
-from gpt.data.shards import TokenReader, verify_shards
-from gpt.data.tokenizer import check_tokenizer
 from gpt.errors import UserError
 from gpt.evaluation.likelihood import split_likelihood
 from gpt.files import atomic_folder, sha256_file, write_json
 from gpt.model.generation import Sampling, generate_texts
 from gpt.model.storage import default_device, load_model
 from gpt.model.transformer import GPTModel
-from gpt.params import Params
+from gpt.params.project import Params
+from gpt.tokens.shards import TokenReader, verify_shards
+from gpt.tokens.tokenizer import check_tokenizer
 
 HELD_OUT = ("validation", "test")
 

@@ -8,10 +8,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from gpt.data.tokenizer import load_tokenizer
 from gpt.errors import UserError
 from gpt.files import atomic_folder, read_json, write_json
 from gpt.model.transformer import GPTConfig, GPTModel
+from gpt.tokens.tokenizer import load_tokenizer
 
 
 def save_model(model: GPTModel, tokenizer: Path, output: Path) -> None:

@@ -18,16 +18,16 @@ from ruamel.yaml.error import YAMLError
 
 import gpt
 from gpt import paths
-from gpt.data.shards import data_id, read_index
-from gpt.data.tokenizer import tokenizer_id
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_file, sha256_json, sha256_tree
-from gpt.params import PARAMS_FILE, Params, load_params
+from gpt.params.project import PARAMS_FILE, Params, load_params
+from gpt.processes.launch import describe_hardware
 from gpt.registry.git import read_code
 from gpt.registry.versions import find_version
-from gpt.training import store
-from gpt.training.dataset import describe_contamination
-from gpt.training.launch import describe_hardware
+from gpt.tokens.shards import data_id, read_index
+from gpt.tokens.tokenizer import tokenizer_id
+from gpt.tracking import store
+from gpt.tracking.dataset import describe_contamination
 
 DVC_LOCK = Path("dvc.lock")
 REQUIREMENTS_LOCK = Path("requirements.lock")

@@ -19,7 +19,7 @@ from gpt import paths
 from gpt.files import read_json
 from gpt.model.generation import Sampling
 from gpt.model.storage import load_model
-from gpt.params import Params
+from gpt.params.project import Params
 from gpt.registry.imports import needed_modules, pinned_requirements
 from gpt.registry.lineage import Lineage, collect, read_evaluation
 from gpt.registry.versions import (
@@ -31,7 +31,7 @@ from gpt.registry.versions import (
     registry_lock,
     version_of_alias,
 )
-from gpt.training import store
+from gpt.tracking import store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt import paths
 from gpt.errors import UserError
-from gpt.params import Params
+from gpt.params.project import Params
 from gpt.registry.versions import (
     CANDIDATE,
     CHAMPION,
@@ -23,7 +23,7 @@ from gpt.registry.versions import (
     registry_lock,
     version_of_alias,
 )
-from gpt.training import store
+from gpt.tracking import store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,7 +159,7 @@ def _measure_again(client: "MlflowClient", champion: "ModelVersion", candidate: 
     """Return the champion's bits per byte on the documents that the candidate was measured on."""
     import numpy as np
 
-    from gpt.data.documents import describe_documents, read_documents
+    from gpt.corpus.documents import describe_documents, read_documents
     from gpt.evaluation.likelihood import Likelihood, documents_likelihood
     from gpt.model.storage import default_device, load_model
 

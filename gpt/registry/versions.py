@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gpt.errors import UserError
 from gpt.files import atomic_folder, sha256_file
 from gpt.paths import cache_folder
-from gpt.training import store
+from gpt.tracking import store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

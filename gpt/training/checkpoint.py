@@ -25,20 +25,20 @@ from safetensors.torch import load_file, save_file
 import gpt
 from gpt.errors import UserError
 from gpt.files import fsync_path, sha256_file, sha256_json, write_json
-from gpt.params import Params
-from gpt.training.owner import OWNER
+from gpt.params.project import Params
+from gpt.processes.owner import OWNER
 
 # What the weights are computed by. A test compares this list with the dependencies of the stage in dvc.yaml.
 CODE = (
-    "data/batches.py",
-    "data/shards.py",
-    "data/tokenizer.py",
+    "tokens/batches.py",
+    "tokens/shards.py",
+    "tokens/tokenizer.py",
     "evaluation/likelihood.py",
     "model",
     "training/guard.py",
     "training/optimizer.py",
     "training/pretrain.py",
-    "training/record.py",
+    "tracking/record.py",
     "training/sharding.py",
     "training/step.py",
     "training/trainer.py",

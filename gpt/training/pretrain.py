@@ -6,16 +6,11 @@ from contextlib import ExitStack, nullcontext
 from accelerate import PartialState
 
 from gpt import paths
-from gpt.data.shards import data_id, verify_shards
-from gpt.data.tokenizer import check_tokenizer, tokenizer_id
 from gpt.errors import Interrupted, UserError
 from gpt.files import atomic_file, sha256_json, write_json
 from gpt.model.storage import save_model
-from gpt.params import Params
-from gpt.training import checkpoint as checkpoints
-from gpt.training.compilation import choose_compile
-from gpt.training.dataset import describe_dataset, read_card
-from gpt.training.launch import (
+from gpt.params.project import Params
+from gpt.processes.launch import (
     Choice,
     check_launch,
     describe_hardware,
@@ -24,11 +19,16 @@ from gpt.training.launch import (
     keep_freed_memory,
     start_accelerator,
 )
-from gpt.training.owner import tell_owner_to_stop
+from gpt.processes.owner import tell_owner_to_stop
+from gpt.processes.signals import Stop
+from gpt.tokens.shards import data_id, verify_shards
+from gpt.tokens.tokenizer import check_tokenizer, tokenizer_id
+from gpt.tracking.dataset import describe_dataset, read_card
+from gpt.tracking.tracker import Tracker
+from gpt.training import checkpoint as checkpoints
+from gpt.training.compilation import choose_compile
 from gpt.training.saver import Saver
 from gpt.training.sharding import whole_model
-from gpt.training.signals import Stop
-from gpt.training.tracking import Tracker
 from gpt.training.trainer import Trainer
 from gpt.training.validation import Measure
 

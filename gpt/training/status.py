@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt import paths
-from gpt.data.shards import data_id
-from gpt.data.tokenizer import tokenizer_id
 from gpt.errors import UserError
-from gpt.params import Params
+from gpt.params.project import Params
+from gpt.tokens.shards import data_id
+from gpt.tokens.tokenizer import tokenizer_id
 from gpt.training import checkpoint as checkpoints
 
 

@@ -15,23 +15,23 @@ import torch
 from accelerate import Accelerator
 
 from gpt import paths
-from gpt.data.batches import Batches
-from gpt.data.shards import TokenReader
-from gpt.data.tokenizer import load_tokenizer
 from gpt.errors import Interrupted, UserError
 from gpt.model.transformer import GPTConfig, GPTModel
-from gpt.params import Params
+from gpt.params.project import Params
+from gpt.processes.launch import is_same_everywhere, largest_of_processes
+from gpt.processes.signals import Stop
+from gpt.tokens.batches import Batches
+from gpt.tokens.shards import TokenReader
+from gpt.tokens.tokenizer import load_tokenizer
+from gpt.tracking.record import Record
+from gpt.tracking.tracker import Progress
 from gpt.training import checkpoint as checkpoints
 from gpt.training.compilation import eager_blocks
-from gpt.training.launch import is_same_everywhere, largest_of_processes
 from gpt.training.meters import DTYPES, Meters, device_peak, flops_per_token
 from gpt.training.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
-from gpt.training.record import Record
 from gpt.training.saver import Saver
 from gpt.training.sharding import copy_to_cpu, shard, share_of
-from gpt.training.signals import Stop
 from gpt.training.step import TrainStep
-from gpt.training.tracking import Progress
 from gpt.training.validation import Measure, validate, write_sample
 
 # A signal waits so long at most, and for what is done between two steps.

@@ -8,10 +8,10 @@ import tiktoken
 import torch
 from accelerate import Accelerator
 
-from gpt.data.shards import TokenReader
 from gpt.model.generation import Sampling, generate_text
 from gpt.model.transformer import GPTModel
-from gpt.training.launch import add_up_over_processes
+from gpt.processes.launch import add_up_over_processes
+from gpt.tokens.shards import TokenReader
 from gpt.training.sharding import whole_model
 
 _SAMPLE_TOKENS = 100

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from gpt import paths
+from gpt.processes.launch import RENDEZVOUS
 from gpt.training import checkpoint as checkpoints
-from gpt.training.launch import RENDEZVOUS
 from tests.chaos.conftest import Family, checkpoint_folder, start_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]

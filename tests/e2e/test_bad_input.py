@@ -22,10 +22,10 @@ from typing import Any
 import pytest
 
 from gpt import paths
-from gpt.cli import main
-from gpt.data.tokenizer import build_tokenizer
+from gpt.commands.main import main
 from gpt.files import sha256_file, write_json
-from gpt.params_data import Tokenizer
+from gpt.params.data import Tokenizer
+from gpt.tokens.tokenizer import build_tokenizer
 from tests.conftest import ROOT, Change, small_change, write_params
 
 OUTPUTS = ("data", "models", "metrics", "plots", "reports")

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gpt import paths
-from gpt.data.shards import TokenReader
 from gpt.evaluation import likelihood
 from gpt.evaluation.likelihood import Likelihood, _windows, documents_likelihood, split_likelihood
 from gpt.model.transformer import GPTConfig, GPTModel
+from gpt.tokens.shards import TokenReader
 from tests.model.test_transformer import CONFIG, make
 
 END = 49  # of CONFIG's 50 tokens

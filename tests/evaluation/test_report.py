@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from gpt import paths
-from gpt.data.documents import describe_documents
-from gpt.data.shards import TokenReader
+from gpt.corpus.documents import describe_documents
 from gpt.errors import UserError
 from gpt.evaluation.report import draw_training, evaluate
 from gpt.files import sha256_file, sha256_tree
-from gpt.params import load_params
+from gpt.params.project import load_params
+from gpt.tokens.shards import TokenReader
 
 
 def decode_png(path: Path) -> tuple[int, int]:

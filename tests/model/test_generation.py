@@ -14,14 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt.cli import main
-from gpt.data.tokenizer import build_tokenizer, load_tokenizer
+from gpt.commands.main import main
 from gpt.model.generation import Sampling, generate_text, generate_texts, generate_tokens
 from gpt.model.layers import LayerNorm
 from gpt.model.storage import save_model
 from gpt.model.transformer import GPTConfig, GPTModel
-from gpt.params import load_params
-from gpt.params_data import Tokenizer
+from gpt.params.data import Tokenizer
+from gpt.params.project import load_params
+from gpt.tokens.tokenizer import build_tokenizer, load_tokenizer
 from tests.conftest import ROOT
 from tests.model.test_transformer import CHOICES, CONFIG, describe, make, make_large
 

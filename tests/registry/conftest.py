@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from gpt import paths
-from gpt.data.shards import TokenReader
 from gpt.evaluation.likelihood import split_likelihood
 from gpt.files import read_json, sha256_file, write_json
 from gpt.model.storage import save_model
 from gpt.model.transformer import GPTConfig, GPTModel
-from gpt.params import Params, load_params
+from gpt.params.project import Params, load_params
 from gpt.registry.package import RegisteredModel, register
+from gpt.tokens.shards import TokenReader
 from tests.conftest import small_change, write_params
 
 

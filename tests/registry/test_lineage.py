@@ -9,11 +9,11 @@ from ruamel.yaml import YAML
 from gpt import paths
 from gpt.errors import UserError
 from gpt.files import read_json, write_json
-from gpt.params import Params, load_params
+from gpt.params.project import Params, load_params
 from gpt.registry.git import read_code
 from gpt.registry.lineage import PATCH, collect, describe, params_hash
 from gpt.registry.package import register
-from gpt.training import store
+from gpt.tracking import store
 
 
 def git(folder: Path, *arguments: str) -> str:

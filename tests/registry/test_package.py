@@ -10,17 +10,17 @@ import pytest
 import yaml
 
 from gpt import paths
-from gpt.data.documents import describe_documents
+from gpt.corpus.documents import describe_documents
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_file, write_json
 from gpt.model.generation import Sampling, generate_text
 from gpt.model.storage import load_model
-from gpt.params import Params, load_params
+from gpt.params.project import Params, load_params
 from gpt.registry import package
 from gpt.registry.lineage import Lineage
 from gpt.registry.package import RegisteredModel, register
 from gpt.registry.versions import CANDIDATE, CHAMPION, all_versions, resolve_model, version_of_alias
-from gpt.training import store
+from gpt.tracking import store
 from tests.registry.conftest import make_model, register_model
 
 NAME = "small-gpt"

@@ -4,17 +4,17 @@ from pathlib import Path
 import pytest
 
 from gpt import paths
-from gpt.data import encoding
-from gpt.data.shards import TokenReader
 from gpt.errors import UserError
 from gpt.evaluation.likelihood import split_likelihood
 from gpt.model.storage import load_model
-from gpt.params import Params, load_params
+from gpt.params.project import Params, load_params
 from gpt.registry import promotion
 from gpt.registry.package import register
 from gpt.registry.promotion import audit_trail, promote, rollback
 from gpt.registry.versions import CANDIDATE, CHAMPION, resolve_model, version_of_alias
-from gpt.training import store
+from gpt.tokens import tokenize as encoding
+from gpt.tokens.shards import TokenReader
+from gpt.tracking import store
 from tests.conftest import prepare_data
 from tests.registry.conftest import bits_per_byte, make_model, register_model
 

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from gpt.params import Params, load_params
+from gpt.params.project import Params, load_params
 from tests.conftest import small_change, write_params
 
 TRAIN = {"max_steps": 30, "log_interval": 4, "eval_interval": 15, "checkpoint_interval": 5, "sample_interval": 30}

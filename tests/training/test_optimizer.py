@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gpt.model.transformer import GPTConfig, GPTModel
-from gpt.params import Params
+from gpt.params.project import Params
 from gpt.training.optimizer import (
     Muon,
     build_optimizer,

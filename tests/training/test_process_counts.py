@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from gpt import paths
-from gpt.params import load_params
+from gpt.params.project import load_params
 from tests.conftest import write_params
 from tests.training.test_trainer import ROOT, WEIGHTS, largest_difference, start, wait_for_checkpoint
 
@@ -23,7 +23,7 @@ FSDP: dict[str, object] = TWO | {"strategy": "fsdp", "micro_batch_size": 4}
 # Every process imports this first: it writes down which tokens each sequence of each global batch had.
 RECORDER = """
 import hashlib, os
-from gpt.data.batches import Batches
+from gpt.tokens.batches import Batches
 read = Batches.read
 def recording(self, number, first, last):
     inputs, targets = read(self, number, first, last)
@@ -38,7 +38,7 @@ Batches.read = recording
 # The loss of what holds the first sequence of these batches is not a number: of one process among several.
 POISON = """
 import math
-from gpt.data.batches import Batches
+from gpt.tokens.batches import Batches
 from gpt.model.transformer import GPTModel
 read, forward = Batches.read, GPTModel.forward
 def noting(self, number, first, last):

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpt import cli, paths
-from gpt.data.shards import data_id
-from gpt.data.tokenizer import tokenizer_id
-from gpt.params import load_params
+from gpt import paths
+from gpt.commands import main as cli
+from gpt.params.project import load_params
+from gpt.tokens.shards import data_id
+from gpt.tokens.tokenizer import tokenizer_id
 from gpt.training import checkpoint as checkpoints
 from gpt.training.checkpoint import Checkpoint
 

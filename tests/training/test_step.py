@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 
 from gpt.model.transformer import GPTConfig, GPTModel
-from gpt.params import Train, load_params
+from gpt.params.project import Train, load_params
 from gpt.training.optimizer import build_optimizer, optimizer_tensors
 from gpt.training.step import TrainStep
 from tests.conftest import ROOT
@@ -100,8 +100,8 @@ def test_the_gradient_is_that_of_the_mean_over_all_tokens_for_every_micro_batch(
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
     code = """
 import sys, torch
-from gpt.training.launch import start_accelerator
-from gpt.params import load_params
+from gpt.processes.launch import start_accelerator
+from gpt.params.project import load_params
 from tests.conftest import ROOT
 from tests.training.test_step import make_model, make_settings, make_step, read
 launch = load_params(ROOT / "params.yaml").launch.model_copy(update={"num_processes": 2, "precision": "fp32"})

@@ -17,15 +17,15 @@ from mlflow.entities import Run
 from safetensors.torch import load_file
 
 from gpt import paths
-from gpt.data.batches import Batches
-from gpt.data.shards import TokenReader
 from gpt.errors import Interrupted, UserError
 from gpt.evaluation.likelihood import Likelihood, split_likelihood
 from gpt.files import read_json, sha256_tree
 from gpt.model.attention import document_mask
 from gpt.model.storage import save_model
 from gpt.model.transformer import GPTModel
-from gpt.params import load_params
+from gpt.params.project import load_params
+from gpt.tokens.batches import Batches
+from gpt.tokens.shards import TokenReader
 from gpt.training.compilation import missing_for_compile
 from gpt.training.pretrain import pretrain
 from gpt.training.saver import Saver

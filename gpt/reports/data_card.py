@@ -1,0 +1,284 @@
+"""reports/data.html: what the data is, where it comes from and what became of it, as one page that needs nothing else.
+
+It is made of data/documents/report.json and data/tokens/index.json alone, and of nothing that changes from run to run, so the
+same data make the same file.
+"""
+
+import json
+from collections import Counter
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from gpt.files import atomic_file, read_json
+from gpt.params.project import Tokenize, Tokenizer
+from gpt.reports.page import NONE, Markup, escape_text, pictures_in_a_row, quote, render, short_hash, table
+from gpt.reports.pictures import draw_lengths, draw_steps, short_number
+from gpt.tokens.shards import SPLITS, data_id, read_index
+
+_ID_CHARACTERS = 24
+_SHOWN_MATCHES = 10  # of each benchmark and split
+_ACTIONS = {"cut": "passage cut", "drop": "document dropped", "report": "left as it is"}
+_KEYS = ("fetched", "benchmarks", "settings", "counts", "examples", "matches", "sources")
+
+Json = dict[str, Any]
+
+
+def write_card(tokenizer: Tokenizer, tokenize: Tokenize, documents: Path, tokens: Path, output: Path) -> None:
+    """Write the card of the data in `documents` and `tokens`, made with these settings, to the file `output`.
+
+    Raises `UserError` if one of them is missing.
+    """
+    report = read_json(documents / "report.json", "run `gpt prepare` again", _KEYS)
+    index = read_index(tokens)
+    digest = data_id(tokens)
+    settings = {
+        "prepare": report["settings"],
+        "tokenizer": tokenizer.model_dump(mode="json"),
+        "tokenize": tokenize.model_dump(mode="json"),
+    }
+    sections = {
+        "Sources": _sources(report, index, tokenize.weights),
+        "From raw files to documents": _steps(report["counts"]),
+        "Splits": _splits(report["counts"], index),
+        "Lengths": _lengths(report["sources"], index),
+        "Tokens": _tokens(index),
+        "Duplicates": _duplicates(report["counts"]),
+        "Contamination": _contamination(report),
+        "Examples of what was removed": _examples(report["examples"]),
+        "Settings": table(["key", "value"], [[key, _value(value)] for key, value in _flat(settings)]),
+        "Hashes": _hashes(digest, report, index),
+    }
+    with atomic_file(output) as partial:
+        partial.write_text(render("Data card", _summary(digest, report, index), sections), encoding="utf-8")
+
+
+def _summary(digest: str, report: Json, index: Json) -> str:
+    counts = report["counts"]
+    documents, size = (sum(counts[split][key] for split in SPLITS) for key in ("documents", "bytes"))
+    touched = sum(entry["touched"] for entry in counts["contamination"].values())
+    tokens = sum(index["splits"][split]["tokens"] for split in SPLITS)
+    facts = {
+        "documents": documents,
+        "text": short_number(size, " ") + "B",
+        "tokens": short_number(tokens),
+        "sources": len(report["fetched"]),
+        "vocabulary": index["vocab_size"],
+        "items met in training text": touched,
+    }
+    shown = "".join(
+        f"<div><b>{escape_text(value) if isinstance(value, str) else f'{value:,}'}</b> {escape(name)}</div>"
+        for name, value in facts.items()
+    )
+    return f'<p>SHA-256 of the data: <code class="whole">{escape(digest)}</code></p>\n<div class="facts">{shown}</div>'
+
+
+def _sources(report: Json, index: Json, weights: dict[str, float]) -> str:
+    read, train = report["counts"]["read"]["by_source"], index["splits"]["train"]
+    rows = []
+    for source in report["fetched"]:
+        name = source["name"]
+        documents, size = (read.get(name, {}).get(key, 0) for key in ("documents", "bytes"))
+        tokens = train["sources"].get(name, {}).get("tokens", 0)
+        share, weight = _percent(tokens, train["tokens"]), f"{weights.get(name, 1):g}"
+        digest = short_hash(source["sha256"])
+        rows.append([name, source["licence"], source["files"], documents, size, weight, tokens, share, digest])
+    counted = ["files", "documents read", "bytes read", "weight", "training tokens", "share"]
+    return table(["source", "licence", *counted, "SHA-256"], rows)
+
+
+def _steps(counts: Json) -> str:
+    """A table of what every step removed, and pictures of it; a step that removed nothing is only named."""
+    removed = {name: (entry["documents"], entry["bytes"]) for name, entry in counts["dropped"].items()}
+    malformed = {name: entry for name, entry in removed.items() if name.startswith("malformed") and any(entry)}
+    idle = [_plain(name) for name, entry in removed.items() if not any(entry)]
+    kept = [sum(counts[split][key] for split in SPLITS) for key in ("documents", "bytes")]
+    left = [counts["read"][key] for key in ("documents", "bytes")]
+    # What cannot be read is no document, so it comes on top of those that were read.
+    left = [have + sum(entry[place] for entry in malformed.values()) for place, have in enumerate(left)]
+    read = list(left)
+    rows, steps = [["read", *left, "", "", ""]], [("read", *left, 0, 0)]
+
+    def step(name: str, documents: int, size: int) -> None:
+        left[0], left[1] = left[0] - documents, left[1] - size
+        share = _percent(documents, read[0]) if documents > 0 else ""
+        rows.append([name, *left, _signed(-documents), _signed(-size), share])
+        steps.append((name, *left, max(documents, 0), max(size, 0)))
+
+    # Decontamination comes last, whatever the order of the counts.
+    changed = [name for name, entry in removed.items() if any(entry) and name not in malformed]
+    for name in (*malformed, *sorted(changed, key=lambda name: name == "contaminated")):
+        step(_plain(name), *removed[name])
+    cut = counts["cut"]
+    if cut["documents"]:
+        step("cut into pieces", cut["documents"] - cut["pieces"], cut["bytes"])
+    if left != kept:
+        step("repaired and trimmed", left[0] - kept[0], left[1] - kept[1])
+    for split in SPLITS:
+        documents, size = counts[split]["documents"], counts[split]["bytes"]
+        rows.append([split, documents, size, "", "", _percent(documents, read[0])])
+    pictures = pictures_in_a_row(
+        draw_steps([(name, left, gone) for name, left, _, gone, _ in steps], "documents"),
+        draw_steps([(name, left, gone) for name, _, left, _, gone in steps], "bytes"),
+    )
+    pictures += "<p>Blue is left after a step, orange is what it removed.</p>\n"
+    changes = table(["step", "documents", "bytes", "± documents", "± bytes", "share"], rows)
+    return pictures + changes + f"<p>Removed nothing: {escape_text(', '.join(idle)) or 'none'}.</p>\n"
+
+
+def _splits(counts: Json, index: Json) -> str:
+    rows = []
+    for split in SPLITS:
+        entry, stream = counts[split], index["splits"][split]
+        sizes = [entry[key] for key in ("documents", "characters", "words", "bytes")]
+        rows.append([split, *sizes, stream["tokens"], len(stream["shards"]), short_hash(entry["sha256"])])
+    return table(
+        ["split", "documents", "characters", "words", "bytes", "tokens of an epoch", "shards", "SHA-256"], rows
+    )
+
+
+def _lengths(sources: Json, index: Json) -> str:
+    written = _histograms(sources)
+    found = _histograms({split: entry["sources"] for split, entry in index["splits"].items()})
+    streams = {name: found[name] for name in written if name in found}  # in the same order, so of the same colour
+    return pictures_in_a_row(draw_lengths(written, "bytes"), draw_lengths(streams, "tokens"))
+
+
+def _histograms(by_split: Json) -> dict[str, dict[int, int]]:
+    """Return by source the number of documents of all splits by the logarithm (base 2) of their length."""
+    histograms: dict[str, dict[int, int]] = {}
+    for entries in by_split.values():
+        for name, entry in entries.items():
+            counts = histograms.setdefault(name, {})
+            for key, count in entry.items():
+                if key.startswith("length "):
+                    exponent = int(key.removeprefix("length "))
+                    counts[exponent] = counts.get(exponent, 0) + count
+    most_first = sorted(histograms, key=lambda name: (-sum(histograms[name].values()), name))
+    return {name: histograms[name] for name in most_first if histograms[name]}
+
+
+def _tokens(index: Json) -> str:
+    rows = []
+    for split in SPLITS:
+        for name, entry in sorted(index["splits"][split]["sources"].items()):
+            ratios = [f"{entry['tokens'] / max(entry[key], 1):.3f}" for key in ("bytes", "words")]
+            rows.append([split, name, *(entry[key] for key in ("documents", "bytes", "tokens")), *ratios])
+    return table(["split", "source", "documents", "bytes", "tokens", "tokens per byte", "tokens per word"], rows)
+
+
+def _duplicates(counts: Json) -> str:
+    read = counts["read"]
+    rows = [
+        [_plain(name), entry["documents"], _percent(entry["documents"], read["documents"]), entry["bytes"],
+         _percent(entry["bytes"], read["bytes"])]
+        for name, entry in counts["dropped"].items() if name.endswith("duplicate") and entry["documents"]
+    ]  # fmt: skip
+    return table(["removed as", "documents", "share", "bytes", "share"], rows)
+
+
+def _contamination(report: Json) -> str:
+    counts, planted = report["counts"], report["counts"]["planted"]
+    rows = [
+        [
+            name,
+            ", ".join(sorted(set(report["benchmarks"].get(name, {}).get("sources", {}).values()))),
+            entry["items"],
+            entry["touched"],
+            _percent(entry["touched"], entry["items"]),
+            entry["unprotected"],
+        ]
+        for name, entry in counts["contamination"].items()
+    ]
+    found, flagged = planted["leaks_found"], planted["near_misses_flagged"]
+    measured = [
+        ["planted leaks that were found (recall)", f"{found} of {planted['leaks']}", _percent(found, planted["leaks"])],
+        ["findings that were leaks (precision)", f"{found} of {found + flagged}", _percent(found, found + flagged)],
+    ]
+    matches = [
+        [
+            match["words"],
+            quote(match["text"]),
+            "; ".join(
+                f"{name}: {', '.join(item.removeprefix(f'{name}/')[:_ID_CHARACTERS] for item in items)}"
+                for name, items in match["in"].items()
+            ),
+            _ACTIONS.get(match["action"], match["action"]),
+            match["source"],
+            short_hash(match["document"]),
+        ]
+        for match in _longest(report["matches"])
+    ]
+    head = ["benchmark or split", "licence", "items", "met in training text", "share", "too short to protect"]
+    settings = report["settings"]["decontaminate"]
+    return (
+        f"<p>A training document that has {settings['ngram']:,} words in a row with an item:"
+        f" {escape(_ACTIONS[settings['action']])}.</p>\n"
+        + table(head, rows)
+        + "<h3>What the search is worth</h3>\n"
+        + (table(["texts made to test it", "count", "share"], measured) if planted["leaks"] else NONE)
+        + "<h3>Longest matches</h3>\n"
+        + table(["words", "text", "is in", "what was done", "source", "document"], matches)
+    )
+
+
+def _longest(matches: list[Json]) -> list[Json]:
+    """Return the longest matches with each benchmark and split, the longest first, as they come."""
+    shown: Counter[str] = Counter()
+    chosen = []
+    for match in matches:
+        if any(shown[name] < _SHOWN_MATCHES for name in match["in"]):
+            shown.update(match["in"].keys())
+            chosen.append(match)
+    return chosen
+
+
+def _examples(examples: Json) -> str:
+    shown = {reason: entries for reason, entries in examples.items() if entries}
+    return "".join(_example(reason, entries) for reason, entries in sorted(shown.items())) or NONE
+
+
+def _example(reason: str, entries: list[Any]) -> str:
+    rows = [entry if isinstance(entry, dict) else {"text": entry} for entry in entries]
+    head = sorted({key for row in rows for key in row} - {"text"})
+    cells = [[quote(str(row.get("text", ""))), *(quote(str(row.get(key, ""))) for key in head)] for row in rows]
+    return f"<h3>{escape_text(_plain(reason))}</h3>\n{table(['begins with', *head], cells)}"
+
+
+def _hashes(digest: str, report: Json, index: Json) -> str:
+    rows = [["data (index of the shards)", digest], ["tokenizer", index["tokenizer_id"]]]
+    rows += [[f"source {source['name']}", source["sha256"]] for source in report["fetched"]]
+    rows += [
+        [f"benchmark {name}", entry["sha256"]]
+        for name, entry in sorted(report["benchmarks"].items())
+        if isinstance(entry, dict) and "sha256" in entry
+    ]
+    rows += [[f"texts of {split}", report["counts"][split]["sha256"]] for split in SPLITS]
+    rows += [[shard["file"], shard["sha256"]] for split in SPLITS for shard in index["splits"][split]["shards"]]
+    cells = [[name, Markup(f'<code class="whole">{escape_text(value)}</code>')] for name, value in rows]
+    return table(["of", "SHA-256"], cells)
+
+
+def _flat(value: Json, prefix: str = "") -> list[tuple[str, Any]]:
+    """Return settings as (section.key, value)."""
+    flat = []
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        flat += _flat(item, f"{name}.") if isinstance(item, dict) and item else [(name, item)]
+    return flat
+
+
+def _value(value: Any) -> Markup:
+    return Markup(f"<code>{escape_text(json.dumps(value, ensure_ascii=False))}</code>")
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.2f} %" if whole else ""
+
+
+def _signed(change: int) -> str:
+    return f"{change:+,}" if change else "0"
+
+
+def _plain(reason: str) -> str:
+    return reason.replace("_", " ")

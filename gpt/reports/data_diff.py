@@ -1,0 +1,254 @@
+"""`gpt data diff REV`: what changed in the data between a git revision and the working tree.
+
+Settings and figures are in git. Which documents came and went needs their ids, which DVC's cache has if anyone made or fetched
+that version here; nothing is downloaded for it.
+"""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from gpt import paths
+from gpt.errors import UserError
+from gpt.params.project import PARAMS_FILE
+from gpt.tokens.shards import SPLITS
+
+Json = dict[str, Any]
+Open = Callable[[str], Path | None]
+"Gives the path of a file of data/documents, None if it is not at hand."
+
+_SETTINGS = ("prepare", "tokenizer", "tokenize", "evaluate.benchmarks")
+_ELSEWHERE = ("prepare.engine", "tokenize.weights")  # where it ran; what the sources are said to weigh
+_COMMITTED = "choose one whose data were made with `dvc repro` and committed"
+
+
+@dataclass(frozen=True)
+class Version:
+    """The data as a revision, or the working tree, describes them: values of params.yaml, and of metrics/."""
+
+    params: Json
+    prepare: Json
+    tokenize: Json
+
+
+def diff(project: Path, revision: str) -> list[str]:
+    """Return what changed since `revision`, a line each, in sections.
+
+    Raises `UserError` outside a git repository, and for a revision that does not exist or has no data.
+    """
+    commit = _commit(project, revision)
+    old = _read_version(lambda path: _show(project, commit, path), revision, _COMMITTED)
+    new = _read_version(lambda path: _read(project / path), "the working tree", "run `dvc repro tokenize` first")
+    lines = [
+        *_section("sources", compare_sources(old, new)),
+        *_section("settings", compare_settings(old.params, new.params)),
+        *_section("documents", [*compare_figures(old.prepare, new.prepare, ("documents", "bytes"))]),
+        *_section("tokens", [*compare_figures(old.tokenize, new.tokenize, ("documents", "bytes", "tokens"))]),
+    ]
+    if any(old.prepare[split].get("sha256") != new.prepare[split].get("sha256") for split in SPLITS):
+        lines += _section("documents by id", list(_compare_ids(project, commit, revision)))
+    return lines
+
+
+def compare_sources(old: Version, new: Version) -> list[str]:
+    """Return which sources and benchmarks came, went or changed their hash, licence or weight."""
+    lines = []
+    for kind in ("sources", "benchmarks"):
+        before, after = _sources(old.params, kind), _sources(new.params, kind)
+        for name in [*before, *(name for name in after if name not in before)]:
+            label = name if kind == "sources" else f"{name} (benchmark)"
+            if name not in after:
+                lines.append(f"- {label}")
+            elif name not in before:
+                lines.append(f"+ {label}: {', '.join(f'{key} {value}' for key, value in after[name].items())}")
+            else:
+                changes = [
+                    f"{key} {before[name][key]} → {value}"
+                    for key, value in after[name].items()
+                    if before[name][key] != value
+                ]
+                lines += [f"~ {label}: {change}" for change in changes]
+    return lines
+
+
+def compare_settings(old: Json, new: Json) -> list[str]:
+    """Return the settings that decide the data and differ; one that is missing is `none`."""
+    before, after = _settings(old), _settings(new)
+    return [
+        f"{key}: {before.get(key, 'none')} → {after.get(key, 'none')}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def compare_figures(old: Json, new: Json, keys: tuple[str, ...]) -> Iterator[str]:
+    """Yield a line for each split, and each source of it, of which a figure of metrics changed."""
+    for split in SPLITS:
+        before, after = ({"": figures[split]} | figures[split].get("by_source", {}) for figures in (old, new))
+        for source in [*before, *(name for name in after if name not in before)]:
+            pairs = {key: (before.get(source, {}).get(key, 0), after.get(source, {}).get(key, 0)) for key in keys}
+            if any(one != other for one, other in pairs.values()):
+                changes = (f"{key} {one:,} → {other:,} ({other - one:+,})" for key, (one, other) in pairs.items())
+                yield f"{split}{source and ' ' + source}: {', '.join(changes)}"
+
+
+def count_changes(old: Iterable[str], new: Iterable[str]) -> tuple[int, int, int]:
+    """Return how many ids were added, removed and stayed. Eight bytes are kept of each."""
+    before, after = (np.unique(np.fromiter(map(_number, ids), np.uint64)) for ids in (old, new))
+    same = len(np.intersect1d(before, after, assume_unique=True))
+    return len(after) - same, len(before) - same, same
+
+
+def _compare_ids(project: Path, commit: str, revision: str) -> Iterator[str]:
+    cached = _cached_documents(project, commit)
+
+    def here(name: str) -> Path | None:
+        path = project / paths.DOCUMENTS / name
+        return path if path.exists() else None
+
+    fetch = f"`dvc fetch --all-commits {paths.DOCUMENTS}`"
+    for open_file, whose, hint in ((cached, revision, fetch), (here, "the working tree", "`dvc pull`")):
+        if any(path is None for _, path in _document_files(open_file)):
+            yield f"the documents of {whose} are not at hand; {hint} brings them if a DVC remote has them"
+            return
+    for split in SPLITS:
+        added, removed, same = count_changes(_ids(cached, split), _ids(here, split))
+        yield f"{split}: {added:,} added, {removed:,} removed, {same:,} the same"
+
+
+def _document_files(open_file: Open) -> Iterator[tuple[str, Path | None]]:
+    """Yield (split, path) of the files that documents.json lists; a path of None for what is missing."""
+    if (described := open_file("documents.json")) is None:
+        yield "", None
+        return
+    listed = json.loads(described.read_text(encoding="utf-8"))
+    for split in SPLITS:
+        # Before there were several files of a split, none was listed.
+        for entry in listed[split].get("files", [{"file": f"{split}.jsonl"}]):
+            yield split, open_file(entry["file"])
+
+
+def _ids(open_file: Open, wanted: str) -> Iterator[str]:
+    for split, path in _document_files(open_file):
+        if split == wanted and path is not None:
+            with path.open("rb") as file:
+                for line in file:
+                    yield orjson.loads(line)["id"]
+
+
+def _cached_documents(project: Path, commit: str) -> Open:
+    """Return what finds a file of the commit's data/documents in DVC's cache."""
+    lock = _show(project, commit, Path("dvc.lock"))
+    outs = (YAML(typ="safe", pure=True).load(lock) or {})["stages"]["prepare"]["outs"] if lock else []
+    digest = next((out["md5"] for out in outs if out["path"] == paths.DOCUMENTS.as_posix()), None)
+    from dvc.repo import Repo  # takes a second
+
+    with Repo(str(project)) as repo:
+        cache = repo.cache.local
+
+        def path_of(md5: str) -> Path | None:
+            path = Path(cache.oid_to_path(md5))
+            return path if path.exists() else None
+
+        listing = path_of(digest) if digest else None
+        entries = json.loads(listing.read_text(encoding="utf-8")) if listing else []
+        files = {entry["relpath"]: path_of(entry["md5"]) for entry in entries}
+    return files.get
+
+
+def _read_version(read: Callable[[Path], str | None], name: str, hint: str) -> Version:
+    def load(path: Path, parse: Callable[[str], Any], keys: Iterable[str]) -> Json:
+        if (text := read(path)) is None:
+            raise UserError(f"{name}: has no {path}; {hint}")
+        try:
+            value = parse(text)
+        except (YAMLError, ValueError) as error:
+            raise UserError(f"{name}: {path} cannot be read ({' '.join(str(error).split())}); {hint}") from None
+        if missing := [key for key in keys if not isinstance(value, dict) or not isinstance(value.get(key), dict)]:
+            raise UserError(f"{name}: {path} has no {', '.join(missing)}; {hint}")
+        return value
+
+    return Version(
+        load(PARAMS_FILE, YAML(typ="safe", pure=True).load, ("fetch", *_SETTINGS[:3])),
+        load(paths.PREPARE_METRICS, json.loads, SPLITS),
+        load(paths.TOKENIZE_METRICS, json.loads, SPLITS),
+    )
+
+
+def _sources(params: Json, kind: str) -> dict[str, Json]:
+    """Return by name what identifies a source. Revisions may be older than today's params.yaml."""
+    weights = params["tokenize"].get("weights", {})
+    listed = {source["name"]: source for source in params["fetch"].get(kind, [])}
+    return {
+        name: {"sha256": str(source.get("sha256")), "licence": str(source.get("licence"))}
+        | ({"weight": f"{weights.get(name, 1):g}"} if kind == "sources" else {})
+        for name, source in listed.items()
+    }
+
+
+def _settings(params: Json) -> dict[str, str]:
+    """Return settings that decide the data as JSON by their key."""
+    found: dict[str, str] = {}
+
+    def add(key: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for name, item in value.items():
+                add(f"{key}.{name}", item)
+        else:
+            found[key] = json.dumps(value, ensure_ascii=False)
+
+    for key in _SETTINGS:
+        value: Any = params
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None:
+            add(key, value)
+    return {key: value for key, value in found.items() if not key.startswith(_ELSEWHERE)}
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return [f"{title}: the same"] if not lines else [title, *(f"  {line}" for line in lines)]
+
+
+def _number(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _commit(project: Path, revision: str) -> str:
+    if _git(project, "rev-parse", "--git-dir") is None:
+        raise UserError(
+            f"{project.absolute()}: not a git repository; versions of data are git revisions, see `git init`"
+        )
+    commit = _git(project, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    if commit is None:
+        raise UserError(f"{revision}: no revision that git knows; `git log --oneline` shows them")
+    return commit.strip()
+
+
+def _show(project: Path, commit: str, path: Path) -> str | None:
+    """Return a file of a commit, named from the project's folder, None if it has none."""
+    return _git(project, "show", f"{commit}:./{path.as_posix()}")
+
+
+def _git(project: Path, *arguments: str) -> str | None:
+    """Return what git prints, None if it refuses."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=project, capture_output=True, stdin=subprocess.DEVNULL, check=False
+        )
+    except FileNotFoundError:
+        raise UserError("git: not found; install it") from None
+    return None if done.returncode else done.stdout.decode(errors="replace")

@@ -1,0 +1,231 @@
+"""Run tasks of a datatrove pipeline on this machine, on Ray or on Slurm, and know that all of them are done.
+
+How many tasks there are is part of the data's definition; how many run at a time, and where, is not. A task that is done
+has a mark in the log folder and is not done again, so what was killed goes on with the tasks that are left.
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+from datatrove.executor.base import PipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.logging import logger
+
+from gpt.errors import UserError
+from gpt.params.data import Engine
+
+_POLL_SECONDS = 5.0
+_SLURM_GRACE_SECONDS = 60.0  # a job that has left the queue may have marks that a shared filesystem shows late
+
+
+class Tasks:
+    """Runs pipelines one after the other; a context manager that keeps worker processes between them.
+
+    `folder` holds logs and marks of what is done; workers on other machines must see it, and the project, under the
+    same path.
+    """
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self._engine, self._folder = engine, folder.resolve()
+        self._workers = engine.workers or os.cpu_count() or 1
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Tasks":
+        quiet_datatrove()
+        if self._engine.kind == "ray":
+            _connect_to_ray()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        if self._engine.kind == "ray":
+            import ray
+
+            ray.shutdown()
+
+    def run(self, name: str, tasks: int, *pipeline: PipelineStep) -> None:
+        """Run the tasks of a pipeline that are not done yet; steps of different tasks share nothing but files.
+
+        Raises the `UserError` of the task with the lowest number, `RuntimeError` if a worker died.
+        """
+        logs = self._folder / name
+        shutil.rmtree(logs / "errors", ignore_errors=True)
+        executor = self._executor(list(pipeline), tasks, logs)
+        executor.run()
+        for error in sorted((logs / "errors").glob("*")):
+            raise UserError(error.read_text(encoding="utf-8", errors="surrogateescape"))
+        if left := executor.get_incomplete_ranks(skip_completed=True):
+            raise RuntimeError(f"{len(left)} of {tasks} tasks ended before they were done; see {logs}/logs")
+
+    def _executor(self, pipeline: list[Any], tasks: int, logs: Path) -> PipelineExecutor:
+        workers = min(self._workers, tasks)
+        match self._engine.kind:
+            case "local":
+                if workers > 1 and self._pool is None:
+                    context = multiprocessing.get_context("forkserver")
+                    context.set_forkserver_preload([__name__, "gpt.corpus.prepare", "gpt.tokens.tokenize"])
+                    self._pool = ProcessPoolExecutor(self._workers, context, initializer=_begin_worker)
+                return _Local(pipeline, tasks=tasks, workers=workers, logging_dir=str(logs), pool=self._pool)
+            case "ray":
+                return _Ray(pipeline, tasks=tasks, workers=workers, logging_dir=str(logs), mem_per_cpu_gb=0.5)
+            case "slurm":
+                return _Slurm(
+                    pipeline,
+                    tasks=tasks,
+                    workers=self._engine.workers or -1,
+                    time=self._engine.slurm_time,
+                    partition=self._engine.slurm_partition,
+                    qos="",
+                    job_name=f"gpt-{logs.name}",
+                    env_command=f"export PATH={sys.prefix}/bin:$PATH",
+                    logging_dir=str(logs),
+                )
+
+
+def quiet_datatrove() -> None:
+    """Keep what datatrove and its readers log off the terminal, in files: what a person needs to know is raised."""
+    logger.disable("datatrove")
+    for name in ("trafilatura", "htmldate", "courlan", "warcio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+class _TellsErrors:
+    """Leaves a user's error of a task in a file: executors tell their caller little of what went wrong elsewhere."""
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
+        try:
+            return super()._run_for_rank(rank, local_rank, node_rank)  # pyright: ignore[reportAttributeAccessIssue]
+        except UserError as error:
+            folder = Path(self.logging_dir.path, "errors")  # pyright: ignore[reportAttributeAccessIssue]
+            folder.mkdir(exist_ok=True)
+            (folder / f"{rank:05d}").write_text(str(error), encoding="utf-8", errors="surrogateescape")
+            raise
+
+
+class _Local(_TellsErrors, LocalPipelineExecutor):
+    """datatrove's own waits forever for a worker that the system has killed (as for want of memory); this one says so."""
+
+    def __init__(self, *arguments: Any, pool: ProcessPoolExecutor | None, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._pool = pool
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_pool": None}
+
+    def run(self) -> None:
+        ranks = self.get_incomplete_ranks()
+        with contextlib.suppress(UserError):  # in its file
+            if self.workers == 1 or self._pool is None:
+                pipeline = self.pipeline
+                for rank in ranks:
+                    self.pipeline = deepcopy(pipeline)
+                    self._run_for_rank(rank)
+                return
+            futures = [self._pool.submit(self._run_for_rank, rank) for rank in ranks]
+            try:
+                for future in futures:
+                    future.result()
+            except BrokenProcessPool:
+                message = "a worker process was killed, perhaps for want of memory; lower prepare.engine.workers"
+                raise RuntimeError(message) from None
+            finally:
+                for future in futures:
+                    future.cancel()
+
+
+class _Ray(_TellsErrors, RayPipelineExecutor):
+    """datatrove's own starts an actor and a process per task; plain tasks share Ray's workers, and survive the loss of one."""
+
+    def run(self) -> None:
+        import ray
+
+        executor: Any = ray.put(self)
+        memory = int(self.mem_per_cpu_gb * self.cpus_per_task * 2**30)
+        task = ray.remote(num_cpus=self.cpus_per_task, memory=memory)(_run_rank)
+        left, running = self.get_incomplete_ranks(), []
+        while left or running:
+            while left and len(running) < self.workers:
+                running.append(task.remote(executor, left.pop(0)))
+            done, running = ray.wait(running)
+            with contextlib.suppress(UserError):  # in its file
+                ray.get(done)
+
+
+def _run_rank(executor: PipelineExecutor, rank: int) -> None:
+    quiet_datatrove()
+    executor._run_for_rank(rank)
+
+
+class _Slurm(_TellsErrors, SlurmPipelineExecutor):
+    """datatrove's own returns when the jobs are queued; this one waits for them."""
+
+    def get_sbatch_args(self, max_array: int = 1) -> dict[str, Any]:
+        """Name no partition where none is set: the cluster has a default."""
+        options = super().get_sbatch_args(max_array)
+        return options if options["partition"] else {key: value for key, value in options.items() if key != "partition"}
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except (FileNotFoundError, subprocess.CalledProcessError) as error:
+            raise UserError(
+                f"params.yaml: prepare.engine.kind = 'slurm': sbatch cannot be run ({error}); run this where jobs are submitted"
+            ) from None
+        if "SLURM_ARRAY_TASK_ID" in os.environ or self.job_id == -1:  # in a job, or nothing was left to do
+            return
+        gone_since = None
+        while self.get_incomplete_ranks(skip_completed=True):
+            time.sleep(_POLL_SECONDS)
+            queue = subprocess.run(
+                ["squeue", "--noheader", f"--jobs={self.job_id}"], capture_output=True, text=True, check=False
+            )
+            if queue.returncode == 0 and queue.stdout.strip():
+                gone_since = None
+            elif gone_since is None:
+                gone_since = time.monotonic()
+            elif time.monotonic() - gone_since > _SLURM_GRACE_SECONDS:
+                return
+
+    def launch_merge_stats(self) -> None:
+        """Launch nothing: each task's own report is read."""
+
+
+def _connect_to_ray() -> None:
+    try:
+        import ray
+    except ImportError:
+        raise UserError(
+            "params.yaml: prepare.engine.kind = 'ray': Ray is not installed; pip install '.[ray]'"
+        ) from None
+    # RAY_ADDRESS names a cluster; without it Ray starts one on this machine.
+    try:
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    except ConnectionError as error:
+        raise UserError(f"RAY_ADDRESS: no Ray cluster answers there ({error}); correct it, or unset it") from None
+
+
+def _begin_worker() -> None:
+    """Keep a worker quiet, and end it with the process that started it, which SIGKILL gives no time to do so."""
+    quiet_datatrove()
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has one"
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()

@@ -1,0 +1,143 @@
+"""What a person sees of a run while it trains: MLflow through the journal, and a progress bar or plain lines."""
+
+import logging
+import sys
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+from tqdm import tqdm
+
+from gpt.params.project import Params
+from gpt.tracking.journal import Journal
+from gpt.training.meters import Reading
+
+_SYSTEM_SECONDS = 10.0
+_LINE_SECONDS = 10.0
+_CLOSE_SECONDS = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+class Tracker:
+    """One run as MLflow shows it. `run` continues a run whose checkpoint named it; None begins one.
+
+    `dataset` is what `describe_dataset` says of its data, `card` the data card (HTML), if there is one.
+
+    As a context manager it ends the run truthfully: FINISHED, KILLED after an interrupt, FAILED after any other error.
+    """
+
+    def __init__(
+        self,
+        spool: Path,
+        params: Params,
+        run: str | None,
+        tags: dict[str, Any],
+        dataset: dict[str, Any],
+        card: str | None,
+    ) -> None:
+        self.run = run or time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + uuid.uuid4().hex[:6]
+        self._journal = Journal(spool, self.run)
+        if self._journal.is_new:
+            self._journal.append("start", experiment=params.base.name, run=self.run)
+            self._journal.append("params", values=_flat_params(params))
+            self._journal.append("dataset", **dataset)
+            if card:
+                self.log_text("data.html", card)
+        else:
+            self._journal.append("resume")
+        self._journal.append("tags", values=tags)  # a tag may change when the run goes on elsewhere, a param may not
+        self._process = psutil.Process()
+        self._process.cpu_percent()
+        self._next_system = 0.0
+
+    def __enter__(self) -> Self:
+        self._journal.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        from gpt.errors import Interrupted
+
+        status = (
+            "FINISHED" if kind is None else "KILLED" if issubclass(kind, Interrupted | KeyboardInterrupt) else "FAILED"
+        )
+        self._journal.append("end", status=status)
+        if not self._journal.close(_CLOSE_SECONDS):
+            logger.warning(
+                "the tracking server has not got everything of run %s; `gpt sync` or the next run delivers it", self.run
+            )
+
+    def log_metrics(self, group: str, step: int, values: dict[str, float]) -> None:
+        """Log metrics of an optimizer step; `group` names those that are logged together."""
+        self._journal.append_metrics(group, step, values)
+        now = time.monotonic()
+        if now >= self._next_system:
+            self._next_system = now + _SYSTEM_SECONDS
+            self._journal.append_metrics("system", step, self._system_metrics())
+
+    def log_text(self, path: str, text: str) -> None:
+        """Log a text as an artifact of the run."""
+        self._journal.append("text", path=path, text=text)
+
+    def run_id(self) -> str | None:
+        """Return MLflow's id of the run, or None if no server has taken it."""
+        return self._journal.run_id(_CLOSE_SECONDS)
+
+    def _system_metrics(self) -> dict[str, float]:
+        memory = psutil.virtual_memory()
+        return {
+            "system/process_memory_megabytes": self._process.memory_info().rss / 1e6,
+            "system/process_cpu_percentage": self._process.cpu_percent(),
+            "system/cpu_utilization_percentage": psutil.cpu_percent(),
+            "system/system_memory_usage_megabytes": memory.used / 1e6,
+            "system/system_memory_usage_percentage": memory.percent,
+        }
+
+
+class Progress:
+    """Steps, loss, speed and time left: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, first_step: int, max_steps: int) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=max_steps, initial=first_step, unit="step", dynamic_ncols=True, disable=not self._terminal
+        )
+        self._first, self._last, self._max = first_step, first_step, max_steps
+        self._begun = time.monotonic()
+        self._next_line = 0.0
+
+    def update(self, step: int, loss: float, speed: Reading) -> None:
+        """Show that `step` steps are done; fewer than before, if training went back."""
+        now = time.monotonic()
+        if step <= self._last:
+            self._first, self._begun = step - 1, now
+        self._last = step
+        self._bar.update(step - self._bar.n)
+        self._bar.set_postfix_str(f"loss {loss:.3f}, {speed}")
+        if not self._terminal and (now >= self._next_line or step == self._max):
+            self._next_line = now + _LINE_SECONDS
+            left = (now - self._begun) / (step - self._first) * (self._max - step)
+            minutes, seconds = divmod(round(left), 60)
+            self.say(f"step {step}/{self._max}  loss {loss:.3f}  {speed}  {minutes}:{seconds:02} left")
+
+    def say(self, line: str) -> None:
+        """Print a line without breaking the bar."""
+        tqdm.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _flat_params(params: Params) -> dict[str, Any]:
+    """The settings that decide the result, as `section.key`; `launch` may change on resume and goes into tags."""
+    sections = params.model_dump(mode="json", by_alias=True)
+    flat = {
+        f"{section}.{key}": value
+        for section, values in sections.items()
+        if section not in ("launch", "fetch")
+        for key, value in values.items()
+    }
+    return flat | {f"fetch.{source['name']}.sha256": source["sha256"] for source in sections["fetch"]["sources"]}

@@ -1,0 +1,361 @@
+import json
+import random
+import unicodedata
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt.corpus.documents import read_documents, sample_texts
+from gpt.corpus.prepare import choose_split, prepare
+from gpt.errors import UserError
+from gpt.files import sha256_tree, write_json
+from gpt.params.data import Prepare
+from gpt.params.project import load_params
+from gpt.tokens.shards import SPLITS
+from tests.conftest import ROOT
+from tests.tasks.killed import run_and_kill
+
+SHARED = load_params(ROOT / "params.yaml").prepare
+ENGINE = SHARED.engine.model_copy(update={"workers": 1})
+ALONE = {"exact": True, "minhash": False, "ngram": 5, "buckets": 2, "hashes": 8, "seed": 1}
+SETTINGS = SHARED.model_copy(
+    update={
+        "engine": ENGINE,
+        "shards": 2,
+        "validation_fraction": 0.3,
+        "test_fraction": 0.3,
+        "split_seed": 0,
+        "deduplicate": SHARED.deduplicate.model_validate(ALONE),
+    }
+)
+MANY = "".join(json.dumps({"text": f"document {number}"}) + "\n" for number in range(60)).encode()
+
+
+def jsonl(*texts: str) -> bytes:
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+
+
+def prose(words: int, seed: int) -> str:
+    return " ".join(random.Random(seed).choices([f"word{number}" for number in range(2000)], k=words))
+
+
+class Corpus:
+    """A data/raw, a data/benchmarks and what `prepare` makes of them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.raw, self.benchmarks = root, root / "raw", root / "benchmarks"
+        self.output, self.metrics = root / "documents", root / "metrics" / "prepare.json"
+        self.benchmarks.mkdir(parents=True)
+        write_json(self.benchmarks / "benchmarks.json", {})
+
+    def write(self, files: dict[str, bytes], source: str = "made-up") -> None:
+        for name, data in files.items():
+            path = self.raw / source / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        listing = [
+            {"name": folder.name, "files": {path.relative_to(folder).as_posix(): {} for path in folder.rglob("*.*")}}
+            for folder in sorted(self.raw.iterdir())
+            if folder.is_dir()
+        ]
+        write_json(self.raw / "sources.json", listing)
+
+    def write_benchmark(self, name: str, *texts: str) -> None:
+        lines = (json.dumps({"id": f"{name}/{number}", "texts": [text]}) for number, text in enumerate(texts))
+        (self.benchmarks / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        write_json(self.benchmarks / "benchmarks.json", {name: {}})
+
+    def prepare(self, settings: Prepare = SETTINGS, *names: str) -> dict[str, Any]:
+        return prepare(settings, self.raw, self.benchmarks, names, self.output, self.metrics)
+
+    def records(self, split: str) -> list[dict[str, Any]]:
+        return list(read_documents(self.output, split))
+
+    def splits(self) -> dict[str, list[str]]:
+        return {split: [record["text"] for record in self.records(split)] for split in SPLITS}
+
+    def texts(self) -> list[str]:
+        return [text for texts in self.splits().values() for text in texts]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    return Corpus(tmp_path)
+
+
+def test_files_of_all_kinds_become_documents(corpus: Corpus) -> None:
+    corpus.write({"a.txt": b"whole file\nof two lines\n", "deep/b.md": "# naïve".encode(), "c.jsonl": MANY})
+    counts = corpus.prepare()
+    expected = ["whole file\nof two lines\n", "# naïve", *(f"document {number}" for number in range(60))]
+    assert Counter(corpus.texts()) == Counter(expected)
+    size = sum(len(text.encode()) for text in expected)
+    assert counts["read"]["by_source"] == {"made-up": {"documents": 62, "bytes": size}}
+
+
+def test_a_document_knows_its_source_its_words_and_is_known_by_its_hash(corpus: Corpus) -> None:
+    corpus.write({"a.jsonl": MANY}, source="first")
+    corpus.write({"a.jsonl": jsonl("of the second")}, source="second")
+    corpus.prepare()
+    records = [record for split in SPLITS for record in corpus.records(split)]
+    (found,) = [record for record in records if record["source"] == "second"]
+    assert (found["text"], found["words"]) == ("of the second", 3)
+    assert len({record["id"] for record in records}) == 61
+
+
+def test_mapped_metadata_stays_with_the_document(corpus: Corpus) -> None:
+    record = {"body": {"text": "hello"}, "url": "x", "nr": 7, "unmapped": 1}
+    corpus.write({"a.jsonl": MANY}, source="first")
+    corpus.write({"a.jsonl": json.dumps(record).encode()}, source="second")
+    mapping = {"text_field": "body.text", "id_field": "nr", "metadata_fields": ["url"]}
+    corpus.prepare(SETTINGS.model_copy(update={"read_by_source": {"second": mapping}}))
+    (found,) = [record for split in SPLITS for record in corpus.records(split) if record["source"] == "second"]
+    assert (found["text"], found["metadata"]) == ("hello", {"url": "x", "id": 7})
+
+
+TEXT = st.characters(exclude_categories=["Cs", "Cc"])
+
+
+@given(st.lists(st.text(TEXT, max_size=5), min_size=1, max_size=12))
+@settings(deadline=None, max_examples=15)
+def test_what_is_read_is_kept_once_or_counted_with_a_reason(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
+    corpus = Corpus(tmp_path_factory.mktemp("corpus"))
+    corpus.write({"a.jsonl": MANY + jsonl(*texts)})
+    clean = {"repair_unicode": False, "remove_control_characters": False}
+    counts = corpus.prepare(SETTINGS.model_copy(update={"clean": SETTINGS.clean.model_validate(clean)}))
+    filled = [unicodedata.normalize("NFC", text) for text in texts if text.strip()]
+    splits = corpus.splits()
+    assert sorted(corpus.texts()) == sorted({*filled, *(f"document {number}" for number in range(60))})
+    assert counts["dropped"]["empty"]["documents"] == len(texts) - len(filled)
+    assert counts["dropped"]["exact_duplicate"]["documents"] == len(filled) - len(set(filled))
+    for split, kept in splits.items():
+        assert counts[split]["documents"] == len(kept)
+        assert counts[split]["characters"] == sum(map(len, kept))
+        assert counts[split]["bytes"] == sum(len(text.encode()) for text in kept)
+    assert json.loads(corpus.metrics.read_text()) == counts
+
+
+@given(
+    st.lists(st.text(TEXT, min_size=1, max_size=20), max_size=30),
+    st.lists(st.text(TEXT, min_size=1, max_size=20), max_size=30),
+    st.integers(0, 3),
+)
+@settings(deadline=None, max_examples=8)
+def test_adding_documents_moves_none_between_splits(
+    tmp_path_factory: pytest.TempPathFactory, first: list[str], more: list[str], seed: int
+) -> None:
+    settings = SETTINGS.model_copy(update={"split_seed": seed})
+    alone, together = Corpus(tmp_path_factory.mktemp("alone")), Corpus(tmp_path_factory.mktemp("together"))
+    alone.write({"a.jsonl": MANY + jsonl(*first)})
+    alone.prepare(settings)
+    together.write({"a.jsonl": jsonl(*more, *reversed(first)) + MANY}, source="another")
+    together.prepare(settings)
+    for split, texts in alone.splits().items():
+        assert set(texts) <= set(together.splits()[split])
+
+
+def test_the_split_is_a_share_of_the_documents() -> None:
+    counts = Counter(choose_split(number.to_bytes(32, "big"), SETTINGS) for number in range(10_000))
+    assert abs(counts["validation"] - 3000) < 250
+    assert abs(counts["test"] - 3000) < 250
+
+
+def test_growing_the_test_split_takes_nothing_out_of_it() -> None:
+    larger = SETTINGS.model_copy(update={"test_fraction": 0.4})
+    for number in range(1000):
+        digest = number.to_bytes(32, "big")
+        if choose_split(digest, SETTINGS) == "test":
+            assert choose_split(digest, larger) == "test"
+
+
+def test_another_seed_gives_other_splits() -> None:
+    other = SETTINGS.model_copy(update={"split_seed": 1})
+    digests = [number.to_bytes(32, "big") for number in range(100)]
+    assert [choose_split(d, SETTINGS) for d in digests] != [choose_split(d, other) for d in digests]
+
+
+REAL = SETTINGS.model_copy(update={"shards": 3, "deduplicate": SHARED.deduplicate, "test_fraction": 0.1})
+
+
+def write_real(corpus: Corpus) -> None:
+    """Write documents of which some are nearly the same and some hold a benchmark's item, in several files."""
+    choose = random.Random(0)
+    items = [prose(40, seed) for seed in range(1000, 1010)]
+    corpus.write_benchmark("quiz", *items)
+    originals = [prose(choose.randint(100, 400), seed) for seed in range(60)]
+    for number in range(6):
+        texts = [choose.choice(originals) + choose.choice(["", "", f" end {number}"]) for _ in range(20)]
+        texts += [f"{prose(150, 2000 + number)} {choose.choice(items)} {prose(150, 3000 + number)}"]
+        corpus.write({f"{number}.jsonl": jsonl(*texts)})
+
+
+def test_neither_duplicates_nor_what_judges_are_trained_on(corpus: Corpus) -> None:
+    write_real(corpus)
+    counts = corpus.prepare(REAL, "quiz")
+    assert counts["dropped"]["exact_duplicate"]["documents"] > 0
+    assert counts["dropped"]["near_duplicate"]["documents"] > 0
+    assert counts["contamination"]["quiz"]["touched"] > 0
+    assert counts["cut"]["documents"] + counts["dropped"].get("contaminated", {"documents": 0})["documents"] > 0
+    splits = corpus.splits()
+    items = [json.loads(line)["texts"][0] for line in (corpus.benchmarks / "quiz.jsonl").open()]
+    for text in splits["train"]:
+        words = text.split()
+        grams = {" ".join(words[start : start + 13]) for start in range(len(words) - 12)}
+        for judge in (*items, *splits["validation"], *splits["test"]):
+            assert not any(gram in judge for gram in grams)
+    report = json.loads((corpus.output / "report.json").read_text())
+    assert {match["action"] for match in report["matches"]} <= {"cut", "drop"}
+    assert any("quiz" in match["in"] for match in report["matches"])
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Corpus, str]:
+    """A corpus prepared by one worker, and the hash of its documents."""
+    corpus = Corpus(tmp_path_factory.mktemp("reference"))
+    write_real(corpus)
+    corpus.prepare(REAL, "quiz")
+    return corpus, sha256_tree(corpus.output)
+
+
+@pytest.mark.parametrize("kind", ["local", "ray"])
+def test_two_workers_and_ray_make_the_same_bytes(corpus: Corpus, reference: tuple[Corpus, str], kind: str) -> None:
+    engine = ENGINE.model_copy(update={"kind": kind, "workers": 2})
+    write_real(corpus)
+    corpus.prepare(REAL.model_copy(update={"engine": engine}), "quiz")
+    assert sha256_tree(corpus.output) == reference[1]
+    assert corpus.metrics.read_bytes() == reference[0].metrics.read_bytes()
+
+
+@pytest.mark.parametrize("shards", [1, 7])
+def test_the_number_of_shards_changes_files_but_no_document(
+    corpus: Corpus, reference: tuple[Corpus, str], shards: int
+) -> None:
+    write_real(corpus)
+    corpus.prepare(REAL.model_copy(update={"shards": shards}), "quiz")
+    for split in SPLITS:
+        there, here = (
+            {record["id"]: record["text"] for record in each.records(split)} for each in (reference[0], corpus)
+        )
+        assert there == here
+        described = [json.loads((each.output / "documents.json").read_text())[split] for each in (reference[0], corpus)]
+        assert described[0]["sha256"] == described[1]["sha256"]
+
+
+RUN = """
+import sys
+from pathlib import Path
+from tests.corpus.test_prepare import REAL, Corpus, ENGINE
+from gpt.corpus.prepare import prepare
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    settings = REAL.model_copy(update={"engine": ENGINE.model_copy(update={"workers": 2})})
+    prepare(settings, root / "raw", root / "benchmarks", ("quiz",), root / "documents", root / "metrics" / "prepare.json")
+"""
+
+
+@pytest.mark.parametrize("phase", ["read", "n-grams", "decontaminate"])
+def test_a_killed_run_goes_on_and_makes_the_same_bytes(
+    corpus: Corpus, reference: tuple[Corpus, str], phase: str
+) -> None:
+    write_real(corpus)
+    run_and_kill(RUN, corpus.root, f".documents.work/tasks/{phase}")
+    assert not corpus.output.exists(), "nothing half-written"
+    corpus.prepare(REAL, "quiz")
+    assert sha256_tree(corpus.output) == reference[1]
+    assert not (corpus.root / ".documents.work").exists()
+
+
+def test_what_was_done_is_not_done_again(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_real(corpus)
+    monkeypatch.setattr("gpt.corpus.prepare.summarise_corpus", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        corpus.prepare(REAL, "quiz")
+    marks = {path: path.stat().st_mtime_ns for path in (corpus.root / ".documents.work").rglob("completions/*")}
+    assert len(marks) > 10
+    with pytest.raises(ZeroDivisionError):
+        corpus.prepare(REAL, "quiz")
+    assert marks == {path: path.stat().st_mtime_ns for path in (corpus.root / ".documents.work").rglob("completions/*")}
+    with pytest.raises(ZeroDivisionError):  # other settings begin anew
+        corpus.prepare(REAL.model_copy(update={"split_seed": 5}), "quiz")
+    again = {path: path.stat().st_mtime_ns for path in (corpus.root / ".documents.work").rglob("completions/*")}
+    assert again.keys() == marks.keys()
+    assert not set(again.values()) & set(marks.values())
+
+
+def test_two_processes_do_not_make_the_same_documents(corpus: Corpus) -> None:
+    import fcntl
+
+    corpus.write({"a.jsonl": MANY})
+    with (corpus.root / ".documents.work.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is making it"):
+            corpus.prepare()
+
+
+def test_preparing_twice_gives_the_same_bytes(corpus: Corpus) -> None:
+    corpus.write({"b.jsonl": MANY, "a.txt": b"first by name"})
+    corpus.prepare()
+    first = sha256_tree(corpus.output), corpus.metrics.read_bytes()
+    corpus.prepare()
+    assert (sha256_tree(corpus.output), corpus.metrics.read_bytes()) == first
+
+
+def test_a_file_that_is_no_text_is_named_and_changes_nothing(corpus: Corpus) -> None:
+    corpus.write({"a.jsonl": MANY})
+    corpus.prepare()
+    before = sha256_tree(corpus.output), corpus.metrics.read_bytes()
+    corpus.write({"bad.txt": b"\xff\xfe\x00"})
+    with pytest.raises(UserError, match=r"bad\.txt: .*prepare\.malformed: skip"):
+        corpus.prepare()
+    assert (sha256_tree(corpus.output), corpus.metrics.read_bytes()) == before
+    counts = corpus.prepare(SETTINGS.model_copy(update={"malformed": "skip"}))
+    assert counts["dropped"]["malformed: not_utf8"]["documents"] == 1
+    report = json.loads((corpus.output / "report.json").read_text())
+    assert "bad.txt" in report["examples"]["malformed: not_utf8"][0]
+
+
+@pytest.mark.parametrize(
+    "files", [{}, {"a.txt": b""}, {"a.txt": b" \n\t", "b.jsonl": b"\n\n", "c.jsonl": jsonl("", " ")}]
+)
+def test_a_corpus_without_text_is_refused(corpus: Corpus, files: dict[str, bytes]) -> None:
+    corpus.raw.mkdir()
+    corpus.write(files)
+    with pytest.raises(UserError, match="holds no document with text"):
+        corpus.prepare()
+    assert not corpus.output.exists()
+    assert not corpus.metrics.exists()
+
+
+def test_a_split_without_documents_is_refused(corpus: Corpus) -> None:
+    corpus.write({"a.txt": b"the only document"})
+    with pytest.raises(UserError, match="none of 1 documents falls into"):
+        corpus.prepare()
+
+
+def test_a_benchmark_that_was_not_fetched_is_named(corpus: Corpus) -> None:
+    corpus.write({"a.jsonl": MANY})
+    with pytest.raises(UserError, match=r"evaluate\.benchmarks: quiz"):
+        corpus.prepare(SETTINGS, "quiz")
+
+
+def test_a_sample_is_of_about_the_size_asked_for_and_always_the_same(corpus: Corpus) -> None:
+    corpus.write({"a.jsonl": jsonl(*(prose(50, seed) for seed in range(400)))})
+    size = corpus.prepare()["train"]["bytes"]
+    sample = list(sample_texts(corpus.output, "train", size // 2))
+    assert sum(map(len, sample)) == pytest.approx(size / 2, rel=0.25)
+    assert sample == list(sample_texts(corpus.output, "train", size // 2))
+    assert list(sample_texts(corpus.output, "train", size)) == corpus.splits()["train"]
+
+
+def test_damaged_documents_are_a_clear_error(corpus: Corpus) -> None:
+    corpus.write({"a.jsonl": MANY})
+    corpus.prepare()
+    path = corpus.output / "train_00000.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"train_00000\.jsonl: SHA-256 is .*run `gpt prepare` again"):
+        list(read_documents(corpus.output, "train"))

@@ -1,0 +1,318 @@
+import copy
+import re
+from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from gpt.errors import UserError
+from gpt.params.project import Params, load_params
+from tests.conftest import ROOT
+
+TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
+VALUES: dict[str, Any] = YAML(typ="safe", pure=True).load(TEXT)
+HASH = "0" * 64
+
+
+def load(tmp_path: Path, text: str) -> Params:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_params(path)
+
+
+def load_values(tmp_path: Path, values: object) -> Params:
+    with (tmp_path / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(values, file)
+    return load_params(tmp_path / "params.yaml")
+
+
+def faults(tmp_path: Path, values: object) -> list[str]:
+    """Return the lines of the error, without the file's folder."""
+    with pytest.raises(UserError) as caught:
+        load_values(tmp_path, values)
+    return [line.removeprefix(f"{tmp_path}/") for line in str(caught.value).splitlines()]
+
+
+def changed(**sections: dict[str, Any]) -> dict[str, Any]:
+    values = copy.deepcopy(VALUES)
+    for section, keys in sections.items():
+        values[section] |= keys
+    return values
+
+
+def key_paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if path:
+        yield path
+    if isinstance(value, dict):
+        for key in value:
+            yield from key_paths(value[key], (*path, key))
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for number, item in enumerate(value):
+            for key in item:
+                yield from key_paths(item[key], (*path, number, key))
+
+
+def test_the_repositorys_own_params_are_valid() -> None:
+    params = load_params(ROOT / "params.yaml")
+    assert params.section("register") == VALUES["register"]
+
+
+def test_a_section_is_the_values_of_the_file() -> None:
+    params = load_params(ROOT / "params.yaml")
+    assert {name: params.section(name) for name in VALUES} == VALUES
+
+
+@pytest.mark.parametrize("place", list(key_paths(VALUES)), ids=lambda place: ".".join(map(str, place)))
+def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None:
+    values = copy.deepcopy(VALUES)
+    holder = values
+    for key in place[:-1]:
+        holder = holder[key]
+    del holder[place[-1]]
+    (line,) = faults(tmp_path, values)
+    if place[-1] == "kind" and place[0] == "fetch":  # without it nobody knows what else is missing
+        assert line.startswith(f"params.yaml: fetch.{place[1]}.0 = ")
+        assert "'kind'" in line
+    else:
+        assert line.startswith(f"params.yaml: {'.'.join(map(str, place))} is missing")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("base.name", ""),
+        ("base.name", "../elsewhere"),
+        ("base.name", 3),
+        ("base.seed", -1),
+        ("base.seed", 2**63),
+        ("base.seed", 1.5),
+        ("base.seed", True),
+        ("fetch.sources", []),
+        ("prepare.engine.kind", "threads"),
+        ("prepare.engine.workers", -1),
+        ("prepare.engine.slurm_time", "soon"),
+        ("prepare.shards", 0),
+        ("prepare.read.text_field", ""),
+        ("prepare.read.pattern", "("),
+        ("prepare.read.format", "csv"),
+        ("prepare.malformed", "ignore"),
+        ("prepare.deduplicate.hashes", 0),
+        ("prepare.decontaminate.action", "mask"),
+        ("prepare.decontaminate.ngram", 1),
+        ("prepare.validation_fraction", 0),
+        ("prepare.validation_fraction", 1),
+        ("prepare.test_fraction", -0.1),
+        ("prepare.split_seed", -1),
+        ("tokenizer.kind", "words"),
+        ("tokenizer.train_bytes", 0),
+        ("tokenize.shuffle_seed", -1),
+        ("tokenizer.vocab_size", 257),
+        ("tokenizer.vocab_size", "4096"),
+        ("tokenizer.vocab_size", 4096.0),
+        ("tokenize.shard_tokens", 1023),
+        ("model.n_layer", 0),
+        ("model.n_head", -4),
+        ("model.n_embd", 0),
+        ("model.block_size", 1),
+        ("model.dropout", 1),
+        ("model.dropout", float("nan")),
+        ("model.bias", 1),
+        ("model.bias", "no"),
+        ("model.position", "absolute"),
+        ("model.tie_embeddings", None),
+        ("model.n_kv_head", -1),
+        ("model.norm", "batchnorm"),
+        ("model.activation", "tanh"),
+        ("model.qk_norm", 1),
+        ("model.init", "xavier"),
+        ("train.optimizer", "sgd"),
+        ("train.muon_learning_rate", 0),
+        ("train.schedule", "linear"),
+        ("train.decay_fraction", 0),
+        ("train.decay_fraction", 1.5),
+        ("train.learning_rate", 0),
+        ("train.learning_rate", float("inf")),
+        ("train.learning_rate", "fast"),
+        ("train.min_lr", -1e-4),
+        ("train.warmup_fraction", 1),
+        ("train.weight_decay", -0.1),
+        ("train.beta1", 1),
+        ("train.beta2", -0.1),
+        ("train.grad_clip", -1),
+        ("train.max_steps", 0),
+        ("train.batch_size", 0),
+        ("train.log_interval", 0),
+        ("train.eval_interval", -5),
+        ("train.checkpoint_interval", 0),
+        ("train.sample_interval", 2.5),
+        ("evaluate.prompts", []),
+        ("evaluate.max_new_tokens", 0),
+        ("evaluate.temperature", -1),
+        ("evaluate.top_k", -1),
+        ("register.name", "a/b"),
+        ("register.max_bits_per_byte", 0),
+        ("launch.num_processes", 0),
+        ("launch.num_machines", 0),
+        ("launch.strategy", "zero"),
+        ("launch.precision", "fp8"),
+        ("launch.precision", 16),
+        ("launch.compile", "yes"),
+        ("launch.compile", 1),
+        ("launch.compile", None),
+        ("launch.activation_checkpointing", "auto"),
+        ("launch.micro_batch_size", 0),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key(tmp_path: Path, place: str, value: object) -> None:
+    values = copy.deepcopy(VALUES)
+    *holders, key = place.split(".")
+    reduce(getitem, holders, values)[key] = value
+    (line,) = faults(tmp_path, values)
+    if isinstance(value, list):
+        value = ()  # lists of the file are tuples here: nobody can change them
+    assert re.match(rf"params\.yaml: {re.escape(place)} = {re.escape(repr(value))}: \S", line.replace("[]", "()")), line
+
+
+@pytest.mark.parametrize(
+    ("section", "key"), [("train", "lerning_rate"), ("base", "device"), ("model", "vocab_size"), ("launch", "url")]
+)
+def test_an_unknown_key_is_named(tmp_path: Path, section: str, key: str) -> None:
+    (line,) = faults(tmp_path, changed(**{section: {key: 3}}))
+    assert line.startswith(f"params.yaml: {section}.{key} = 3 is not a known key")
+
+
+def test_an_unknown_section_is_named(tmp_path: Path) -> None:
+    (line,) = faults(tmp_path, VALUES | {"finetune": {"epochs": 3}})
+    assert line.startswith("params.yaml: finetune = {'epochs': 3} is not a known key")
+
+
+def test_faults_in_a_source_name_the_sources_number_and_key(tmp_path: Path) -> None:
+    url = {"name": "web", "kind": "url", "sha256": HASH, "members": [], "licence": "CC0"}
+    local = {"name": "disk", "kind": "local", "path": "text", "sha256": HASH.upper() + "G", "licence": "none"}
+    lines = faults(tmp_path, changed(fetch={"sources": [url, local | {"branch": "main"}]}))
+    assert [line.split(" = ")[0].split(" is ")[0] for line in lines] == [
+        "params.yaml: fetch.sources.0.url",
+        "params.yaml: fetch.sources.1.sha256",
+        "params.yaml: fetch.sources.1.branch",
+    ]
+
+
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
+    values = changed(train={"max_steps": -1, "lerning_rate": 1.0}, model={"n_layer": "four"})
+    del values["base"]["seed"]
+    lines = faults(tmp_path, values)
+    keys = ("base.seed", "model.n_layer", "train.max_steps", "train.lerning_rate")
+    assert len(lines) == 4
+    for line, key in zip(lines, keys, strict=True):
+        assert line.startswith(f"params.yaml: {key} ")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"n_embd": 250, "n_head": 4}}, "model: n_embd (250) must be divisible by n_head (4)"),
+        (
+            {"model": {"n_embd": 12, "n_head": 4, "position": "rotary"}},
+            "model: rotary positions need an even head size",
+        ),
+        ({"model": {"n_head": 6, "n_kv_head": 4}}, "model: n_head (6) must be divisible by n_kv_head (4)"),
+        (
+            {"train": {"schedule": "wsd", "warmup_fraction": 0.4, "decay_fraction": 0.7}},
+            "train: warmup_fraction + decay_fraction (0.4 + 0.7) must not exceed 1",
+        ),
+        ({"train": {"min_lr": 0.1, "learning_rate": 0.01}}, "train: min_lr (0.1) must not exceed learning_rate (0.01)"),
+        (
+            {"train": {"batch_size": 24}, "launch": {"micro_batch_size": 16}},
+            "train.batch_size (24) must be divisible by",
+        ),
+        ({"train": {"batch_size": 16}, "launch": {"num_processes": 3, "micro_batch_size": 16}}, "(3 × 1 × 16 = 48)"),
+        (
+            {"prepare": {"validation_fraction": 0.5, "test_fraction": 0.5}},
+            "prepare: validation_fraction + test_fraction",
+        ),
+        ({"tokenizer": {"kind": "gpt2"}}, "tokenizer: vocab_size of kind gpt2 is 50257"),
+        ({"fetch": {"sources": VALUES["fetch"]["sources"] * 2}}, "fetch: two sources are named shakespeare"),
+    ],
+)
+def test_values_that_do_not_fit_each_other_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    (line,) = faults(tmp_path, changed(**change))
+    assert line.startswith("params.yaml: ")
+    assert message in line
+
+
+def test_a_long_value_is_shortened(tmp_path: Path) -> None:
+    (line,) = faults(tmp_path, changed(base={"seed": "x" * 1000}))
+    assert len(line) < 200
+
+
+@pytest.mark.parametrize(("written", "value"), [("1e-3", 1e-3), ("1E-3", 1e-3), ("5e-4", 5e-4), ("1", 1.0)])
+def test_numbers_are_yaml_1_2(tmp_path: Path, written: str, value: float) -> None:
+    text = re.sub(r"learning_rate: \S+", f"learning_rate: {written}", re.sub(r"min_lr: \S+", "min_lr: 0", TEXT))
+    assert load(tmp_path, text).train.learning_rate == value
+
+
+@pytest.mark.parametrize(("written", "value"), [("auto", "auto"), ("true", True), ("false", False)])
+def test_compile_is_true_false_or_auto(tmp_path: Path, written: str, value: object) -> None:
+    assert load(tmp_path, re.sub(r"  compile: \S+", f"  compile: {written}", TEXT)).launch.compile == value
+
+
+def test_a_wrong_compile_is_one_fault_that_says_what_is_allowed(tmp_path: Path) -> None:
+    (line,) = faults(tmp_path, changed(launch={"compile": "sometimes"}))
+    assert line == "params.yaml: launch.compile = 'sometimes': must be true, false or auto"
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"params\.yaml: not valid YAML: .*duplicate key \"n_layer\""):
+        load(tmp_path, TEXT.replace("  n_layer:", "  n_layer: 8\n  n_layer:"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "base: [",
+        "base: {seed: 1",
+        "\tbase: 1",
+        "a: b: c",
+        "base: !!python/object:os.system x",
+        "base: 2024-13-45",
+        "\0",
+    ],
+)
+def test_broken_yaml_is_one_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match=r"params\.yaml: not valid YAML: ") as caught:
+        load(tmp_path, text)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["", "- base", "base", "3", "1: 2"])
+def test_a_file_without_sections_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match=r"params\.yaml: "):
+        load(tmp_path, text)
+
+
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes(b"base: \xff\xfe")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"params\.yaml: not found"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").mkdir()
+    with pytest.raises(UserError, match=r"params\.yaml: is a folder"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_params_cannot_be_changed() -> None:
+    params = load_params(ROOT / "params.yaml")
+    with pytest.raises(ValidationError, match="frozen"):
+        params.train.max_steps = 3
+    with pytest.raises(ValidationError, match="frozen"):
+        params.train = params.train  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(params.evaluate.prompts, tuple)

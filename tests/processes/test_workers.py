@@ -1,0 +1,130 @@
+"""`gpt pretrain` in two real processes, and what becomes of one when another dies."""
+
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gpt import paths
+from gpt.errors import UserError
+from gpt.processes.launch import RENDEZVOUS
+from gpt.processes.workers import _rendezvous
+from gpt.training import checkpoint as checkpoints
+from tests.training.test_trainer import WEIGHTS, start, wait_for_checkpoint
+
+TWO: dict[str, object] = {"num_processes": 2, "micro_batch_size": 4}
+
+
+def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    """Return the training processes, rank 0 first."""
+    children = psutil.Process(process.pid).children()
+    return sorted((child for child in children if "RANK" in child.environ()), key=lambda child: child.environ()["RANK"])
+
+
+def test_two_processes_stop_after_the_same_step(make_project: Callable[..., Path]) -> None:
+    change = {"max_steps": 3000, "checkpoint_interval": 3000, "eval_interval": 3000, "log_interval": 7}
+    make_project(train=change, launch={"num_processes": 2, "micro_batch_size": 4})
+    process = start()
+    assert process.stderr is not None
+    line = ""
+    while "step 7/3000" not in line:
+        line = process.stderr.readline()
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGINT
+    (saved,) = Path("checkpoints").glob("*/step_*")
+    stopped_at = int(saved.name.removeprefix("step_"))
+    assert stopped_at % 7 == 0
+    assert errors.count(f"stopped by SIGINT after step {stopped_at};") == 1, errors
+    assert "Traceback" not in errors
+    assert checkpoints.find_damage(saved) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("nonsense", "must be HOST:PORT"),
+        (":29500", "must be HOST:PORT"),
+        ("127.0.0.1:port", "must be HOST:PORT"),
+        ("127.0.0.1:65536", "must be HOST:PORT"),
+        ("no.such.host.invalid:29500", "the host cannot be found"),
+        ("127.0.0.1:29500", "no other machine can reach 127.0.0.1"),
+        ("localhost:29500", "no other machine can reach"),
+    ],
+)
+def test_a_rendezvous_that_is_no_address_is_refused(
+    monkeypatch: pytest.MonkeyPatch, address: str, message: str
+) -> None:
+    monkeypatch.setenv(RENDEZVOUS, address)
+    with pytest.raises(UserError, match=f"{RENDEZVOUS} = '{address}': {message}"):
+        _rendezvous()
+
+
+@pytest.mark.slow
+def test_when_a_process_dies_all_go_on_from_the_last_checkpoint(make_project: Callable[..., Path]) -> None:
+    change = {"max_steps": 200, "checkpoint_interval": 10, "eval_interval": 200}
+    make_project("whole", train=change, launch=TWO)
+    output, errors = start().communicate(timeout=180)
+    expected = WEIGHTS.read_bytes()
+    make_project("killed", train=change, launch=TWO)
+    process = start()
+    for rank, step in ((1, 30), (0, 90)):
+        wait_for_checkpoint(process, step)
+        workers = workers_of(process)
+        workers[rank].kill()
+        _, left = psutil.wait_procs(workers, timeout=10)
+        assert not left, "the others stop instead of waiting for it"
+    output, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    assert output.count("resuming after step") == 2, output + errors
+    assert WEIGHTS.read_bytes() == expected
+
+
+def test_what_only_the_user_can_change_is_not_tried_again(make_project: Callable[..., Path]) -> None:
+    make_project(launch=TWO)
+    shard = next(paths.TOKENS.glob("train_*.bin"))
+    shard.write_bytes(bytes(shard.stat().st_size))
+    process = start()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert errors.count("error: data/tokens/") == 1, errors
+
+
+def test_what_all_processes_refuse_ends_with_exit_code_2(make_project: Callable[..., Path]) -> None:
+    diverging: dict[str, object] = {"learning_rate": 1.0e30, "grad_clip": 0.0, "warmup_fraction": 0.0}
+    make_project(train=diverging | {"max_rollbacks": 1}, launch=TWO)
+    process = start()
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, output + errors
+    assert errors.count("error: ") == errors.count("error: training diverged") == 1, errors
+    assert errors.count("going back to step 0") == 1, "rank 0 speaks, and is not started again"
+
+
+def test_a_process_that_dies_again_and_again_ends_the_run(make_project: Callable[..., Path]) -> None:
+    make_project(train={"max_steps": 5000, "eval_interval": 5000}, launch=TWO | {"max_restarts": 0})
+    process = start()
+    wait_for_checkpoint(process, 10)
+    workers_of(process)[1].kill()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "process 1 ended with exit code -9, after 0 restarts; run it again" in errors
+
+
+def test_workers_stop_and_save_when_their_launcher_is_killed(make_project: Callable[..., Path]) -> None:
+    make_project(train={"max_steps": 5000, "eval_interval": 5000}, launch=TWO)
+    process = start()
+    wait_for_checkpoint(process, 10)
+    workers = workers_of(process)
+    process.kill()
+    process.communicate()
+    gone, left = psutil.wait_procs(workers, timeout=30)
+    assert len(gone) == 2 and not left
+    (folder,) = Path("checkpoints").iterdir()
+    assert checkpoints.holder(folder) is None
+    newest = checkpoints.steps(folder)[-1]
+    assert checkpoints.find_damage(newest) is None
+    assert checkpoints.step_of(newest) % 4 == 0, "saved where they agree on a signal"

