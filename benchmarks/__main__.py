@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from benchmarks import corpus, data, generation, overhead, quality, recovery, training
-from gpt.processes.launch import describe_hardware
+from gpt.processes.machine import describe_hardware
 
 _RESULTS = Path(__file__).parent / "RESULTS.md"
 _TITLES = {

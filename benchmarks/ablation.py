@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.quality import Run, Split, read_recipe, read_split, train
-from gpt.processes.launch import keep_freed_memory
+from gpt.processes.machine import keep_freed_memory
 
 _BASE: dict[str, Any] = {"batch_size": 8, "norm": "rmsnorm"}
 _STEPS, _SEEDS = 500, (1, 2, 3)

@@ -20,8 +20,8 @@ from datatrove.data import Document
 from gpt.corpus.decontamination import IndexTexts, Matcher, MergeIndex, find_owners
 from gpt.corpus.deduplication import EXACT, NEAR, Cluster, Meet, Sign, bucket_names, removed_documents
 from gpt.corpus.words import split_words
-from gpt.params.data import PypiSource
 from gpt.params.project import load_params
+from gpt.params.sources import PypiSource
 from gpt.sources.benchmarks import build_benchmarks
 from gpt.sources.fetch import bring
 

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import Params, load_params
-from gpt.processes.launch import keep_freed_memory
+from gpt.processes.machine import keep_freed_memory
 from gpt.tokens.batches import Batches
 from gpt.training.optimizer import build_optimizer
 from gpt.training.step import TrainStep

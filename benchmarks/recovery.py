@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from benchmarks.training import CPU_SIZES
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import load_params
-from gpt.processes.launch import keep_freed_memory
+from gpt.processes.machine import keep_freed_memory
 from gpt.training import checkpoint as checkpoints
 from gpt.training.checkpoint import Checkpoint
 from gpt.training.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors

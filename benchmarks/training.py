@@ -174,7 +174,7 @@ def _gpt(size: Size, compiled: bool, tokens: torch.Tensor, device: torch.device,
 
     from gpt.model.transformer import GPTConfig, GPTModel
     from gpt.params.project import load_params
-    from gpt.processes.launch import keep_freed_memory
+    from gpt.processes.machine import keep_freed_memory
     from gpt.training.optimizer import build_optimizer
     from gpt.training.step import TrainStep
 

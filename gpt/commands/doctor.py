@@ -75,7 +75,8 @@ def _machine() -> Iterator[Finding]:
 def _torch() -> Iterator[Finding]:
     import torch
 
-    from gpt.processes.launch import bf16_time_ratio, prefer_bf16
+    from gpt.processes.launch import prefer_bf16
+    from gpt.processes.machine import bf16_time_ratio
     from gpt.training.compilation import missing_for_compile
     from gpt.training.meters import device_peak
 

@@ -23,7 +23,7 @@ from datatrove.pipeline.filters.base_filter import BaseFilter, get_filter_result
 
 from gpt.errors import UserError
 from gpt.files import sha256_file
-from gpt.params import data as params
+from gpt.params import corpus as params
 
 # Of Cc all but tab and line feed, and with them what ftfy counts as such: marks of byte order, deprecated Arabic shaping
 # (U+206A…), annotations and objects (U+FFF9…). Joiners and direction marks stay: scripts need them.

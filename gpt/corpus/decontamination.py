@@ -19,7 +19,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from gpt.corpus.arrays import first_of_equal, map_array, read_between, sort_unique
 from gpt.corpus.words import ngram_hashes, split_words, word_spans
-from gpt.params.data import Decontaminate as Settings
+from gpt.params.corpus import Decontaminate as Settings
 from gpt.tasks.work import read_reports, write_report
 
 _OUTWARD_CHARACTERS = 50  # a cut ends at a space, if there is one so near

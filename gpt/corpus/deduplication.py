@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from gpt.corpus.arrays import read_between, sort_unique
 from gpt.corpus.words import ngram_hashes, split_words
-from gpt.params.data import Deduplicate
+from gpt.params.corpus import Deduplicate
 
 SIGNATURE = np.dtype([("signature", "<u8"), ("document", "<u4")])
 "A document in a bucket; a bucket's file of a shard is sorted by signature."

@@ -25,7 +25,7 @@ from gpt.corpus.reading.readers import ReadSources, list_files
 from gpt.corpus.summary import describe_inputs, summarise_corpus
 from gpt.errors import UserError
 from gpt.files import atomic_folder, sha256_file, write_json
-from gpt.params.data import Prepare
+from gpt.params.corpus import Prepare
 from gpt.sources.benchmarks import check_benchmarks
 from gpt.tasks.executors import Tasks
 from gpt.tasks.work import link_files, work_folder, write_report

@@ -8,7 +8,7 @@ import orjson
 
 from gpt.corpus.decontamination import Matcher, plant, read_items, summarise
 from gpt.files import read_json
-from gpt.params.data import Prepare
+from gpt.params.corpus import Prepare
 from gpt.tasks.work import add_up, read_reports
 from gpt.tokens.shards import SPLITS
 

@@ -5,161 +5,22 @@ Whatever is wrong is reported before any work, each fault with its key, its valu
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, Field, PlainValidator, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from gpt.errors import UserError
-from gpt.params.data import Fetch, Prepare, Tokenize, Tokenizer
-from gpt.params.types import (
-    FileName,
-    Fraction,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Section,
-    Text,
-    not_empty,
-)
+from gpt.params.corpus import Prepare
+from gpt.params.evaluation import Evaluate, Register
+from gpt.params.launch import Launch
+from gpt.params.sources import Fetch
+from gpt.params.tokens import Tokenize, Tokenizer
+from gpt.params.training import Base, Model, Train
+from gpt.params.types import Section
 
 PARAMS_FILE = Path("params.yaml")
-
-
-def _switch_or_auto(value: Any) -> bool | Literal["auto"]:
-    # pydantic would report a fault for each half of the union, and its Literal takes 1 for true.
-    if value is True or value is False or value == "auto":
-        return value
-    raise ValueError("must be true, false or auto")
-
-
-class Base(Section):
-    name: FileName
-    "MLflow experiment."
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
-    "Decides initial weights, data order and dropout."
-
-
-class Model(Section):
-    n_layer: PositiveInt
-    n_head: PositiveInt
-    n_kv_head: NonNegativeInt
-    "Key and value heads, each shared by a group of queries, for a smaller cache in generation; 0: as many as n_head."
-    n_embd: PositiveInt
-    block_size: Annotated[int, Field(ge=2)]
-    "Longest context in tokens."
-    dropout: Fraction
-    bias: bool
-    "Biases in linear layers and layer norms, as GPT-2 has them."
-    position: Literal["learned", "sinusoidal", "rotary"]
-    norm: Literal["layernorm", "rmsnorm"]
-    activation: Literal["gelu", "relu2", "swiglu"]
-    qk_norm: bool
-    "Normalise queries and keys before their product."
-    tie_embeddings: bool
-    "Use the token embedding as the output head."
-    init: Literal["gpt2", "zero"]
-    "gpt2: N(0, 0.02), smaller into the shortcuts; zero: nothing into the shortcuts and an untied head at first."
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd ({self.n_embd}) must be divisible by n_head ({self.n_head})")
-        if self.n_kv_head and self.n_head % self.n_kv_head:
-            raise ValueError(f"n_head ({self.n_head}) must be divisible by n_kv_head ({self.n_kv_head})")
-        if self.position == "rotary" and self.n_embd // self.n_head % 2:
-            raise ValueError(
-                f"rotary positions need an even head size, not n_embd / n_head = {self.n_embd // self.n_head}"
-            )
-        return self
-
-
-class Train(Section):
-    optimizer: Literal["adamw", "muon"]
-    "muon: Muon for the matrices of the blocks, AdamW for the rest."
-    learning_rate: PositiveFloat
-    min_lr: NonNegativeFloat
-    muon_learning_rate: PositiveFloat
-    "For Muon's matrices at the peak; it rises and falls as learning_rate does. Without effect for adamw."
-    schedule: Literal["cosine", "wsd"]
-    "After the warm-up: cosine falls from learning_rate to min_lr; wsd stays there, then falls linearly."
-    warmup_fraction: Fraction
-    "Share of max_steps in which the learning rate rises linearly."
-    decay_fraction: Annotated[float, Field(gt=0, le=1)]
-    "Share of max_steps in which wsd falls. Without effect for cosine."
-    weight_decay: NonNegativeFloat
-    beta1: Fraction
-    beta2: Fraction
-    grad_clip: NonNegativeFloat
-    "Largest global gradient norm; 0 turns clipping off."
-    skip_sigma: NonNegativeFloat
-    "Skip steps whose loss or gradient norm is, as a logarithm, so many standard deviations above the last ones' mean; 0: none."
-    max_skips: PositiveInt
-    "More steps in a row are not skipped: training goes back to the checkpoint before them and past their data."
-    max_rollbacks: NonNegativeInt
-    "How often it goes back; then it ends."
-    max_steps: PositiveInt
-    batch_size: PositiveInt
-    "Sequences per optimizer step, over all processes."
-    attention_across_documents: bool
-    "Whether a token attends to earlier documents of its window; false: to its own from its <|endoftext|> on."
-    log_interval: PositiveInt
-    "Steps; several processes also ask each other this often whether one was told to stop."
-    eval_interval: PositiveInt
-    checkpoint_interval: PositiveInt
-    checkpoint_keep_last: PositiveInt
-    "The newest checkpoints that stay while a run lasts, besides one that a signal had saved."
-    checkpoint_keep_every: NonNegativeInt
-    "Checkpoints of every so many steps stay too; 0: none."
-    sample_interval: PositiveInt
-
-    @model_validator(mode="after")
-    def _schedule_is_possible(self) -> Self:
-        if self.min_lr > self.learning_rate:
-            raise ValueError(f"min_lr ({self.min_lr}) must not exceed learning_rate ({self.learning_rate})")
-        if self.schedule == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
-            raise ValueError(
-                f"warmup_fraction + decay_fraction ({self.warmup_fraction} + {self.decay_fraction}) must not exceed 1"
-            )
-        return self
-
-
-class Evaluate(Section):
-    benchmarks: Annotated[tuple[FileName, ...], Field(strict=False)]
-    "Files of data/benchmarks. `prepare` keeps their items out of the training documents."
-    prompts: Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(not_empty)]
-    max_new_tokens: PositiveInt
-    temperature: NonNegativeFloat
-    "0 takes the most likely token always."
-    top_k: NonNegativeInt
-    "Sample among the k most likely tokens; 0 among all."
-
-
-class Register(Section):
-    name: FileName
-    max_bits_per_byte: PositiveFloat
-    "The first champion's bits per byte on the test split must be below this."
-
-
-class Launch(Section):
-    num_processes: PositiveInt
-    "Per machine."
-    num_machines: PositiveInt
-    strategy: Literal["ddp", "fsdp"]
-    precision: Literal["auto", "fp32", "bf16", "fp16"]
-    "Of the passes; weights are fp32. auto measures which of fp32 and bf16 is faster here. fp16 needs a GPU."
-    compile: Annotated[bool | Literal["auto"], PlainValidator(_switch_or_auto)]
-    "Compile the transformer blocks; auto: if the steps that are left can repay the time that it takes."
-    activation_checkpointing: bool
-    "Compute activations again in backward instead of keeping them: less memory, a third more time."
-    micro_batch_size: PositiveInt
-    "Sequences per process per forward pass."
-    max_restarts: NonNegativeInt
-    "How often several processes are started again, from the last checkpoint, after one of them has died."
-    timeout_seconds: PositiveInt
-    "How long a process waits for the others before it takes them for lost; longer than verifying the data takes."
 
 
 class Params(Section):

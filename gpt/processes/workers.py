@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from gpt.errors import UserError
-from gpt.params.project import Launch
+from gpt.params.launch import Launch
 from gpt.processes.launch import RENDEZVOUS
 from gpt.processes.owner import OWNER
 

@@ -21,7 +21,7 @@ from gpt import paths
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_file, sha256_json, sha256_tree
 from gpt.params.project import PARAMS_FILE, Params, load_params
-from gpt.processes.launch import describe_hardware
+from gpt.processes.machine import describe_hardware
 from gpt.registry.git import read_code
 from gpt.registry.versions import find_version
 from gpt.tokens.shards import data_id, read_index

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.files import atomic_file, read_json
-from gpt.params.project import Tokenize, Tokenizer
+from gpt.params.tokens import Tokenize, Tokenizer
 from gpt.reports.page import NONE, Markup, escape_text, pictures_in_a_row, quote, render, short_hash, table
 from gpt.reports.pictures import draw_lengths, draw_steps, short_number
 from gpt.tokens.shards import SPLITS, data_id, read_index

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from gpt.errors import UserError, located
 from gpt.files import atomic_folder, read_json, sha256_file, write_json
-from gpt.params.data import Source
+from gpt.params.sources import Source
 from gpt.params.types import FileName, NonNegativeInt, Text
 from gpt.sources.fetch import bring
 

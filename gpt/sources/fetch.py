@@ -25,7 +25,7 @@ import fsspec
 
 from gpt.errors import UserError, located
 from gpt.files import atomic_folder, sha256_file, sha256_tree, write_json
-from gpt.params.data import LocalSource, PypiSource, Source, UrlSource
+from gpt.params.sources import LocalSource, PypiSource, Source, UrlSource
 from gpt.paths import cache_folder
 
 _CHUNK_BYTES = 1 << 20

@@ -25,7 +25,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
 from gpt.errors import UserError
-from gpt.params.data import Engine
+from gpt.params.engine import Engine
 
 _POLL_SECONDS = 5.0
 _SLURM_GRACE_SECONDS = 60.0  # a job that has left the queue may have marks that a shared filesystem shows late

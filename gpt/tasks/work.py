@@ -35,7 +35,7 @@ def work_folder(output: Path, inputs: Any) -> Iterator[Path]:
     files = [
         *sorted(path for room in rooms for path in room.rglob("*.py")),
         package / "files.py",
-        package / "params/data.py",
+        *sorted((package / "params").glob("*.py")),
     ]
     identity = {
         "inputs": inputs,

@@ -24,7 +24,8 @@ from gpt.corpus.arrays import read_between
 from gpt.corpus.documents import describe_documents, read_file
 from gpt.errors import UserError
 from gpt.files import atomic_folder, write_json
-from gpt.params.data import Engine, Tokenize
+from gpt.params.engine import Engine
+from gpt.params.tokens import Tokenize
 from gpt.tasks.executors import Tasks
 from gpt.tasks.work import add_up, link_files, read_reports, work_folder, write_report
 from gpt.tokens.shards import SPLITS

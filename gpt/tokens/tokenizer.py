@@ -13,8 +13,8 @@ import tiktoken
 
 from gpt.errors import UserError, located
 from gpt.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
-from gpt.params.data import PypiSource
-from gpt.params.data import Tokenizer as Settings
+from gpt.params.sources import PypiSource
+from gpt.params.tokens import Tokenizer as Settings
 
 END_OF_TEXT = "<|endoftext|>"
 # A group that an automaton can match, then what must look ahead: the tokens of the usual form, in 0.6 of its time. White space

@@ -15,8 +15,9 @@ import torch
 
 from gpt.errors import UserError
 from gpt.model.transformer import GPTModel
-from gpt.params.project import Launch
-from gpt.processes.launch import Choice, largest_of_processes
+from gpt.params.launch import Launch
+from gpt.processes.agreement import largest_of_processes
+from gpt.processes.launch import Choice
 from gpt.training.step import Read, TrainStep
 
 # Two cores compile a block in about 10 s, busy ones in many more, and steps then take a fifth to a third less time.

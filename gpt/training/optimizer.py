@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gpt.params.project import Train
+from gpt.params.training import Train
 from gpt.training.sharding import share_of, whole
 
 # Of Muon's authors (Jordan et al. 2024); the quintic's coefficients pull all singular values towards 1 within five rounds.

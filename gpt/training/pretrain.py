@@ -10,15 +10,9 @@ from gpt.errors import Interrupted, UserError
 from gpt.files import atomic_file, sha256_json, write_json
 from gpt.model.storage import save_model
 from gpt.params.project import Params
-from gpt.processes.launch import (
-    Choice,
-    check_launch,
-    describe_hardware,
-    is_same_everywhere,
-    join_processes,
-    keep_freed_memory,
-    start_accelerator,
-)
+from gpt.processes.agreement import is_same_everywhere
+from gpt.processes.launch import Choice, check_launch, join_processes, start_accelerator
+from gpt.processes.machine import describe_hardware, keep_freed_memory
 from gpt.processes.owner import tell_owner_to_stop
 from gpt.processes.signals import Stop
 from gpt.tokens.shards import data_id, verify_shards

@@ -15,8 +15,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from gpt.model.transformer import GPTModel
-from gpt.params.project import Train
-from gpt.processes.launch import add_up_over_processes
+from gpt.params.training import Train
+from gpt.processes.agreement import add_up_over_processes
 from gpt.training.guard import Guard
 from gpt.training.optimizer import set_learning_rate
 from gpt.training.sharding import is_sharded, synchronise_gradients, whole

@@ -18,7 +18,7 @@ from gpt import paths
 from gpt.errors import Interrupted, UserError
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import Params
-from gpt.processes.launch import is_same_everywhere, largest_of_processes
+from gpt.processes.agreement import is_same_everywhere, largest_of_processes
 from gpt.processes.signals import Stop
 from gpt.tokens.batches import Batches
 from gpt.tokens.shards import TokenReader

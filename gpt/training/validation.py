@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from gpt.model.generation import Sampling, generate_text
 from gpt.model.transformer import GPTModel
-from gpt.processes.launch import add_up_over_processes
+from gpt.processes.agreement import add_up_over_processes
 from gpt.tokens.shards import TokenReader
 from gpt.training.sharding import whole_model
 

@@ -14,7 +14,7 @@ from datatrove.data import Document
 
 from gpt.corpus.reading.readers import ReadSources
 from gpt.files import write_json
-from gpt.params.data import Prepare
+from gpt.params.corpus import Prepare
 from gpt.params.project import load_params
 
 PREPARE = load_params(Path(__file__).parents[2] / "params.yaml").prepare

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from gpt.corpus.cleaning import Clean, Filtered, build_filters, clean_text
 from gpt.errors import UserError
 from gpt.files import sha256_file
-from gpt.params import data as params
-from gpt.params.data import PypiSource
+from gpt.params import corpus as params
 from gpt.params.project import load_params
+from gpt.params.sources import PypiSource
 from gpt.sources.fetch import bring
 from tests.corpus.raw import sent
 

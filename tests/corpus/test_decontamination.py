@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gpt.corpus.decontamination import Decontaminate, IndexTexts, Matcher, MergeIndex, cut, plant, summarise
 from gpt.corpus.words import split_words
-from gpt.params.data import Decontaminate as Settings
+from gpt.params.corpus import Decontaminate as Settings
 
 N = 13
 SETTINGS = Settings(action="cut", ngram=N, window=0, min_characters=1, max_pieces=10)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt.corpus.deduplication import EXACT, NEAR, Cluster, Meet, MinHash, Sign, bucket_names, removed_documents
-from gpt.params.data import Deduplicate
+from gpt.params.corpus import Deduplicate
 
 SETTINGS = Deduplicate(exact=True, minhash=True, ngram=5, buckets=14, hashes=8, seed=1)
 TEST, VALIDATION, TRAIN = range(3)

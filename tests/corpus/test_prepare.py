@@ -13,7 +13,7 @@ from gpt.corpus.documents import read_documents, sample_texts
 from gpt.corpus.prepare import choose_split, prepare
 from gpt.errors import UserError
 from gpt.files import sha256_tree, write_json
-from gpt.params.data import Prepare
+from gpt.params.corpus import Prepare
 from gpt.params.project import load_params
 from gpt.tokens.shards import SPLITS
 from tests.conftest import ROOT

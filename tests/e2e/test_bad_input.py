@@ -24,7 +24,7 @@ import pytest
 from gpt import paths
 from gpt.commands.main import main
 from gpt.files import sha256_file, write_json
-from gpt.params.data import Tokenizer
+from gpt.params.tokens import Tokenizer
 from gpt.tokens.tokenizer import build_tokenizer
 from tests.conftest import ROOT, Change, small_change, write_params
 

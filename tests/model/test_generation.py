@@ -19,8 +19,8 @@ from gpt.model.generation import Sampling, generate_text, generate_texts, genera
 from gpt.model.layers import LayerNorm
 from gpt.model.storage import save_model
 from gpt.model.transformer import GPTConfig, GPTModel
-from gpt.params.data import Tokenizer
 from gpt.params.project import load_params
+from gpt.params.tokens import Tokenizer
 from gpt.tokens.tokenizer import build_tokenizer, load_tokenizer
 from tests.conftest import ROOT
 from tests.model.test_transformer import CHOICES, CONFIG, describe, make, make_large

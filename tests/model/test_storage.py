@@ -14,7 +14,7 @@ from gpt.errors import UserError
 from gpt.files import sha256_tree, write_json
 from gpt.model.storage import load_model, save_model
 from gpt.model.transformer import GPTConfig, GPTModel
-from gpt.params.data import Tokenizer
+from gpt.params.tokens import Tokenizer
 from gpt.tokens.tokenizer import build_tokenizer
 from tests.model.test_transformer import CONFIG, VARIANTS, describe, make
 

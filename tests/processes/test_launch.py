@@ -10,8 +10,10 @@ import torch
 from accelerate import PartialState
 
 from gpt.errors import UserError
-from gpt.params.project import Launch, load_params
-from gpt.processes.launch import bf16_time_ratio, check_launch, choose_precision, prefer_bf16
+from gpt.params.launch import Launch
+from gpt.params.project import load_params
+from gpt.processes.launch import check_launch, choose_precision, prefer_bf16
+from gpt.processes.machine import bf16_time_ratio
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")

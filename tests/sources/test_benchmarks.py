@@ -8,7 +8,7 @@ import pytest
 
 from gpt.errors import UserError
 from gpt.files import sha256_file, sha256_tree
-from gpt.params.data import LocalSource
+from gpt.params.sources import LocalSource
 from gpt.sources.benchmarks import Item, build_benchmarks, check_benchmarks, read_items
 
 Row = dict[str, Any]

@@ -16,7 +16,7 @@ import pytest
 
 from gpt.errors import UserError
 from gpt.files import sha256_tree
-from gpt.params.data import LocalSource, PypiSource, Source, UrlSource
+from gpt.params.sources import LocalSource, PypiSource, Source, UrlSource
 from gpt.sources.fetch import fetch
 
 TEXT = b"It was the best of times, it was the worst of times.\n" * 400

@@ -12,7 +12,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from gpt.errors import UserError
-from gpt.params.data import Engine
+from gpt.params.engine import Engine
 from gpt.tasks.executors import Tasks
 from tests.conftest import ROOT
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gpt.errors import UserError
 from gpt.files import sha256_tree, write_json
-from gpt.params.data import Tokenizer
+from gpt.params.tokens import Tokenizer
 from gpt.tokens.tokenizer import BPE_PATTERN, END_OF_TEXT, GPT2_PATTERN, build_tokenizer, load_tokenizer, tokenizer_id
 from tests.conftest import ROOT
 

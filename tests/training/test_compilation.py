@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from gpt.errors import UserError
-from gpt.params.project import Launch, load_params
+from gpt.params.launch import Launch
+from gpt.params.project import load_params
 from gpt.training.compilation import choose_compile, eager_blocks, missing_for_compile, worth_compiling
 from tests.conftest import ROOT
 from tests.training.test_step import difference, make_model, make_settings, make_step, read

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 
 from gpt.model.transformer import GPTConfig, GPTModel
-from gpt.params.project import Train, load_params
+from gpt.params.project import load_params
+from gpt.params.training import Train
 from gpt.training.optimizer import build_optimizer, optimizer_tensors
 from gpt.training.step import TrainStep
 from tests.conftest import ROOT

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from gpt.corpus.reading.streams import Fault, Span, lines, open_stream, pieces
 from gpt.errors import UserError
-from gpt.params.data import Read
+from gpt.params.corpus import Read
 
 _BOM = b"\xef\xbb\xbf"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")

@@ -20,7 +20,7 @@ from gpt.corpus.reading.streams import COMPRESSIONS, Fault, Span
 from gpt.corpus.reading.warc import read_warc
 from gpt.errors import UserError
 from gpt.files import read_json
-from gpt.params.data import Prepare, Read
+from gpt.params.corpus import Prepare, Read
 
 Reader = Callable[..., Iterator[Record | Fault]]
 

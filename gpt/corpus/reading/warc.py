@@ -13,7 +13,7 @@ from typing import Any
 
 from gpt.corpus.reading.formats import Record, fields_of, too_long
 from gpt.corpus.reading.streams import Fault, open_stream
-from gpt.params.data import Read
+from gpt.params.corpus import Read
 
 _HTML = ("text/html", "application/xhtml+xml")
 _BLOCK_BYTES = 1 << 16

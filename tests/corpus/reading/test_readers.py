@@ -18,7 +18,7 @@ from gpt.corpus.reading import streams
 from gpt.corpus.reading.readers import ReadSources
 from gpt.errors import UserError
 from gpt.files import write_json
-from gpt.params.data import Prepare
+from gpt.params.corpus import Prepare
 from tests.corpus.raw import COMPRESS, Raw, html, jsonl, parquet, sent, settings, warc
 
 SENTENCE = "A page of the web has to say more than a few words before it counts as an article of its own. " * 5

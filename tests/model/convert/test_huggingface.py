@@ -18,7 +18,7 @@ from gpt.model.convert.architectures import ARCHITECTURES
 from gpt.model.convert.huggingface import export_huggingface
 from gpt.model.storage import load_model, save_model
 from gpt.model.transformer import GPTConfig, GPTModel
-from gpt.params.data import Tokenizer
+from gpt.params.tokens import Tokenizer
 from gpt.tokens.tokenizer import BPE_PATTERN, END_OF_TEXT, GPT2_PATTERN, build_tokenizer, load_tokenizer
 from tests.conftest import ROOT
 

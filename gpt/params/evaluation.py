@@ -1,0 +1,33 @@
+"""evaluate and register: how a finished model is judged, and what it is called."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from gpt.params.types import (
+    FileName,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Text,
+    not_empty,
+)
+
+
+class Evaluate(Section):
+    benchmarks: Annotated[tuple[FileName, ...], Field(strict=False)]
+    "Files of data/benchmarks. `prepare` keeps their items out of the training documents."
+    prompts: Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(not_empty)]
+    max_new_tokens: PositiveInt
+    temperature: NonNegativeFloat
+    "0 takes the most likely token always."
+    top_k: NonNegativeInt
+    "Sample among the k most likely tokens; 0 among all."
+
+
+class Register(Section):
+    name: FileName
+    max_bits_per_byte: PositiveFloat
+    "The first champion's bits per byte on the test split must be below this."

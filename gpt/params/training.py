@@ -1,0 +1,98 @@
+"""base, model and train: what decides the weights, once there are tokens."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from gpt.params.types import FileName, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+
+
+class Base(Section):
+    name: FileName
+    "MLflow experiment."
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    "Decides initial weights, data order and dropout."
+
+
+class Model(Section):
+    n_layer: PositiveInt
+    n_head: PositiveInt
+    n_kv_head: NonNegativeInt
+    "Key and value heads, each shared by a group of queries, for a smaller cache in generation; 0: as many as n_head."
+    n_embd: PositiveInt
+    block_size: Annotated[int, Field(ge=2)]
+    "Longest context in tokens."
+    dropout: Fraction
+    bias: bool
+    "Biases in linear layers and layer norms, as GPT-2 has them."
+    position: Literal["learned", "sinusoidal", "rotary"]
+    norm: Literal["layernorm", "rmsnorm"]
+    activation: Literal["gelu", "relu2", "swiglu"]
+    qk_norm: bool
+    "Normalise queries and keys before their product."
+    tie_embeddings: bool
+    "Use the token embedding as the output head."
+    init: Literal["gpt2", "zero"]
+    "gpt2: N(0, 0.02), smaller into the shortcuts; zero: nothing into the shortcuts and an untied head at first."
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd ({self.n_embd}) must be divisible by n_head ({self.n_head})")
+        if self.n_kv_head and self.n_head % self.n_kv_head:
+            raise ValueError(f"n_head ({self.n_head}) must be divisible by n_kv_head ({self.n_kv_head})")
+        if self.position == "rotary" and self.n_embd // self.n_head % 2:
+            raise ValueError(
+                f"rotary positions need an even head size, not n_embd / n_head = {self.n_embd // self.n_head}"
+            )
+        return self
+
+
+class Train(Section):
+    optimizer: Literal["adamw", "muon"]
+    "muon: Muon for the matrices of the blocks, AdamW for the rest."
+    learning_rate: PositiveFloat
+    min_lr: NonNegativeFloat
+    muon_learning_rate: PositiveFloat
+    "For Muon's matrices at the peak; it rises and falls as learning_rate does. Without effect for adamw."
+    schedule: Literal["cosine", "wsd"]
+    "After the warm-up: cosine falls from learning_rate to min_lr; wsd stays there, then falls linearly."
+    warmup_fraction: Fraction
+    "Share of max_steps in which the learning rate rises linearly."
+    decay_fraction: Annotated[float, Field(gt=0, le=1)]
+    "Share of max_steps in which wsd falls. Without effect for cosine."
+    weight_decay: NonNegativeFloat
+    beta1: Fraction
+    beta2: Fraction
+    grad_clip: NonNegativeFloat
+    "Largest global gradient norm; 0 turns clipping off."
+    skip_sigma: NonNegativeFloat
+    "Skip steps whose loss or gradient norm is, as a logarithm, so many standard deviations above the last ones' mean; 0: none."
+    max_skips: PositiveInt
+    "More steps in a row are not skipped: training goes back to the checkpoint before them and past their data."
+    max_rollbacks: NonNegativeInt
+    "How often it goes back; then it ends."
+    max_steps: PositiveInt
+    batch_size: PositiveInt
+    "Sequences per optimizer step, over all processes."
+    attention_across_documents: bool
+    "Whether a token attends to earlier documents of its window; false: to its own from its <|endoftext|> on."
+    log_interval: PositiveInt
+    "Steps; several processes also ask each other this often whether one was told to stop."
+    eval_interval: PositiveInt
+    checkpoint_interval: PositiveInt
+    checkpoint_keep_last: PositiveInt
+    "The newest checkpoints that stay while a run lasts, besides one that a signal had saved."
+    checkpoint_keep_every: NonNegativeInt
+    "Checkpoints of every so many steps stay too; 0: none."
+    sample_interval: PositiveInt
+
+    @model_validator(mode="after")
+    def _schedule_is_possible(self) -> Self:
+        if self.min_lr > self.learning_rate:
+            raise ValueError(f"min_lr ({self.min_lr}) must not exceed learning_rate ({self.learning_rate})")
+        if self.schedule == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
+            raise ValueError(
+                f"warmup_fraction + decay_fraction ({self.warmup_fraction} + {self.decay_fraction}) must not exceed 1"
+            )
+        return self
