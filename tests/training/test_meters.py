@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from gpt.model.transformer import GPTConfig, GPTModel
-from gpt.training.meters import Meters, Reading, device_peak, flops_per_token, gpu_peak, peak_memory_bytes
+from gpt.tracking.progress import Reading
+from gpt.training.meters import Meters, device_peak, flops_per_token, gpu_peak, peak_memory_bytes
 
 CPU = torch.device("cpu")
 
