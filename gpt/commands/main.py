@@ -189,10 +189,9 @@ def pretrain(options: argparse.Namespace) -> int:
     if launch.needs_workers(params.launch):
         launch.check_launch(params.launch)
         return workers.run_workers(params.launch)
-    from gpt.evaluation.likelihood import split_likelihood
     from gpt.training.pretrain import pretrain as train
 
-    train(params, split_likelihood)
+    train(params)
     return 0
 
 
