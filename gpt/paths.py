@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+INPUTS = Path("data/inputs")
 RAW = Path("data/raw")
 BENCHMARKS = Path("data/benchmarks")
 DOCUMENTS = Path("data/documents")
