@@ -64,7 +64,7 @@ def pretrain(params: Params, measure: Measure) -> None:
         with trainer.record.tracker or nullcontext():
             try:
                 trainer.fit()
-                _write_outputs(trainer)
+                _write_outputs(trainer, folder.name)
                 trainer.stop_if_asked()  # from here on a launcher may end us before we have removed the checkpoints
             except Interrupted:
                 if not stop.signum:
@@ -107,7 +107,7 @@ def _track(trainer: Trainer, choices: dict[str, Choice], fingerprint: str) -> No
     trainer.run = trainer.record.tracker.run
 
 
-def _write_outputs(trainer: Trainer) -> None:
+def _write_outputs(trainer: Trainer, fingerprint: str) -> None:
     """Write models/base, plots/ and models/run.json on rank 0; raise `UserError` if the run is no result."""
     is_writer = trainer.accelerator.is_main_process
     model = whole_model(trainer.bare_model, keep=is_writer)
@@ -126,8 +126,7 @@ def _write_outputs(trainer: Trainer) -> None:
     write_json(
         paths.RUN,
         {
-            "run": trainer.run,
-            "run_id": trainer.record.tracker.run_id(),
+            "fingerprint": fingerprint,
             "num_processes": trainer.accelerator.num_processes,
             "hardware": describe_hardware(),
             "data_sha256": data_id(paths.TOKENS),

@@ -13,6 +13,7 @@ from gpt.params.project import Params, load_params
 from gpt.reports.data_card import write_card
 from gpt.tokens.shards import data_id
 from gpt.tracking.dataset import describe_contamination, describe_dataset, read_card
+from gpt.tracking.store import training_run
 from gpt.tracking.tracker import Tracker
 
 
@@ -79,11 +80,12 @@ def test_a_run_has_its_dataset_and_the_card_of_it_and_a_resumed_one_has_them_onc
 ) -> None:
     write_card(params.tokenizer, params.tokenize, paths.DOCUMENTS, paths.TOKENS, paths.DATA_CARD)
     card = read_card(paths.DATA_CARD, paths.TOKENS)
-    first = Tracker(paths.SPOOL, params, None, {}, describe(), card)  # and was killed
-    with Tracker(paths.SPOOL, params, first.run, {}, describe(), card) as tracker:
-        run_id = tracker.run_id()
-    assert run_id
+    tags = {"fingerprint": "f"}
+    first = Tracker(paths.SPOOL, params, None, tags, describe(), card)  # and was killed
+    with Tracker(paths.SPOOL, params, first.run, tags, describe(), card):
+        pass
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    run_id = training_run(client, params.base.name, "f").info.run_id
     (data,) = client.get_run(run_id).inputs.dataset_inputs  # pyright: ignore[reportOptionalMemberAccess]
     assert data.dataset.digest == data_id(paths.TOKENS)[:36]
     downloaded = Path(client.download_artifacts(run_id, "data.html"))
