@@ -141,6 +141,17 @@ def tokenize(options: argparse.Namespace) -> int:
     return 0
 
 
+def inputs(options: argparse.Namespace) -> int:
+    """write down what each stage computes with, for DVC: its code, versions of libraries, what it fetches"""
+    from gpt import paths
+    from gpt.commands.inputs import write_inputs
+    from gpt.params.project import load_params
+
+    write_inputs(load_params())
+    print(f"{paths.INPUTS}: written")
+    return 0
+
+
 def diff(options: argparse.Namespace) -> int:
     """say what changed in the data since a git revision"""
     from gpt.reports.data_diff import diff
@@ -181,6 +192,10 @@ def pretrain(options: argparse.Namespace) -> int:
     from gpt.processes.owner import watch_owner
 
     watch_owner()
+    if options.adopt:
+        from gpt.training.adoption import adopt
+
+        print(adopt(params, options.adopt), flush=True)
     from gpt.processes import (
         launch,  # these import torch
         workers,  # these import torch
@@ -347,8 +362,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 failed, 2 you must change something.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (fetch, prepare, tokenizer, tokenize, pretrain, evaluate):
+    for command in (inputs, fetch, prepare, tokenizer, tokenize, evaluate):
         _add(commands, command)
+    pretrain_parser = _add(commands, pretrain)
+    pretrain_parser.add_argument(
+        "--adopt",
+        type=Path,
+        metavar="FOLDER",
+        help="go on from the newest checkpoint of another run, such as checkpoints/0123456789abcdef, although something differs",
+    )
     _add_tokens(commands)
     _add_data(commands)
     _add_generate(commands)

@@ -93,10 +93,12 @@ def describe_other_run(root: Path, now: Fingerprint) -> str | None:
         return None
     _, folder, before = max(others, key=lambda other: (other[0], other[1].name))
     step = checkpoints.step_of(checkpoints.steps(folder)[-1])
-    where = f"after step {checkpoints.step_of(checkpoints.steps(root / now.id)[-1])}" if own else "at step 0"
+    does = (
+        f"goes on after step {checkpoints.step_of(checkpoints.steps(root / now.id)[-1])}" if own else "begins at step 0"
+    )
     return "\n".join(
         [
-            f"an unfinished run of {now.name} has come to step {step} in {folder}; this one goes on {where}, since this differs:",
+            f"an unfinished run of {now.name} has come to step {step} in {folder}; this one {does}, since this differs:",
             *(f"  {line}" for line in describe_differences(before, now)),
             f"to go on from there all the same: gpt pretrain --adopt {folder}",
         ]

@@ -2,6 +2,7 @@
 
 import csv
 from contextlib import ExitStack, nullcontext
+from typing import Any
 
 from accelerate import PartialState
 
@@ -16,11 +17,13 @@ from gpt.processes.machine import describe_hardware, keep_freed_memory
 from gpt.processes.owner import tell_owner_to_stop
 from gpt.processes.signals import Stop
 from gpt.tokens.shards import data_id, verify_shards
-from gpt.tokens.tokenizer import check_tokenizer, tokenizer_id
+from gpt.tokens.tokenizer import check_tokenizer
 from gpt.tracking.dataset import describe_dataset, read_card
 from gpt.tracking.tracker import Tracker
 from gpt.training import checkpoint as checkpoints
+from gpt.training.adoption import describe_other_run, read_adopted
 from gpt.training.compilation import choose_compile
+from gpt.training.fingerprint import fingerprint
 from gpt.training.saver import Saver
 from gpt.training.sharding import whole_model
 from gpt.training.trainer import Trainer
@@ -35,8 +38,9 @@ def pretrain(params: Params, measure: Measure) -> None:
     check_launch(params.launch)
     processes = join_processes(params.launch)
     check_tokenizer(paths.TOKENS, paths.TOKENIZER, "run `gpt tokenize` again")  # it is packed with the model
-    folder = paths.CHECKPOINTS / checkpoints.fingerprint(params, data_id(paths.TOKENS), tokenizer_id(paths.TOKENIZER))
-    _check_sameness(processes, params, folder.name)
+    identity = fingerprint(params)
+    folder = paths.CHECKPOINTS / identity.id
+    _check_sameness(processes, params, identity.id)
     accelerator, precision = start_accelerator(params.launch)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
@@ -48,6 +52,9 @@ def pretrain(params: Params, measure: Measure) -> None:
         saver: Saver | None = None
         if accelerator.is_main_process:
             stack.enter_context(checkpoints.single_trainer(folder))
+            identity.save(folder)
+            if other := describe_other_run(paths.CHECKPOINTS, identity):
+                print(other, flush=True)
             keep_last, keep_every = params.train.checkpoint_keep_last, params.train.checkpoint_keep_every
             saver = stack.enter_context(Saver(folder, keep_last=keep_last, keep_every=keep_every))
         if accelerator.is_local_main_process:  # other machines may have files of their own
@@ -58,13 +65,13 @@ def pretrain(params: Params, measure: Measure) -> None:
         steps_left = params.train.max_steps - trainer.step
         compiled = choose_compile(params.launch, trainer.take_step, trainer.step, steps_left, trainer.read_batch)
         if accelerator.is_main_process:
-            _track(trainer, {"precision": precision, "compile": compiled}, folder.name)
+            _track(trainer, {"precision": precision, "compile": compiled}, identity.id)
         accelerator.wait_for_everyone()  # one that still prepared itself would end at a signal, and leave the others waiting
         stop.defer()
         with trainer.record.tracker or nullcontext():
             try:
                 trainer.fit()
-                _write_outputs(trainer, folder.name)
+                _write_outputs(trainer, identity.id, read_adopted(folder))
                 trainer.stop_if_asked()  # from here on a launcher may end us before we have removed the checkpoints
             except Interrupted:
                 if not stop.signum:
@@ -107,7 +114,7 @@ def _track(trainer: Trainer, choices: dict[str, Choice], fingerprint: str) -> No
     trainer.run = trainer.record.tracker.run
 
 
-def _write_outputs(trainer: Trainer, fingerprint: str) -> None:
+def _write_outputs(trainer: Trainer, fingerprint: str, adopted: list[dict[str, Any]]) -> None:
     """Write models/base, plots/ and models/run.json on rank 0; raise `UserError` if the run is no result."""
     is_writer = trainer.accelerator.is_main_process
     model = whole_model(trainer.bare_model, keep=is_writer)
@@ -127,6 +134,7 @@ def _write_outputs(trainer: Trainer, fingerprint: str) -> None:
         paths.RUN,
         {
             "fingerprint": fingerprint,
+            "adopted": adopted,
             "num_processes": trainer.accelerator.num_processes,
             "hardware": describe_hardware(),
             "data_sha256": data_id(paths.TOKENS),
