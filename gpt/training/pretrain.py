@@ -1,6 +1,7 @@
 """Pretraining from its inputs to its outputs: `gpt pretrain` in one process, or in each of several."""
 
 import csv
+import logging
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
@@ -13,7 +14,7 @@ from gpt.model.storage import save_model
 from gpt.params.project import Params
 from gpt.processes.agreement import is_same_everywhere
 from gpt.processes.launch import Choice, check_launch, join_processes, start_accelerator
-from gpt.processes.machine import describe_hardware, keep_freed_memory
+from gpt.processes.machine import describe_hardware, keep_freed_memory, other_work, threads_wait
 from gpt.processes.owner import tell_owner_to_stop
 from gpt.processes.signals import Stop
 from gpt.tokens.shards import data_id, verify_shards
@@ -24,10 +25,13 @@ from gpt.training import checkpoint as checkpoints
 from gpt.training.adoption import describe_other_run, read_adopted
 from gpt.training.compilation import choose_compile
 from gpt.training.fingerprint import fingerprint
+from gpt.training.precision import check_precision, set_precision, warn_if_emulated
 from gpt.training.saver import Saver
 from gpt.training.sharding import whole_model
 from gpt.training.trainer import Trainer
 from gpt.training.validation import Measure
+
+logger = logging.getLogger(__name__)
 
 
 def pretrain(params: Params, measure: Measure) -> None:
@@ -36,14 +40,19 @@ def pretrain(params: Params, measure: Measure) -> None:
     Raises `UserError` for inputs that are missing or do not fit, `Interrupted` after a signal, with the state saved.
     """
     check_launch(params.launch)
+    check_precision(params.train.precision, params.launch)
     processes = join_processes(params.launch)
     check_tokenizer(paths.TOKENS, paths.TOKENIZER, "run `gpt tokenize` again")  # it is packed with the model
     identity = fingerprint(params)
     folder = paths.CHECKPOINTS / identity.id
     _check_sameness(processes, params, identity.id)
-    accelerator, precision = start_accelerator(params.launch)
+    accelerator = start_accelerator(params.launch, set_precision(params.train.precision))
     if accelerator.device.type == "cpu":
         keep_freed_memory()
+    if accelerator.is_main_process:
+        warn_if_emulated(params.train.precision, accelerator.device)
+        if waiting := threads_wait(other_work()):
+            logger.warning("%s", waiting)
     with ExitStack() as stack:
         stop = Stop()
         stack.enter_context(stop.handled())
@@ -65,7 +74,7 @@ def pretrain(params: Params, measure: Measure) -> None:
         steps_left = params.train.max_steps - trainer.step
         compiled = choose_compile(params.launch, trainer.take_step, trainer.step, steps_left, trainer.read_batch)
         if accelerator.is_main_process:
-            _track(trainer, {"precision": precision, "compile": compiled}, identity.id)
+            _track(trainer, {"compile": compiled}, identity.id)
         accelerator.wait_for_everyone()  # one that still prepared itself would end at a signal, and leave the others waiting
         stop.defer()
         with trainer.record.tracker or nullcontext():

