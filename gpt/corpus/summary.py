@@ -6,11 +6,12 @@ from typing import Any
 
 import orjson
 
-from gpt.corpus.decontamination import Matcher, plant, read_items, summarise
+from gpt.corpus.decontamination import plant, summarise
+from gpt.corpus.index import Matcher, read_items
+from gpt.corpus.splits import SPLITS
 from gpt.files import read_json
 from gpt.params.corpus import Prepare
 from gpt.tasks.work import add_up, read_reports
-from gpt.tokens.shards import SPLITS
 
 _SHOWN_MATCHES = 20  # per benchmark or split
 _SHOWN_EXAMPLES = 5

@@ -10,11 +10,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from gpt.corpus.splits import SPLITS
 from gpt.files import atomic_file, read_json
 from gpt.params.tokens import Tokenize, Tokenizer
 from gpt.reports.page import NONE, Markup, escape_text, pictures_in_a_row, quote, render, short_hash, table
 from gpt.reports.pictures import draw_lengths, draw_steps, short_number
-from gpt.tokens.shards import SPLITS, data_id, read_index
+from gpt.tokens.shards import data_id, read_index
 
 _ID_CHARACTERS = 24
 _SHOWN_MATCHES = 10  # of each benchmark and split

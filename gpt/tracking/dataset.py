@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gpt.tokens.shards import SPLITS, data_id, read_index
+from gpt.corpus.splits import SPLITS
+from gpt.tokens.shards import data_id, read_index
 
 # What MLflow's tables hold (mlflow/utils/validation.py).
 _DIGEST_CHARACTERS = 36

@@ -15,13 +15,14 @@ import pytest
 
 from gpt import paths
 from gpt.commands.main import main
+from gpt.corpus.splits import SPLITS
 from gpt.errors import UserError
 from gpt.files import sha256_file
 from gpt.params.project import load_params
 from gpt.reports.data_card import write_card
 from gpt.sources import benchmarks
 from gpt.sources import fetch as sources
-from gpt.tokens.shards import SPLITS, data_id
+from gpt.tokens.shards import data_id
 from tests.conftest import prepare_data, small_change, write_params
 
 EVIL = "</td><script>alert(1)</script><img src='http://x.example/a.png' onerror=\"alert(2)\">&amp;\x00\u202e"

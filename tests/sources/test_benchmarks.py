@@ -9,7 +9,8 @@ import pytest
 from gpt.errors import UserError
 from gpt.files import sha256_file, sha256_tree
 from gpt.params.sources import LocalSource
-from gpt.sources.benchmarks import Item, build_benchmarks, check_benchmarks, read_items
+from gpt.sources.benchmarks import build_benchmarks, check_benchmarks
+from gpt.sources.items import Item, read_items
 
 Row = dict[str, Any]
 Answers = str | list[str]
