@@ -39,6 +39,7 @@ _NEUTRAL = {
     "tracking/progress.py": "",
     "tracking/store.py": "",
     "tracking/tracker.py": "",
+    "training/adoption.py": "whose checkpoint a run goes on from is said in its lineage",
     "training/checkpoint.py": "keeps what was computed; another FORMAT is refused",
     "training/compilation.py": "how passes are computed, up to the last digits",
     "training/fingerprint.py": "names the run",
@@ -77,8 +78,8 @@ STAGES = {
     "data_card": Stage(("reports/data_card.py",), ("corpus", "tokens")),
     # Of a tokenizer training knows the size and the end of a document; tokens count by their hash.
     "pretrain": Stage(("training/pretrain.py",), ("corpus", "tokens/tokenizer.py", "tiktoken")),
-    "evaluate": Stage(("evaluation/report.py",), ("corpus", "sources")),
-    "report": Stage(("evaluation/report.py",), ("corpus", "evaluation", "tokens", "training")),
+    "evaluate": Stage(("evaluation/evaluate.py",), ("corpus", "sources")),
+    "report": Stage(("reports/evaluation.py",), ("corpus", "evaluation", "tokens", "training")),
 }
 
 

@@ -38,7 +38,6 @@ def fetch(sources: tuple[Source, ...], output: Path) -> int:
             listing.append(
                 {
                     "name": source.name,
-                    "licence": source.licence,
                     "sha256": source.sha256,
                     "files": {
                         path.relative_to(target).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
