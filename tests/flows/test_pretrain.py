@@ -108,7 +108,7 @@ def test_signal_lets_the_trainer_save_and_records_the_crash(
     assert (project.root / "saved").exists()
     run = last_flow_run(api)
     assert run["state"]["type"] == "CRASHED"
-    assert task_states(api, run) == {"fetch": "Crashed"}
+    assert task_states(api, run) == {"inputs": "Completed", "fetch": "Crashed"}
 
 
 def test_when_no_server_answers_it_brings_its_own_which_keeps_the_record_and_ends_with_it(
