@@ -13,7 +13,7 @@ from gpt.params.project import Params
 from gpt.processes.agreement import is_same_everywhere
 from gpt.processes.launch import Choice, check_launch, join_processes, start_accelerator
 from gpt.processes.machine import describe_hardware, keep_freed_memory
-from gpt.processes.owner import tell_owner_to_stop
+from gpt.processes.owner import tell_owner
 from gpt.processes.signals import Stop
 from gpt.tokens.shards import data_id, verify_shards
 from gpt.tokens.tokenizer import check_tokenizer, tokenizer_id
@@ -66,9 +66,8 @@ def pretrain(params: Params, measure: Measure) -> None:
                 trainer.fit()
                 _write_outputs(trainer)
                 trainer.stop_if_asked()  # from here on a launcher may end us before we have removed the checkpoints
-            except Interrupted:
-                if not stop.signum:
-                    tell_owner_to_stop()
+            except Interrupted as stopped:
+                tell_owner(stopped)  # now: a launcher may not wait for what the tracker has left to deliver
                 raise
         if saver:
             saver.wait()
