@@ -15,7 +15,7 @@ from gpt.params.project import Params
 from gpt.processes.agreement import is_same_everywhere
 from gpt.processes.launch import Choice, check_launch, join_processes, start_accelerator
 from gpt.processes.machine import describe_hardware, keep_freed_memory, other_work, threads_wait
-from gpt.processes.owner import tell_owner_to_stop
+from gpt.processes.owner import tell_owner
 from gpt.processes.signals import Stop
 from gpt.tokens.shards import data_id, verify_shards
 from gpt.tokens.tokenizer import check_tokenizer
@@ -82,9 +82,8 @@ def pretrain(params: Params, measure: Measure) -> None:
                 trainer.fit()
                 _write_outputs(trainer, identity.id, read_adopted(folder))
                 trainer.stop_if_asked()  # from here on a launcher may end us before we have removed the checkpoints
-            except Interrupted:
-                if not stop.signum:
-                    tell_owner_to_stop()
+            except Interrupted as stopped:
+                tell_owner(stopped)  # now: a launcher may not wait for what the tracker has left to deliver
                 raise
         if saver:
             saver.wait()
