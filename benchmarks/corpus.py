@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from datatrove.data import Document
 
-from gpt.corpus.decontamination import IndexTexts, Matcher, MergeIndex, find_owners
 from gpt.corpus.deduplication import EXACT, NEAR, Cluster, Meet, Sign, bucket_names, removed_documents
+from gpt.corpus.index import IndexTexts, Matcher, MergeIndex, find_owners
 from gpt.corpus.words import split_words
 from gpt.params.project import load_params
 from gpt.params.sources import PypiSource

@@ -17,7 +17,9 @@ from flows.artifacts import publish
 from flows.stages import explain, run_logged, run_stage
 
 # The stages of dvc.yaml, in an order in which each comes after what it depends on.
-STAGES = ("fetch", "prepare", "tokenizer", "tokenize", "pretrain", "evaluate")
+STAGES = (
+    "inputs", "fetch", "fetch_benchmarks", "prepare", "tokenizer", "tokenize", "data_card", "pretrain", "evaluate", "report",
+)  # fmt: skip
 
 
 @flow(name="pretrain", persist_result=False)

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,13 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sha256_tree(folder: Path) -> str:
-    """Return one SHA-256 for a folder: of its `<sha256>  <relative path>` lines (the form of `sha256sum`), sorted by path."""
+def sha256_tree(folder: Path, hash_of: Callable[[Path], str] = sha256_file) -> str:
+    """Return one SHA-256 for a folder: of its `<sha256>  <relative path>` lines (the form of `sha256sum`), sorted by path.
+
+    `hash_of` gives a file's, for a caller who knows some already.
+    """
     names = sorted(os.fsencode(path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file())
-    lines = (f"{sha256_file(folder / os.fsdecode(name))}  ".encode() + name + b"\n" for name in names)
+    lines = (f"{hash_of(folder / os.fsdecode(name))}  ".encode() + name + b"\n" for name in names)
     return hashlib.sha256(b"".join(lines)).hexdigest()
 
 

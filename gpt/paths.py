@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+INPUTS = Path("data/inputs")
 RAW = Path("data/raw")
 BENCHMARKS = Path("data/benchmarks")
 DOCUMENTS = Path("data/documents")
@@ -15,6 +16,7 @@ TOKENIZE_METRICS = Path("metrics/tokenize.json")
 EVALUATE_METRICS = Path("metrics/evaluate.json")
 TRAINING_PLOT = Path("plots/training.csv")
 VALIDATION_PLOT = Path("plots/validation.csv")
+SAMPLES = Path("reports/samples.json")
 REPORTS = Path("reports/evaluate")
 DATA_CARD = Path("reports/data.html")
 CHECKPOINTS = Path("checkpoints")

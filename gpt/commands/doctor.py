@@ -1,5 +1,6 @@
 """`gpt doctor`: what this machine has for training, and what to do about what is missing."""
 
+import argparse
 import math
 import os
 import platform
@@ -7,14 +8,24 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from gpt.commands.arguments import Commands, add_command
 from gpt.errors import UserError
 
 Finding = tuple[Literal["ok", "note", "missing"], str, str]
 _MARKS = {"ok": "✓", "note": "·", "missing": "✗"}
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the command of this file to `gpt`."""
+    add_command(commands, doctor)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """say what this machine has and what is missing"""
+    return examine()
 
 
 def examine() -> int:
@@ -48,6 +59,8 @@ def _python() -> Iterator[Finding]:
 
 
 def _installed(name: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(name).split("+")[0]
     except metadata.PackageNotFoundError:
@@ -75,10 +88,9 @@ def _machine() -> Iterator[Finding]:
 def _torch() -> Iterator[Finding]:
     import torch
 
-    from gpt.processes.launch import prefer_bf16
-    from gpt.processes.machine import bf16_time_ratio
+    from gpt.processes.machine import bf16_time_ratio, is_native, other_work, threads_wait
+    from gpt.processes.peaks import DTYPES, device_peak
     from gpt.training.compilation import missing_for_compile
-    from gpt.training.meters import device_peak
 
     yield "ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads"
     gpus = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
@@ -88,16 +100,26 @@ def _torch() -> Iterator[Finding]:
     if not gpus:
         yield "note", "GPU", "none: training runs on the processor"
     device = gpus[0] if gpus else torch.device("cpu")
-    ratio = bf16_time_ratio(device)
-    precision = "bf16" if prefer_bf16(ratio) else "fp32"
-    measured = "not computed here" if math.isinf(ratio) else f"takes {ratio:.2g} times as long as fp32"
-    yield "note", "bf16", f"{measured}: precision auto takes {precision}"
-    peak = device_peak(device, precision)
-    yield (
-        "note",
-        "peak",
-        f"{peak / 1e12:.3g} TFLOP/s in {precision}" if peak else "not known for this device: MFU is n/a",
-    )
+    native = [precision for precision in DTYPES if is_native(precision) and (gpus or precision != "tf32")]
+    yield "ok", "precision", f"{', '.join(native)} computed natively: train.precision in params.yaml chooses"
+    if gpus or is_native("bf16") is not None:
+        ratio = bf16_time_ratio(device)
+        kind = "native" if is_native("bf16") else "emulated"
+        yield (
+            "note",
+            "bf16",
+            "not computed here" if math.isinf(ratio) else f"{kind}: takes {ratio:.2g} times as long as fp32",
+        )
+    for precision in native:
+        peak = device_peak(device, precision)
+        what = (
+            f"{peak / 1e12:.3g} TFLOP/s in {precision}"
+            if peak
+            else f"in {precision} not known for this device: MFU is n/a"
+        )
+        yield "note", "peak", what
+    if waiting := threads_wait(other_work()):
+        yield "note", "threads", waiting
     lacking = missing_for_compile()
     yield (
         "note",

@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
+from gpt.corpus.splits import SPLITS
 from gpt.files import read_json, verify_file
-from gpt.tokens.shards import SPLITS
 
 
 def read_documents(folder: Path, split: str) -> Iterator[dict[str, Any]]:

@@ -18,10 +18,13 @@ import zstandard
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from gpt.corpus.cleaning import Clean, Filtered, build_filters
-from gpt.corpus.decontamination import Decontaminate, IndexTexts, MergeIndex
+from gpt.corpus.cleaning import Clean
+from gpt.corpus.decontamination import Decontaminate
 from gpt.corpus.deduplication import EXACT, KEY, Cluster, Meet, Sign, bucket_names, removed_documents
+from gpt.corpus.filters import Filtered, build_filters
+from gpt.corpus.index import IndexTexts, MergeIndex
 from gpt.corpus.reading.readers import ReadSources, list_files
+from gpt.corpus.splits import SPLITS, choose_split
 from gpt.corpus.summary import describe_inputs, summarise_corpus
 from gpt.errors import UserError
 from gpt.files import atomic_folder, sha256_file, write_json
@@ -29,7 +32,6 @@ from gpt.params.corpus import Prepare
 from gpt.sources.benchmarks import check_benchmarks
 from gpt.tasks.executors import Tasks
 from gpt.tasks.work import link_files, work_folder, write_report
-from gpt.tokens.shards import SPLITS
 
 _PRIORITY = {"test": 0, "validation": 1, "train": 2}
 _DUPLICATES = ("exact_duplicate", "near_duplicate")
@@ -62,18 +64,11 @@ def prepare(
         with atomic_folder(output) as folder:
             link_files(sorted((work / "documents").iterdir()), folder)
             write_json(folder / "documents.json", _describe(folder, counts))
-            write_json(folder / "report.json", describe_inputs(settings, raw, benchmarks) | {"counts": counts} | report)
+            write_json(
+                folder / "report.json", describe_inputs(settings, raw, benchmarks, names) | {"counts": counts} | report
+            )
             write_json(metrics, counts)  # in here: if it cannot be written, the old documents stay
     return counts
-
-
-def choose_split(digest: bytes, settings: Prepare) -> str:
-    """Return the split of a document from the SHA-256 of its text: a fixed place in [0, 1) decides."""
-    salted = hashlib.sha256(f"{settings.split_seed}:".encode() + digest).digest()
-    place = int.from_bytes(salted[:8], "big") / 2**64
-    if place < settings.test_fraction:
-        return "test"
-    return "validation" if place < settings.test_fraction + settings.validation_fraction else "train"
 
 
 def _deduplicate(settings: Prepare, raw: Path, sources: list[str], work: Path, tasks: Tasks) -> None:

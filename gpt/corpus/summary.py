@@ -6,11 +6,12 @@ from typing import Any
 
 import orjson
 
-from gpt.corpus.decontamination import Matcher, plant, read_items, summarise
+from gpt.corpus.decontamination import plant, summarise
+from gpt.corpus.index import Matcher, read_items
+from gpt.corpus.splits import SPLITS
 from gpt.files import read_json
 from gpt.params.corpus import Prepare
 from gpt.tasks.work import add_up, read_reports
-from gpt.tokens.shards import SPLITS
 
 _SHOWN_MATCHES = 20  # per benchmark or split
 _SHOWN_EXAMPLES = 5
@@ -87,18 +88,18 @@ def _read(work: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, list[An
     return read, dropped, examples
 
 
-def describe_inputs(settings: Prepare, raw: Path, benchmarks: Path) -> dict[str, Any]:
-    """Return what the documents are made of: settings that decide them, sources and benchmarks with licence and hash."""
+def describe_inputs(settings: Prepare, raw: Path, benchmarks: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the documents are made of: settings that decide them, sources, and the benchmarks `names`, with their hashes."""
     listing = read_json(raw / "sources.json", "run `gpt fetch` first")
-    described = benchmarks / "benchmarks.json"
+    described = read_json(benchmarks / "benchmarks.json", "run `gpt fetch` again", names)
     return {
         "settings": settings.model_dump(mode="json", exclude={"engine"}),
         "fetched": [
-            {key: source.get(key, "") for key in ("name", "licence", "sha256")}
+            {key: source.get(key, "") for key in ("name", "sha256")}
             | {"files": len(source["files"]), "bytes": sum(file.get("bytes", 0) for file in source["files"].values())}
             for source in listing
         ],
-        "benchmarks": read_json(described, "run `gpt fetch` again") if described.exists() else {},
+        "benchmarks": {name: described[name] for name in names},
     }
 
 

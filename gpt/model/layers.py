@@ -28,7 +28,8 @@ class RMSNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(emb_dim))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, self.scale.shape, self.scale, eps=1e-5)
+        # Under autocast x may be in half precision: with a scale of another type torch would leave its fused kernel.
+        return F.rms_norm(x, self.scale.shape, self.scale.to(x.dtype), eps=1e-5)
 
 
 class FeedForward(nn.Module):

@@ -19,8 +19,6 @@ class Launch(Section):
     "Per machine."
     num_machines: PositiveInt
     strategy: Literal["ddp", "fsdp"]
-    precision: Literal["auto", "fp32", "bf16", "fp16"]
-    "Of the passes; weights are fp32. auto measures which of fp32 and bf16 is faster here. fp16 needs a GPU."
     compile: Annotated[bool | Literal["auto"], PlainValidator(_switch_or_auto)]
     "Compile the transformer blocks; auto: if the steps that are left can repay the time that it takes."
     activation_checkpointing: bool

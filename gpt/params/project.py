@@ -21,6 +21,7 @@ from gpt.params.training import Base, Model, Train
 from gpt.params.types import Section
 
 PARAMS_FILE = Path("params.yaml")
+_MOVED = {"launch.precision": "train.precision (fp32, tf32, bf16 or fp16: it decides the result)"}
 
 
 class Params(Section):
@@ -93,6 +94,8 @@ def _explain(path: Path, fault: Any) -> str:
     kind = fault["type"]
     if kind == "missing":
         return f"{path}: {key} is missing; add it (see the comments in params.yaml)"
+    if kind == "extra_forbidden" and key in _MOVED:
+        return f"{path}: {key} = {shown}: this key is {_MOVED[key]} now"
     if kind == "extra_forbidden":
         return f"{path}: {key} = {shown} is not a known key; remove it or correct its spelling"
     message = fault["msg"].removeprefix("Value error, ")

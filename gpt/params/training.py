@@ -75,6 +75,8 @@ class Train(Section):
     max_steps: PositiveInt
     batch_size: PositiveInt
     "Sequences per optimizer step, over all processes."
+    precision: Literal["fp32", "tf32", "bf16", "fp16"]
+    "Of the passes; weights and the optimizer's state are fp32. tf32: products of a GPU's tensor cores; fp16 needs a GPU."
     attention_across_documents: bool
     "Whether a token attends to earlier documents of its window; false: to its own from its <|endoftext|> on."
     log_interval: PositiveInt

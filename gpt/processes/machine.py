@@ -8,8 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import torch
 import torch.nn.functional as F
+
+# Of /proc/cpuinfo, on x86 and on ARM.
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "avx10_2", "bf16"}
+
+_ROUNDS = 5
 
 
 def bf16_time_ratio(device: torch.device) -> float:
@@ -23,7 +29,10 @@ def bf16_time_ratio(device: torch.device) -> float:
     sizes = ((32, 192), (512, 384)) if device.type == "cpu" else ((4096, 1024),)
     ratio = math.inf
     for rows, width in sizes:
-        bf16, fp32 = (_feed_forward_seconds(device, rows, width, dtype) for dtype in (torch.bfloat16, None))
+        bf16 = fp32 = math.inf
+        for _ in range(_ROUNDS):  # in turns: other work then slows both
+            bf16 = min(bf16, _feed_forward_seconds(device, rows, width, torch.bfloat16))
+            fp32 = min(fp32, _feed_forward_seconds(device, rows, width, None))
         ratio = bf16 / fp32
         if ratio > 3:
             break
@@ -46,6 +55,45 @@ def _feed_forward_seconds(device: torch.device, rows: int, width: int, autocast:
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - begun)
     return min(seconds[1:])
+
+
+def is_native(precision: str) -> bool | None:
+    """Whether this machine computes products in a precision (fp32, tf32, bf16, fp16) itself; None if that cannot be told.
+
+    Decided by what the hardware says of itself. What is not native is emulated, many times slower, or not computed at all.
+    """
+    if precision == "fp32":
+        return True
+    if torch.cuda.is_available():
+        if precision == "tf32":
+            return torch.cuda.get_device_capability() >= (8, 0)
+        return precision == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision != "bf16":
+        return precision == "tf32"  # a CPU computes fp32 instead; fp16 is not computed
+    flags = {
+        flag for line in _cpu_info() if line.startswith(("flags", "Features")) for flag in line.split(":", 1)[1].split()
+    }
+    return bool(flags & _BF16_FLAGS) if flags else None
+
+
+def other_work() -> float:
+    """Return the share of this machine's cores that other processes keep busy now; takes a quarter of a second."""
+    return psutil.cpu_percent(interval=0.25) / 100
+
+
+def threads_wait(busy: float) -> str | None:
+    """Return what is wrong, in words, if threads would wait for each other on cores of which a share is `busy`, else None.
+
+    Threads of one product wait for the slowest: two on two busy cores were seen to take ten times as long as one.
+    """
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    if torch.cuda.is_available() or threads == 1 or busy * cores + threads <= cores + 0.5:
+        return None
+    fewer = max(1, round(cores * (1 - busy)))
+    return (
+        f"other processes keep {busy:.0%} of {cores} cores busy; {threads} threads that wait for each other there can be ten times"
+        f" slower than fewer: try OMP_NUM_THREADS={fewer}"
+    )
 
 
 def keep_freed_memory() -> None:

@@ -4,15 +4,10 @@ Read from the source, not from running it: MLflow would load the model and look 
 Imports inside functions are left out: the code that a model loads with states its imports at the top.
 """
 
-import ast
-import importlib.metadata
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import gpt
-
-_PACKAGE = Path(gpt.__file__).parent
+from gpt.code import distribution_of, files_of, imported_names, installed_version
 
 
 def needed_modules(script: Path) -> tuple[list[Path], set[str]]:
@@ -21,10 +16,10 @@ def needed_modules(script: Path) -> tuple[list[Path], set[str]]:
     others: set[str] = set()
     waiting = [script]
     while waiting:
-        for name in _imported_names(waiting.pop()):
+        for name in imported_names(waiting.pop(), inside_functions=False):
             top = name.partition(".")[0]
             if top == "gpt":
-                new = set(_files_of(name)) - modules
+                new = set(files_of(name)) - modules
                 modules |= new
                 waiting += new
             elif top not in sys.stdlib_module_names:
@@ -34,53 +29,5 @@ def needed_modules(script: Path) -> tuple[list[Path], set[str]]:
 
 def pinned_requirements(names: set[str]) -> list[str]:
     """Return `distribution==version` as installed for imported names; a build's local suffix (`+cpu`) is left out."""
-    pins = set()
-    for name in names:
-        distribution = _distribution(name)
-        pins.add(f"{distribution}=={importlib.metadata.version(distribution).partition('+')[0]}")
-    return sorted(pins)
-
-
-def _distribution(name: str) -> str:
-    """Return the distribution that `ruamel.yaml.error` comes from: most are named as what they hold."""
-    parts = name.split(".")
-    for length in range(len(parts), 0, -1):
-        try:
-            return importlib.metadata.distribution(".".join(parts[:length])).name
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return importlib.metadata.packages_distributions()[parts[0]][0]  # reads every installed package: slow
-
-
-def _imported_names(path: Path) -> Iterator[str]:
-    """Yield the full names that a file imports when it is imported itself."""
-    for node in _top_level(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.module, f"{path}: imports here are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def _top_level(node: ast.AST) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
-            continue
-        yield child
-        yield from _top_level(child)
-
-
-def _files_of(name: str) -> Iterator[Path]:
-    """The files behind `gpt.model.storage.load_model`: each package's __init__, and the module that holds the name."""
-    folder = _PACKAGE
-    yield folder / "__init__.py"
-    for part in name.split(".")[1:]:
-        if (module := folder / f"{part}.py").exists():
-            yield module
-            return
-        folder = folder / part
-        if not (package := folder / "__init__.py").exists():
-            return
-        yield package
+    distributions = {distribution_of(name) for name in names}
+    return sorted(f"{name}=={installed_version(name)}" for name in distributions if name is not None)

@@ -21,7 +21,6 @@ from gpt import paths
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_file, sha256_json, sha256_tree
 from gpt.params.project import PARAMS_FILE, Params, load_params
-from gpt.processes.machine import describe_hardware
 from gpt.registry.git import read_code
 from gpt.registry.versions import find_version
 from gpt.tokens.shards import data_id, read_index
@@ -62,6 +61,10 @@ class Lineage:
     requirements_lock_sha256: str
     hardware: str
     num_processes: int
+    fingerprint: str
+    "Of the training: what its result depends on, as checkpoints are named by it."
+    adopted: str
+    "Other runs that it was taken over from knowingly (fingerprint, step, what differed); then its settings alone do not make it."
     python: str
     torch: str
     gpt: str
@@ -85,7 +88,9 @@ def collect(project: Path) -> Lineage:
     evaluation = read_evaluation(project)
     if evaluation.get("weights_sha256") != weights:
         raise UserError(f"{project / paths.EVALUATE_METRICS}: measured other weights than {base} has; {_AGAIN}")
-    run = read_json(project / paths.RUN, "run `gpt pretrain` first")
+    run = read_json(
+        project / paths.RUN, "run `gpt pretrain` first", ["fingerprint", "num_processes", "hardware", "data_sha256"]
+    )
     index = read_index(project / paths.TOKENS)
     tokenizer = tokenizer_id(base / "tokenizer")
     _check_data(project, index, evaluation, tokenizer, run)
@@ -114,8 +119,10 @@ def collect(project: Path) -> Lineage:
         dvc_lock_sha256=_hash_of(project / DVC_LOCK),
         dvc_lock_matches=lock_matches,
         requirements_lock_sha256=_hash_of(project / REQUIREMENTS_LOCK),
-        hardware=run.get("hardware") or describe_hardware(),
+        hardware=run["hardware"],
         num_processes=run["num_processes"],
+        fingerprint=run["fingerprint"],
+        adopted="; ".join(map(_describe_adoption, run.get("adopted", ()))) or NONE,
         python=platform.python_version(),
         torch=importlib.metadata.version("torch"),
         gpt=gpt.__version__,
@@ -170,7 +177,7 @@ def _check_data(
     for split in ("validation", "test"):
         if index["splits"][split]["documents_sha256"] != evaluation[split]["documents_sha256"]:
             raise UserError(f"{folder}: holds other {split} documents than the model was measured on; {_AGAIN}")
-    if run.get("data_sha256", data := data_id(folder)) != data:
+    if run["data_sha256"] != data_id(folder):
         raise UserError(f"{folder}: not the data that the model was trained on; run `dvc repro` first")
 
 
@@ -230,6 +237,12 @@ def _hash_of(path: Path, hint: str | None = None) -> str:
 def _code_hash() -> str:
     package = Path(gpt.__file__).parent
     return sha256_json({path.relative_to(package).as_posix(): sha256_file(path) for path in package.rglob("*.py")})
+
+
+def _describe_adoption(record: dict[str, Any]) -> str:
+    return (
+        f"{record['fingerprint']} after step {record['step']} ({', '.join(record['differences']) or 'nothing differs'})"
+    )
 
 
 def _row_order(name: str) -> tuple[int, str]:

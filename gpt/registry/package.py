@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gpt
 from gpt import paths
@@ -35,7 +35,7 @@ from gpt.tracking import store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel, Run
+    from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
@@ -129,7 +129,8 @@ def _create_version(
     from mlflow.entities import LoggedModelOutput, Metric, RunTag
 
     evaluation = read_evaluation(project)
-    run = _training_run(client, params.base.name, read_json(project / paths.RUN, "run `gpt pretrain` first"))
+    recorded = read_json(project / paths.RUN, "run `gpt pretrain` again", ["fingerprint"])
+    run = store.training_run(client, params.base.name, recorded["fingerprint"])
     run_id = run.info.run_id
     tags = lineage.tags() | {
         f"{split}_bits_per_byte": repr(evaluation[split]["bits_per_byte"]) for split in ("validation", "test")
@@ -159,24 +160,6 @@ def _create_version(
         with suppress(Exception):  # the first failure is the one to tell
             client.delete_logged_model(model.model_id)
         raise
-
-
-def _training_run(client: "MlflowClient", experiment_name: str, recorded: dict[str, Any]) -> "Run":
-    """The run that trained the model; a new one, named so, if the store has never heard of it."""
-    from mlflow.exceptions import MlflowException
-
-    if run_id := recorded.get("run_id"):
-        with suppress(MlflowException):
-            run = client.get_run(run_id)
-            if run.info.lifecycle_stage == "active":
-                return run
-    experiment, name = store.experiment_id(client, experiment_name), recorded["run"]
-    # Training marks its run with this name too: its metrics, delivered later, find the run that is made here.
-    if known := client.search_runs([experiment], f"tags.`gpt.run` = '{name}'", max_results=1):
-        return known[0]
-    run = client.create_run(experiment, tags={"gpt.run": name}, run_name=name)
-    client.set_terminated(run.info.run_id, "FINISHED")
-    return run
 
 
 def _ensure_registered_model(client: "MlflowClient", name: str) -> None:

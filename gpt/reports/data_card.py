@@ -1,7 +1,6 @@
 """reports/data.html: what the data is, where it comes from and what became of it, as one page that needs nothing else.
 
-It is made of data/documents/report.json and data/tokens/index.json alone, and of nothing that changes from run to run, so the
-same data make the same file.
+It is made of data/documents/report.json, data/tokens/index.json and params.yaml alone: the same data make the same file.
 """
 
 import json
@@ -10,11 +9,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from gpt.corpus.splits import SPLITS
 from gpt.files import atomic_file, read_json
-from gpt.params.tokens import Tokenize, Tokenizer
+from gpt.params.project import Params
 from gpt.reports.page import NONE, Markup, escape_text, pictures_in_a_row, quote, render, short_hash, table
 from gpt.reports.pictures import draw_lengths, draw_steps, short_number
-from gpt.tokens.shards import SPLITS, data_id, read_index
+from gpt.tokens.shards import data_id, read_index
 
 _ID_CHARACTERS = 24
 _SHOWN_MATCHES = 10  # of each benchmark and split
@@ -24,7 +24,7 @@ _KEYS = ("fetched", "benchmarks", "settings", "counts", "examples", "matches", "
 Json = dict[str, Any]
 
 
-def write_card(tokenizer: Tokenizer, tokenize: Tokenize, documents: Path, tokens: Path, output: Path) -> None:
+def write_card(params: Params, documents: Path, tokens: Path, output: Path) -> None:
     """Write the card of the data in `documents` and `tokens`, made with these settings, to the file `output`.
 
     Raises `UserError` if one of them is missing.
@@ -32,19 +32,20 @@ def write_card(tokenizer: Tokenizer, tokenize: Tokenize, documents: Path, tokens
     report = read_json(documents / "report.json", "run `gpt prepare` again", _KEYS)
     index = read_index(tokens)
     digest = data_id(tokens)
+    licences = params.fetch.licences()
     settings = {
         "prepare": report["settings"],
-        "tokenizer": tokenizer.model_dump(mode="json"),
-        "tokenize": tokenize.model_dump(mode="json"),
+        "tokenizer": params.section("tokenizer"),
+        "tokenize": params.section("tokenize"),
     }
     sections = {
-        "Sources": _sources(report, index, tokenize.weights),
+        "Sources": _sources(report, index, params.tokenize.weights, licences),
         "From raw files to documents": _steps(report["counts"]),
         "Splits": _splits(report["counts"], index),
         "Lengths": _lengths(report["sources"], index),
         "Tokens": _tokens(index),
         "Duplicates": _duplicates(report["counts"]),
-        "Contamination": _contamination(report),
+        "Contamination": _contamination(report, licences),
         "Examples of what was removed": _examples(report["examples"]),
         "Settings": table(["key", "value"], [[key, _value(value)] for key, value in _flat(settings)]),
         "Hashes": _hashes(digest, report, index),
@@ -73,7 +74,7 @@ def _summary(digest: str, report: Json, index: Json) -> str:
     return f'<p>SHA-256 of the data: <code class="whole">{escape(digest)}</code></p>\n<div class="facts">{shown}</div>'
 
 
-def _sources(report: Json, index: Json, weights: dict[str, float]) -> str:
+def _sources(report: Json, index: Json, weights: dict[str, float], licences: dict[str, str]) -> str:
     read, train = report["counts"]["read"]["by_source"], index["splits"]["train"]
     rows = []
     for source in report["fetched"]:
@@ -82,7 +83,9 @@ def _sources(report: Json, index: Json, weights: dict[str, float]) -> str:
         tokens = train["sources"].get(name, {}).get("tokens", 0)
         share, weight = _percent(tokens, train["tokens"]), f"{weights.get(name, 1):g}"
         digest = short_hash(source["sha256"])
-        rows.append([name, source["licence"], source["files"], documents, size, weight, tokens, share, digest])
+        rows.append(
+            [name, licences.get(name, "unknown"), source["files"], documents, size, weight, tokens, share, digest]
+        )
     counted = ["files", "documents read", "bytes read", "weight", "training tokens", "share"]
     return table(["source", "licence", *counted, "SHA-256"], rows)
 
@@ -177,12 +180,14 @@ def _duplicates(counts: Json) -> str:
     return table(["removed as", "documents", "share", "bytes", "share"], rows)
 
 
-def _contamination(report: Json) -> str:
+def _contamination(report: Json, licences: dict[str, str]) -> str:
     counts, planted = report["counts"], report["counts"]["planted"]
     rows = [
         [
             name,
-            ", ".join(sorted(set(report["benchmarks"].get(name, {}).get("sources", {}).values()))),
+            ", ".join(
+                sorted({licences.get(of, "unknown") for of in report["benchmarks"].get(name, {}).get("sources", ())})
+            ),
             entry["items"],
             entry["touched"],
             _percent(entry["touched"], entry["items"]),

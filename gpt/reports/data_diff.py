@@ -18,9 +18,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from gpt import paths
+from gpt.corpus.splits import SPLITS
 from gpt.errors import UserError
 from gpt.params.project import PARAMS_FILE
-from gpt.tokens.shards import SPLITS
 
 Json = dict[str, Any]
 Open = Callable[[str], Path | None]

@@ -77,7 +77,8 @@ class Tasks:
             case "local":
                 if workers > 1 and self._pool is None:
                     context = multiprocessing.get_context("forkserver")
-                    context.set_forkserver_preload([__name__, "gpt.corpus.prepare", "gpt.tokens.tokenize"])
+                    # Imported once: workers are forked with them.
+                    context.set_forkserver_preload(sorted({__name__, *(type(step).__module__ for step in pipeline)}))
                     self._pool = ProcessPoolExecutor(self._workers, context, initializer=_begin_worker)
                 return _Local(pipeline, tasks=tasks, workers=workers, logging_dir=str(logs), pool=self._pool)
             case "ray":

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from gpt.corpus.splits import SPLITS
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_json, verify_file
 
-SPLITS = ("train", "validation", "test")
 _HINT = "run `gpt tokenize` again"
 
 

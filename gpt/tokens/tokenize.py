@@ -22,13 +22,13 @@ from datatrove.pipeline.base import PipelineStep
 
 from gpt.corpus.arrays import read_between
 from gpt.corpus.documents import describe_documents, read_file
+from gpt.corpus.splits import SPLITS
 from gpt.errors import UserError
 from gpt.files import atomic_folder, write_json
 from gpt.params.engine import Engine
 from gpt.params.tokens import Tokenize
 from gpt.tasks.executors import Tasks
 from gpt.tasks.work import add_up, link_files, read_reports, work_folder, write_report
-from gpt.tokens.shards import SPLITS
 from gpt.tokens.tokenizer import load_tokenizer, tokenizer_id
 
 ENTRY = np.dtype([("key", "<u8"), ("start", "<u8"), ("tokens", "<u4")])

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gpt.tokens.shards import SPLITS, data_id, read_index
+from gpt.corpus.splits import SPLITS
+from gpt.tokens.shards import data_id, read_index
 
 # What MLflow's tables hold (mlflow/utils/validation.py).
 _DIGEST_CHARACTERS = 36
@@ -13,8 +14,10 @@ _SOURCE_CHARACTERS = 65535
 Json = dict[str, Any]
 
 
-def describe_dataset(name: str, documents: Path, tokens: Path) -> Json:
+def describe_dataset(name: str, documents: Path, tokens: Path, licences: dict[str, str]) -> Json:
     """Return the data of the folder `tokens` as MLflow takes a dataset: name, digest, source, profile (JSON texts), tags.
+
+    `licences` are those of the sources by their names.
 
     Without the folder `documents` that they were made of, sources and contamination are not known and left out.
     """
@@ -24,7 +27,10 @@ def describe_dataset(name: str, documents: Path, tokens: Path) -> Json:
         split: {key: index["splits"][split][key] for key in ("documents", "tokens", "bytes", "documents_sha256")}
         for split in SPLITS
     }
-    sources = [{key: source[key] for key in ("name", "sha256", "licence")} for source in report.get("fetched", ())]
+    sources = [
+        {"name": entry["name"], "sha256": entry["sha256"], "licence": licences.get(entry["name"], "unknown")}
+        for entry in report.get("fetched", ())
+    ]
     source = json.dumps({"sources": sources})
     if len(source) > _SOURCE_CHARACTERS:
         source = json.dumps({"sources": f"{len(sources)}, listed in data.html"})

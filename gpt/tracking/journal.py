@@ -82,15 +82,6 @@ class Journal:
             self._logged[group] = step
             self.append("metrics", group=group, step=step, values=values)
 
-    def run_id(self, timeout_seconds: float) -> str | None:
-        """Return MLflow's id of the run once it is known there, or None if it is not within `timeout_seconds`."""
-        deadline = time.monotonic() + timeout_seconds
-        while not (run_id := _read_state(self._state_path)["run_id"]):
-            if self._failing.is_set() or time.monotonic() > deadline:
-                return None
-            time.sleep(0.05)
-        return run_id
-
     def close(self, timeout_seconds: float) -> bool:
         """Wait for what is left to arrive; return whether all did. The spool is removed once a finished run has arrived."""
         self._closing.set()
@@ -181,7 +172,7 @@ def _send(client: "MlflowClient", batch: list[dict[str, Any]], run_id: str | Non
     """Send one event, or many of metrics, and return the run's id."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
-    from gpt.tracking.store import experiment_id
+    from gpt.tracking.store import experiment_id, take_over_registered_run
 
     event = batch[0]
     if event["kind"] == "start":
@@ -190,6 +181,8 @@ def _send(client: "MlflowClient", batch: list[dict[str, Any]], run_id: str | Non
         known = client.search_runs([experiment], f"tags.`gpt.run` = '{event['run']}'", max_results=1)
         if known:
             return known[0].info.run_id
+        if made := take_over_registered_run(client, experiment, event.get("fingerprint", ""), event["run"]):
+            return made
         tags = {"gpt.run": event["run"]}
         return client.create_run(experiment, start_time=event["time_ms"], tags=tags, run_name=event["run"]).info.run_id
     assert run_id is not None, "a journal begins with its start"

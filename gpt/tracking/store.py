@@ -18,8 +18,10 @@ from gpt.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 _SQLITE = "sqlite:///"
+_MADE_TAG = "gpt.made_by_register"
 _PROBE_SECONDS = 5.0
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # MLflow reads these from the environment only; what a user has set stays.
@@ -79,6 +81,33 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
             f" `mlflow experiments restore -x {experiment.experiment_id}`, or choose another base.name in params.yaml"
         )
     return experiment.experiment_id
+
+
+def training_run(client: "MlflowClient", experiment_name: str, fingerprint: str) -> "Run":
+    """Return the newest run that was trained with a fingerprint, a finished one before others; make one if there is none.
+
+    There is none while its journal waits for the server: then the journal takes over the run that was made here.
+    """
+    experiment = experiment_id(client, experiment_name)
+    found = client.search_runs(
+        [experiment], f"tags.fingerprint = '{fingerprint}'", order_by=["attributes.start_time DESC"], max_results=1000
+    )
+    finished = [run for run in found if run.info.status == "FINISHED"]
+    if found:
+        return (finished or found)[0]
+    run = client.create_run(experiment, tags={"fingerprint": fingerprint, _MADE_TAG: "true"}, run_name=fingerprint)
+    client.set_terminated(run.info.run_id, "FINISHED")
+    return client.get_run(run.info.run_id)
+
+
+def take_over_registered_run(client: "MlflowClient", experiment: str, fingerprint: str, name: str) -> str | None:
+    """Return the id of the run that `training_run` made for want of one, now the run `name`; None if it made none."""
+    made = f"tags.fingerprint = '{fingerprint}' and tags.`{_MADE_TAG}` = 'true'"
+    for run in client.search_runs([experiment], made, max_results=1):
+        client.set_tag(run.info.run_id, "gpt.run", name)
+        client.delete_tag(run.info.run_id, _MADE_TAG)
+        return run.info.run_id
+    return None
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class Tracker:
         self.run = run or time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + uuid.uuid4().hex[:6]
         self._journal = Journal(spool, self.run)
         if self._journal.is_new:
-            self._journal.append("start", experiment=params.base.name, run=self.run)
+            self._journal.append("start", experiment=params.base.name, run=self.run, fingerprint=tags["fingerprint"])
             self._journal.append("params", values=_flat_params(params))
             self._journal.append("dataset", **dataset)
             if card:
@@ -77,10 +77,6 @@ class Tracker:
     def log_text(self, path: str, text: str) -> None:
         """Log a text as an artifact of the run."""
         self._journal.append("text", path=path, text=text)
-
-    def run_id(self) -> str | None:
-        """Return MLflow's id of the run, or None if no server has taken it."""
-        return self._journal.run_id(_CLOSE_SECONDS)
 
     def _system_metrics(self) -> dict[str, float]:
         memory = psutil.virtual_memory()

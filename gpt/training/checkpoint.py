@@ -22,30 +22,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-import gpt
 from gpt.errors import UserError
-from gpt.files import fsync_path, sha256_file, sha256_json, write_json
-from gpt.params.project import Params
+from gpt.files import fsync_path, sha256_file, write_json
 from gpt.processes.owner import OWNER
 
-# What the weights are computed by. A test compares this list with the dependencies of the stage in dvc.yaml.
-CODE = (
-    "tokens/batches.py",
-    "tokens/shards.py",
-    "tokens/tokenizer.py",
-    "evaluation/likelihood.py",
-    "model",
-    "training/guard.py",
-    "training/optimizer.py",
-    "training/pretrain.py",
-    "tracking/record.py",
-    "training/sharding.py",
-    "training/step.py",
-    "training/trainer.py",
-    "training/validation.py",
-)
-# These decide when something is written down, not what the weights are, unless training goes back to it.
-_WITHOUT_EFFECT = {"checkpoint_interval", "checkpoint_keep_last", "checkpoint_keep_every", "sample_interval"}
 _MANIFEST, _STATE, _LOCK, _OLD = "manifest.json", "state.json", "lock", ".old_"
 
 FORMAT = 2
@@ -64,26 +44,6 @@ class Checkpoint:
     state: dict[str, Any]
     is_scheduled: bool = True
     "Saved because `checkpoint_interval` asked for it, not because of a signal."
-
-
-def fingerprint(params: Params, data: str, tokenizer: str) -> str:
-    """Return the hash of all that the result depends on: the same resumes, another starts fresh."""
-    train = {key: value for key, value in params.section("train").items() if key not in _WITHOUT_EFFECT}
-    package = Path(gpt.__file__).parent
-    files = sorted(
-        path for name in CODE for path in ([package / name] if name.endswith(".py") else (package / name).rglob("*.py"))
-    )
-    code = {path.relative_to(package).as_posix(): sha256_file(path) for path in files}
-    depends_on = {
-        "data": data,
-        "tokenizer": tokenizer,
-        "model": params.section("model"),
-        "train": train,
-        "seed": params.base.seed,
-        "code": code,
-        "torch": torch.__version__,
-    }
-    return sha256_json(depends_on)[:16]
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 
@@ -18,7 +19,6 @@ from gpt.errors import UserError
 from gpt.model.transformer import GPTModel
 from gpt.params.launch import Launch
 from gpt.processes.agreement import largest_of_processes
-from gpt.processes.launch import Choice
 from gpt.training.step import Read, TrainStep
 
 # Two cores compile a block in about 10 s, busy ones in many more, and steps then take a fifth to a third less time.
@@ -27,6 +27,17 @@ _LARGE_SAVING = 0.4
 _ELSEWHERE = "another process cannot compile"
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `launch.compile` comes to here: eager or compiled, and the figures that decided it."""
+
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.value} ({self.reason})"
 
 
 def choose_compile(

@@ -1,7 +1,9 @@
 """Pretraining from its inputs to its outputs: `gpt pretrain` in one process, or in each of several."""
 
 import csv
+import logging
 from contextlib import ExitStack, nullcontext
+from typing import Any
 
 from accelerate import PartialState
 
@@ -11,19 +13,24 @@ from gpt.files import atomic_file, sha256_json, write_json
 from gpt.model.storage import save_model
 from gpt.params.project import Params
 from gpt.processes.agreement import is_same_everywhere
-from gpt.processes.launch import Choice, check_launch, join_processes, start_accelerator
-from gpt.processes.machine import describe_hardware, keep_freed_memory
-from gpt.processes.owner import tell_owner_to_stop
+from gpt.processes.launch import check_launch, join_processes, start_accelerator
+from gpt.processes.machine import describe_hardware, keep_freed_memory, other_work, threads_wait
+from gpt.processes.owner import tell_owner
 from gpt.processes.signals import Stop
 from gpt.tokens.shards import data_id, verify_shards
-from gpt.tokens.tokenizer import check_tokenizer, tokenizer_id
+from gpt.tokens.tokenizer import check_tokenizer
 from gpt.tracking.dataset import describe_dataset, read_card
 from gpt.tracking.tracker import Tracker
 from gpt.training import checkpoint as checkpoints
-from gpt.training.compilation import choose_compile
+from gpt.training.adoption import describe_other_run, read_adopted
+from gpt.training.compilation import Choice, choose_compile
+from gpt.training.fingerprint import fingerprint
+from gpt.training.precision import check_precision, set_precision, warn_if_emulated
 from gpt.training.saver import Saver
 from gpt.training.sharding import full_model
 from gpt.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 def pretrain(params: Params) -> None:
@@ -32,13 +39,19 @@ def pretrain(params: Params) -> None:
     Raises `UserError` for inputs that are missing or do not fit, `Interrupted` after a signal, with the state saved.
     """
     check_launch(params.launch)
+    check_precision(params.train.precision, params.launch)
     processes = join_processes(params.launch)
     check_tokenizer(paths.TOKENS, paths.TOKENIZER, "run `gpt tokenize` again")  # it is packed with the model
-    folder = paths.CHECKPOINTS / checkpoints.fingerprint(params, data_id(paths.TOKENS), tokenizer_id(paths.TOKENIZER))
-    _check_sameness(processes, params, folder.name)
-    accelerator, precision = start_accelerator(params.launch)
+    identity = fingerprint(params)
+    folder = paths.CHECKPOINTS / identity.id
+    _check_sameness(processes, params, identity.id)
+    accelerator = start_accelerator(params.launch, set_precision(params.train.precision))
     if accelerator.device.type == "cpu":
         keep_freed_memory()
+    if accelerator.is_main_process:
+        warn_if_emulated(params.train.precision, accelerator.device)
+        if waiting := threads_wait(other_work()):
+            logger.warning("%s", waiting)
     with ExitStack() as stack:
         stop = Stop()
         stack.enter_context(stop.handled())
@@ -47,6 +60,9 @@ def pretrain(params: Params) -> None:
         saver: Saver | None = None
         if accelerator.is_main_process:
             stack.enter_context(checkpoints.single_trainer(folder))
+            identity.save(folder)
+            if other := describe_other_run(paths.CHECKPOINTS, identity):
+                print(other, flush=True)
             keep_last, keep_every = params.train.checkpoint_keep_last, params.train.checkpoint_keep_every
             saver = stack.enter_context(Saver(folder, keep_last=keep_last, keep_every=keep_every))
         if accelerator.is_local_main_process:  # other machines may have files of their own
@@ -56,17 +72,16 @@ def pretrain(params: Params) -> None:
         trainer.resume()
         compiled = _compile(trainer)
         if accelerator.is_main_process:
-            _track(trainer, {"precision": precision, "compile": compiled}, folder.name)
+            _track(trainer, {"compile": compiled}, identity.id)
         accelerator.wait_for_everyone()  # one that still prepared itself would end at a signal, and leave the others waiting
         stop.defer()
         with trainer.record.tracker or nullcontext():
             try:
                 trainer.fit()
-                _write_outputs(trainer)
+                _write_outputs(trainer, identity.id, read_adopted(folder))
                 trainer.stop_if_asked()  # from here on a launcher may end us before we have removed the checkpoints
-            except Interrupted:
-                if not stop.signum:
-                    tell_owner_to_stop()
+            except Interrupted as stopped:
+                tell_owner(stopped)  # now: a launcher may not wait for what the tracker has left to deliver
                 raise
         if saver:
             saver.wait()
@@ -91,9 +106,8 @@ def _compile(trainer: Trainer) -> Choice:
     choice = choose_compile(
         settings, trainer.take_step, state.step, steps_left, trainer.read_batch, before=state.compile
     )
-    if (
-        settings.compile != "auto" or state.compile is None
-    ):  # what auto chose once stays, also if this machine cannot follow
+    # What auto chose once stays chosen, also where this machine cannot follow.
+    if settings.compile != "auto" or state.compile is None:
         state.compile = choice.value
     return choice
 
@@ -113,13 +127,13 @@ def _track(trainer: Trainer, choices: dict[str, Choice], fingerprint: str) -> No
     }
     tags |= {f"launch.{key}": value for key, value in launch.items()}
     tags |= {name: str(choice) for name, choice in choices.items()}
-    dataset = describe_dataset(trainer.params.base.name, paths.DOCUMENTS, paths.TOKENS)
+    dataset = describe_dataset(trainer.params.base.name, paths.DOCUMENTS, paths.TOKENS, trainer.params.fetch.licences())
     card = read_card(paths.DATA_CARD, paths.TOKENS)
     trainer.record.tracker = Tracker(paths.SPOOL, trainer.params, trainer.state.run, tags, dataset, card)
     trainer.state.run = trainer.record.tracker.run
 
 
-def _write_outputs(trainer: Trainer) -> None:
+def _write_outputs(trainer: Trainer, fingerprint: str, adopted: list[dict[str, Any]]) -> None:
     """Write models/base, plots/ and models/run.json on rank 0; raise `UserError` if the run is no result."""
     is_writer = trainer.accelerator.is_main_process
     model = full_model(trainer.bare_model, keep=is_writer)
@@ -139,8 +153,8 @@ def _write_outputs(trainer: Trainer) -> None:
     write_json(
         paths.RUN,
         {
-            "run": state.run,
-            "run_id": trainer.record.tracker.run_id(),
+            "fingerprint": fingerprint,
+            "adopted": adopted,
             "num_processes": trainer.accelerator.num_processes,
             "hardware": describe_hardware(),
             "data_sha256": data_id(paths.TOKENS),

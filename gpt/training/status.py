@@ -4,12 +4,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpt import paths
 from gpt.errors import UserError
 from gpt.params.project import Params
-from gpt.tokens.shards import data_id
-from gpt.tokens.tokenizer import tokenizer_id
 from gpt.training import checkpoint as checkpoints
+from gpt.training.fingerprint import Fingerprint, describe_differences, fingerprint, load_fingerprint
 
 
 def describe_all(root: Path, params: Params) -> Iterator[str]:
@@ -33,11 +31,22 @@ def describe_all(root: Path, params: Params) -> Iterator[str]:
             yield "  no checkpoint yet"
         if holder:
             continue
-        if folder.name == current:
+        if current and folder.name == current.id:
             yield "  to go on from here: gpt pretrain"
         else:
-            yield "  of other data, code, model or train settings than now; with those, `gpt pretrain` goes on from here"
+            yield from _differences(folder, current)
         yield f"  to delete it: rm -r {folder}"
+
+
+def _differences(folder: Path, current: Fingerprint | None) -> Iterator[str]:
+    """Yield what differs between the run in a folder and the one that would be trained now."""
+    before = load_fingerprint(folder)
+    if before is None or current is None:
+        yield "  of other data, code, versions, model or train settings than now; with those, `gpt pretrain` goes on from here"
+        return
+    yield "  differs from what would be trained now:"
+    yield from (f"    {line}" for line in describe_differences(before, current))
+    yield f"  to go on from here all the same: gpt pretrain --adopt {folder}"
 
 
 def _describe(path: Path) -> str:
@@ -60,8 +69,8 @@ def _age(seconds: float) -> str:
     return f"{max(0, seconds):.0f} seconds"
 
 
-def _current_fingerprint(params: Params) -> str | None:
+def _current_fingerprint(params: Params) -> Fingerprint | None:
     try:
-        return checkpoints.fingerprint(params, data_id(paths.TOKENS), tokenizer_id(paths.TOKENIZER))
+        return fingerprint(params)
     except (UserError, OSError):  # no data here: no run of now
         return None

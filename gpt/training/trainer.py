@@ -17,6 +17,7 @@ from gpt.errors import Interrupted
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import Params
 from gpt.processes.agreement import largest_of_processes
+from gpt.processes.peaks import device_peak
 from gpt.processes.signals import Stop
 from gpt.tokens.batches import Batches
 from gpt.tokens.shards import TokenReader
@@ -26,8 +27,9 @@ from gpt.tracking.record import Record
 from gpt.training.checkpoint import Checkpoint
 from gpt.training.checkpointer import Checkpointer
 from gpt.training.compilation import eager_blocks
-from gpt.training.meters import DTYPES, Meters, device_peak, flops_per_token
+from gpt.training.meters import Meters, flops_per_token
 from gpt.training.optimizer import build_optimizer, learning_rate
+from gpt.training.precision import autocast_type
 from gpt.training.rollback import diverged, roll_back
 from gpt.training.sample import write_sample
 from gpt.training.saver import Saver
@@ -75,7 +77,6 @@ class Trainer:
             end_of_text=None if params.train.attention_across_documents else self._encoding.eot_token,
         )
         self._tokens_per_step = params.train.batch_size * params.model.block_size
-        self._precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
         self.record = Record()
         self.state = RunState(
             guard=self.take_step.guard,
@@ -185,12 +186,11 @@ class Trainer:
 
     def _validate(self) -> bool:
         """Write a validation row; write nothing and return False if a signal cut the measurement short."""
-        autocast = None if self._precision == "fp32" else DTYPES[self._precision]
         figures = validate(
             self.bare_model,
             self._validation,
             self.accelerator,
-            autocast=autocast,
+            autocast=autocast_type(self.settings.precision),
             give_up=lambda: bool(self._agreed_signal()),
         )
         if figures is None:
@@ -257,5 +257,5 @@ class Trainer:
             flops_per_token=flops_per_token(self.bare_model),
             device=device,
             processes=self.accelerator.num_processes,
-            peak=device_peak(device, self._precision) if self.accelerator.is_main_process else None,
+            peak=device_peak(device, self.settings.precision) if self.accelerator.is_main_process else None,
         )

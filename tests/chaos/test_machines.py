@@ -134,9 +134,9 @@ def test_machines_with_other_settings_are_refused(
     family: Family,
 ) -> None:
     processes = []
-    for precision, machine in zip(("auto", "fp32"), machines, strict=True):
-        launch: dict[str, object] = {"micro_batch_size": 4, "num_machines": 2, "precision": precision}
-        make_prepared_project(f"machine_{precision}", launch=launch)
+    for precision, machine in zip(("bf16", "fp32"), machines, strict=True):
+        launch: dict[str, object] = {"micro_batch_size": 4, "num_machines": 2}
+        make_prepared_project(f"machine_{precision}", launch=launch, train={"precision": precision})
         processes.append(machine.start(family, f"{machines[0].address}:29500"))
     assert_refused(processes, "not the same on all machines; make them the same")
     assert not family.alive()

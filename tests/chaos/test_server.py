@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from flows.server import free_port
 from gpt import paths
 from gpt.files import read_json
+from gpt.tracking.store import training_run
 from tests.chaos.conftest import Family, environment, start_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
@@ -76,7 +77,7 @@ def test_an_outage_costs_no_metric(
         assert trainer.returncode == 0, errors
         assert "training goes on, metrics are kept in spool/" in errors
         client = MlflowClient(server.uri)
-        run_id = read_json(paths.RUN, "")["run_id"]
+        run_id = training_run(client, "shakespeare-gpt", read_json(paths.RUN, "")["fingerprint"]).info.run_id
         for metric, interval in (("train_loss", 10), ("gradient_norm", 10), ("validation_loss", 1000)):
             found = sorted(point.step for point in client.get_metric_history(run_id, metric))
             assert found == sorted({*range(interval, steps + 1, interval), steps})

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gpt.corpus.cleaning import Clean, Filtered, build_filters, clean_text
+from gpt.corpus.cleaning import Clean, clean_text
+from gpt.corpus.filters import Filtered, build_filters
 from gpt.errors import UserError
 from gpt.files import sha256_file
 from gpt.params import corpus as params

@@ -8,7 +8,8 @@ from datatrove.data import Document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt.corpus.decontamination import Decontaminate, IndexTexts, Matcher, MergeIndex, cut, plant, summarise
+from gpt.corpus.decontamination import Decontaminate, cut, plant, summarise
+from gpt.corpus.index import IndexTexts, Matcher, MergeIndex
 from gpt.corpus.words import split_words
 from gpt.params.corpus import Decontaminate as Settings
 

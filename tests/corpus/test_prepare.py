@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt.corpus.documents import read_documents, sample_texts
-from gpt.corpus.prepare import choose_split, prepare
+from gpt.corpus.prepare import prepare
+from gpt.corpus.splits import SPLITS, choose_split
 from gpt.errors import UserError
 from gpt.files import sha256_tree, write_json
 from gpt.params.corpus import Prepare
 from gpt.params.project import load_params
-from gpt.tokens.shards import SPLITS
 from tests.conftest import ROOT
 from tests.tasks.killed import run_and_kill
 

@@ -288,8 +288,8 @@ DAMAGED: dict[str, tuple[str, Damage, str]] = {
     ),
     "pretrain: strategy": (
         "pretrain",
-        params(launch={"strategy": "fsdp", "precision": "fp16"}),
-        r"with strategy = 'fsdp'",
+        params(launch={"strategy": "fsdp"}, train={"precision": "fp16"}),
+        r"with launch.strategy = 'fsdp'",
     ),
     "pretrain: machines": ("pretrain", params(launch={"num_machines": 2, "micro_batch_size": 4}), "GPT_RENDEZVOUS"),
     "pretrain: no tokens": ("pretrain", remove(paths.TOKENS), r"index\.json: not found; run `gpt tokenize`"),

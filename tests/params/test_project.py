@@ -147,6 +147,9 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
         ("train.max_steps", 0),
         ("train.batch_size", 0),
         ("train.log_interval", 0),
+        ("train.precision", "fp8"),
+        ("train.precision", "auto"),
+        ("train.precision", 16),
         ("train.eval_interval", -5),
         ("train.checkpoint_interval", 0),
         ("train.sample_interval", 2.5),
@@ -159,8 +162,6 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
         ("launch.num_processes", 0),
         ("launch.num_machines", 0),
         ("launch.strategy", "zero"),
-        ("launch.precision", "fp8"),
-        ("launch.precision", 16),
         ("launch.compile", "yes"),
         ("launch.compile", 1),
         ("launch.compile", None),
@@ -316,3 +317,10 @@ def test_params_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         params.train = params.train  # pyright: ignore[reportAttributeAccessIssue]
     assert isinstance(params.evaluate.prompts, tuple)
+
+
+def test_a_key_that_moved_is_named_with_where_it_is_now(tmp_path: Path) -> None:
+    (line,) = faults(tmp_path, changed(launch={"precision": "auto"}))
+    assert line.startswith(
+        "params.yaml: launch.precision = 'auto': this key is train.precision (fp32, tf32, bf16 or fp16"
+    )

@@ -14,7 +14,7 @@ from gpt.model.storage import save_model
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import Params, load_params
 from gpt.registry.package import RegisteredModel, register
-from gpt.tokens.shards import TokenReader
+from gpt.tokens.shards import TokenReader, data_id
 from tests.conftest import small_change, write_params
 
 
@@ -34,8 +34,14 @@ def make_model(project: Path, steps: int) -> None:
         loss.backward()
         optimizer.step()
     save_model(model.eval(), project / paths.TOKENIZER, project / paths.BASE_MODEL)
-    write_json(project / paths.RUN, {"run": f"run-{steps}", "run_id": None, "num_processes": 1})
+    write_json(project / paths.RUN, describe_run(project, f"run-{steps}"))
     measure(project, model)
+
+
+def describe_run(project: Path, fingerprint: str, num_processes: int = 1) -> dict[str, object]:
+    """Return what `gpt pretrain` says of a run in models/run.json."""
+    data = data_id(project / paths.TOKENS)
+    return {"fingerprint": fingerprint, "num_processes": num_processes, "hardware": "a machine", "data_sha256": data}
 
 
 def measure(project: Path, model: GPTModel) -> None:

@@ -21,7 +21,7 @@ from gpt.registry.lineage import Lineage
 from gpt.registry.package import RegisteredModel, register
 from gpt.registry.versions import CANDIDATE, CHAMPION, all_versions, resolve_model, version_of_alias
 from gpt.tracking import store
-from tests.registry.conftest import make_model, register_model
+from tests.registry.conftest import describe_run, make_model, register_model
 
 NAME = "small-gpt"
 Registered = tuple[Path, RegisteredModel]
@@ -169,8 +169,9 @@ def _interrupt(*_: object) -> None:
 
 def test_attaches_to_the_training_run(project: Path, params: Params) -> None:
     client = store.client()
-    run_id = client.create_run(store.experiment_id(client, params.base.name)).info.run_id
-    write_json(project / paths.RUN, {"run": "trained", "run_id": run_id, "num_processes": 2})
+    tags = {"fingerprint": "trained"}
+    run_id = client.create_run(store.experiment_id(client, params.base.name), tags=tags).info.run_id
+    write_json(project / paths.RUN, describe_run(project, "trained", num_processes=2))
     model = register(params, project)
     assert model.run_id == run_id
     run = client.get_run(run_id)
@@ -180,9 +181,9 @@ def test_attaches_to_the_training_run(project: Path, params: Params) -> None:
 
 
 def test_makes_a_run_when_the_store_never_heard_of_the_training(project: Path, params: Params) -> None:
-    write_json(project / paths.RUN, {"run": "far-away", "run_id": "0" * 32, "num_processes": 1})
+    write_json(project / paths.RUN, describe_run(project, "far-away"))
     run = store.client().get_run(register(params, project).run_id)
-    assert (run.info.run_name, run.data.tags["gpt.run"], run.info.status) == ("far-away", "far-away", "FINISHED")
+    assert (run.info.run_name, run.data.tags["fingerprint"], run.info.status) == ("far-away", "far-away", "FINISHED")
 
 
 def test_tags_say_everything_that_made_the_version(registered: Registered, monkeypatch: pytest.MonkeyPatch) -> None:

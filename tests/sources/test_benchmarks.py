@@ -9,7 +9,8 @@ import pytest
 from gpt.errors import UserError
 from gpt.files import sha256_file, sha256_tree
 from gpt.params.sources import LocalSource
-from gpt.sources.benchmarks import Item, build_benchmarks, check_benchmarks, read_items
+from gpt.sources.benchmarks import build_benchmarks, check_benchmarks
+from gpt.sources.items import Item, read_items
 
 Row = dict[str, Any]
 Answers = str | list[str]
@@ -381,7 +382,7 @@ def test_a_file_in_the_common_form_comes_as_it_is(place: Path, output: Path) -> 
     assert items(output, "quiz")[1].texts == ("Zwölf – “dozen”",)
     assert json.loads((output / "benchmarks.json").read_text()) == {
         "quiz": {
-            "sources": {"mine": "CC0"},
+            "sources": ["mine"],
             "items": {"test": 1, "train": 1},
             "sha256": sha256_file(output / "quiz.jsonl"),
         }

@@ -167,7 +167,6 @@ def test_a_local_file_comes_with_a_list_of_what_came(tmp_path: Path, raw: Path) 
     assert json.loads((raw / "sources.json").read_text()) == [
         {
             "name": "disk",
-            "licence": "none",
             "sha256": sha256(TEXT),
             "files": {"a.txt": {"bytes": len(TEXT), "sha256": sha256(TEXT)}},
         }

@@ -13,6 +13,7 @@ from gpt.params.project import Params, load_params
 from gpt.reports.data_card import write_card
 from gpt.tokens.shards import data_id
 from gpt.tracking.dataset import describe_contamination, describe_dataset, read_card
+from gpt.tracking.store import training_run
 from gpt.tracking.tracker import Tracker
 
 
@@ -33,7 +34,7 @@ def params(project: Path) -> Params:
 
 
 def describe() -> dict[str, str]:
-    return describe_dataset("small", paths.DOCUMENTS, paths.TOKENS)
+    return describe_dataset("small", paths.DOCUMENTS, paths.TOKENS, {"made-up": "CC0-1.0"})
 
 
 def test_a_dataset_says_what_the_data_are_and_fits_into_mlflow(project: Path) -> None:
@@ -45,6 +46,7 @@ def test_a_dataset_says_what_the_data_are_and_fits_into_mlflow(project: Path) ->
         {"data_sha256": digest},
     )
     (source,) = json.loads(described["source"])["sources"]
+    assert source["licence"] == "CC0-1.0"
     assert source["sha256"] == read_json(paths.RAW / "sources.json", "")[0]["sha256"]
     profile = json.loads(described["profile"])
     counts = read_json(paths.PREPARE_METRICS, "")
@@ -77,13 +79,14 @@ def test_what_is_said_of_other_documents_is_not_said_of_these_tokens(project: Pa
 def test_a_run_has_its_dataset_and_the_card_of_it_and_a_resumed_one_has_them_once(
     project: Path, params: Params
 ) -> None:
-    write_card(params.tokenizer, params.tokenize, paths.DOCUMENTS, paths.TOKENS, paths.DATA_CARD)
+    write_card(params, paths.DOCUMENTS, paths.TOKENS, paths.DATA_CARD)
     card = read_card(paths.DATA_CARD, paths.TOKENS)
-    first = Tracker(paths.SPOOL, params, None, {}, describe(), card)  # and was killed
-    with Tracker(paths.SPOOL, params, first.run, {}, describe(), card) as tracker:
-        run_id = tracker.run_id()
-    assert run_id
+    tags = {"fingerprint": "f"}
+    first = Tracker(paths.SPOOL, params, None, tags, describe(), card)  # and was killed
+    with Tracker(paths.SPOOL, params, first.run, tags, describe(), card):
+        pass
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    run_id = training_run(client, params.base.name, "f").info.run_id
     (data,) = client.get_run(run_id).inputs.dataset_inputs  # pyright: ignore[reportOptionalMemberAccess]
     assert data.dataset.digest == data_id(paths.TOKENS)[:36]
     downloaded = Path(client.download_artifacts(run_id, "data.html"))

@@ -6,6 +6,7 @@ import pytest
 from mlflow import MlflowClient
 
 from gpt.tracking.journal import Journal, deliver, deliver_left_behind
+from gpt.tracking.store import training_run
 from tests.training.test_saver import files_of_at_most
 
 
@@ -19,9 +20,17 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def begin(run: str) -> Journal:
     journal = Journal(Path("spool"), run)
-    journal.append("start", experiment="e", run=run)
+    journal.append("start", experiment="e", run=run, fingerprint=f"f-{run}")
     journal.append("params", values={"train.max_steps": 3})
     return journal
+
+
+def run_of(store: MlflowClient, name: str) -> str:
+    """Return MLflow's id of a run by its name."""
+    experiment = store.get_experiment_by_name("e")
+    assert experiment is not None
+    (run,) = store.search_runs([experiment.experiment_id], f"tags.`gpt.run` = '{name}'")
+    return run.info.run_id
 
 
 def points(store: MlflowClient, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -35,10 +44,9 @@ def test_everything_arrives_and_a_finished_run_leaves_no_spool(store: MlflowClie
         journal.append_metrics("train", step, {"loss": 1.0 / step})
     journal.append("text", path="samples/a.txt", text="héllo")
     journal.append("tags", values={"k": "v"})
-    run_id = journal.run_id(60)
-    assert run_id is not None
     journal.append("end", status="FINISHED")
     assert journal.close(60)
+    run_id = run_of(store, "one")
     run = store.get_run(run_id)
     assert (run.info.status, run.data.params["train.max_steps"], run.data.tags["k"]) == ("FINISHED", "3", "v")
     assert points(store, run_id, "loss") == [(step, 1.0 / step) for step in range(1, 1501)]
@@ -62,8 +70,8 @@ def test_a_full_disk_holds_events_until_there_is_room(
         "start", "params", "metrics", "metrics", "end",
     ]  # fmt: skip
     journal.start()
-    run_id = journal.run_id(60)
-    assert journal.close(60) and run_id
+    assert journal.close(60)
+    run_id = run_of(store, "full")
     assert points(store, run_id, "loss") == [(1, 1.0), (2, 0.5)]
 
 
@@ -76,7 +84,6 @@ def test_a_server_that_is_gone_costs_a_warning_and_gets_everything_later(
         journal = begin("two")
         journal.start()
         journal.append_metrics("train", 1, {"loss": 2.0})
-        assert journal.run_id(60) is None
         journal.append("end", status="FINISHED")
         assert not journal.close(60)
     assert caplog.text.count("training goes on") == 1
@@ -114,10 +121,9 @@ def test_a_resumed_run_tells_no_step_twice(store: MlflowClient) -> None:
     for step in range(5, 13):
         second.append_metrics("train", step, {"loss": float(step)})
     second.start()
-    run_id = second.run_id(60)
     second.append("end", status="FINISHED")
     assert second.close(60)
-    assert run_id is not None
+    run_id = run_of(store, "three")
     assert points(store, run_id, "loss") == [(step, float(step)) for step in range(1, 13)]
 
 
@@ -140,9 +146,7 @@ def test_a_torn_last_line_is_not_sent_and_the_next_line_starts_anew(store: Mlflo
     journal = Journal(Path("spool"), "five")
     journal.append_metrics("train", 1, {"loss": 1.0})
     deliver(Path("spool/five.jsonl"))
-    run_id = journal.run_id(1)
-    assert run_id is not None
-    assert points(store, run_id, "loss") == [(1, 1.0)]
+    assert points(store, run_of(store, "five"), "loss") == [(1, 1.0)]
 
 
 def test_a_dataset_arrives_once_however_often_it_is_sent(store: MlflowClient) -> None:
@@ -165,3 +169,28 @@ def test_a_dataset_arrives_once_however_often_it_is_sent(store: MlflowClient) ->
     (data,) = run.inputs.dataset_inputs  # pyright: ignore[reportOptionalMemberAccess]
     assert (data.dataset.name, data.dataset.digest, data.dataset.profile) == ("e", "0" * 36, '{"tokens": 3}')
     assert {tag.key: tag.value for tag in data.tags} == {"mlflow.data.context": "training", "data_sha256": "0" * 64}
+
+
+def test_a_run_that_was_registered_before_its_journal_arrived_is_taken_over(store: MlflowClient) -> None:
+    journal = begin("seven")
+    journal.append_metrics("train", 1, {"loss": 1.0})
+    made = training_run(store, "e", "f-seven")
+    assert (made.info.run_name, made.info.status) == ("f-seven", "FINISHED")
+    deliver(Path("spool/seven.jsonl"))
+    assert run_of(store, "seven") == made.info.run_id
+    assert points(store, made.info.run_id, "loss") == [(1, 1.0)]
+    begin("eight")  # the same training once more
+    Path("spool/eight.jsonl").write_text(
+        Path("spool/eight.jsonl").read_text(encoding="utf-8").replace("f-eight", "f-seven"), encoding="utf-8"
+    )
+    deliver(Path("spool/eight.jsonl"))
+    assert run_of(store, "eight") != made.info.run_id, "a run is taken over once"
+
+
+def test_of_several_trainings_the_newest_finished_one_counts(store: MlflowClient) -> None:
+    for name, status in (("a", "FINISHED"), ("b", "FINISHED"), ("c", "KILLED")):
+        journal = begin(name)
+        journal.append("tags", values={"fingerprint": "same"})
+        journal.append("end", status=status)
+        deliver(Path(f"spool/{name}.jsonl"))
+    assert training_run(store, "e", "same").info.run_name == "b"

@@ -1,18 +1,14 @@
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from ruamel.yaml import YAML
 
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_file, write_json
-from gpt.params.project import Params, load_params
 from gpt.training import checkpoint
 from gpt.training.checkpoint import Checkpoint
 
@@ -169,60 +165,3 @@ def test_a_second_trainer_is_refused_and_told_who_holds_the_folder(tmp_path: Pat
         holder.communicate()
     with checkpoint.single_trainer(tmp_path):
         pass  # the kernel freed the lock of the process that died
-
-
-def test_fingerprint_changes_with_what_the_result_depends_on_and_nothing_else(
-    make_project: Callable[..., Path],
-) -> None:
-    def of(name: str, data: str = "d", tokenizer: str = "t", **change: dict[str, object]) -> str:
-        params: Params = load_params(make_project(name, **change) / "params.yaml")
-        return checkpoint.fingerprint(params, data, tokenizer)
-
-    base = of("a")
-    assert of("b") == base
-    assert of("c", launch={"micro_batch_size": 2, "compile": True}) == base
-    saves: dict[str, object] = {
-        "checkpoint_interval": 7,
-        "checkpoint_keep_last": 5,
-        "checkpoint_keep_every": 14,
-        "sample_interval": 9,
-    }
-    assert of("d", train=saves) == base
-    assert of("e", evaluate={"temperature": 0.1}, register={"name": "other"}) == base
-    different = [
-        of("f", data="other"),
-        of("g", tokenizer="other"),
-        of("h", train={"learning_rate": 1.0e-4}),
-        of("i", model={"n_embd": 32}),
-        of("j", base={"seed": 1}),
-    ]
-    assert len({base, *different}) == 6
-
-
-def test_the_fingerprint_hashes_the_code_that_dvc_watches() -> None:
-    stage = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["pretrain"]
-    watched = {name.removeprefix("gpt/") for name in stage["deps"] if name.startswith("gpt/")}
-    assert watched == set(checkpoint.CODE)
-
-
-def test_every_stage_depends_on_the_modules_it_imports() -> None:
-    """What a stage's code imports from the rooms of data, gpt.model and gpt.evaluation decides its result too."""
-    stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    for name, stage in stages.items():
-        code = [dep for dep in stage["deps"] if dep.startswith("gpt/")]
-        files = [
-            path
-            for dep in code
-            for path in ([ROOT / dep] if dep.endswith(".py") else sorted((ROOT / dep).rglob("*.py")))
-        ]
-        text = "\n".join(path.read_text(encoding="utf-8") for path in files)
-        # Readers of what another stage wrote (corpus.read_documents, sources.bring for GPT-2's ranks) compute nothing here.
-        imported = set(
-            re.findall(
-                r"^from gpt\.((?:sources|corpus|tokens|tasks|model|evaluation)\.[\w.]+) import", text, re.MULTILINE
-            )
-        )
-        imported -= {"sources.benchmarks", "corpus.prepare", "sources.fetch"}
-        watched = {dep.removeprefix("gpt/").removesuffix(".py").replace("/", ".") for dep in code}
-        missing = {module for module in imported if module not in watched and module.split(".")[0] not in watched}
-        assert not missing, f"dvc.yaml: {name} lacks {missing}"

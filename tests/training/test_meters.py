@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from gpt.model.transformer import GPTConfig, GPTModel
+from gpt.processes.peaks import device_peak, gpu_peak
 from gpt.tracking.progress import Reading
-from gpt.training.meters import Meters, device_peak, flops_per_token, gpu_peak, peak_memory_bytes
+from gpt.training.meters import Meters, flops_per_token, peak_memory_bytes, possible_share
 
 CPU = torch.device("cpu")
 
@@ -42,37 +43,47 @@ def test_flops_count_grouped_keys_and_a_gated_feed_forward_by_their_real_sizes()
 
 
 @pytest.mark.parametrize(
-    ("name", "precision", "tf32", "teraflops"),
+    ("name", "precision", "teraflops"),
     [
-        ("NVIDIA H100 80GB HBM3", "bf16", False, 989),
-        ("NVIDIA H100 PCIe", "bf16", False, 756),
-        ("NVIDIA H200", "fp32", False, 67),
-        ("NVIDIA H200", "fp32", True, 494),
-        ("NVIDIA A100-SXM4-80GB", "fp16", False, 312),
-        ("NVIDIA L4", "bf16", True, 121),
-        ("NVIDIA L40S", "bf16", False, 362),
-        ("NVIDIA GeForce RTX 4090", "bf16", False, 165.2),
-        ("Tesla T4", "fp16", False, 65),
-        ("Tesla T4", "fp32", True, 8.1),  # it has no TF32
-        ("Tesla V100-SXM2-16GB", "bf16", False, None),  # nor bf16
-        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bf16", False, None),
-        ("NVIDIA GeForce RTX 4090 Laptop GPU", "bf16", False, None),
-        ("NVIDIA GeForce RTX 3090 Ti", "bf16", False, None),
-        ("Some new device", "bf16", False, None),
+        ("NVIDIA H100 80GB HBM3", "bf16", 989),
+        ("NVIDIA H100 PCIe", "bf16", 756),
+        ("NVIDIA H200", "fp32", 67),
+        ("NVIDIA H200", "tf32", 494),
+        ("NVIDIA A100-SXM4-80GB", "fp16", 312),
+        ("NVIDIA L4", "bf16", 121),
+        ("NVIDIA L40S", "bf16", 362),
+        ("NVIDIA GeForce RTX 4090", "bf16", 165.2),
+        ("Tesla T4", "fp16", 65),
+        ("Tesla T4", "fp32", 8.1),
+        ("Tesla T4", "tf32", None),
+        ("Tesla V100-SXM2-16GB", "bf16", None),  # nor bf16
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bf16", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "bf16", None),
+        ("NVIDIA GeForce RTX 3090 Ti", "bf16", None),
+        ("Some new device", "bf16", None),
     ],
 )
-def test_a_gpus_peak_is_the_data_sheets_or_unknown(
-    name: str, precision: str, tf32: bool, teraflops: float | None
-) -> None:
-    peak = gpu_peak(name, precision, tf32=tf32)
+def test_a_gpus_peak_is_the_data_sheets_or_unknown(name: str, precision: str, teraflops: float | None) -> None:
+    peak = gpu_peak(name, precision)
     assert peak == (None if teraflops is None else pytest.approx(teraflops * 1e12))
 
 
 def test_mfu_is_the_models_flops_over_those_of_all_devices() -> None:
-    meters = Meters(10, tokens_per_step=1000, flops_per_token=2e6, device=CPU, processes=4, peak=5e10)
+    meters = Meters(10, tokens_per_step=1000, flops_per_token=2e6, device=CPU, processes=4, peak=5e16)
     reading = meters.read(13)
-    assert reading.mfu == pytest.approx(reading.tokens_per_second * 2e6 / (4 * 5e10))
+    assert reading.mfu == pytest.approx(reading.tokens_per_second * 2e6 / (4 * 5e16))
     assert reading.metrics().keys() == {"tokens_per_second", "mfu", "peak_memory_megabytes"}
+
+
+@pytest.mark.parametrize(("share", "shown"), [(0.4, 0.4), (1.0, 1.0), (1.01, None), (62.0, None)])
+def test_a_share_above_one_is_not_known(share: float, shown: float | None) -> None:
+    assert possible_share(share) == shown
+
+
+def test_a_peak_that_was_measured_in_a_bad_moment_gives_no_share() -> None:
+    reading = Meters(0, tokens_per_step=1000, flops_per_token=1e9, device=CPU, processes=1, peak=3e9).read(1_000_000)
+    assert reading.mfu is None and "mfu" not in reading.metrics()
+    assert str(reading).endswith("MFU n/a")
 
 
 def test_an_unknown_device_has_no_mfu() -> None:

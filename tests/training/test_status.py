@@ -1,6 +1,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,9 @@ import torch
 from gpt import paths
 from gpt.commands import main as cli
 from gpt.params.project import load_params
-from gpt.tokens.shards import data_id
-from gpt.tokens.tokenizer import tokenizer_id
 from gpt.training import checkpoint as checkpoints
 from gpt.training.checkpoint import Checkpoint
+from gpt.training.fingerprint import fingerprint
 from tests.training.test_checkpoint import save_in_format
 
 
@@ -34,10 +34,12 @@ def test_every_checkpoint_is_shown_with_its_health_and_what_can_be_done(
 ) -> None:
     make_project()
     assert "no run has left a checkpoint" in shown(capsys)
-    fingerprint = checkpoints.fingerprint(load_params(), data_id(paths.TOKENS), tokenizer_id(paths.TOKENIZER))
-    mine, other = paths.CHECKPOINTS / fingerprint, paths.CHECKPOINTS / "0123"
+    now = fingerprint(load_params())
+    before = replace(now, parts=now.parts | {"versions": now.parts["versions"] | {"torch": "1.0"}})
+    mine, other = paths.CHECKPOINTS / now.id, paths.CHECKPOINTS / before.id
     save(mine, 5, 10)
     save(other, 7)
+    before.save(other)
     (mine / "step_00000010" / "model.safetensors").write_bytes(b"")
     os.utime(mine / "step_00000005" / "manifest.json", (0, 2_000_000_000))
     with checkpoints.single_trainer(other):
@@ -53,7 +55,10 @@ def test_every_checkpoint_is_shown_with_its_health_and_what_can_be_done(
     assert f"process {os.getpid()} on " in parts[False] and "trains here" in parts[False]
     assert "delete" not in parts[False], "not under a trainer"
     text = shown(capsys)
-    assert "of other data, code, model or train settings than now" in text
+    assert "differs from what would be trained now:\n    version of torch: was 1.0, is " in text
+    assert f"to go on from here all the same: gpt pretrain --adopt {other}" in text
+    (other / "fingerprint.json").unlink()
+    assert "of other data, code, versions, model or train settings than now" in shown(capsys)
 
 
 def test_a_checkpoint_of_another_format_is_shown_as_such(

@@ -105,8 +105,8 @@ from gpt.processes.launch import start_accelerator
 from gpt.params.project import load_params
 from tests.conftest import ROOT
 from tests.training.test_step import make_model, make_settings, make_step, read
-launch = load_params(ROOT / "params.yaml").launch.model_copy(update={"num_processes": 2, "precision": "fp32"})
-accelerator, _ = start_accelerator(launch)
+launch = load_params(ROOT / "params.yaml").launch.model_copy(update={"num_processes": 2})
+accelerator = start_accelerator(launch, "no")
 step, seen = make_step(make_model(), make_settings(grad_clip=0.05), 2, accelerator)
 loss, norm, _ = step(0, read)
 if accelerator.is_main_process:

@@ -26,6 +26,7 @@ from gpt.model.transformer import GPTModel
 from gpt.params.project import load_params
 from gpt.tokens.batches import Batches
 from gpt.tokens.shards import TokenReader
+from gpt.tracking.store import training_run
 from gpt.training.compilation import missing_for_compile
 from gpt.training.pretrain import pretrain
 from gpt.training.saver import Saver
@@ -81,8 +82,8 @@ def test_resume_after_sigkill_is_bit_identical(make_project: Callable[..., Path]
     assert not WEIGHTS.exists()
     assert train_here() == expected
     assert sha256_tree(Path("plots")) == plots
-    run_id = read_json(paths.RUN, "")["run_id"]
     client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
+    run_id = training_run(client, "shakespeare-gpt", read_json(paths.RUN, "")["fingerprint"]).info.run_id
     assert client.get_run(run_id).info.status == "FINISHED"
     steps = [metric.step for metric in client.get_metric_history(run_id, "train_loss")]
     assert sorted(steps) == list(range(4, 201, 4)), "every point is there once"
@@ -396,7 +397,6 @@ def test_training_does_not_depend_on_a_tracking_server(
     make_project("without")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert train_here() == expected
-    assert read_json(paths.RUN, "")["run_id"] is None
     assert list(Path("spool").glob("*.jsonl"))
 
 
@@ -427,13 +427,13 @@ def test_a_launcher_with_another_number_of_processes_is_refused(make_project: Ca
 
 
 def test_measurements_go_to_mlflow_and_results_to_plots(make_project: Callable[..., Path]) -> None:
-    make_project(launch={"precision": "auto", "compile": "auto"})
+    make_project(launch={"compile": "auto"})
     train_here()
     run = the_run()
     assert run.data.metrics["tokens_per_second"] > 0
-    assert 0 < run.data.metrics["mfu"] < 1
+    assert 0 < run.data.metrics.get("mfu", 0.5) <= 1, "n/a where the peak was measured in a bad moment"
     assert run.data.metrics["peak_memory_megabytes"] > 10
-    assert run.data.tags["precision"].split()[0] in ("fp32", "bf16")
+    assert run.data.params["train.precision"] == "fp32"
     assert run.data.tags["compile"].startswith("eager (")
     header = paths.TRAINING_PLOT.read_text(encoding="utf-8").splitlines()[0]
     assert header == "step,train_loss,learning_rate,gradient_norm"
@@ -468,10 +468,11 @@ def test_attention_stops_at_document_boundaries_only_if_it_shall(
 def test_bf16_learns_what_fp32_learns(make_project: Callable[..., Path]) -> None:
     losses = []
     for precision in ("fp32", "bf16"):
-        make_project(precision, launch={"precision": precision})
+        make_project(precision, train={"precision": precision})
         process = start()  # one precision a process
         _, errors = process.communicate(timeout=180)
         assert process.returncode == 0, errors
+        assert not [line for line in errors.splitlines() if "Warning" in line or "warn" in line.lower()], errors
         losses.append(float(paths.TRAINING_PLOT.read_text(encoding="utf-8").splitlines()[-1].split(",")[1]))
         assert {tensor.dtype for tensor in load_file(WEIGHTS).values()} == {torch.float32}
     assert losses[0] != losses[1]
@@ -481,7 +482,7 @@ def test_bf16_learns_what_fp32_learns(make_project: Callable[..., Path]) -> None
 def test_fp16_without_a_gpu_is_refused_before_any_work(make_project: Callable[..., Path]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    make_project(launch={"precision": "fp16"})
+    make_project(train={"precision": "fp16"})
     with pytest.raises(UserError, match="'fp16' needs a GPU"):
         train_here()
     assert not Path("checkpoints").exists()

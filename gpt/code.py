@@ -1,0 +1,235 @@
+"""What a stage computes with: the code behind it, and the versions of the libraries whose output it keeps.
+
+The code is what the stage's entry imports, inside functions too, hashed without comments, docstrings and layout. DVC's stages
+depend on it (`gpt inputs`), and checkpoints and work folders are named by it: a changed comment costs nothing that was computed.
+"""
+
+import ast
+import hashlib
+import importlib.metadata
+import sys
+import unicodedata
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gpt
+
+_PACKAGE = Path(gpt.__file__).parent
+
+# Files and rooms that change no byte of any stage's output, and why. What is not named here counts.
+_NEUTRAL = {
+    "__init__.py": "holds the version",
+    "code.py": "describes the code",
+    "errors.py": "says what is wrong",
+    "files.py": "writes and hashes bytes that others made; tests pin the form of JSON and of hashes",
+    "paths.py": "says where files lie",
+    "params": "settings count by their values",
+    "processes/launch.py": "which processes there are",
+    "processes/machine.py": "measures and describes, and decides nothing",
+    "processes/peaks.py": "as machine.py",
+    "processes/signals.py": "when training stops, not what it computes",
+    "processes/workers.py": "starts processes",
+    "processes/owner.py": "ends processes",
+    "tasks/executors.py": "where tasks run; tests compare the bytes",
+    "tasks/work.py": "what is done already",
+    "tracking": "tells MLflow and the terminal",
+    "training/adoption.py": "whose checkpoint a run goes on from is said in its lineage",
+    "training/checkpoint.py": "keeps what was computed; another FORMAT is refused",
+    "training/compilation.py": "how passes are computed, up to the last digits",
+    "training/fingerprint.py": "names the run",
+    "training/meters.py": "measures",
+    "training/sample.py": "is told to MLflow only",
+    "training/saver.py": "as checkpoint.py",
+}
+# Imports of what judges, carries or shows what others computed.
+_NEUTRAL_IMPORTS = (
+    "datatrove.data", "datatrove.executor", "datatrove.pipeline.base", "datatrove.utils.logging", "dvc", "fsspec", "mlflow",
+    "prefect", "psutil", "pydantic", "ruamel.yaml", "safetensors", "tqdm",
+)  # fmt: skip
+# What libraries themselves compute with, and pin loosely.
+_UNDERNEATH = {
+    "datatrove.pipeline.extractors": ("courlan", "htmldate", "justext", "lxml", "trafilatura"),
+    "datatrove.pipeline.filters": ("nltk", "spacy"),
+}
+
+
+class Stage(NamedTuple):
+    """Where a stage's code begins, and what of it the stage does not compute with."""
+
+    entries: tuple[str, ...]
+    "Files of the package that count always; their imports are followed."
+    without: tuple[str, ...] = ()
+    "Files and rooms of the package that are not followed, and libraries, besides the neutral ones."
+
+
+STAGES = {
+    "fetch": Stage(("sources/fetch.py",)),
+    "fetch_benchmarks": Stage(("sources/benchmarks.py",)),
+    # `Prepare.reading` decides what is read of a source. What the room of sources brought is data.
+    "prepare": Stage(("corpus/prepare.py", "params/corpus.py"), ("sources",)),
+    "tokenizer": Stage(("tokens/tokenizer.py", "corpus/documents.py"), ("sources", "tokens/shards.py")),
+    "tokenize": Stage(("tokens/tokenize.py",), ("sources",)),
+    "data_card": Stage(("reports/data_card.py",), ("corpus", "tokens")),
+    # Of a tokenizer training knows the size and the end of a document; tokens count by their hash.
+    "pretrain": Stage(("training/pretrain.py",), ("corpus", "tokens/tokenizer.py", "tiktoken")),
+    "evaluate": Stage(("evaluation/evaluate.py",), ("corpus", "sources")),
+    "report": Stage(("reports/evaluation.py",), ("corpus", "evaluation", "tokens", "training")),
+}
+
+
+def stage_identity(stage: str) -> dict[str, dict[str, str]]:
+    """Return `code`, the hash of each file by its path, and `versions`, of each library and of Unicode's tables in Python."""
+    files = stage_files(stage)
+    code = {_name(path): code_hash(path) for path in files}
+    imports = {name for path in files for name in imported_names(path, inside_functions=True)}
+    counted = {name for name in imports if not _is_under(name, _NEUTRAL_IMPORTS)}
+    libraries = {library for name in counted if (library := _library(name))}
+    libraries |= {
+        library
+        for above, below in _UNDERNEATH.items()
+        if any(_is_under(name, (above,)) for name in counted)
+        for library in below
+    }
+    libraries -= set(STAGES[stage].without)
+    versions = {name: installed_version(name) for name in sorted(libraries)}
+    if "unicodedata" in imports:
+        versions["Unicode"] = unicodedata.unidata_version
+    return {"code": code, "versions": versions}
+
+
+@cache
+def stage_files(stage: str) -> tuple[Path, ...]:
+    """Return the files that a stage computes with, sorted by path; raise `KeyError` for a stage that is none."""
+    entries, without = STAGES[stage]
+    found = {_PACKAGE / entry for entry in entries}
+    waiting = list(found)
+    while waiting:
+        for name in imported_names(waiting.pop(), inside_functions=True):
+            new = {path for path in files_of(name) if _counts(path, without)} - found
+            found |= new
+            waiting += new
+    return tuple(sorted(found))
+
+
+def _counts(path: Path, without: tuple[str, ...]) -> bool:
+    relative = path.relative_to(_PACKAGE)
+    if relative.name == "__init__.py" and not path.stat().st_size:
+        return False
+    names = {relative.as_posix(), *(parent.as_posix() for parent in relative.parents)}
+    return names.isdisjoint(_NEUTRAL) and names.isdisjoint(without)
+
+
+@cache
+def code_hash(path: Path) -> str:
+    """Return the SHA-256 of a Python file's syntax tree without docstrings: comments and layout are not in it."""
+    digest = hashlib.sha256()
+    for piece in _canonical(ast.parse(path.read_bytes())):
+        digest.update(piece.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _canonical(node: Any) -> Iterator[str]:
+    """Yield a syntax tree as text, the same in every version of Python: what is absent or empty is left out."""
+    if isinstance(node, ast.AST):
+        yield f"({type(node).__name__}"
+        for field, value in ast.iter_fields(node):
+            if value is None or value == [] or field in ("kind", "ctx", "type_comment"):
+                continue
+            yield f" {field}="
+            yield from _canonical(value)
+        yield ")"
+    elif isinstance(node, list):
+        yield "["
+        for item in node:
+            is_docstring = (
+                isinstance(item, ast.Expr)
+                and isinstance(item.value, ast.Constant)
+                and isinstance(item.value.value, str)
+            )
+            if not is_docstring:  # nor any other string that stands by itself
+                yield from _canonical(item)
+        yield "]"
+    else:
+        yield f"{type(node).__name__}:{node!r};"
+
+
+@cache
+def imported_names(path: Path, *, inside_functions: bool) -> tuple[str, ...]:
+    """Return the full names that a file imports when it is imported itself, and `inside_functions` those that its functions import.
+
+    `import a.b` gives `a.b`, `from a import b` gives `a.b`. What stands under `if TYPE_CHECKING` is never imported.
+    """
+    names: list[str] = []
+    for node in _statements(ast.parse(path.read_bytes()), inside_functions):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module and not node.level, f"{path}: imports here are absolute"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return tuple(names)
+
+
+def _statements(node: ast.AST, inside_functions: bool) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not inside_functions:
+            continue
+        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            continue
+        yield child
+        yield from _statements(child, inside_functions)
+
+
+def files_of(name: str) -> Iterator[Path]:
+    """Yield the files behind `gpt.model.storage.load_model`: each package's __init__, and the module that holds the name."""
+    folder, (top, *parts) = _PACKAGE, name.split(".")
+    if top != _PACKAGE.name:
+        return
+    yield folder / "__init__.py"
+    for part in parts:
+        if (module := folder / f"{part}.py").exists():
+            yield module
+            return
+        folder = folder / part
+        if not (package := folder / "__init__.py").exists():
+            return
+        yield package
+
+
+def _is_under(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def _library(name: str) -> str | None:
+    """Return the distribution that an imported name is of, None for Python's own and ours."""
+    top = name.partition(".")[0]
+    if top == _PACKAGE.name or top in sys.stdlib_module_names:
+        return None
+    return distribution_of(name) or top
+
+
+@cache
+def distribution_of(name: str) -> str | None:
+    """Return the distribution that a name such as `ruamel.yaml.error` is imported from, None if it is not installed."""
+    parts = name.split(".")  # most are named as what they hold
+    for length in range(len(parts), 0, -1):
+        try:
+            return importlib.metadata.distribution(".".join(parts[:length])).name
+        except (importlib.metadata.PackageNotFoundError, ValueError):
+            continue
+    found = importlib.metadata.packages_distributions().get(parts[0])  # reads every installed package: slow
+    return found[0] if found else None
+
+
+@cache
+def installed_version(distribution: str) -> str:
+    """Return a distribution's version without a build's local suffix (`+cpu`), or "none" if it is not installed."""
+    try:
+        return importlib.metadata.version(distribution).partition("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(_PACKAGE.parent).as_posix()

@@ -1,0 +1,41 @@
+"""`gpt inputs`: what each stage depends on and no file of its own says, as small files that DVC compares."""
+
+from pathlib import Path
+from typing import Any
+
+from gpt import paths
+from gpt.code import STAGES, stage_identity
+from gpt.files import write_json
+from gpt.params.project import Params
+from gpt.params.sources import LocalSource, Source
+from gpt.sources.local import content_hash
+
+
+def write_inputs(params: Params, output: Path = paths.INPUTS) -> None:
+    """Write `<stage>.json` for every stage to the folder `output`: its code, versions of its libraries, and what it fetches."""
+    output.mkdir(parents=True, exist_ok=True)
+    for stage in STAGES:
+        write_json(output / f"{stage}.json", describe_inputs(stage, params))
+
+
+def describe_inputs(stage: str, params: Params) -> dict[str, Any]:
+    """Return what a stage depends on besides files of the project and values of params.yaml."""
+    identity: dict[str, Any] = stage_identity(stage)
+    match stage:
+        case "fetch":
+            return identity | {"sources": _describe(params.fetch.sources)}
+        case "fetch_benchmarks":
+            return identity | {"sources": _describe(params.fetch.benchmarks)}
+        case _:
+            return identity
+
+
+def _describe(sources: tuple[Source, ...]) -> list[dict[str, Any]]:
+    """Return what decides a source's bytes: not its licence, but the content of the user's own files now."""
+    described = []
+    for source in sources:
+        values = source.model_dump(mode="json", exclude={"licence"})
+        if isinstance(source, LocalSource):
+            values["content"] = content_hash(Path(source.path).expanduser())
+        described.append(values)
+    return described

@@ -1,0 +1,186 @@
+"""The index of what judges a model, by word n-grams: whose each is, and what a text shares with it.
+
+It is a sorted array of n-gram hashes in a file, which all workers map.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+
+from gpt.corpus.arrays import first_of_equal, map_array, read_between, sort_unique
+from gpt.corpus.words import ngram_hashes, split_words
+from gpt.tasks.work import write_report
+
+HASH = np.dtype("<u8")
+_ITEM = np.dtype("<u4")
+_ITEMS_AT_ONCE = 256
+_CHARACTERS_AT_ONCE = 1 << 20
+_HASHES_AT_ONCE = 1 << 20
+_LEAST_FILTER_BITS = 16
+
+
+class IndexTexts(PipelineStep):
+    """Task t: write owner t's n-grams: sorted `.grams`, the number of the item that holds each, `.items`, and each once, `.hashes`.
+
+    `owners` are (name, JSONL file), benchmarks' and shards' held-out documents, with an item's texts in `texts`, or one in `text`.
+    """
+
+    name = "n-grams"
+    type = "decontamination"
+
+    def __init__(self, owners: list[tuple[str, Path]], folder: Path, ngram: int) -> None:
+        super().__init__()
+        self._owners, self._folder, self._ngram = owners, folder, ngram
+
+    def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        _, path = self._owners[rank]
+        hashes, numbers, unprotected, items = [np.empty(0, np.uint64)], [np.empty(0, np.uint32)], [], 0
+        for batch in _batches(path):
+            found, of = self._grams(batch)
+            held = np.bincount(of, minlength=len(batch))
+            unprotected += [item["id"] for item, count in zip(batch, held, strict=True) if not count]
+            hashes.append(found)
+            numbers.append(of + np.uint32(items))
+            items += len(batch)
+        grams, owned = np.concatenate(hashes), np.concatenate(numbers)
+        del hashes, numbers
+        order = np.argsort(grams, kind="stable")  # items come in order: they stay so among equal hashes
+        grams, owned = grams[order], owned[order]
+        once = first_of_equal(grams) | first_of_equal(owned)
+        grams, owned = grams[once], owned[once]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        grams.tofile(self._folder / f"{rank:05d}.grams")
+        owned.tofile(self._folder / f"{rank:05d}.items")
+        grams[first_of_equal(grams)].tofile(self._folder / f"{rank:05d}.hashes")
+        write_report(self._folder, rank, {"items": items, "unprotected": unprotected})
+        yield from ()
+
+    def _grams(self, items: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return hashes of n-grams and whose they are, items counting from 0: all at once, as few words are soon hashed."""
+        words: list[str] = []
+        numbers, lengths, known = [], [], dict[str, list[str]]()
+        for number, item in enumerate(items):
+            for text in item["texts"]:  # questions share a story
+                found = known.get(text)
+                if found is None:
+                    found = known[text] = split_words(text)
+                words += found
+                numbers.append(number)
+                lengths.append(len(found))
+        hashes = ngram_hashes(words, self._ngram)
+        text_of = np.repeat(np.arange(len(lengths)), lengths)
+        last = self._ngram - 1
+        whole = text_of[: len(hashes)] == text_of[last : last + len(hashes)]  # not of two texts
+        places = text_of[: len(hashes)][whole]
+        return hashes[whole], np.array(numbers, np.uint32)[places] if len(places) else np.empty(0, np.uint32)
+
+
+class MergeIndex(PipelineStep):
+    """The one task that makes the index of all owners: `index`, each n-gram once, sorted, and `filter`.
+
+    The filter has a bit for every value of a hash's first bits, sixteen times as many as there are n-grams: few texts
+    pass it that are not in the index, and most never look there. Both are written a range of hashes at a time.
+    """
+
+    name = "index"
+    type = "decontamination"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        paths = sorted(self._folder.glob("*.hashes"))
+        total = sum(path.stat().st_size // HASH.itemsize for path in paths)
+        part_bits = (total // _HASHES_AT_ONCE).bit_length()
+        filter_bits = max(_LEAST_FILTER_BITS, (16 * total).bit_length())
+        with (self._folder / "index").open("wb") as index, (self._folder / "filter").open("wb") as filter_:
+            for part in range(1 << part_bits):
+                low, high = part << (64 - part_bits), (part + 1) << (64 - part_bits)
+                pieces = [read_between(path, HASH, low, high) for path in paths]
+                merged = sort_unique(np.concatenate([np.empty(0, HASH), *pieces]))
+                merged.tofile(index)
+                bits = np.zeros(1 << (filter_bits - part_bits), np.bool_)
+                bits[(merged - np.uint64(low)) >> np.uint64(64 - filter_bits)] = True
+                np.packbits(bits).tofile(filter_)
+        yield from ()
+
+
+@dataclass(frozen=True)
+class Match:
+    """Words [first, last) of a text, and the hashes of their n-grams that are in the index."""
+
+    first: int
+    last: int
+    hashes: np.ndarray
+
+
+class Matcher:
+    """Finds what a text shares with the indexed ones."""
+
+    def __init__(self, folder: Path, ngram: int) -> None:
+        self._index = map_array(folder / "index", HASH)
+        self._filter = np.memmap(folder / "filter", np.uint8, "r")
+        self._shift = np.uint64(64 - (len(self._filter).bit_length() + 2))
+        self._ngram = ngram
+
+    def find(self, words: list[str]) -> list[Match]:
+        """Return the matches in a text's words, in order; overlapping ones are one."""
+        hashes = ngram_hashes(words, self._ngram)
+        places = hashes >> self._shift
+        bits = self._filter[places >> np.uint64(3)] << (places & np.uint64(7)).astype(np.uint8)
+        found = np.flatnonzero(bits & 128)
+        if not len(found) or not len(self._index):
+            return []
+        places = np.searchsorted(self._index, hashes[found])
+        places[places == len(self._index)] = 0
+        found = found[self._index[places] == hashes[found]]
+        matches: list[Match] = []
+        for group in np.split(found, np.flatnonzero(np.diff(found) > self._ngram) + 1):
+            if len(group):
+                matches.append(Match(int(group[0]), int(group[-1]) + self._ngram, hashes[group]))
+        return matches
+
+
+def find_owners(index: Path, owners: int, groups: list[np.ndarray]) -> list[dict[int, np.ndarray]]:
+    """Return for each group of hashes, by owner's number, the numbers of the items that hold one of them, sorted."""
+    hashes = np.concatenate([np.empty(0, np.uint64), *groups])
+    group_of = np.repeat(np.arange(len(groups)), np.array([len(group) for group in groups], np.int64))
+    held: list[dict[int, np.ndarray]] = [{} for _ in groups]
+    for owner in range(owners):  # mapped one at a time: what is mapped counts as this process's memory
+        grams, items = map_array(index / f"{owner:05d}.grams", HASH), map_array(index / f"{owner:05d}.items", _ITEM)
+        firsts, lasts = np.searchsorted(grams, hashes, "left"), np.searchsorted(grams, hashes, "right")
+        ranges: dict[int, list[np.ndarray]] = defaultdict(list)
+        for place in np.flatnonzero(lasts > firsts):
+            ranges[int(group_of[place])].append(items[firsts[place] : lasts[place]])
+        for group, pieces in ranges.items():
+            held[group][owner] = np.unique(np.concatenate(pieces))
+    return held
+
+
+def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Yield items, as many at a time as are soon hashed together and take little memory."""
+    batch, size = [], 0
+    for item in read_items(path):
+        batch.append(item)
+        size += sum(map(len, item["texts"]))
+        if len(batch) == _ITEMS_AT_ONCE or size > _CHARACTERS_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def read_items(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield id and texts of a benchmark's items or of held-out documents."""
+    with path.open("rb") as file:
+        for line in file:
+            item = orjson.loads(line)
+            yield {"id": item["id"], "texts": item["texts"] if "texts" in item else [item["text"]]}

@@ -1,0 +1,53 @@
+"""train.precision: the numbers in which passes are computed. It decides the result.
+
+Weights and the optimizer's state are fp32 always.
+"""
+
+import logging
+
+import torch
+
+from gpt.errors import UserError
+from gpt.params.launch import Launch
+from gpt.processes.machine import bf16_time_ratio, is_native
+
+_KEY = "params.yaml: train.precision"
+
+logger = logging.getLogger(__name__)
+
+
+def check_precision(precision: str, launch: Launch) -> None:
+    """Raise `UserError` for a precision in which this machine does not compute, or silently would in another."""
+    on_gpu = torch.cuda.is_available()
+    if precision == "fp16" and launch.strategy == "fsdp":
+        raise UserError(f"{_KEY} = 'fp16' does not work with launch.strategy = 'fsdp'; use fp32, tf32 or bf16")
+    if precision == "fp16" and not on_gpu:  # Accelerate would train in fp32 without a word
+        raise UserError(f"{_KEY} = 'fp16' needs a GPU; use fp32 or bf16")
+    if precision == "tf32" and not on_gpu:
+        raise UserError(f"{_KEY} = 'tf32' needs a GPU; use fp32, or bf16")
+    if on_gpu and not is_native(precision):
+        raise UserError(f"{_KEY} = {precision!r}, which this GPU cannot compute; use fp32 or fp16")
+
+
+def set_precision(precision: str) -> str:
+    """Let products of fp32 tensors be computed as `precision` says; return what Accelerate calls it: no, bf16 or fp16."""
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    return "no" if autocast_type(precision) is None else precision
+
+
+def autocast_type(precision: str) -> torch.dtype | None:
+    """Return the type that autocast computes products in, None for fp32 and tf32, which need no autocast."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+
+def warn_if_emulated(precision: str, device: torch.device) -> None:
+    """Warn once if this machine has no instructions for a precision, with how much longer it takes than fp32 (measured)."""
+    if is_native(precision) is False:
+        factor = bf16_time_ratio(device)
+        logger.warning(
+            "%s = %r is emulated on this processor: passes take about %.2g times as long as in fp32",
+            _KEY,
+            precision,
+            factor,
+        )

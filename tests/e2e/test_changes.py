@@ -1,0 +1,159 @@
+"""What a change costs: which stages `dvc repro` runs after it, and whether an unfinished training would go on.
+
+docs/recovery.md shows the table; `pytest -m slow tests/e2e/test_changes.py -s` prints what was seen.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from gpt.files import sha256_file
+from tests.e2e.conftest import Project
+
+pytestmark = pytest.mark.slow
+
+REPRO = ("dvc", "--wait-for-lock", "repro")
+FINGERPRINT = (
+    "import sys; from gpt.params.project import load_params; from gpt.training.fingerprint import fingerprint;"
+    "print(fingerprint(load_params()).id)"
+)
+AFTER_TOKENS = ["pretrain", "evaluate", "report"]
+
+
+def append(name: str, text: str) -> Callable[[Project], None]:
+    def change(project: Project) -> None:
+        path = project.folder / name
+        path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+    return change
+
+
+def replace(name: str, old: str, new: str) -> Callable[[Project], None]:
+    def change(project: Project) -> None:
+        path = project.folder / name
+        text = path.read_text(encoding="utf-8")
+        assert old in text, f"{name} has no {old!r}"
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    return change
+
+
+def setting(section: str, **values: Any) -> Callable[[Project], None]:
+    return lambda project: project.change(**{section: values})
+
+
+def installed(distribution: str, version: str) -> Callable[[Project], None]:
+    """Let another version of a distribution seem to be installed: its metadata come first on the path."""
+
+    def change(project: Project) -> None:
+        folder = project.folder / f"{distribution}-{version}.dist-info"
+        folder.mkdir()
+        metadata = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
+        (folder / "METADATA").write_text(metadata, encoding="utf-8")
+
+    return change
+
+
+def licence(project: Project) -> None:
+    (source,) = project.params()["fetch"]["sources"]
+    project.change(fetch={"sources": [dict(source) | {"licence": "public domain"}]})
+
+
+def benchmark(project: Project) -> None:
+    item = (
+        '{"id": "made/validation/1", "benchmark": "made", "split": "validation", "answer": 0, "texts": ["one and two"],'
+        ' "choices": [{"context": "one", "continuation": " two"}]}\n'
+    )
+    path = project.folder.parent / "made.jsonl"
+    path.write_text(item, encoding="utf-8")
+    source = {"name": "made", "kind": "local", "path": str(path), "sha256": sha256_file(path), "licence": "none"}
+    project.change(fetch={"benchmarks": [source]})
+
+
+class Change(NamedTuple):
+    what: str
+    make: Callable[[Project], None]
+    runs: list[str]
+    goes_on: bool
+
+
+COMMENT = "\n# a comment\n"
+CHANGES = [
+    Change("comment in model/convert/huggingface.py", append("gpt/model/convert/huggingface.py", COMMENT), [], True),
+    Change("comment in training/trainer.py", append("gpt/training/trainer.py", COMMENT), [], True),
+    Change("comment in corpus/cleaning.py", append("gpt/corpus/cleaning.py", COMMENT), [], True),
+    Change("comment in tokens/tokenize.py", append("gpt/tokens/tokenize.py", COMMENT), [], True),
+    Change("comment in reports/page.py", append("gpt/reports/page.py", COMMENT), [], True),
+    Change("comment in tracking/journal.py", append("gpt/tracking/journal.py", COMMENT), [], True),
+    Change("docstring in model/attention.py", replace("gpt/model/attention.py", '"""', '"""Anew: '), [], True),
+    Change("code in model/convert/huggingface.py", append("gpt/model/convert/huggingface.py", "\nX = 1\n"), [], True),
+    Change("code in tracking/journal.py", append("gpt/tracking/journal.py", "\nX = 1\n"), [], True),
+    Change("code in tokens/display.py", append("gpt/tokens/display.py", "\nX = 1\n"), [], True),
+    Change("torch's local version", installed("torch", "2.13.0+other"), [], True),
+    Change("launch.micro_batch_size", setting("launch", micro_batch_size=4), [], True),
+    Change("train.sample_interval", setting("train", sample_interval=29), [], True),
+    Change("a source's licence", licence, ["data_card"], True),
+    Change("style of the data card", append("gpt/reports/page.py", "\nX = 1\n"), ["data_card"], True),
+    Change("ftfy upgraded", installed("ftfy", "99.0"), ["prepare"], True),
+    Change("tiktoken upgraded", installed("tiktoken", "99.0"), ["tokenizer", "tokenize", "evaluate"], True),
+    Change("a benchmark added", benchmark, ["fetch_benchmarks", "prepare", "data_card"], True),
+    Change("evaluate.prompts", setting("evaluate", prompts=["to be"]), ["evaluate", "report"], True),
+    Change("code in training/step.py", append("gpt/training/step.py", "\nX = 1\n"), ["pretrain"], False),
+    Change("train.learning_rate", setting("train", learning_rate=0.02), AFTER_TOKENS, False),
+    Change(
+        "tokenize.weights", setting("tokenize", weights={"made-up": 2}), ["tokenize", "data_card", *AFTER_TOKENS], False
+    ),
+]
+
+
+def fingerprint(project: Project) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", FINGERPRINT], cwd=project.folder, env=project.environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_change_runs_the_stages_whose_bytes_it_can_change_and_no_other(
+    make_project: Callable[..., Project], capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = make_project()
+    everything = project.stages_run(project.run(*REPRO))
+    assert everything[0] == "inputs"
+    before, seen = fingerprint(project), []
+    for change in CHANGES:
+        kept = {
+            path: path.read_bytes()
+            for path in [project.folder / "params.yaml", *(project.folder / "gpt").rglob("*.py")]
+        }
+        change.make(project)
+        goes_on = fingerprint(project) == before if change.what != "tokenize.weights" else False
+        runs = [name for name in project.stages_run(project.run(*REPRO)) if name != "inputs"]
+        seen.append((change.what, runs, goes_on))
+        for path, content in kept.items():
+            if path.read_bytes() != content:
+                path.write_bytes(content)
+        for folder in project.folder.glob("*.dist-info"):
+            (folder / "METADATA").unlink()
+            folder.rmdir()
+        if runs:
+            back = [name for name in project.stages_run(project.run(*REPRO)) if name != "inputs"]
+            assert back == [], f"{change.what}: taken back, it is all in DVC's cache"
+    with capsys.disabled():
+        for what, runs, goes_on in seen:
+            print(f"| {what} | {', '.join(runs) or 'none'} | {'goes on' if goes_on else 'begins anew'} |")
+    assert seen == [(change.what, change.runs, change.goes_on) for change in CHANGES]
+
+
+def test_a_changed_local_file_is_noticed(make_project: Callable[..., Project], tmp_path: Path) -> None:
+    project = make_project()
+    project.run(*REPRO, "fetch")
+    (tmp_path / "text.jsonl").write_text('{"text": "another"}\n', encoding="utf-8")
+    output = project.run(*REPRO, exit_code=255)
+    assert project.stages_run(output) == ["inputs", "fetch"]
+    assert "fetch.sources made-up: sha256 is" in output
+    assert "write its hash there" in output

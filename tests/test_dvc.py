@@ -1,0 +1,44 @@
+"""dvc.yaml: each stage depends on what can change its bytes, and on nothing else."""
+
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from flows.pipeline import STAGES as FLOW
+from gpt.code import STAGES
+from gpt.params.corpus import Prepare
+from gpt.params.evaluation import Evaluate
+from gpt.params.training import Train
+from gpt.training.fingerprint import WITHOUT_EFFECT
+from tests.conftest import ROOT
+
+DVC: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+def params_of(stage: str, section: str) -> set[str]:
+    return {key.removeprefix(f"{section}.") for key in DVC[stage]["params"] if key.startswith(f"{section}.")}
+
+
+def test_dvc_the_flow_and_the_code_know_the_same_stages() -> None:
+    assert ["inputs", *STAGES] == list(DVC)
+    assert sorted(FLOW) == sorted(DVC)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_its_code_by_content_and_on_no_file_of_code(stage: str) -> None:
+    assert f"data/inputs/{stage}.json" in DVC["inputs"]["outs"]
+    assert f"data/inputs/{stage}.json" in DVC[stage]["deps"]
+    assert not [name for name in DVC[stage]["deps"] if name.endswith(".py")]
+    assert [name for name in DVC[stage]["deps"] if name.startswith("data/inputs/")] == [f"data/inputs/{stage}.json"]
+
+
+def test_the_code_of_a_stage_is_looked_at_whenever_dvc_runs() -> None:
+    assert DVC["inputs"]["always_changed"] is True
+
+
+def test_settings_that_decide_bytes_are_dependencies_and_others_are_not() -> None:
+    assert params_of("pretrain", "train") == Train.model_fields.keys() - set(WITHOUT_EFFECT)
+    assert params_of("prepare", "prepare") == Prepare.model_fields.keys() - {"engine"}
+    assert params_of("evaluate", "evaluate") == Evaluate.model_fields.keys() - {"benchmarks"}
+    assert all("launch" not in str(stage.get("params")) for stage in DVC.values())

