@@ -11,7 +11,7 @@ _LINE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Reading:
-    """What the meters show between two looks at them."""
+    """What `Meters` measured between two readings."""
 
     tokens_per_second: float
     "Over all processes."

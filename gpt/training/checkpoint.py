@@ -1,6 +1,7 @@
 """Checkpoints that exist or do not: `checkpoints/<fingerprint>/step_00000500/`.
 
-A checkpoint is written beside its place and synced, its manifest (sizes and hashes) last, and renamed; older ones go after that.
+A checkpoint is written beside its place and synced, its manifest (sizes and hashes) last, then renamed into place; older ones are
+removed after that.
 Reading verifies every byte; a damaged one is skipped with a warning and the one before it used. Tensors are safetensors and all
 else JSON: torch.distributed.checkpoint would put a pickle beside them, and what is unpickled can run code.
 """

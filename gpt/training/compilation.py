@@ -19,7 +19,7 @@ from gpt.errors import UserError
 from gpt.model.transformer import GPTModel
 from gpt.params.launch import Launch
 from gpt.processes.agreement import largest_of_processes
-from gpt.training.step import Read, TrainStep
+from gpt.training.step import ReadBatch, TrainStep
 
 # Two cores compile a block in about 10 s, busy ones in many more, and steps then take a fifth to a third less time.
 _SLOW_COMPILE_SECONDS = 30.0
@@ -41,7 +41,7 @@ class Choice:
 
 
 def choose_compile(
-    settings: Launch, step: TrainStep, number: int, steps_left: int, read: Read, before: str | None = None
+    settings: Launch, step: TrainStep, number: int, steps_left: int, read: ReadBatch, before: str | None = None
 ) -> Choice:
     """Compile the blocks of the step's model, or leave them eager, as `launch.compile` says; `auto` measures on step `number`.
 
@@ -59,11 +59,11 @@ def choose_compile(
         return _give_up(must, lacking, f"{lacking}; install it, or use auto or false")
     eager = math.inf
     if not must:
-        eager = step.passes * largest_of_processes(step.accelerator, step.time_pass(number, read)[1])
+        eager = step.micro_batches * largest_of_processes(step.accelerator, step.time_pass(number, read)[1])
         if not worth_compiling(eager, steps_left):
             return Choice("eager", f"{steps_left} steps of {eager:.3g} s cannot repay compiling")
     first, later, failure = _compile(step, number, read, repeat=0 if must else 2)
-    compiled = step.passes * largest_of_processes(step.accelerator, later)
+    compiled = step.micro_batches * largest_of_processes(step.accelerator, later)
     if math.isinf(compiled):
         _uncompile(step.bare_model)
         failure = f"compiling failed: {failure or _ELSEWHERE}"
@@ -79,7 +79,7 @@ def choose_compile(
     )
 
 
-def _compile_as_before(step: TrainStep, number: int, read: Read, before: str) -> Choice:
+def _compile_as_before(step: TrainStep, number: int, read: ReadBatch, before: str) -> Choice:
     """Do again what the run did when it began; where this cannot be compiled any more, go on eager with a warning."""
     if before == "eager":
         return Choice("eager", "as when this run began")
@@ -129,7 +129,7 @@ def _give_up(must: bool, reason: str, advice: str) -> Choice:
     return Choice("eager", reason)
 
 
-def _compile(step: TrainStep, number: int, read: Read, repeat: int) -> tuple[float, float, str]:
+def _compile(step: TrainStep, number: int, read: ReadBatch, repeat: int) -> tuple[float, float, str]:
     """Compile the blocks; return the seconds of the first pass, which compiles, and of a later one, and what went wrong."""
     for block in step.bare_model.trf_blocks:
         block.compile(dynamic=False)

@@ -79,17 +79,17 @@ class Muon(torch.optim.AdamW):
                 shapes[min(rows, columns), max(rows, columns)].append(parameter)
         for (rows, _), parameters in shapes.items():
             momenta = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in parameters]
-            ahead: list[torch.Tensor] = []
+            wide: list[torch.Tensor] = []
             for momentum, parameter in zip(momenta, parameters, strict=True):
                 gradient = parameter.grad
                 assert gradient is not None, "chosen above"
                 if found_inf is not None:
                     gradient = gradient.where(found_inf == 0, 0.0)
                 momentum.lerp_(gradient, (1 - _MOMENTUM) * taken)
-                looked = torch.lerp(gradient, momentum, _MOMENTUM)  # Nesterov's look ahead
-                looked = full_tensor(looked)  # orthogonal is a property of the whole matrix
-                ahead.append(looked if len(looked) == rows else looked.T)
-            updates = orthogonalise(torch.stack(ahead))
+                nesterov = torch.lerp(gradient, momentum, _MOMENTUM)
+                nesterov = full_tensor(nesterov)  # a shard alone has another nearest orthogonal matrix
+                wide.append(nesterov if len(nesterov) == rows else nesterov.T)
+            updates = orthogonalise(torch.stack(wide))
             if found_inf is not None:
                 updates *= taken
             for parameter, update in zip(parameters, updates, strict=True):

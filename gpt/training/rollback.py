@@ -1,8 +1,9 @@
 """Going back after too many skipped steps in a row: to the checkpoint before them, and past the data that they had.
 
-Skipped steps changed no weights, but what makes every step bad may lie in the weights of before: so training takes up older ones,
-and other data. What it goes back to must not depend on when a signal came, or a stopped run would end with other weights than
-one that was not: only checkpoints that `checkpoint_interval` asked for count, and before the first of them the run's beginning.
+A skipped step changes no weights. If many in a row are bad, the weights before them may be the cause, or the data: so training
+takes older weights and goes past those data. What it goes back to must not depend on when a signal came, or a stopped run would end
+with other weights than one that was not: only checkpoints that `checkpoint_interval` asked for count, and before the first of them
+the run's beginning.
 """
 
 import logging

@@ -100,8 +100,9 @@ class Trainer:
         state = self.state
         if self.accelerator.is_main_process:
             self.record.progress = Progress(state.step, self.settings.max_steps)
-        meters = self._start_meters()
         self.stop_if_asked()
+        self.take_step.settle_sums(state.step, self.read_batch)
+        meters = self._start_meters()
         if state.step:
             self._after_step(meters)  # what the stop before this start had cut short
         while state.step < self.settings.max_steps:
