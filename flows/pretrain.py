@@ -44,7 +44,7 @@ def main() -> int:
 def summary(registered: dict[str, Any]) -> str:
     """Say in a few lines how good the model is, how it writes, where it is and what to do next."""
     test = read_json(paths.EVALUATE_METRICS, "run `gpt evaluate`")["test"]
-    sample = read_json(paths.REPORTS / "samples.json", "run `gpt evaluate`")[0]
+    sample = read_json(paths.SAMPLES, "run `gpt evaluate`")[0]
     text = f"{sample['prompt']}│{sample['completion']}".strip()
     shown = text if len(text) <= _SAMPLE_CHARACTERS else text[: _SAMPLE_CHARACTERS - 1] + "…"
     return "\n".join(

@@ -79,8 +79,8 @@ STAGES = {
     "data_card": Stage(("reports/data_card.py",), ("corpus", "tokens")),
     # Of a tokenizer training knows the size and the end of a document; tokens count by their hash.
     "pretrain": Stage(("training/pretrain.py",), ("corpus", "tokens/tokenizer.py", "tiktoken")),
-    "evaluate": Stage(("evaluation/report.py",), ("corpus", "sources")),
-    "report": Stage(("evaluation/report.py",), ("corpus", "evaluation", "tokens", "training")),
+    "evaluate": Stage(("evaluation/evaluate.py",), ("corpus", "sources")),
+    "report": Stage(("reports/evaluation.py",)),
 }
 
 # Parts of stages whose work is kept by itself.

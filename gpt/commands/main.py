@@ -74,11 +74,13 @@ def fetch(options: argparse.Namespace) -> int:
     from gpt.sources import fetch as sources
 
     settings = load_params().fetch
-    count = sources.fetch(settings.sources, paths.RAW)
-    print(f"{paths.RAW}: {count} files, verified")
-    counts = benchmarks.build_benchmarks(settings.benchmarks, paths.BENCHMARKS)
-    items = sum(sum(splits.values()) for splits in counts.values())
-    print(f"{paths.BENCHMARKS}: {len(counts)} benchmarks, {items:,} items")
+    if options.what in (None, "sources"):
+        count = sources.fetch(settings.sources, paths.RAW)
+        print(f"{paths.RAW}: {count} files, verified")
+    if options.what in (None, "benchmarks"):
+        counts = benchmarks.build_benchmarks(settings.benchmarks, paths.BENCHMARKS)
+        items = sum(sum(splits.values()) for splits in counts.values())
+        print(f"{paths.BENCHMARKS}: {len(counts)} benchmarks, {items:,} items")
     return 0
 
 
@@ -117,10 +119,9 @@ def tokenizer(options: argparse.Namespace) -> int:
 
 
 def tokenize(options: argparse.Namespace) -> int:
-    """write the documents as memory-mapped token shards, and a card that describes the data"""
+    """write the documents as memory-mapped token shards"""
     from gpt import paths
     from gpt.params.project import load_params
-    from gpt.reports import data_card as card
     from gpt.tokens import tokenize as encoding
 
     params = load_params()
@@ -136,7 +137,16 @@ def tokenize(options: argparse.Namespace) -> int:
         print(
             f"{paths.TOKENS}: {split} {entry['tokens']:,} tokens, {entry['bytes'] / entry['tokens']:.2f} bytes per token"
         )
-    card.write_card(params.tokenizer, params.tokenize, paths.DOCUMENTS, paths.TOKENS, paths.DATA_CARD)
+    return 0
+
+
+def data_card(options: argparse.Namespace) -> int:
+    """write a page that describes the data"""
+    from gpt import paths
+    from gpt.params.project import load_params
+    from gpt.reports.data_card import write_card
+
+    write_card(load_params(), paths.DOCUMENTS, paths.BENCHMARKS, paths.TOKENS, paths.DATA_CARD)
     print(f"data card: {paths.DATA_CARD}")
     return 0
 
@@ -212,20 +222,31 @@ def pretrain(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """measure the model on held-out documents and write a report"""
+    """measure the model on held-out documents, and let it write samples"""
     from gpt.params.project import load_params
 
     params = load_params()
     from gpt import paths
-    from gpt.evaluation import report
+    from gpt.evaluation import evaluate as evaluation
 
-    metrics = report.evaluate(params)
-    for split in report.HELD_OUT:
+    metrics = evaluation.evaluate(params)
+    for split in evaluation.HELD_OUT:
         figures = metrics[split]
         print(
             f"{split}: {figures['bits_per_byte']:.4f} bits per byte, loss {figures['loss']:.4f},"
             f" perplexity {figures['perplexity']:.2f}"
         )
+    print(f"samples: {paths.SAMPLES}")
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """write a page with the model's figures, loss curves and samples"""
+    from gpt import paths
+    from gpt.params.project import load_params
+    from gpt.reports.evaluation import write_report
+
+    write_report(load_params())
     print(f"report: {paths.REPORTS / 'evaluate.md'}")
     return 0
 
@@ -362,7 +383,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 failed, 2 you must change something.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (inputs, fetch, prepare, tokenizer, tokenize, evaluate):
+    fetch_parser = _add(commands, fetch)
+    fetch_parser.add_argument(
+        "what", nargs="?", choices=["sources", "benchmarks"], help="one of the two (default: both)"
+    )
+    for command in (inputs, prepare, tokenizer, tokenize, data_card, evaluate, report):
         _add(commands, command)
     pretrain_parser = _add(commands, pretrain)
     pretrain_parser.add_argument(
@@ -518,7 +543,7 @@ def _not_empty(text: str) -> str:
 
 
 def _add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", command: Command) -> argparse.ArgumentParser:
-    name, text = command.__name__.rstrip("_"), command.__doc__
+    name, text = command.__name__.rstrip("_").replace("_", "-"), command.__doc__
     parser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(command=command)
     return parser

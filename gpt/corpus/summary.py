@@ -88,18 +88,23 @@ def _read(work: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, list[An
     return read, dropped, examples
 
 
-def describe_inputs(settings: Prepare, raw: Path, benchmarks: Path) -> dict[str, Any]:
-    """Return what the documents are made of: settings that decide them, sources and benchmarks with licence and hash."""
+def describe_inputs(settings: Prepare, raw: Path, benchmarks: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the documents are made of: settings that decide them, sources by size, the benchmarks `names` by hash."""
     listing = read_json(raw / "sources.json", "run `gpt fetch` first")
-    described = benchmarks / "benchmarks.json"
+    described = read_json(benchmarks / "benchmarks.json", "run `gpt fetch` again")
     return {
         "settings": settings.model_dump(mode="json", exclude={"engine"}),
         "fetched": [
-            {key: source.get(key, "") for key in ("name", "licence", "sha256")}
-            | {"files": len(source["files"]), "bytes": sum(file.get("bytes", 0) for file in source["files"].values())}
+            {
+                "name": source["name"],
+                "files": len(source["files"]),
+                "bytes": sum(file.get("bytes", 0) for file in source["files"].values()),
+            }
             for source in listing
         ],
-        "benchmarks": read_json(described, "run `gpt fetch` again") if described.exists() else {},
+        "benchmarks": {
+            name: {key: described[name][key] for key in ("items", "sha256") if key in described[name]} for name in names
+        },
     }
 
 

@@ -33,8 +33,9 @@ def build_benchmarks(sources: tuple[Source, ...], output: Path) -> dict[str, dic
                     for file, path in _bring_files(source, Path(brought, source.name)).items():
                         with located(file):
                             benchmark, items = read_olmes(path, file) if path.suffix == ".gz" else read_common(path)
-                            entry = listing.setdefault(benchmark, {"sources": {}, "items": Counter(), "ids": set()})
-                            entry["sources"][source.name] = source.licence
+                            entry = listing.setdefault(benchmark, {"sources": [], "items": Counter(), "ids": set()})
+                            if source.name not in entry["sources"]:
+                                entry["sources"].append(source.name)
                             with (folder / f"{benchmark}.jsonl").open("ab") as writer:
                                 _write_items(items, writer, entry, origins, f"{source.name}/{file}")
         for benchmark, entry in listing.items():

@@ -117,7 +117,7 @@ def _track(trainer: Trainer, choices: dict[str, Choice], fingerprint: str) -> No
     }
     tags |= {f"launch.{key}": value for key, value in launch.items()}
     tags |= {name: str(choice) for name, choice in choices.items()}
-    dataset = describe_dataset(trainer.params.base.name, paths.DOCUMENTS, paths.TOKENS)
+    dataset = describe_dataset(trainer.params, paths.DOCUMENTS, paths.TOKENS)
     card = read_card(paths.DATA_CARD, paths.TOKENS)
     trainer.record.tracker = Tracker(paths.SPOOL, trainer.params, trainer.run, tags, dataset, card)
     trainer.run = trainer.record.tracker.run

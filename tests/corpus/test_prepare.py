@@ -353,6 +353,17 @@ def test_a_split_without_documents_is_refused(corpus: Corpus) -> None:
         corpus.prepare()
 
 
+def test_a_benchmark_that_judges_nothing_changes_no_byte(corpus: Corpus) -> None:
+    corpus.write({"a.jsonl": MANY})
+    corpus.write_benchmark("quiz", prose(40, 1))
+    corpus.prepare(SETTINGS, "quiz")
+    before = sha256_tree(corpus.output), corpus.metrics.read_bytes()
+    listed = {"quiz": {"sources": ["renamed"]}, "other": {"sources": ["new"]}}
+    write_json(corpus.benchmarks / "benchmarks.json", listed)
+    corpus.prepare(SETTINGS, "quiz")
+    assert (sha256_tree(corpus.output), corpus.metrics.read_bytes()) == before
+
+
 def test_a_benchmark_that_was_not_fetched_is_named(corpus: Corpus) -> None:
     corpus.write({"a.jsonl": MANY})
     with pytest.raises(UserError, match=r"evaluate\.benchmarks: quiz"):

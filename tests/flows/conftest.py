@@ -137,7 +137,7 @@ if name == "evaluate":
     split = {"documents": 2, "loss": 1.5, "perplexity": 4.48, "bits_per_byte": 2.1234}
     Path("metrics").mkdir(exist_ok=True)
     Path("metrics/evaluate.json").write_text(json.dumps({"test": split, "validation": split}))
-    (folder / "samples.json").write_text(json.dumps([{"prompt": "To be", "completion": ", or not"}]))
+    Path("reports/samples.json").write_text(json.dumps([{"prompt": "To be", "completion": ", or not"}]))
     (folder / "training.png").write_bytes(bytes.fromhex("%s"))
 """ % _PNG.hex()  # noqa: UP031 (the stub is full of braces)
 

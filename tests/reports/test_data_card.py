@@ -103,7 +103,7 @@ def write(project: Path, output: Path, **change: Any) -> str:
     documents.mkdir(exist_ok=True)
     report = json.loads((project / paths.DOCUMENTS / "report.json").read_text(encoding="utf-8")) | change
     (documents / "report.json").write_text(json.dumps(report), encoding="utf-8")
-    write_card(params.tokenizer, params.tokenize, documents, project / paths.TOKENS, output)
+    write_card(params, documents, project / paths.BENCHMARKS, project / paths.TOKENS, output)
     return output.read_text(encoding="utf-8")
 
 
@@ -126,9 +126,10 @@ def test_the_same_data_make_the_same_page_in_any_process(project: Path, tmp_path
         "import sys; from pathlib import Path; from gpt.params.project import load_params;"
         "from gpt.reports.data_card import write_card;"
         "p = load_params(Path(sys.argv[1], 'params.yaml'));"
-        "write_card(p.tokenizer, p.tokenize, Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))"
+        "write_card(p, *map(Path, sys.argv[2:]))"
     )
-    folders = (str(path) for path in (project, project / paths.DOCUMENTS, project / paths.TOKENS))
+    data = (project / path for path in (paths.DOCUMENTS, paths.BENCHMARKS, paths.TOKENS))
+    folders = map(str, (project, *data))
     output = tmp_path / "again.html"
     environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "SOURCE_DATE_EPOCH": "1"}
     subprocess.run([sys.executable, "-c", code, *folders, str(output)], check=True, env=environment)
@@ -171,15 +172,15 @@ def test_what_there_is_none_of_is_said_to_be_none(project: Path, tmp_path: Path)
     assert page.sections["Contamination"].split("Longest matches")[1].strip() == "none"
 
 
-def test_tokenize_writes_the_card_and_asks_for_a_report_that_is_missing(
+def test_the_command_writes_the_card_and_asks_for_a_report_that_is_missing(
     prepared_project: Path, copy_project: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy_project(prepared_project)
-    assert main(["tokenize"]) == 0
+    assert main(["data-card"]) == 0
     assert data_id(paths.TOKENS) in paths.DATA_CARD.read_text(encoding="utf-8")
     (paths.DOCUMENTS / "report.json").unlink()
-    assert main(["tokenize"]) == 2
+    assert main(["data-card"]) == 2
     assert "report.json: not found; run `gpt prepare` again" in capsys.readouterr().err
     params = load_params()
     with pytest.raises(UserError, match="run `gpt prepare` again"):
-        write_card(params.tokenizer, params.tokenize, paths.DOCUMENTS, paths.TOKENS, paths.DATA_CARD)
+        write_card(params, paths.DOCUMENTS, paths.BENCHMARKS, paths.TOKENS, paths.DATA_CARD)

@@ -382,7 +382,7 @@ def test_a_file_in_the_common_form_comes_as_it_is(place: Path, output: Path) -> 
     assert items(output, "quiz")[1].texts == ("Zwölf – “dozen”",)
     assert json.loads((output / "benchmarks.json").read_text()) == {
         "quiz": {
-            "sources": {"mine": "CC0"},
+            "sources": ["mine"],
             "items": {"test": 1, "train": 1},
             "sha256": sha256_file(output / "quiz.jsonl"),
         }

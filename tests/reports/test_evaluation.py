@@ -1,5 +1,4 @@
-import json
-import math
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -9,12 +8,22 @@ from typing import Any
 import pytest
 
 from gpt import paths
-from gpt.corpus.documents import describe_documents
 from gpt.errors import UserError
-from gpt.evaluation.report import draw_training, evaluate
-from gpt.files import sha256_file, sha256_tree
+from gpt.evaluation.evaluate import evaluate
+from gpt.files import read_json, sha256_tree, write_json
+from gpt.model.storage import load_model
 from gpt.params.project import load_params
-from gpt.tokens.shards import TokenReader
+from gpt.reports.evaluation import draw_training, write_report
+
+
+@pytest.fixture(scope="module")
+def evaluated_project(trained_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluated") / "project"
+    shutil.copytree(trained_project, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        evaluate(load_params())
+    return folder
 
 
 def decode_png(path: Path) -> tuple[int, int]:
@@ -38,38 +47,26 @@ def decode_png(path: Path) -> tuple[int, int]:
     return width, height
 
 
-def test_it_writes_figures_samples_and_a_report(
-    trained_project: Path, copy_project: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    copy_project(trained_project)
-    params = load_params()
-    metrics = evaluate(params)
-    assert json.loads(paths.EVALUATE_METRICS.read_text()) == metrics
-    assert metrics["weights_sha256"] == sha256_file(paths.BASE_MODEL / "model.safetensors")
-    report = (paths.REPORTS / "evaluate.md").read_text()
+def test_it_shows_figures_curves_and_samples(evaluated_project: Path, copy_project: Callable[..., Path]) -> None:
+    copy_project(evaluated_project)
+    write_report(load_params())
+    report = (paths.REPORTS / "evaluate.md").read_text(encoding="utf-8")
+    metrics = read_json(paths.EVALUATE_METRICS, "")
     for split in ("validation", "test"):
-        figures, reader = metrics[split], TokenReader(paths.TOKENS, split)
-        assert figures["tokens"] == reader.tokens
-        assert figures["bytes"] == reader.text_bytes
-        assert figures["documents"] == reader.documents
-        assert figures["documents_sha256"] == describe_documents(paths.DOCUMENTS)[split]["sha256"]
-        assert figures["perplexity"] == pytest.approx(math.exp(figures["loss"]))
-        bits = figures["loss"] / math.log(2) * figures["tokens"] / figures["bytes"]
-        assert figures["bits_per_byte"] == pytest.approx(bits)
-        assert f"**{figures['bits_per_byte']:.4f}**" in report
-    samples = json.loads((paths.REPORTS / "samples.json").read_text())
-    assert [sample["prompt"] for sample in samples] == list(params.evaluate.prompts)
-    for sample in samples:
+        assert f"**{metrics[split]['bits_per_byte']:.4f}**" in report
+    for sample in read_json(paths.SAMPLES, ""):
         assert f"{sample['prompt']}│{sample['completion']}" in report
+    model, _ = load_model(paths.BASE_MODEL)
+    assert f"{model.count_parameters():,} parameters: 1 layers, 16 wide, 2 heads, context 16 tokens" in report
     assert decode_png(paths.REPORTS / "training.png") == (880, 495)
 
 
-def test_evaluating_twice_gives_the_same_bytes(trained_project: Path, copy_project: Callable[..., Path]) -> None:
-    copy_project(trained_project)
+def test_reporting_twice_gives_the_same_bytes(evaluated_project: Path, copy_project: Callable[..., Path]) -> None:
+    copy_project(evaluated_project)
     hashes = []
     for _ in range(2):
-        evaluate(load_params())
-        hashes.append((sha256_tree(paths.REPORTS), sha256_file(paths.EVALUATE_METRICS)))
+        write_report(load_params())
+        hashes.append(sha256_tree(paths.REPORTS))
     assert hashes[0] == hashes[1]
 
 
@@ -86,33 +83,26 @@ def test_a_damaged_curve_is_a_clear_error(tmp_path: Path, damaged: str, content:
         draw_training(training, validation, tmp_path / "training.png")
 
 
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[0] ^= 1
-    path.write_bytes(data)
-
-
-def other_tokenizer() -> None:
-    path = paths.TOKENS / "index.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_id": "0" * 64}))
+def other_metrics() -> None:
+    write_json(paths.EVALUATE_METRICS, {"validation": {}, "test": {}, "parameters": 1})
 
 
 DAMAGE: dict[str, tuple[str, Callable[[], Any]]] = {
-    "a changed byte of a test shard": ("test_00000.bin: SHA-256", lambda: flip(paths.TOKENS / "test_00000.bin")),
-    "tokens of another tokenizer": ("made by another tokenizer", other_tokenizer),
     "no curve": ("training.csv: not found", lambda: paths.TRAINING_PLOT.unlink()),
+    "no figures": ("evaluate.json: not found; run `gpt evaluate`", lambda: paths.EVALUATE_METRICS.unlink()),
+    "other figures": ("evaluate.json.*not as `gpt evaluate` wrote", other_metrics),
+    "no samples": ("samples.json: not found; run `gpt evaluate`", lambda: paths.SAMPLES.unlink()),
 }
 
 
 @pytest.mark.parametrize(("message", "damage"), DAMAGE.values(), ids=DAMAGE)
-def test_what_does_not_fit_is_refused_and_the_earlier_report_stays(
-    trained_project: Path, copy_project: Callable[..., Path], message: str, damage: Callable[[], Any]
+def test_what_is_missing_is_named_and_the_earlier_report_stays(
+    evaluated_project: Path, copy_project: Callable[..., Path], message: str, damage: Callable[[], Any]
 ) -> None:
-    copy_project(trained_project)
+    copy_project(evaluated_project)
     paths.REPORTS.mkdir(parents=True)
     (paths.REPORTS / "evaluate.md").write_text("earlier")
     damage()
     with pytest.raises(UserError, match=message):
-        evaluate(load_params())
+        write_report(load_params())
     assert (paths.REPORTS / "evaluate.md").read_text() == "earlier"
-    assert not paths.EVALUATE_METRICS.exists()
