@@ -18,6 +18,7 @@ from gpt.params.corpus import Prepare
 from gpt.params.project import load_params
 from tests.conftest import ROOT
 from tests.tasks.killed import run_and_kill
+from tests.tasks.power import Disk
 
 SHARED = load_params(ROOT / "params.yaml").prepare
 ENGINE = SHARED.engine.model_copy(update={"workers": 1})
@@ -268,6 +269,21 @@ def test_a_killed_run_goes_on_and_makes_the_same_bytes(
     corpus.prepare(REAL, "quiz")
     assert sha256_tree(corpus.output) == reference[1]
     assert not (corpus.root / ".documents.work").exists()
+
+
+def test_a_power_cut_loses_nothing_that_counts_as_done(corpus: Corpus, reference: tuple[Corpus, str]) -> None:
+    write_real(corpus)
+    with pytest.MonkeyPatch.context() as patch:
+        disk = Disk(patch)
+        patch.setattr("gpt.corpus.prepare.summarise_corpus", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            corpus.prepare(REAL, "quiz")
+    work = corpus.root / ".documents.work"
+    disk.cut_power(work)
+    marks = {path: path.stat().st_mtime_ns for path in work.rglob("completions/*")}
+    assert len(marks) > 10
+    corpus.prepare(REAL, "quiz")
+    assert sha256_tree(corpus.output) == reference[1]
 
 
 def test_what_was_done_is_not_done_again(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
