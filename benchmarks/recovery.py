@@ -51,7 +51,7 @@ def measure() -> list[str]:
         return time.perf_counter() - begun
 
     steps()
-    state = {"guard": step.guard.state()}
+    state = {"guard": step.guard.state_dict()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         still: list[float] = []

@@ -36,11 +36,8 @@ _NEUTRAL = {
     "tasks/executors.py": "where tasks run; tests compare the bytes",
     "tasks/steps.py": "when files are on the disk",
     "tasks/work.py": "what is done already",
-    "tracking/dataset.py": "is told to MLflow only, as are the next ones",
-    "tracking/journal.py": "",
-    "tracking/progress.py": "",
-    "tracking/store.py": "",
-    "tracking/tracker.py": "",
+    "tracking": "tells MLflow and the terminal",
+    "training/adoption.py": "whose checkpoint a run goes on from is said in its lineage",
     "training/checkpoint.py": "keeps what was computed; another FORMAT is refused",
     "training/compilation.py": "how passes are computed, up to the last digits",
     "training/fingerprint.py": "names the run",
@@ -80,7 +77,7 @@ STAGES = {
     # Of a tokenizer training knows the size and the end of a document; tokens count by their hash.
     "pretrain": Stage(("training/pretrain.py",), ("corpus", "tokens/tokenizer.py", "tiktoken")),
     "evaluate": Stage(("evaluation/evaluate.py",), ("corpus", "sources")),
-    "report": Stage(("reports/evaluation.py",)),
+    "report": Stage(("reports/evaluation.py",), ("corpus", "evaluation", "tokens", "training")),
 }
 
 # Parts of stages whose work is kept by itself.

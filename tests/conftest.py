@@ -37,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--chaos-outage", type=int, default=5, help="seconds without a tracking server (default: %(default)s)"
     )
+    group.addoption("--chaos-busy", action="store_true", help="beside processes that keep all cores busy")
     group.addoption("--chaos-seed", type=int, default=0, help="of the random instants (default: another one each time)")
 
 

@@ -65,7 +65,9 @@ def prepare(
         with atomic_folder(output) as folder:
             link_files(sorted((work / "documents").iterdir()), folder)
             write_json(folder / "documents.json", _describe(folder, counts))
-            write_json(folder / "report.json", describe_inputs(settings, raw, benchmarks, names) | report)
+            write_json(
+                folder / "report.json", describe_inputs(settings, raw, benchmarks, names) | {"counts": counts} | report
+            )
             write_json(metrics, counts)  # in here: if it cannot be written, the old documents stay
     return counts
 

@@ -89,22 +89,17 @@ def _read(work: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, list[An
 
 
 def describe_inputs(settings: Prepare, raw: Path, benchmarks: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return what the documents are made of: settings that decide them, sources by size, the benchmarks `names` by hash."""
+    """Return what the documents are made of: settings that decide them, sources, and the benchmarks `names`, with their hashes."""
     listing = read_json(raw / "sources.json", "run `gpt fetch` first")
-    described = read_json(benchmarks / "benchmarks.json", "run `gpt fetch` again")
+    described = read_json(benchmarks / "benchmarks.json", "run `gpt fetch` again", names)
     return {
         "settings": settings.model_dump(mode="json", exclude={"engine"}),
         "fetched": [
-            {
-                "name": source["name"],
-                "files": len(source["files"]),
-                "bytes": sum(file.get("bytes", 0) for file in source["files"].values()),
-            }
+            {key: source.get(key, "") for key in ("name", "sha256")}
+            | {"files": len(source["files"]), "bytes": sum(file.get("bytes", 0) for file in source["files"].values())}
             for source in listing
         ],
-        "benchmarks": {
-            name: {key: described[name][key] for key in ("items", "sha256") if key in described[name]} for name in names
-        },
+        "benchmarks": {name: described[name] for name in names},
     }
 
 

@@ -29,14 +29,12 @@ def evaluate(params: Params) -> dict[str, Any]:
         metrics[split] = figures | {"documents": reader.documents, "documents_sha256": reader.documents_sha256}
     metrics["parameters"] = model.count_parameters()
     metrics["weights_sha256"] = sha256_file(paths.BASE_MODEL / "model.safetensors")
-    samples = write_samples(params, model, encoding)
-    write_json(paths.SAMPLES, samples)
-    write_json(paths.EVALUATE_METRICS, metrics)
+    write_json(paths.SAMPLES, _samples(params, model, encoding))
+    write_json(paths.EVALUATE_METRICS, metrics)  # last: figures without samples would be taken for whole
     return metrics
 
 
-def write_samples(params: Params, model: GPTModel, encoding: tiktoken.Encoding) -> list[dict[str, str]]:
-    """Return what the model writes after each of evaluate.prompts: prompt and completion."""
+def _samples(params: Params, model: GPTModel, encoding: tiktoken.Encoding) -> list[dict[str, str]]:
     settings = params.evaluate
     sampling = Sampling(
         settings.max_new_tokens, temperature=settings.temperature, top_k=settings.top_k, seed=params.base.seed

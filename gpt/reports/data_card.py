@@ -1,7 +1,6 @@
 """reports/data.html: what the data is, where it comes from and what became of it, as one page that needs nothing else.
 
-It is made of params.yaml (licences, settings), data/documents/report.json, data/benchmarks/benchmarks.json and
-data/tokens/index.json alone, and of nothing that changes from run to run, so the same data make the same file.
+It is made of data/documents/report.json, data/tokens/index.json and params.yaml alone: the same data make the same file.
 """
 
 import json
@@ -13,8 +12,6 @@ from typing import Any
 from gpt.corpus.splits import SPLITS
 from gpt.files import atomic_file, read_json
 from gpt.params.project import Params
-from gpt.params.sources import Source
-from gpt.params.types import flatten
 from gpt.reports.page import NONE, Markup, escape_text, pictures_in_a_row, quote, render, short_hash, table
 from gpt.reports.pictures import draw_lengths, draw_steps, short_number
 from gpt.tokens.shards import data_id, read_index
@@ -27,33 +24,31 @@ _KEYS = ("fetched", "benchmarks", "settings", "counts", "examples", "matches", "
 Json = dict[str, Any]
 
 
-def write_card(params: Params, documents: Path, benchmarks: Path, tokens: Path, output: Path) -> None:
+def write_card(params: Params, documents: Path, tokens: Path, output: Path) -> None:
     """Write the card of the data in `documents` and `tokens`, made with these settings, to the file `output`.
 
-    Raises `UserError` if one of them, or the list of the folder `benchmarks`, is missing.
+    Raises `UserError` if one of them is missing.
     """
     report = read_json(documents / "report.json", "run `gpt prepare` again", _KEYS)
-    listed = read_json(benchmarks / "benchmarks.json", "run `gpt fetch benchmarks`")
     index = read_index(tokens)
     digest = data_id(tokens)
+    licences = params.fetch.licences()
     settings = {
         "prepare": report["settings"],
         "tokenizer": params.section("tokenizer"),
         "tokenize": params.section("tokenize"),
     }
-    shown = {name: value for section, values in settings.items() for name, value in flatten(values, section).items()}
-    sources = {source.name: source for source in params.fetch.sources}
     sections = {
-        "Sources": _sources(report, index, sources, params.tokenize.weights),
+        "Sources": _sources(report, index, params.tokenize.weights, licences),
         "From raw files to documents": _steps(report["counts"]),
         "Splits": _splits(report["counts"], index),
         "Lengths": _lengths(report["sources"], index),
         "Tokens": _tokens(index),
         "Duplicates": _duplicates(report["counts"]),
-        "Contamination": _contamination(report, _benchmark_licences(params, listed)),
+        "Contamination": _contamination(report, licences),
         "Examples of what was removed": _examples(report["examples"]),
-        "Settings": table(["key", "value"], [[key, _value(value)] for key, value in shown.items()]),
-        "Hashes": _hashes(digest, report, index, sources),
+        "Settings": table(["key", "value"], [[key, _value(value)] for key, value in _flat(settings)]),
+        "Hashes": _hashes(digest, report, index),
     }
     with atomic_file(output) as partial:
         partial.write_text(render("Data card", _summary(digest, report, index), sections), encoding="utf-8")
@@ -79,7 +74,7 @@ def _summary(digest: str, report: Json, index: Json) -> str:
     return f'<p>SHA-256 of the data: <code class="whole">{escape(digest)}</code></p>\n<div class="facts">{shown}</div>'
 
 
-def _sources(report: Json, index: Json, sources: dict[str, Source], weights: dict[str, float]) -> str:
+def _sources(report: Json, index: Json, weights: dict[str, float], licences: dict[str, str]) -> str:
     read, train = report["counts"]["read"]["by_source"], index["splits"]["train"]
     rows = []
     for source in report["fetched"]:
@@ -87,9 +82,10 @@ def _sources(report: Json, index: Json, sources: dict[str, Source], weights: dic
         documents, size = (read.get(name, {}).get(key, 0) for key in ("documents", "bytes"))
         tokens = train["sources"].get(name, {}).get("tokens", 0)
         share, weight = _percent(tokens, train["tokens"]), f"{weights.get(name, 1):g}"
-        listed = sources.get(name)  # not there: taken out of params.yaml since
-        digest, licence = (short_hash(listed.sha256), listed.licence) if listed else ("", "")
-        rows.append([name, licence, source["files"], documents, size, weight, tokens, share, digest])
+        digest = short_hash(source["sha256"])
+        rows.append(
+            [name, licences.get(name, "unknown"), source["files"], documents, size, weight, tokens, share, digest]
+        )
     counted = ["files", "documents read", "bytes read", "weight", "training tokens", "share"]
     return table(["source", "licence", *counted, "SHA-256"], rows)
 
@@ -184,21 +180,14 @@ def _duplicates(counts: Json) -> str:
     return table(["removed as", "documents", "share", "bytes", "share"], rows)
 
 
-def _benchmark_licences(params: Params, listed: Json) -> dict[str, str]:
-    """Return by benchmark the licences of its sources."""
-    licences = {source.name: source.licence for source in params.fetch.benchmarks}
-    return {
-        name: ", ".join(sorted({licences[source] for source in entry.get("sources", ()) if source in licences}))
-        for name, entry in listed.items()
-    }
-
-
 def _contamination(report: Json, licences: dict[str, str]) -> str:
     counts, planted = report["counts"], report["counts"]["planted"]
     rows = [
         [
             name,
-            licences.get(name, ""),
+            ", ".join(
+                sorted({licences.get(of, "unknown") for of in report["benchmarks"].get(name, {}).get("sources", ())})
+            ),
             entry["items"],
             entry["touched"],
             _percent(entry["touched"], entry["items"]),
@@ -261,9 +250,9 @@ def _example(reason: str, entries: list[Any]) -> str:
     return f"<h3>{escape_text(_plain(reason))}</h3>\n{table(['begins with', *head], cells)}"
 
 
-def _hashes(digest: str, report: Json, index: Json, sources: dict[str, Source]) -> str:
+def _hashes(digest: str, report: Json, index: Json) -> str:
     rows = [["data (index of the shards)", digest], ["tokenizer", index["tokenizer_id"]]]
-    rows += [[f"source {name}", source.sha256] for name, source in sources.items()]
+    rows += [[f"source {source['name']}", source["sha256"]] for source in report["fetched"]]
     rows += [
         [f"benchmark {name}", entry["sha256"]]
         for name, entry in sorted(report["benchmarks"].items())
@@ -273,6 +262,15 @@ def _hashes(digest: str, report: Json, index: Json, sources: dict[str, Source]) 
     rows += [[shard["file"], shard["sha256"]] for split in SPLITS for shard in index["splits"][split]["shards"]]
     cells = [[name, Markup(f'<code class="whole">{escape_text(value)}</code>')] for name, value in rows]
     return table(["of", "SHA-256"], cells)
+
+
+def _flat(value: Json, prefix: str = "") -> list[tuple[str, Any]]:
+    """Return settings as (section.key, value)."""
+    flat = []
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        flat += _flat(item, f"{name}.") if isinstance(item, dict) and item else [(name, item)]
+    return flat
 
 
 def _value(value: Any) -> Markup:

@@ -1,7 +1,4 @@
-"""reports/evaluate: a model's figures, loss curves and samples, for a person to read.
-
-It is drawn from what other stages wrote, and computes nothing: a change of its form costs no evaluation.
-"""
+"""reports/evaluate/: the evaluation as a page that a person can read, with the loss curves of training."""
 
 import csv
 from pathlib import Path
@@ -9,31 +6,21 @@ from typing import Any
 
 from gpt import paths
 from gpt.errors import UserError
+from gpt.evaluation.evaluate import HELD_OUT
 from gpt.files import atomic_folder, read_json
 from gpt.params.evaluation import Evaluate
-from gpt.params.project import Params
 
-_SPLITS = ("validation", "test")
-_AGAIN = "run `gpt evaluate` again"
+Json = dict[str, Any]
 
 
-def write_report(params: Params) -> None:
-    """Write evaluate.md and training.png to reports/evaluate.
-
-    Raises `UserError` for what is missing or not as its stage wrote it.
-    """
-    metrics = read_json(paths.EVALUATE_METRICS, _AGAIN, (*_SPLITS, "parameters"))
-    samples = read_json(paths.SAMPLES, _AGAIN)
+def write_report(settings: Evaluate) -> None:
+    """Write reports/evaluate/ from what `gpt pretrain` and `gpt evaluate` wrote; raise `UserError` if something is missing."""
+    metrics = read_json(paths.EVALUATE_METRICS, "run `gpt evaluate` again", (*HELD_OUT, "parameters"))
+    samples = read_json(paths.SAMPLES, "run `gpt evaluate` again")
     config = read_json(paths.BASE_MODEL / "config.json", "run `gpt pretrain` again")
     with atomic_folder(paths.REPORTS) as folder:
         draw_training(paths.TRAINING_PLOT, paths.VALIDATION_PLOT, folder / "training.png")
-        try:
-            text = _describe(params.evaluate, config, metrics, samples)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{paths.EVALUATE_METRICS}, {paths.SAMPLES}: not as `gpt evaluate` wrote them ({error!r}); {_AGAIN}"
-            ) from None
-        (folder / "evaluate.md").write_text(text, encoding="utf-8")
+        (folder / "evaluate.md").write_text(_page(settings, config, metrics, samples), encoding="utf-8")
 
 
 def draw_training(training: Path, validation: Path, output: Path) -> None:
@@ -64,19 +51,17 @@ def _read_curve(path: Path, column: str) -> tuple[list[int], list[float]]:
         raise UserError(f"{path}: is not as `gpt pretrain` wrote it; run `gpt pretrain` again") from None
 
 
-def _describe(
-    settings: Evaluate, config: dict[str, Any], metrics: dict[str, Any], samples: list[dict[str, str]]
-) -> str:
+def _page(settings: Evaluate, config: Json, metrics: Json, samples: list[dict[str, str]]) -> str:
     lines = [
         "# Evaluation",
         "",
-        f"{metrics['parameters']:,} parameters: {config['n_layer']} layers, {config['n_embd']} wide, {config['n_head']} heads,"
-        f" context {config['block_size']} tokens, vocabulary {config['vocab_size']}.",
+        f"{metrics['parameters']:,} parameters: {config['n_layer']} layers, {config['n_embd']} wide,"
+        f" {config['n_head']} heads, context {config['block_size']} tokens, vocabulary {config['vocab_size']}.",
         "",
         "| split | documents | bytes | tokens | loss (nats/token) | perplexity | bits per byte |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for split in _SPLITS:
+    for split in HELD_OUT:
         row = metrics[split]
         lines.append(
             f"| {split} | {row['documents']:,} | {row['bytes']:,} | {row['tokens']:,} |"
@@ -90,9 +75,8 @@ def _describe(
         "",
         "## Samples",
         "",
-        f"Temperature {settings.temperature}, top-k {settings.top_k}; the prompt comes first, then `│`.",
-        "",
     ]
+    lines += [f"Temperature {settings.temperature}, top-k {settings.top_k}; the prompt comes first, then `│`.", ""]
     for sample in samples:
         lines += ["```text", f"{sample['prompt']}│{sample['completion']}", "```", ""]
     return "\n".join(lines)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from gpt.corpus.splits import SPLITS
-from gpt.params.project import Params
 from gpt.tokens.shards import data_id, read_index
 
 # What MLflow's tables hold (mlflow/utils/validation.py).
@@ -15,11 +14,12 @@ _SOURCE_CHARACTERS = 65535
 Json = dict[str, Any]
 
 
-def describe_dataset(params: Params, documents: Path, tokens: Path) -> Json:
+def describe_dataset(name: str, documents: Path, tokens: Path, licences: dict[str, str]) -> Json:
     """Return the data of the folder `tokens` as MLflow takes a dataset: name, digest, source, profile (JSON texts), tags.
 
-    It is named as the experiment. Without the folder `documents` that they were made of, sources and contamination are not known
-    and left out.
+    `licences` are those of the sources by their names.
+
+    Without the folder `documents` that they were made of, sources and contamination are not known and left out.
     """
     index, digest = read_index(tokens), data_id(tokens)
     report = read_report(documents, tokens)
@@ -27,18 +27,16 @@ def describe_dataset(params: Params, documents: Path, tokens: Path) -> Json:
         split: {key: index["splits"][split][key] for key in ("documents", "tokens", "bytes", "documents_sha256")}
         for split in SPLITS
     }
-    read = {source["name"] for source in report.get("fetched", ())}
     sources = [
-        {"name": source.name, "sha256": source.sha256, "licence": source.licence}
-        for source in params.fetch.sources
-        if source.name in read
+        {"name": entry["name"], "sha256": entry["sha256"], "licence": licences.get(entry["name"], "unknown")}
+        for entry in report.get("fetched", ())
     ]
     source = json.dumps({"sources": sources})
     if len(source) > _SOURCE_CHARACTERS:
         source = json.dumps({"sources": f"{len(sources)}, listed in data.html"})
     contamination = report.get("counts", {}).get("contamination", {})
     return {
-        "name": params.base.name,
+        "name": name,
         "digest": digest[:_DIGEST_CHARACTERS],
         "source": source,
         "profile": json.dumps({"splits": splits, "contamination": contamination}),

@@ -19,7 +19,7 @@ from gpt.params.training import Train
 from gpt.processes.agreement import add_up_over_processes
 from gpt.training.guard import Guard
 from gpt.training.optimizer import set_learning_rate
-from gpt.training.sharding import is_sharded, synchronise_gradients, whole
+from gpt.training.sharding import full_tensor, is_sharded, synchronise_gradients
 
 Read = Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]
 "Inputs and targets, each (last - first, T), of the sequences [first, last) of a global batch."
@@ -156,7 +156,7 @@ class TrainStep:
         self.accelerator.unscale_gradients(self.optimizer)  # fp16 only
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         sharded_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        norm, limit = whole(sharded_norm), self._settings.grad_clip
+        norm, limit = full_tensor(sharded_norm), self._settings.grad_clip
         # Asking whether the norm is too large costs nothing on a CPU, where multiplying by one costs a pass over memory; on a
         # GPU asking would make the host wait.
         if limit and (norm.device.type != "cpu" or norm > limit):

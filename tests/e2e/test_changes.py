@@ -97,10 +97,10 @@ CHANGES = [
     Change("launch.micro_batch_size", setting("launch", micro_batch_size=4), [], True),
     Change("train.sample_interval", setting("train", sample_interval=29), [], True),
     Change("a source's licence", licence, ["data_card"], True),
-    Change("style of the data card", append("gpt/reports/page.py", "\nX = 1\n"), ["data_card", "report"], True),
+    Change("style of the data card", append("gpt/reports/page.py", "\nX = 1\n"), ["data_card"], True),
     Change("ftfy upgraded", installed("ftfy", "99.0"), ["prepare"], True),
     Change("tiktoken upgraded", installed("tiktoken", "99.0"), ["tokenizer", "tokenize", "evaluate"], True),
-    Change("a benchmark added", benchmark, ["fetch_benchmarks", "prepare"], True),
+    Change("a benchmark added", benchmark, ["fetch_benchmarks", "prepare", "data_card"], True),
     Change("evaluate.prompts", setting("evaluate", prompts=["to be"]), ["evaluate", "report"], True),
     Change("code in training/step.py", append("gpt/training/step.py", "\nX = 1\n"), ["pretrain"], False),
     Change("train.learning_rate", setting("train", learning_rate=0.02), AFTER_TOKENS, False),
@@ -140,8 +140,9 @@ def test_a_change_runs_the_stages_whose_bytes_it_can_change_and_no_other(
         for folder in project.folder.glob("*.dist-info"):
             (folder / "METADATA").unlink()
             folder.rmdir()
-        back = [name for name in project.stages_run(project.run(*REPRO)) if name != "inputs"]
-        assert back == [], f"{change.what}: taken back, it is all in DVC's cache"
+        if runs:
+            back = [name for name in project.stages_run(project.run(*REPRO)) if name != "inputs"]
+            assert back == [], f"{change.what}: taken back, it is all in DVC's cache"
     with capsys.disabled():
         for what, runs, goes_on in seen:
             print(f"| {what} | {', '.join(runs) or 'none'} | {'goes on' if goes_on else 'begins anew'} |")

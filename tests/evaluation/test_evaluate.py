@@ -15,7 +15,9 @@ from gpt.params.project import load_params
 from gpt.tokens.shards import TokenReader
 
 
-def test_it_writes_figures_and_samples(trained_project: Path, copy_project: Callable[..., Path]) -> None:
+def test_it_writes_figures_and_samples(
+    trained_project: Path, copy_project: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     copy_project(trained_project)
     params = load_params()
     metrics = evaluate(params)
@@ -33,7 +35,6 @@ def test_it_writes_figures_and_samples(trained_project: Path, copy_project: Call
     samples = json.loads(paths.SAMPLES.read_text())
     assert [sample["prompt"] for sample in samples] == list(params.evaluate.prompts)
     assert all(sample["completion"] for sample in samples)
-    assert metrics["parameters"] > 1000
 
 
 def test_evaluating_twice_gives_the_same_bytes(trained_project: Path, copy_project: Callable[..., Path]) -> None:

@@ -117,13 +117,14 @@ STUB = """\
 import json, os, sys
 from pathlib import Path
 
-name = sys.argv[1]
+name = {"fetch sources": "fetch", "fetch benchmarks": "fetch_benchmarks"}.get(" ".join(sys.argv[1:]), sys.argv[1]).replace("-", "_")
 broken = Path(f"{name}.broken")
 if broken.exists():
     exec(broken.read_text())
 OUTPUTS = {
     "fetch": "data/raw", "prepare": "data/documents", "tokenizer": "models/tokenizer", "tokenize": "data/tokens",
-    "pretrain": "models/base", "evaluate": "reports/evaluate",
+    "pretrain": "models/base", "evaluate": "reports/samples", "report": "reports/evaluate", "inputs": "data/inputs",
+    "fetch_benchmarks": "data/benchmarks", "data_card": "reports/card",
 }
 if name == "register":
     print("registering")
@@ -138,6 +139,7 @@ if name == "evaluate":
     Path("metrics").mkdir(exist_ok=True)
     Path("metrics/evaluate.json").write_text(json.dumps({"test": split, "validation": split}))
     Path("reports/samples.json").write_text(json.dumps([{"prompt": "To be", "completion": ", or not"}]))
+if name == "report":
     (folder / "training.png").write_bytes(bytes.fromhex("%s"))
 """ % _PNG.hex()  # noqa: UP031 (the stub is full of braces)
 
@@ -155,20 +157,28 @@ while True:
 
 
 _DEPENDENCIES = {
-    "fetch": [],
-    "prepare": ["data/raw"],
+    "inputs": [],
+    "fetch": ["data/inputs"],
+    "fetch_benchmarks": ["data/inputs"],
+    "prepare": ["data/raw", "data/benchmarks"],
     "tokenizer": ["data/documents"],
     "tokenize": ["data/documents", "models/tokenizer"],
     "pretrain": ["data/tokens", "models/tokenizer"],
+    "data_card": ["data/tokens"],
     "evaluate": ["data/tokens", "models/base"],
+    "report": ["reports/samples"],
 }
 _OUTPUTS = {
+    "inputs": "data/inputs",
+    "fetch_benchmarks": "data/benchmarks",
+    "data_card": "reports/card",
+    "report": "reports/evaluate",
     "fetch": "data/raw",
     "prepare": "data/documents",
     "tokenizer": "models/tokenizer",
     "tokenize": "data/tokens",
     "pretrain": "models/base",
-    "evaluate": "reports/evaluate",
+    "evaluate": "reports/samples",
 }
 
 

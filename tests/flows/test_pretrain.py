@@ -87,7 +87,9 @@ def test_failing_stage_ends_the_flow_with_its_own_message(
     assert done.stderr.splitlines()[-1] == f"error: prepare: {message}"
     run = last_flow_run(api)
     assert (run["state"]["name"], run["state"]["message"]) == ("Failed", f"prepare: {message}")
-    assert task_states(api, run) == {"fetch": "Completed", "prepare": "Failed"}
+    assert task_states(api, run) == dict.fromkeys(["inputs", "fetch", "fetch_benchmarks"], "Completed") | {
+        "prepare": "Failed"
+    }
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -106,7 +108,7 @@ def test_signal_lets_the_trainer_save_and_records_the_crash(
     assert (project.root / "saved").exists()
     run = last_flow_run(api)
     assert run["state"]["type"] == "CRASHED"
-    assert task_states(api, run) == {"fetch": "Crashed"}
+    assert task_states(api, run) == {"inputs": "Completed", "fetch": "Crashed"}
 
 
 def test_when_no_server_answers_it_brings_its_own_which_keeps_the_record_and_ends_with_it(
@@ -125,7 +127,10 @@ def test_when_no_server_answers_it_brings_its_own_which_keeps_the_record_and_end
         run_id, state = database.execute(newest).fetchone()
         tasks = dict(database.execute("select name, state_name from task_run where flow_run_id = ?", [run_id]))
         (logs,) = database.execute("select count(*) from log where flow_run_id = ?", [run_id]).fetchone()
-    assert (state, tasks) == ("Failed", {"fetch": "Completed", "prepare": "Failed"})
+    assert (state, tasks) == (
+        "Failed",
+        dict.fromkeys(["inputs", "fetch", "fetch_benchmarks"], "Completed") | {"prepare": "Failed"},
+    )
     assert logs > 5
     assert not [process for process in psutil.process_iter() if str(home) in environment_of(process)]
 

@@ -103,7 +103,7 @@ def write(project: Path, output: Path, **change: Any) -> str:
     documents.mkdir(exist_ok=True)
     report = json.loads((project / paths.DOCUMENTS / "report.json").read_text(encoding="utf-8")) | change
     (documents / "report.json").write_text(json.dumps(report), encoding="utf-8")
-    write_card(params, documents, project / paths.BENCHMARKS, project / paths.TOKENS, output)
+    write_card(params, documents, project / paths.TOKENS, output)
     return output.read_text(encoding="utf-8")
 
 
@@ -126,10 +126,9 @@ def test_the_same_data_make_the_same_page_in_any_process(project: Path, tmp_path
         "import sys; from pathlib import Path; from gpt.params.project import load_params;"
         "from gpt.reports.data_card import write_card;"
         "p = load_params(Path(sys.argv[1], 'params.yaml'));"
-        "write_card(p, *map(Path, sys.argv[2:]))"
+        "write_card(p, Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))"
     )
-    data = (project / path for path in (paths.DOCUMENTS, paths.BENCHMARKS, paths.TOKENS))
-    folders = map(str, (project, *data))
+    folders = (str(path) for path in (project, project / paths.DOCUMENTS, project / paths.TOKENS))
     output = tmp_path / "again.html"
     environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "SOURCE_DATE_EPOCH": "1"}
     subprocess.run([sys.executable, "-c", code, *folders, str(output)], check=True, env=environment)
@@ -183,4 +182,4 @@ def test_the_command_writes_the_card_and_asks_for_a_report_that_is_missing(
     assert "report.json: not found; run `gpt prepare` again" in capsys.readouterr().err
     params = load_params()
     with pytest.raises(UserError, match="run `gpt prepare` again"):
-        write_card(params, paths.DOCUMENTS, paths.BENCHMARKS, paths.TOKENS, paths.DATA_CARD)
+        write_card(params, paths.DOCUMENTS, paths.TOKENS, paths.DATA_CARD)

@@ -1,29 +1,17 @@
-import shutil
+import json
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gpt import paths
 from gpt.errors import UserError
 from gpt.evaluation.evaluate import evaluate
-from gpt.files import read_json, sha256_tree, write_json
-from gpt.model.storage import load_model
+from gpt.files import sha256_tree
 from gpt.params.project import load_params
 from gpt.reports.evaluation import draw_training, write_report
-
-
-@pytest.fixture(scope="module")
-def evaluated_project(trained_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("evaluated") / "project"
-    shutil.copytree(trained_project, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        evaluate(load_params())
-    return folder
 
 
 def decode_png(path: Path) -> tuple[int, int]:
@@ -47,27 +35,49 @@ def decode_png(path: Path) -> tuple[int, int]:
     return width, height
 
 
-def test_it_shows_figures_curves_and_samples(evaluated_project: Path, copy_project: Callable[..., Path]) -> None:
-    copy_project(evaluated_project)
-    write_report(load_params())
-    report = (paths.REPORTS / "evaluate.md").read_text(encoding="utf-8")
-    metrics = read_json(paths.EVALUATE_METRICS, "")
+@pytest.fixture
+def project(trained_project: Path, copy_project: Callable[..., Path]) -> Path:
+    """A project in which every stage up to evaluate has run; the current folder."""
+    folder = copy_project(trained_project)
+    evaluate(load_params())
+    return folder
+
+
+def test_the_page_has_the_figures_the_curves_and_the_samples(project: Path) -> None:
+    write_report(load_params().evaluate)
+    page = (paths.REPORTS / "evaluate.md").read_text(encoding="utf-8")
+    metrics = json.loads(paths.EVALUATE_METRICS.read_text(encoding="utf-8"))
+    assert f"{metrics['parameters']:,} parameters: 1 layers" in page
     for split in ("validation", "test"):
-        assert f"**{metrics[split]['bits_per_byte']:.4f}**" in report
-    for sample in read_json(paths.SAMPLES, ""):
-        assert f"{sample['prompt']}│{sample['completion']}" in report
-    model, _ = load_model(paths.BASE_MODEL)
-    assert f"{model.count_parameters():,} parameters: 1 layers, 16 wide, 2 heads, context 16 tokens" in report
+        assert f"**{metrics[split]['bits_per_byte']:.4f}**" in page
+    for sample in json.loads(paths.SAMPLES.read_text(encoding="utf-8")):
+        assert f"{sample['prompt']}│{sample['completion']}" in page
     assert decode_png(paths.REPORTS / "training.png") == (880, 495)
 
 
-def test_reporting_twice_gives_the_same_bytes(evaluated_project: Path, copy_project: Callable[..., Path]) -> None:
-    copy_project(evaluated_project)
+def test_reporting_twice_gives_the_same_bytes(project: Path) -> None:
     hashes = []
     for _ in range(2):
-        write_report(load_params())
+        write_report(load_params().evaluate)
         hashes.append(sha256_tree(paths.REPORTS))
     assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        (paths.EVALUATE_METRICS, r"evaluate\.json: not found; run `gpt evaluate` again"),
+        (paths.SAMPLES, r"samples\.json: not found; run `gpt evaluate` again"),
+        (paths.TRAINING_PLOT, r"training\.csv: not found; run `gpt pretrain` again"),
+    ],
+)
+def test_what_is_missing_is_named_and_the_earlier_page_stays(project: Path, missing: Path, message: str) -> None:
+    write_report(load_params().evaluate)
+    before = sha256_tree(paths.REPORTS)
+    missing.unlink()
+    with pytest.raises(UserError, match=message):
+        write_report(load_params().evaluate)
+    assert sha256_tree(paths.REPORTS) == before
 
 
 @pytest.mark.parametrize("damaged", ["training.csv", "validation.csv"])
@@ -81,28 +91,3 @@ def test_a_damaged_curve_is_a_clear_error(tmp_path: Path, damaged: str, content:
         (tmp_path / damaged).write_bytes(content)
     with pytest.raises(UserError, match=rf"{damaged}: .*run `gpt pretrain` again"):
         draw_training(training, validation, tmp_path / "training.png")
-
-
-def other_metrics() -> None:
-    write_json(paths.EVALUATE_METRICS, {"validation": {}, "test": {}, "parameters": 1})
-
-
-DAMAGE: dict[str, tuple[str, Callable[[], Any]]] = {
-    "no curve": ("training.csv: not found", lambda: paths.TRAINING_PLOT.unlink()),
-    "no figures": ("evaluate.json: not found; run `gpt evaluate`", lambda: paths.EVALUATE_METRICS.unlink()),
-    "other figures": ("evaluate.json.*not as `gpt evaluate` wrote", other_metrics),
-    "no samples": ("samples.json: not found; run `gpt evaluate`", lambda: paths.SAMPLES.unlink()),
-}
-
-
-@pytest.mark.parametrize(("message", "damage"), DAMAGE.values(), ids=DAMAGE)
-def test_what_is_missing_is_named_and_the_earlier_report_stays(
-    evaluated_project: Path, copy_project: Callable[..., Path], message: str, damage: Callable[[], Any]
-) -> None:
-    copy_project(evaluated_project)
-    paths.REPORTS.mkdir(parents=True)
-    (paths.REPORTS / "evaluate.md").write_text("earlier")
-    damage()
-    with pytest.raises(UserError, match=message):
-        write_report(load_params())
-    assert (paths.REPORTS / "evaluate.md").read_text() == "earlier"
