@@ -1,10 +1,10 @@
 """`gpt pretrain` in several processes: torch elastic's agent, run here, starts them, and again when one of them dies.
 
-Promise: an error of the user, or a stop, in any worker ends all of them within seconds, told once; nothing is started again.
-Means: elastic's error files. A worker leaves its exception there through `@record` (gpt/commands/worker.py), and a stop
-that all workers agreed on through `tell_owner`; the agent reads them when a worker has ended, and raises the same here.
-Every other death starts all workers again from the last checkpoint, `launch.max_restarts` times.
-That workers end when this process is killed is promised in owner.py.
+Promise: a user's error or a stop in any worker ends all of them within seconds, printed once, and none is started again.
+Means: elastic's error files. A worker writes its exception there through `@record` (gpt/commands/worker.py), or by
+`tell_owner` the stop that all agreed on; when a worker has ended, the agent reads them, and the same is raised here.
+Any other end of a worker starts all of them again from the last checkpoint, `launch.max_restarts` times.
+That workers stop when this process is killed is what owner.py does.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import psutil
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousError, RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
@@ -139,6 +140,7 @@ class _Agent(LocalElasticAgent):
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:  # pyright: ignore[reportIncompatibleVariableOverride]
         """See how workers are; raise what one of them recorded if that ends the run."""
+        ended = self._ended_workers()  # by themselves: after the first failure the agent ends the others
         result: Any = super()._monitor_workers(worker_group)  # pyright: ignore[reportCallIssue]
         if not result.is_failed():
             return result
@@ -149,10 +151,12 @@ class _Agent(LocalElasticAgent):
         for record in records:
             if record.kind == Interrupted.__name__:
                 raise Interrupted(_signal_of(result.failures), record.message)
-        if records:  # the others mostly failed because this one did
-            print(records[0].traceback, file=sys.stderr, flush=True)
+        causes = {rank: failure for rank, failure in result.failures.items() if failure.pid in ended}
+        result = replace(result, failures=causes or result.failures)
+        rank, failure = _first_failure(result.failures)
+        if Path(failure.error_file).is_file():
+            print(_read_record(Path(failure.error_file)).traceback, file=sys.stderr, flush=True)
         if self._remaining_restarts:
-            rank, failure = _first_failure(result.failures)
             restart = worker_group.spec.max_restarts - self._remaining_restarts + 1
             logger.warning(
                 "process %d ended with exit code %d; all start again from the last checkpoint (restart %d of %d)",
@@ -164,6 +168,13 @@ class _Agent(LocalElasticAgent):
         """Return what workers said when they stopped after a signal to us."""
         stops = (record.message for record in self._records() if record.kind == Interrupted.__name__)
         return next(stops, f"stopped by {signal.Signals(signum).name}; run it again to go on")
+
+    def _ended_workers(self) -> set[int]:
+        """Return the process numbers of workers that have ended."""
+        if not isinstance(self._pcontext, SubprocessContext):
+            return set()
+        processes = (handler.proc for handler in self._pcontext.subprocess_handlers.values())
+        return {process.pid for process in processes if process.poll() is not None}
 
     def _records(self) -> list[_Record]:
         """Return what the last workers recorded, the earliest first."""
@@ -180,8 +191,8 @@ def _read_record(file: Path) -> _Record:
 
 
 def _first_failure(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
-    """Return rank and failure of the worker that others failed for: one that was killed, not by us, else the first seen."""
-    killed = (entry for entry in failures.items() if entry[1].exitcode < 0 and entry[1].exitcode != -signal.SIGTERM)
+    """Return rank and failure of the worker that the others failed for: one that was killed, else the first seen."""
+    killed = (entry for entry in failures.items() if entry[1].exitcode < 0)
     return next(killed, next(iter(failures.items())))
 
 
