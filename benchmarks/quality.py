@@ -24,6 +24,7 @@ from gpt.params.project import Params, load_params
 from gpt.processes.machine import keep_freed_memory
 from gpt.tokens.batches import Batches
 from gpt.training.optimizer import build_optimizer
+from gpt.training.precision import matmul_precision, mixed_precision
 from gpt.training.step import TrainStep
 
 _RECIPES = Path(__file__).parent / "recipes"
@@ -97,7 +98,9 @@ class Run:
         self._settings, self._split, self._seed = params.train, split, params.base.seed
         self.model = GPTModel(GPTConfig(vocab_size=split.vocab_size, **params.section("model")))
         self.model.init_weights(self._seed)
-        accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+        accelerator = Accelerator(
+            mixed_precision=mixed_precision(params.train.precision), cpu=not torch.cuda.is_available()
+        )
         self.model.to(accelerator.device)
         if params.launch.compile is True:
             for block in self.model.trf_blocks:
@@ -122,8 +125,9 @@ def train(params: Params, split: Split) -> dict[str, float]:
     keep_freed_memory()
     begun = time.perf_counter()
     run = Run(params, split)
-    for number in range(params.train.max_steps):
-        run.step(number)
+    with matmul_precision(params.train.precision):
+        for number in range(params.train.max_steps):
+            run.step(number)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     seconds = time.perf_counter() - begun

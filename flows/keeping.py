@@ -7,7 +7,8 @@ from pathlib import Path
 DIFFERS = "differ from the last commit"
 "Stands in the lines where a run made anything that the last commit has not."
 
-_RESULTS = ("dvc.lock", "metrics", "plots")
+# In data/ and models/ git ignores what DVC keeps; what it does not ignore, such as a new .gitignore, DVC has written for it.
+_RESULTS = ("dvc.lock", "metrics", "plots", "data", "models")
 # New files elsewhere are a person's own; here they decide the result.
 _CODE = ("gpt", "flows")
 _NAMED = 4  # files, before the rest is a number

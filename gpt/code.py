@@ -27,6 +27,7 @@ _NEUTRAL = {
     "files.py": "writes and hashes bytes that others made; tests pin the form of JSON and of hashes",
     "paths.py": "says where files lie",
     "params": "settings count by their values",
+    "processes/cores.py": "as machine.py",
     "processes/launch.py": "which processes there are",
     "processes/machine.py": "measures and describes, and decides nothing",
     "processes/peaks.py": "as machine.py",

@@ -1,7 +1,6 @@
 """`gpt doctor`: what this machine has for training, and what to do about what is missing."""
 
 import argparse
-import math
 import os
 import platform
 import re
@@ -9,10 +8,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gpt.commands.arguments import Commands, add_command
 from gpt.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 Finding = tuple[Literal["ok", "note", "missing"], str, str]
 _MARKS = {"ok": "✓", "note": "·", "missing": "✗"}
@@ -88,8 +90,6 @@ def _machine() -> Iterator[Finding]:
 def _torch() -> Iterator[Finding]:
     import torch
 
-    from gpt.processes.machine import bf16_time_ratio, is_native, other_work, threads_wait
-    from gpt.processes.peaks import DTYPES, device_peak
     from gpt.training.compilation import missing_for_compile
 
     yield "ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads"
@@ -100,32 +100,47 @@ def _torch() -> Iterator[Finding]:
     if not gpus:
         yield "note", "GPU", "none: training runs on the processor"
     device = gpus[0] if gpus else torch.device("cpu")
-    native = [precision for precision in DTYPES if is_native(precision) and (gpus or precision != "tf32")]
-    yield "ok", "precision", f"{', '.join(native)} computed natively: train.precision in params.yaml chooses"
-    if gpus or is_native("bf16") is not None:
-        ratio = bf16_time_ratio(device)
-        kind = "native" if is_native("bf16") else "emulated"
-        yield (
-            "note",
-            "bf16",
-            "not computed here" if math.isinf(ratio) else f"{kind}: takes {ratio:.2g} times as long as fp32",
-        )
-    for precision in native:
-        peak = device_peak(device, precision)
-        what = (
-            f"{peak / 1e12:.3g} TFLOP/s in {precision}"
-            if peak
-            else f"in {precision} not known for this device: MFU is n/a"
-        )
-        yield "note", "peak", what
-    if waiting := threads_wait(other_work()):
-        yield "note", "threads", waiting
+    yield from _precisions(device)
+    if not gpus:
+        yield from _threads()
     lacking = missing_for_compile()
     yield (
         "note",
         "compiler",
         f"{lacking}: launch.compile must be false or auto" if lacking else "found: launch.compile works",
     )
+
+
+def _precisions(device: "torch.device") -> Iterator[Finding]:
+    """How each `train.precision` is computed here: by what the hardware says, with measured times that decide nothing."""
+    from gpt.processes.machine import is_native, time_ratio
+    from gpt.processes.peaks import DTYPES, device_peak
+
+    for precision in DTYPES:
+        if not is_native(precision) and (precision != "bf16" or device.type == "cuda"):
+            yield "note", precision, "not computed here: training refuses it"
+            continue
+        said = "native" if is_native(precision) else "only emulated"
+        if precision != "fp32":
+            said += f", {time_ratio(precision, device):.2g} times as long as fp32"
+        peak = device_peak(device, precision)
+        said += f", at most {peak / 1e12:.3g} TFLOP/s" if peak else ", peak not known: MFU is n/a"
+        yield ("ok" if is_native(precision) else "note"), precision, said
+
+
+def _threads() -> Iterator[Finding]:
+    """Whether threads help or wait for each other, now."""
+    import torch
+
+    from gpt.processes.cores import cores_of_others, read_cpu_times, threads_gain, threads_wait, usable_cores
+
+    threads, cores, before = torch.get_num_threads(), usable_cores(), read_cpu_times()
+    gain = threads_gain() if threads > 1 else 1.0
+    waiting = threads_wait(cores_of_others(before, read_cpu_times()), threads, cores)
+    if waiting is None and gain < 1:
+        waiting = f"{threads} of them take {1 / gain:.2g} times as long as one for small passes; try OMP_NUM_THREADS=1"
+    speed = f", {gain:.2g} times as fast as one in small passes" if 1 < gain <= threads else ""
+    yield ("note", "threads", waiting) if waiting else ("ok", "threads", f"{threads} on {cores} cores{speed}")
 
 
 def _tools() -> Iterator[Finding]:

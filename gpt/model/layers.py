@@ -28,8 +28,9 @@ class RMSNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(emb_dim))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # Under autocast x may be in half precision: with a scale of another type torch would leave its fused kernel.
-        return F.rms_norm(x, self.scale.shape, self.scale.to(x.dtype), eps=1e-5)
+        # Autocast gives queries and keys in half precision. torch's fused kernel needs one type for both, and its other form
+        # computes in fp32 too: the same digits, but slower and with a warning. In fp32 nothing is converted.
+        return F.rms_norm(x.to(self.scale.dtype), self.scale.shape, self.scale, eps=1e-5).to(x.dtype)
 
 
 class FeedForward(nn.Module):

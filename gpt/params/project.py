@@ -21,7 +21,7 @@ from gpt.params.training import Base, Model, Train
 from gpt.params.types import Section
 
 PARAMS_FILE = Path("params.yaml")
-_MOVED = {"launch.precision": "train.precision (fp32, tf32, bf16 or fp16: it decides the result)"}
+_MOVED = {"launch.precision": "train.precision"}
 
 
 class Params(Section):
@@ -79,23 +79,29 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(path, fault) for fault in error.errors(include_url=False))) from None
+        faults = [(_key(fault), fault) for fault in error.errors(include_url=False)]
+        expected = {new for old, new in _MOVED.items() if old in dict(faults)}  # missing there is the same fault again
+        shown = [fault for fault in faults if not (fault[0] in expected and fault[1]["type"] == "missing")]
+        raise UserError("\n".join(_explain(path, key, fault) for key, fault in shown)) from None
 
 
-def _explain(path: Path, fault: Any) -> str:
-    """One line for one fault: `params.yaml: train.max_steps = -1: …`."""
+def _key(fault: Any) -> str:
     # After the number of a source pydantic puts its kind: no key of the file.
     parts = [
         part for before, part in zip((None, *fault["loc"]), fault["loc"], strict=False) if not isinstance(before, int)
     ]
-    key = ".".join(str(part) for part in parts)
+    return ".".join(str(part) for part in parts)
+
+
+def _explain(path: Path, key: str, fault: Any) -> str:
+    """One line for one fault: `params.yaml: train.max_steps = -1: …`."""
     value = repr(fault["input"])
     shown = value if len(value) <= 60 else value[:57] + "..."
     kind = fault["type"]
     if kind == "missing":
         return f"{path}: {key} is missing; add it (see the comments in params.yaml)"
     if kind == "extra_forbidden" and key in _MOVED:
-        return f"{path}: {key} = {shown}: this key is {_MOVED[key]} now"
+        return f"{path}: {key} = {shown}: the key has moved to {_MOVED[key]}; write it there, with a value that is allowed there"
     if kind == "extra_forbidden":
         return f"{path}: {key} = {shown} is not a known key; remove it or correct its spelling"
     message = fault["msg"].removeprefix("Value error, ")

@@ -8,44 +8,58 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import torch
 import torch.nn.functional as F
 
-# Of /proc/cpuinfo, on x86 and on ARM.
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "avx10_2", "bf16"}
+# Of torch.cpu.get_capabilities(): instructions that multiply bf16 numbers, on x86 and on ARM.
+_CPU_BF16 = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 
 _ROUNDS = 5
 
 
-def bf16_time_ratio(device: torch.device) -> float:
-    """Return the time of a feed-forward's passes in bf16 over the time in fp32; infinite if the GPU would only emulate it.
+def is_native(precision: str) -> bool:
+    """Whether this machine computes products in a precision (fp32, tf32, bf16, fp16) itself.
 
-    Weights are fp32 in both, as in training.
+    What the hardware says of itself, the same at every hour. What is not native is emulated, many times slower, or not computed.
     """
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return math.inf
+    if precision == "fp32":
+        return True
+    if torch.cuda.is_available():
+        if precision == "tf32":
+            return torch.cuda.is_tf32_supported()
+        return precision == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16" and any(torch.cpu.get_capabilities().get(name) for name in _CPU_BF16)
+
+
+def time_ratio(precision: str, device: torch.device) -> float:
+    """Return the time of a feed-forward's passes in a precision over their time in fp32; weights are fp32 in both, as in training.
+
+    The best of some rounds in which both take turns: other work on the machine slows single passes, by factors of 10 to 100.
+    """
     # A CPU that emulates bf16 shows it on a few rows already; on many it would take seconds.
     sizes = ((32, 192), (512, 384)) if device.type == "cpu" else ((4096, 1024),)
     ratio = math.inf
     for rows, width in sizes:
-        bf16 = fp32 = math.inf
-        for _ in range(_ROUNDS):  # in turns: other work then slows both
-            bf16 = min(bf16, _feed_forward_seconds(device, rows, width, torch.bfloat16))
-            fp32 = min(fp32, _feed_forward_seconds(device, rows, width, None))
-        ratio = bf16 / fp32
+        other = fp32 = math.inf
+        for _ in range(_ROUNDS):
+            other = min(other, _feed_forward_seconds(device, rows, width, precision))
+            fp32 = min(fp32, _feed_forward_seconds(device, rows, width, "fp32"))
+        ratio = other / fp32
         if ratio > 3:
             break
     return ratio
 
 
-def _feed_forward_seconds(device: torch.device, rows: int, width: int, autocast: torch.dtype | None) -> float:
+def _feed_forward_seconds(device: torch.device, rows: int, width: int, precision: str) -> float:
     """Return the seconds of a forward and backward pass of `rows` tokens, the faster of two after a first."""
     x, expand, project = (
         torch.full(shape, 0.01, device=device, requires_grad=True)
         for shape in ((rows, width), (4 * width, width), (width, 4 * width))
     )
-    seconds = []
+    autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    seconds, before = [], torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     for _ in range(3):
         begun = time.perf_counter()
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
@@ -54,46 +68,9 @@ def _feed_forward_seconds(device: torch.device, rows: int, width: int, autocast:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - begun)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision(before)
     return min(seconds[1:])
-
-
-def is_native(precision: str) -> bool | None:
-    """Whether this machine computes products in a precision (fp32, tf32, bf16, fp16) itself; None if that cannot be told.
-
-    Decided by what the hardware says of itself. What is not native is emulated, many times slower, or not computed at all.
-    """
-    if precision == "fp32":
-        return True
-    if torch.cuda.is_available():
-        if precision == "tf32":
-            return torch.cuda.get_device_capability() >= (8, 0)
-        return precision == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
-    if precision != "bf16":
-        return precision == "tf32"  # a CPU computes fp32 instead; fp16 is not computed
-    flags = {
-        flag for line in _cpu_info() if line.startswith(("flags", "Features")) for flag in line.split(":", 1)[1].split()
-    }
-    return bool(flags & _BF16_FLAGS) if flags else None
-
-
-def other_work() -> float:
-    """Return the share of this machine's cores that other processes keep busy now; takes a quarter of a second."""
-    return psutil.cpu_percent(interval=0.25) / 100
-
-
-def threads_wait(busy: float) -> str | None:
-    """Return what is wrong, in words, if threads would wait for each other on cores of which a share is `busy`, else None.
-
-    Threads of one product wait for the slowest: two on two busy cores were seen to take ten times as long as one.
-    """
-    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
-    if torch.cuda.is_available() or threads == 1 or busy * cores + threads <= cores + 0.5:
-        return None
-    fewer = max(1, round(cores * (1 - busy)))
-    return (
-        f"other processes keep {busy:.0%} of {cores} cores busy; {threads} threads that wait for each other there can be ten times"
-        f" slower than fewer: try OMP_NUM_THREADS={fewer}"
-    )
 
 
 def keep_freed_memory() -> None:

@@ -2,10 +2,12 @@
 
 import re
 import time
+from functools import cache
 
 import torch
 
-_MEASURING_SECONDS = 0.5
+_MEASURING_SECONDS = 1.0
+_SIZES = (256, 512, 1024, 2048)
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -38,11 +40,11 @@ _GPU_PEAKS: tuple[tuple[str, float, float | None, float], ...] = (
 def device_peak(device: torch.device, precision: str) -> float | None:
     """Return the FLOP/s that matrix products in `precision` (fp32, tf32, bf16, fp16) can reach; None if that is not known.
 
-    Of a GPU the data sheet's figure, of a CPU the fastest of many products, measured now in about half a second.
+    Of a GPU the data sheet's figure, of a CPU the fastest of many products, measured in a second when it is asked for first.
     """
     if device.type == "cuda":
         return gpu_peak(torch.cuda.get_device_name(device), precision)
-    return matmul_rate(DTYPES[precision]) if device.type == "cpu" else None
+    return matmul_rate(DTYPES[precision], torch.get_num_threads()) if device.type == "cpu" else None
 
 
 def gpu_peak(name: str, precision: str) -> float | None:
@@ -54,19 +56,26 @@ def gpu_peak(name: str, precision: str) -> float | None:
     return None
 
 
-def matmul_rate(dtype: torch.dtype) -> float:
-    """Return the FLOP/s of matrix products on this CPU, with the threads that torch has; takes about half a second.
+@cache
+def matmul_rate(dtype: torch.dtype, threads: int) -> float:
+    """Return the FLOP/s of matrix products on this CPU with the `threads` that torch has; takes a second.
 
-    The best of many short ones: other work on the machine slows most of them, but not each.
+    Products of several sizes take turns, and the best of all counts: other work on the machine makes single ones slower, by
+    factors of 10 to 100 while it lasts, and none faster.
     """
-    best, begun = 0.0, time.perf_counter()
-    for size in (256, 512, 1024):
-        matrix = torch.ones(size, size, dtype=dtype)
-        for _ in range(50):
-            best = max(best, 2 * size**3 / _seconds(matrix))
-            if time.perf_counter() - begun > _MEASURING_SECONDS:
-                return best
+    matrices = [torch.ones(size, size, dtype=dtype) for size in _SIZES]
+    best, end = 0.0, time.perf_counter() + _MEASURING_SECONDS
+    while not best or time.perf_counter() + _flops(matrices[0]) / best < end:
+        for matrix in matrices:
+            # Of a type that is only emulated a large product would take minutes.
+            if best and time.perf_counter() + _flops(matrix) / best > end:
+                break
+            best = max(best, _flops(matrix) / _seconds(matrix))
     return best
+
+
+def _flops(matrix: torch.Tensor) -> int:
+    return 2 * len(matrix) ** 3
 
 
 def _seconds(matrix: torch.Tensor) -> float:

@@ -59,6 +59,8 @@ class Lineage:
     dvc_lock_matches: bool
     "dvc.lock records this very evaluation, so it is the lock of this model."
     requirements_lock_sha256: str
+    precision: str
+    "In which the passes of training were computed; weights are fp32."
     hardware: str
     num_processes: int
     fingerprint: str
@@ -119,6 +121,7 @@ def collect(project: Path) -> Lineage:
         dvc_lock_sha256=_hash_of(project / DVC_LOCK),
         dvc_lock_matches=lock_matches,
         requirements_lock_sha256=_hash_of(project / REQUIREMENTS_LOCK),
+        precision=params.train.precision,
         hardware=run["hardware"],
         num_processes=run["num_processes"],
         fingerprint=run["fingerprint"],

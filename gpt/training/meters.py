@@ -14,13 +14,15 @@ from pathlib import Path
 import torch
 
 from gpt.model.transformer import GPTModel
+from gpt.processes.cores import CoreWatch
 from gpt.tracking.progress import Reading
 
 
 class Meters:
     """Speed of training alone, without validation, samples and saves, from `step` on.
 
-    `tokens_per_step` are those of the global batch; `peak` is one device's in FLOP/s, None if it is not known.
+    `tokens_per_step` are those of the global batch; `peak` is one device's in FLOP/s, None if it is not known. `cores` says why
+    where other work makes training slow.
     """
 
     def __init__(
@@ -32,8 +34,9 @@ class Meters:
         device: torch.device,
         processes: int,
         peak: float | None,
+        cores: CoreWatch | None = None,
     ) -> None:
-        self._device, self._tokens_per_step = device, tokens_per_step
+        self._device, self._tokens_per_step, self._cores = device, tokens_per_step, cores
         self._mfu_per_rate = flops_per_token / (processes * peak) if peak else None
         self.restart(step)
 
@@ -46,6 +49,8 @@ class Meters:
         now = time.perf_counter()
         rate = (step - self._step) * self._tokens_per_step / (now - self._since)
         self._step, self._since = step, now
+        if self._cores:
+            self._cores.look()
         mfu = None if self._mfu_per_rate is None else possible_share(rate * self._mfu_per_rate)
         return Reading(rate, mfu, peak_memory_bytes(self._device))
 

@@ -4,12 +4,15 @@ Weights and the optimizer's state are fp32 always.
 """
 
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from gpt.errors import UserError
 from gpt.params.launch import Launch
-from gpt.processes.machine import bf16_time_ratio, is_native
+from gpt.processes.machine import is_native, time_ratio
 
 _KEY = "params.yaml: train.precision"
 
@@ -29,10 +32,25 @@ def check_precision(precision: str, launch: Launch) -> None:
         raise UserError(f"{_KEY} = {precision!r}, which this GPU cannot compute; use fp32 or fp16")
 
 
-def set_precision(precision: str) -> str:
-    """Let products of fp32 tensors be computed as `precision` says; return what Accelerate calls it: no, bf16 or fp16."""
-    if torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+@contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """Let a GPU compute products of fp32 tensors in TF32, or not, as `precision` says; afterwards it is as it was."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        with warnings.catch_warnings():
+            # torch.compile advises TF32 to everybody who computes in fp32; params.yaml has decided.
+            warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def mixed_precision(precision: str) -> str:
+    """Return what Accelerate calls a precision: no, bf16 or fp16."""
     return "no" if autocast_type(precision) is None else precision
 
 
@@ -43,8 +61,8 @@ def autocast_type(precision: str) -> torch.dtype | None:
 
 def warn_if_emulated(precision: str, device: torch.device) -> None:
     """Warn once if this machine has no instructions for a precision, with how much longer it takes than fp32 (measured)."""
-    if is_native(precision) is False:
-        factor = bf16_time_ratio(device)
+    if not is_native(precision):
+        factor = time_ratio(precision, device)
         logger.warning(
             "%s = %r is emulated on this processor: passes take about %.2g times as long as in fp32",
             _KEY,

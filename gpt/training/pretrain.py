@@ -1,7 +1,6 @@
 """Pretraining from its inputs to its outputs: `gpt pretrain` in one process, or in each of several."""
 
 import csv
-import logging
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
@@ -14,7 +13,7 @@ from gpt.model.storage import save_model
 from gpt.params.project import Params
 from gpt.processes.agreement import is_same_everywhere
 from gpt.processes.launch import check_launch, join_processes, start_accelerator
-from gpt.processes.machine import describe_hardware, keep_freed_memory, other_work, threads_wait
+from gpt.processes.machine import describe_hardware, keep_freed_memory
 from gpt.processes.owner import tell_owner
 from gpt.processes.signals import Stop
 from gpt.tokens.shards import data_id, verify_shards
@@ -25,12 +24,10 @@ from gpt.training import checkpoint as checkpoints
 from gpt.training.adoption import describe_other_run, read_adopted
 from gpt.training.compilation import Choice, choose_compile
 from gpt.training.fingerprint import fingerprint
-from gpt.training.precision import check_precision, set_precision, warn_if_emulated
+from gpt.training.precision import check_precision, matmul_precision, mixed_precision, warn_if_emulated
 from gpt.training.saver import Saver
 from gpt.training.sharding import full_model
 from gpt.training.trainer import Trainer
-
-logger = logging.getLogger(__name__)
 
 
 def pretrain(params: Params) -> None:
@@ -45,14 +42,13 @@ def pretrain(params: Params) -> None:
     identity = fingerprint(params)
     folder = paths.CHECKPOINTS / identity.id
     _check_sameness(processes, params, identity.id)
-    accelerator = start_accelerator(params.launch, set_precision(params.train.precision))
+    accelerator = start_accelerator(params.launch, mixed_precision(params.train.precision))
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     if accelerator.is_main_process:
         warn_if_emulated(params.train.precision, accelerator.device)
-        if waiting := threads_wait(other_work()):
-            logger.warning("%s", waiting)
     with ExitStack() as stack:
+        stack.enter_context(matmul_precision(params.train.precision))
         stop = Stop()
         stack.enter_context(stop.handled())
         if params.launch.num_machines > 1:

@@ -17,6 +17,7 @@ from gpt.errors import Interrupted
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import Params
 from gpt.processes.agreement import largest_of_processes
+from gpt.processes.cores import CoreWatch
 from gpt.processes.peaks import device_peak
 from gpt.processes.signals import Stop
 from gpt.tokens.batches import Batches
@@ -259,4 +260,5 @@ class Trainer:
             device=device,
             processes=self.accelerator.num_processes,
             peak=device_peak(device, self.settings.precision) if self.accelerator.is_main_process else None,
+            cores=CoreWatch() if self.accelerator.is_main_process and device.type == "cpu" else None,
         )

@@ -46,6 +46,16 @@ def test_rms_norm_is_its_formula() -> None:
     assert torch.equal(layer(torch.zeros(1, 16)), torch.zeros(1, 16))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rms_norm_gives_the_type_it_is_given_and_the_digits_of_fp32(dtype: torch.dtype) -> None:
+    layer = RMSNorm(16)
+    torch.nn.init.normal_(layer.scale)
+    x = (torch.randn(2, 3, 16) * 5 + 2).to(dtype)
+    expected = F.rms_norm(x.float(), (16,), layer.scale, eps=1e-5).to(dtype)
+    assert layer(x).dtype == dtype
+    assert torch.equal(layer(x), expected)
+
+
 def test_feed_forward_is_gpt2s() -> None:
     layer = FeedForward(8, dropout=0.0, bias=True)
     x = torch.randn(2, 3, 8)

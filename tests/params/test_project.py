@@ -319,8 +319,14 @@ def test_params_cannot_be_changed() -> None:
     assert isinstance(params.evaluate.prompts, tuple)
 
 
-def test_a_key_that_moved_is_named_with_where_it_is_now(tmp_path: Path) -> None:
-    (line,) = faults(tmp_path, changed(launch={"precision": "auto"}))
-    assert line.startswith(
-        "params.yaml: launch.precision = 'auto': this key is train.precision (fp32, tf32, bf16 or fp16"
-    )
+def test_a_key_that_moved_is_one_fault_that_names_where_it_is_now(tmp_path: Path) -> None:
+    both, old = changed(launch={"precision": "auto"}), changed(launch={"precision": "auto"})
+    del old["train"]["precision"]
+    for values in (both, old):
+        (line,) = faults(tmp_path, values)
+        assert line.startswith(
+            "params.yaml: launch.precision = 'auto': the key has moved to train.precision; write it there"
+        )
+    del old["launch"]["precision"]
+    (line,) = faults(tmp_path, old)
+    assert "train.precision is missing" in line

@@ -1,44 +1,46 @@
-import os
-
 import pytest
 import torch
 
-from gpt.processes import machine
-from gpt.processes.machine import bf16_time_ratio, is_native, threads_wait
+from gpt.processes.machine import is_native, time_ratio
 
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 
 
 @on_cpu
 @pytest.mark.parametrize(
-    ("flags", "native"),
+    ("capability", "native"),
     [
-        ("flags\t\t: fpu sse2 avx512f avx512_bf16 amx_tile", True),
-        ("flags\t\t: fpu sse2 amx_bf16", True),
-        ("Features\t: fp asimd bf16 i8mm", True),
-        ("flags\t\t: fpu sse2 avx2 avx512f", False),
-        ("processor\t: 0", None),
+        ("avx512_bf16", True),
+        ("amx_bf16", True),
+        ("bf16", True),
+        ("sve_bf16", True),
+        ("avx512_f", False),
+        ("neon", False),
     ],
 )
 def test_the_processor_says_whether_it_computes_bf16_itself(
-    flags: str, native: bool | None, monkeypatch: pytest.MonkeyPatch
+    capability: str, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "_cpu_info", lambda: ["processor\t: 0", flags])
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": False, capability: True})
     assert is_native("bf16") is native
-    assert is_native("fp32") is True
-    assert is_native("fp16") is False
+    assert is_native("fp32")
+    assert not is_native("fp16") and not is_native("tf32"), "they need a GPU"
 
 
-def test_the_ratio_of_bf16_to_fp32_is_measured() -> None:
-    assert 0 < bf16_time_ratio(torch.device("cpu")) < 10_000
+@pytest.mark.parametrize(
+    ("capability", "natives"), [((9, 0), ["fp32", "tf32", "bf16", "fp16"]), ((7, 5), ["fp32", "fp16"])]
+)
+def test_a_gpu_says_by_its_generation_what_it_computes(
+    capability: tuple[int, int], natives: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Properties:
+        major, minor = capability
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
+    assert [name for name in ("fp32", "tf32", "bf16", "fp16") if is_native(name)] == natives
 
 
-@on_cpu
-def test_threads_that_wait_for_each_other_are_named_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert threads_wait(0.1) is None
-    said = threads_wait(0.9)
-    assert said is not None and "OMP_NUM_THREADS=1" in said
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert threads_wait(1.0) is None, "one thread waits for nobody"
+def test_the_time_of_bf16_is_measured_against_fp32s() -> None:
+    assert 0 < time_ratio("bf16", torch.device("cpu")) < 10_000

@@ -153,6 +153,7 @@ def test_describes_a_version_in_a_table(project: Path, params: Params) -> None:
     assert rows["model"] == "models:/small-gpt/1"
     assert rows["aliases"] == "@candidate"
     assert rows["weights_sha256"] == collect(project).weights_sha256
+    assert rows["precision"] == "fp32"
     with pytest.raises(UserError, match="version 1 of small-gpt"):
         describe("@champion", "small-gpt")
 

@@ -8,7 +8,7 @@ import torch
 from gpt.errors import UserError
 from gpt.params.project import load_params
 from gpt.training import precision as precisions
-from gpt.training.precision import autocast_type, check_precision, set_precision, warn_if_emulated
+from gpt.training.precision import autocast_type, check_precision, matmul_precision, mixed_precision, warn_if_emulated
 from tests.conftest import ROOT
 
 LAUNCH = load_params(ROOT / "params.yaml").launch
@@ -34,16 +34,27 @@ def test_the_others_run_anywhere(precision: str) -> None:
 
 
 def test_accelerate_and_autocast_are_told_what_params_yaml_says() -> None:
-    assert [set_precision(name) for name in ("fp32", "bf16", "fp16")] == ["no", "bf16", "fp16"]
+    assert [mixed_precision(name) for name in ("fp32", "bf16", "fp16")] == ["no", "bf16", "fp16"]
     assert [autocast_type(name) for name in ("fp32", "tf32", "bf16")] == [None, None, torch.bfloat16]
 
 
-@pytest.mark.parametrize(("native", "warnings"), [(True, 0), (None, 0), (False, 1)])
+def test_a_gpu_takes_tf32_only_where_params_yaml_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = torch.get_float32_matmul_precision()
+    for outer, inner in (("high", "highest"), ("highest", "high")):
+        torch.set_float32_matmul_precision(outer)
+        with matmul_precision("tf32" if inner == "high" else "bf16"):
+            assert torch.get_float32_matmul_precision() == inner
+        assert torch.get_float32_matmul_precision() == outer
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(("native", "warnings"), [(True, 0), (False, 1)])
 def test_a_precision_that_is_only_emulated_is_a_warning_with_the_factor(
-    native: bool | None, warnings: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    native: bool, warnings: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(precisions, "is_native", lambda _: native)
-    monkeypatch.setattr(precisions, "bf16_time_ratio", lambda _: 97.3)
+    monkeypatch.setattr(precisions, "time_ratio", lambda *_: 97.3)
     with caplog.at_level(logging.WARNING):
         warn_if_emulated("bf16", torch.device("cpu"))
     assert caplog.text.count("emulated on this processor: passes take about 97 times as long") == warnings

@@ -1,5 +1,6 @@
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +35,10 @@ from gpt.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = paths.BASE_MODEL / "model.safetensors"
+# All that a run may write to stderr when nothing is wrong with it but the machine.
+OUR_LINES = re.compile(
+    r"step \d+[/:]|WARNING: (other processes keep|params\.yaml: train\.precision = 'bf16' is emulated)"
+)
 
 
 def train_here() -> bytes:
@@ -472,7 +477,8 @@ def test_bf16_learns_what_fp32_learns(make_project: Callable[..., Path]) -> None
         process = start()  # one precision a process
         _, errors = process.communicate(timeout=180)
         assert process.returncode == 0, errors
-        assert not [line for line in errors.splitlines() if "Warning" in line or "warn" in line.lower()], errors
+        # No library's warning is among what the user sees.
+        assert not [line for line in errors.splitlines() if line and not OUR_LINES.match(line)], errors
         losses.append(float(paths.TRAINING_PLOT.read_text(encoding="utf-8").splitlines()[-1].split(",")[1]))
         assert {tensor.dtype for tensor in load_file(WEIGHTS).values()} == {torch.float32}
     assert losses[0] != losses[1]
