@@ -38,13 +38,13 @@ _NEUTRAL = {
     "tasks/steps.py": "when files are on the disk",
     "tasks/work.py": "what is done already",
     "tracking": "tells MLflow and the terminal",
-    "training/adoption.py": "whose checkpoint a run goes on from is said in its lineage",
-    "training/checkpoint.py": "keeps what was computed; another FORMAT is refused",
+    "training/checkpoints/adoption.py": "whose checkpoint a run goes on from is said in its lineage",
+    "training/checkpoints/checkpoint.py": "keeps what was computed; another FORMAT is refused",
     "training/compilation.py": "how passes are computed, up to the last digits",
-    "training/fingerprint.py": "names the run",
+    "training/checkpoints/fingerprint.py": "names the run",
     "training/meters.py": "measures",
     "training/sample.py": "is told to MLflow only",
-    "training/saver.py": "as checkpoint.py",
+    "training/checkpoints/saver.py": "as checkpoint.py",
 }
 # Imports of what judges, carries or shows what others computed.
 _NEUTRAL_IMPORTS = (

@@ -147,7 +147,7 @@ PROMISES = (
     Promise(
         "damage",
         "a checkpoint that is truncated, changed or incomplete is noticed and the one before it used",
-        (*PYTEST, "tests/training/test_checkpoint.py", "tests/training/test_saver.py"),
+        (*PYTEST, "tests/training/checkpoints/test_checkpoint.py", "tests/training/checkpoints/test_saver.py"),
         minutes=5,
         read=all_passed,
     ),

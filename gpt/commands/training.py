@@ -22,7 +22,7 @@ def pretrain(options: argparse.Namespace) -> int:
 
     watch_owner()  # before the imports of torch, which take seconds
     if options.adopt:
-        from gpt.training.adoption import adopt
+        from gpt.training.checkpoints.adoption import adopt
 
         print(adopt(params, options.adopt), flush=True)
     from gpt.processes.launch import check_launch, needs_workers
@@ -54,7 +54,7 @@ def checkpoints(options: argparse.Namespace) -> int:
     from gpt.params.project import load_params
 
     params = load_params()
-    from gpt.training import status  # imports torch
+    from gpt.training.checkpoints import status  # imports torch
 
     lines = list(status.describe_all(paths.CHECKPOINTS, params))
     print("\n".join(lines) if lines else f"{paths.CHECKPOINTS}: no run has left a checkpoint")

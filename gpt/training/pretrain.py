@@ -20,12 +20,12 @@ from gpt.tokens.shards import data_id, verify_shards
 from gpt.tokens.tokenizer import check_tokenizer
 from gpt.tracking.dataset import describe_dataset, read_card
 from gpt.tracking.tracker import Tracker
-from gpt.training import checkpoint as checkpoints
-from gpt.training.adoption import describe_other_run, read_adopted
+from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.adoption import describe_other_run, read_adopted
+from gpt.training.checkpoints.fingerprint import fingerprint
+from gpt.training.checkpoints.saver import Saver
 from gpt.training.compilation import Choice, choose_compile
-from gpt.training.fingerprint import fingerprint
 from gpt.training.precision import check_precision, matmul_precision, mixed_precision, warn_if_emulated
-from gpt.training.saver import Saver
 from gpt.training.sharding import full_model
 from gpt.training.trainer import Trainer
 

@@ -25,15 +25,15 @@ from gpt.tokens.shards import TokenReader
 from gpt.tokens.tokenizer import load_tokenizer
 from gpt.tracking.progress import Progress
 from gpt.tracking.record import Record
-from gpt.training.checkpoint import Checkpoint
-from gpt.training.checkpointer import Checkpointer
+from gpt.training.checkpoints.checkpoint import Checkpoint
+from gpt.training.checkpoints.checkpointer import Checkpointer
+from gpt.training.checkpoints.rollback import diverged, roll_back
+from gpt.training.checkpoints.saver import Saver
 from gpt.training.compilation import eager_blocks
 from gpt.training.meters import Meters, flops_per_token
 from gpt.training.optimizer import build_optimizer, learning_rate
 from gpt.training.precision import autocast_type
-from gpt.training.rollback import diverged, roll_back
 from gpt.training.sample import write_sample
-from gpt.training.saver import Saver
 from gpt.training.sharding import shard
 from gpt.training.state import RunState
 from gpt.training.step import TrainStep

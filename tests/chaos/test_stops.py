@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from flows.stages import mend_rwlock
-from gpt.training import checkpoint as checkpoints
+from gpt.training.checkpoints import checkpoint as checkpoints
 from tests.chaos.conftest import Family, checkpoint_folder
 from tests.e2e.conftest import Project
 

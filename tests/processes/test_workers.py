@@ -14,7 +14,7 @@ from gpt import paths
 from gpt.errors import UserError
 from gpt.processes.launch import RENDEZVOUS
 from gpt.processes.workers import _rendezvous
-from gpt.training import checkpoint as checkpoints
+from gpt.training.checkpoints import checkpoint as checkpoints
 from tests.conftest import ROOT
 from tests.training.test_trainer import WEIGHTS, start, wait_for_checkpoint
 

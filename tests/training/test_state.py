@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from gpt.training.checkpoint import FORMAT
+from gpt.training.checkpoints.checkpoint import FORMAT
 from gpt.training.guard import Guard
 from gpt.training.state import RunState
 

@@ -28,9 +28,9 @@ from gpt.params.project import load_params
 from gpt.tokens.batches import Batches
 from gpt.tokens.shards import TokenReader
 from gpt.tracking.store import training_run
+from gpt.training.checkpoints.saver import Saver
 from gpt.training.compilation import missing_for_compile
 from gpt.training.pretrain import pretrain
-from gpt.training.saver import Saver
 from gpt.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]

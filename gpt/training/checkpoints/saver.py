@@ -10,8 +10,8 @@ from typing import Self
 
 import torch
 
-from gpt.training import checkpoint as checkpoints
-from gpt.training.checkpoint import Checkpoint
+from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from gpt.errors import UserError
 from gpt.params.project import Params
-from gpt.training import checkpoint as checkpoints
-from gpt.training.fingerprint import Fingerprint, describe_differences, fingerprint, load_fingerprint
+from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.fingerprint import Fingerprint, describe_differences, fingerprint, load_fingerprint
 
 
 def describe_all(root: Path, params: Params) -> Iterator[str]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpt.training import checkpoint as checkpoints
-from gpt.training.checkpoint import Checkpoint
-from gpt.training.saver import Saver
+from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.checkpoint import Checkpoint
+from gpt.training.checkpoints.saver import Saver
 
 
 def make(step: int, size: int = 100) -> Checkpoint:

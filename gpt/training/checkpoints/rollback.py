@@ -13,8 +13,8 @@ from accelerate import Accelerator
 
 from gpt.errors import UserError
 from gpt.params.training import Train
-from gpt.training.checkpoint import Checkpoint
-from gpt.training.checkpointer import Checkpointer
+from gpt.training.checkpoints.checkpoint import Checkpoint
+from gpt.training.checkpoints.checkpointer import Checkpointer
 from gpt.training.state import RunState
 
 logger = logging.getLogger(__name__)

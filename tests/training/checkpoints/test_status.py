@@ -10,10 +10,10 @@ import torch
 from gpt import paths
 from gpt.commands import main as cli
 from gpt.params.project import load_params
-from gpt.training import checkpoint as checkpoints
-from gpt.training.checkpoint import Checkpoint
-from gpt.training.fingerprint import fingerprint
-from tests.training.test_checkpoint import save_in_format
+from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.checkpoint import Checkpoint
+from gpt.training.checkpoints.fingerprint import fingerprint
+from tests.training.checkpoints.test_checkpoint import save_in_format
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> str:

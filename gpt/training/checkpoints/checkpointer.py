@@ -11,10 +11,10 @@ from accelerate import Accelerator
 from gpt.errors import UserError
 from gpt.model.transformer import GPTModel
 from gpt.processes.agreement import is_same_everywhere
-from gpt.training import checkpoint as checkpoints
-from gpt.training.checkpoint import Checkpoint
+from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.checkpoint import Checkpoint
+from gpt.training.checkpoints.saver import Saver
 from gpt.training.optimizer import load_optimizer_tensors, optimizer_tensors
-from gpt.training.saver import Saver
 from gpt.training.sharding import copy_to_cpu, to_local_shard
 from gpt.training.state import RunState
 

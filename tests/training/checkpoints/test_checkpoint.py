@@ -9,10 +9,9 @@ import torch
 
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_file, write_json
-from gpt.training import checkpoint
-from gpt.training.checkpoint import Checkpoint
-
-ROOT = Path(__file__).parents[2]
+from gpt.training.checkpoints import checkpoint
+from gpt.training.checkpoints.checkpoint import Checkpoint
+from tests.conftest import ROOT
 
 
 def make(step: int) -> Checkpoint:
@@ -128,7 +127,7 @@ def test_what_a_killed_save_left_is_no_checkpoint(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from gpt.training import checkpoint
+from gpt.training.checkpoints import checkpoint
 with checkpoint.single_trainer(Path(sys.argv[1])):
     print("ready", flush=True)
     sys.stdin.read()
