@@ -258,7 +258,7 @@ def distribution_of(name: str) -> str | None:
         except (importlib.metadata.PackageNotFoundError, ValueError):
             continue
     found = importlib.metadata.packages_distributions().get(parts[0])  # reads every installed package: slow
-    return found[0] if found else None
+    return min(found) if found else None  # their order is that of a directory
 
 
 @cache

@@ -89,11 +89,12 @@ def keep_freed_memory() -> None:
 
 
 def describe_hardware() -> str:
-    """Return the processor, or the GPUs, in words."""
+    """Return the processor and how many threads compute on it, which decides last digits, or the GPUs, in words."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     names = [line.split(":", 1)[1].strip() for line in _cpu_info() if line.startswith("model name")]
-    return f"{os.cpu_count()} x {names[0] if names else platform.processor() or platform.machine()}"
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{os.cpu_count()} x {name}, threads: {torch.get_num_threads()}"
 
 
 def _cpu_info() -> list[str]:

@@ -7,7 +7,7 @@ in tags: all of them on the registered model, written before the alias moves, an
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PROMOTED, REFUSED, UNCHANGED, RESTORED, ROLLED_BACK = "promoted", "refused", "unchanged", "restored", "rolled_back"
 _TRAIL = "promotion."
+_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # sorted as text they are sorted by time
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,11 @@ def _append_trail(client: "MlflowClient", promotion: Promotion) -> None:
         "previous_version": promotion.previous_version,
         "reason": "; ".join(reason.text for reason in promotion.reasons),
     }
-    client.set_registered_model_tag(promotion.name, _TRAIL + _now(), json.dumps(event))
+    # The order decides what a rollback goes back to: it must not be a clock's that was set back, or is another machine's.
+    trail = audit_trail(client, promotion.name)
+    client.set_registered_model_tag(
+        promotion.name, _TRAIL + _time_after(trail[-1]["time"] if trail else ""), json.dumps(event)
+    )
 
 
 def audit_trail(client: "MlflowClient", name: str) -> list[dict[str, Any]]:
@@ -256,4 +261,12 @@ def _number(version: "ModelVersion | None") -> int | None:
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.now(UTC).strftime(_TIME)
+
+
+def _time_after(last: str) -> str:
+    """Return the time, or the first moment after `last` if that is not over yet by this machine's clock."""
+    now = _now()
+    if now > last:
+        return now
+    return (datetime.strptime(last, _TIME) + timedelta(microseconds=1)).strftime(_TIME)

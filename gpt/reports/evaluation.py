@@ -9,6 +9,7 @@ from gpt.errors import UserError
 from gpt.evaluation.evaluate import HELD_OUT
 from gpt.files import atomic_folder, read_json
 from gpt.params.evaluation import Evaluate
+from gpt.reports.pictures import in_own_style
 
 Json = dict[str, Any]
 
@@ -23,6 +24,7 @@ def write_report(settings: Evaluate) -> None:
         (folder / "evaluate.md").write_text(_page(settings, config, metrics, samples), encoding="utf-8")
 
 
+@in_own_style
 def draw_training(training: Path, validation: Path, output: Path) -> None:
     """Draw the loss curves of plots/training.csv and plots/validation.csv as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -3,7 +3,9 @@
 import io
 import re
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,6 +16,25 @@ _INK = "#010203"  # stands for the page's own colour
 _INCHES = 4.3  # as wide as a phone: a wider picture would have small letters there
 
 
+_Arguments = ParamSpec("_Arguments")
+_Drawn = TypeVar("_Drawn")
+
+
+def in_own_style(draw: Callable[_Arguments, _Drawn]) -> Callable[_Arguments, _Drawn]:
+    """Let a function draw in matplotlib's own style: a matplotlibrc of the user's would change the bytes of what a stage writes."""
+
+    @wraps(draw)
+    def drawn(*arguments: _Arguments.args, **keywords: _Arguments.kwargs) -> _Drawn:
+        from matplotlib import rc_context, rcdefaults
+
+        with rc_context():
+            rcdefaults()
+            return draw(*arguments, **keywords)
+
+    return drawn
+
+
+@in_own_style
 def draw_steps(steps: list[tuple[str, int, int]], unit: str) -> str:
     """Return bars of what is left after each step (blue) and of what it removed (orange); a step is (name, left, removed)."""
     figure = _figure(0.7 + 0.24 * len(steps))
@@ -31,6 +52,7 @@ def draw_steps(steps: list[tuple[str, int, int]], unit: str) -> str:
     return _svg(figure, f"steps {unit}")
 
 
+@in_own_style
 def draw_lengths(histograms: dict[str, dict[int, int]], unit: str) -> str:
     """Return curves of the share of each source's documents that are [2^N, 2^(N+1)) long; a histogram has counts by N.
 

@@ -16,7 +16,8 @@ _SETTLED_NS = 2_000_000_000  # a file that was changed just now may change again
 def content_hash(path: Path) -> str | None:
     """Return the SHA-256 of a file, or of a folder's `sha256sum` listing in sorted order; None if there is no such path.
 
-    A file is read again only if its size, time or inode is another than when it was read last.
+    A file is read again only if its size, times or inode are others than when it was read last. The time of change is among
+    them, which nobody can set: a copy with the time of the file that it replaces is seen.
     """
     if not path.exists():
         return None
@@ -25,7 +26,7 @@ def content_hash(path: Path) -> str | None:
 
     def hash_of(file: Path) -> str:
         state, name = file.stat(), file.relative_to(path).as_posix()
-        stamp = [state.st_size, state.st_mtime_ns, state.st_ino]
+        stamp = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
         stamp_before, digest = known.get(name, (None, ""))
         if stamp_before != stamp:
             digest = sha256_file(file)
@@ -35,7 +36,8 @@ def content_hash(path: Path) -> str | None:
     found = sha256_tree(path, hash_of) if path.is_dir() else hash_of(path)
     if seen != known:
         newest = time.time_ns() - _SETTLED_NS
-        write_json(memory, {name: entry for name, entry in seen.items() if entry[0][1] < newest})
+        settled = {name: entry for name, entry in seen.items() if max(entry[0][1:3]) < newest}
+        write_json(memory, settled)
     return found
 
 

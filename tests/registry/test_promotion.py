@@ -45,6 +45,21 @@ def test_first_champion_must_beat_the_threshold(project: Path, params: Params) -
     assert champion() == 1
 
 
+def test_the_order_of_decisions_is_not_a_clocks(project: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is set back, or another machine's that is behind, must not change what a rollback goes back to."""
+    times = iter(["2031-01-01T00:00:00.999999Z"] * 2 + ["2030-01-01T00:00:00.000000Z"] * 9)
+    monkeypatch.setattr(promotion, "_now", times.__next__)
+    register(params, project)
+    promote(params, project)
+    for steps in (20, 30):
+        register_model(project, steps=steps)
+        promote(params, project)
+    trail = audit_trail(store.client(), NAME)
+    assert [(event["version"], event["previous_version"]) for event in trail] == [(1, None), (2, 1), (3, 2)]
+    assert trail[1]["time"] == "2031-01-01T00:00:01.000000Z"
+    assert trail[2]["time"] == "2031-01-01T00:00:01.000001Z"
+
+
 def test_better_candidate_becomes_champion_and_the_verdict_is_recorded(project: Path, params: Params) -> None:
     register(params, project)
     first = bits_per_byte(project)

@@ -1,0 +1,57 @@
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from gpt.sources import local
+from gpt.sources.local import content_hash
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Remember files at once: as if what was written had been there for a while."""
+    monkeypatch.setenv("GPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(local, "_SETTLED_NS", -time.time_ns())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("b.txt", "a.txt"):
+        (folder / name).write_text(f"text of {name}")
+    return folder
+
+
+def test_what_did_not_change_is_not_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = content_hash(folder)
+    monkeypatch.setattr(local, "sha256_file", lambda path: pytest.fail(f"{path} was read"))
+    assert content_hash(folder) == before
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_a_file_of_the_same_size_with_the_time_of_the_one_before_it_is_another(folder: Path, single: bool) -> None:
+    """What `cp --preserve` and `rsync --times` leave."""
+    file = folder / "a.txt"
+    path = file if single else folder
+    before, times = content_hash(path), file.stat()
+    file.write_text("TEXT of a.txt")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert file.stat().st_mtime_ns == times.st_mtime_ns and file.stat().st_size == times.st_size
+    assert content_hash(path) != before
+
+
+def test_a_file_that_changed_just_now_is_not_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may change again within the same tick of its time."""
+    monkeypatch.setattr(local, "_SETTLED_NS", 3_600_000_000_000)
+    content_hash(folder)
+    read: list[Path] = []
+    real = local.sha256_file
+    monkeypatch.setattr(local, "sha256_file", lambda path: read.append(path) or real(path))
+    content_hash(folder)
+    assert len(read) == 2
+
+
+def test_what_is_not_there_has_no_hash(folder: Path) -> None:
+    assert content_hash(folder / "c.txt") is None
