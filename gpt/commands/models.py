@@ -1,4 +1,4 @@
-"""Commands that measure, register, convert and use a model that there is."""
+"""Commands for a trained model: evaluate it, register and promote it, convert it, generate with it."""
 
 import argparse
 from pathlib import Path
@@ -107,7 +107,7 @@ def _add_lineage(commands: Commands) -> None:
 
 
 def generate(options: argparse.Namespace) -> int:
-    """write on from prompts"""
+    """let the model continue prompts"""
     from gpt.params.project import load_params
 
     params = load_params()
@@ -141,7 +141,7 @@ def generate(options: argparse.Namespace) -> int:
 def _add_generate(commands: Commands) -> None:
     parser = add_command(commands, generate)
     parser.add_argument(
-        "prompts", nargs="+", metavar="PROMPT", help="one is continued before your eyes, several all at once"
+        "prompts", nargs="+", metavar="PROMPT", help="one is printed as it is generated, several when all are done"
     )
     add_model(parser)
     parser.add_argument("--max-new-tokens", type=at_least(int, 1), metavar="N")
@@ -185,7 +185,7 @@ def _add_generate(commands: Commands) -> None:
 
 
 def import_(options: argparse.Namespace) -> int:
-    """bring a model from a Hugging Face folder"""
+    """import a model from a Hugging Face folder"""
     from gpt.model.convert.huggingface import import_huggingface
 
     model = import_huggingface(options.folder, options.output)

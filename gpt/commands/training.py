@@ -1,4 +1,4 @@
-"""Commands that train, and that say how far training is."""
+"""Commands that train a model, and that show what training has left: checkpoints, metrics to deliver."""
 
 import argparse
 from pathlib import Path
@@ -49,7 +49,7 @@ def _add_pretrain(commands: Commands) -> None:
 
 
 def checkpoints(options: argparse.Namespace) -> int:
-    """show runs that can go on: their checkpoints, whether these are whole, and who trains"""
+    """show runs that can be resumed: their checkpoints, whether these are intact, and which process trains"""
     from gpt import paths
     from gpt.params.project import load_params
 

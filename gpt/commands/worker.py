@@ -1,6 +1,7 @@
-"""What `gpt pretrain` starts several times: the command again, but what goes wrong in it is told by the launcher, once.
+"""What `gpt pretrain` starts in each worker process: the same command, but its errors are left to the launcher to print.
 
-`@record` leaves an exception in torch elastic's error file. Interrupted is none, and training itself has left it there.
+`@record` writes an exception to torch elastic's error file, which the launcher reads (gpt/processes/workers.py). It leaves
+out `Interrupted`, which is no `Exception`; training has written that itself (`tell_owner`).
 """
 
 import os
@@ -23,7 +24,7 @@ def main(arguments: list[str]) -> int:
         return 128 + stopped.signum
     except Exception:
         if not Path(os.environ.get("TORCHELASTIC_ERROR_FILE", "")).is_file():
-            raise  # so the launcher will not tell it
+            raise  # it could not be written: Python prints it here
         return 1
 
 

@@ -1,10 +1,10 @@
-"""A trainer stops when the process it trains for has ended: a worker with its launcher, a DVC stage with `dvc repro`.
+"""A trainer stops when the process that it trains for has ended: a worker with its launcher, a stage with `dvc repro`.
 
 Promise: however that process ends, also by SIGKILL, we get SIGTERM at once; training saves its state and ends.
-Means: a pidfd (Linux 5.3 and later) or a kqueue (macOS, BSD): the system wakes a thread of ours at that death.
-Not PR_SET_PDEATHSIG: it tells only of the parent, and of its thread, but between DVC and us there may be a shell.
-Limits: a DVC on another machine (`srun` in a stage's command) is not seen. Errors go the same way up: see workers.py.
-The other mechanism, flows/supervisor.py, looks down instead: it stops and reaps what a command has started.
+Means: a pidfd (Linux 5.3 and later) or a kqueue (macOS, BSD) of that process, which wakes a thread of ours; nothing polls.
+Why not PR_SET_PDEATHSIG: it is sent when the parent's thread ends, but a shell may stand between DVC and us.
+Not seen: a DVC on another machine (`srun` in a stage's command).
+There are two such mechanisms. This one looks up, from inside a run; flows/supervisor.py looks down, from outside.
 """
 
 import logging
@@ -43,7 +43,7 @@ def watch_owner() -> None:
 
 
 def stop_with(owner: psutil.Process) -> None:
-    """Get SIGTERM when `owner` ends, so that nothing trains on for nobody."""
+    """Get SIGTERM when the process `owner` ends, or now if it has ended."""
     try:
         wait_for_end = _end_of(owner.pid)
     except ProcessLookupError:
@@ -94,7 +94,10 @@ def _is_part_of(stage: str, process: psutil.Process) -> bool:
 
 
 def _adopts_orphans(process: psutil.Process) -> bool:
-    """Whether a process is nobody's owner but the system's first, which DVC may only be as the command of a container."""
+    """Whether a process is our parent only because ours has ended: init or systemd.
+
+    As the command of a container DVC itself may be process 1, but then we are in its session.
+    """
     if process.pid != 1 and process.name() != "systemd":
         return False
     try:

@@ -1,10 +1,10 @@
 """`gpt pretrain` in several processes: torch elastic's agent, run here, starts them, and again when one of them dies.
 
-Promise: an error of the user, or a stop, in any worker ends all of them within seconds, told once; nothing is started again.
-Means: elastic's error files. A worker leaves its exception there through `@record` (gpt/commands/worker.py), and a stop
-that all workers agreed on through `tell_owner`; the agent reads them when a worker has ended, and raises the same here.
-Every other death starts all workers again from the last checkpoint, `launch.max_restarts` times.
-That workers end when this process is killed is promised in owner.py.
+Promise: a user's error or a stop in any worker ends all of them within seconds, printed once, and none is started again.
+Means: elastic's error files. A worker writes its exception there through `@record` (gpt/commands/worker.py), or by
+`tell_owner` the stop that all agreed on; when a worker has ended, the agent reads them, and the same is raised here.
+Any other end of a worker starts all of them again from the last checkpoint, `launch.max_restarts` times.
+That workers stop when this process is killed is what owner.py does.
 """
 
 import fcntl

@@ -21,6 +21,7 @@ PRETRAIN, FLOW = ("gpt", "pretrain"), ("flows.pretrain",)
 COMMANDS = {
     "gpt pretrain": (PRETRAIN, PRETRAIN, signal.SIGTERM, 9),
     "dvc repro": (REPRO, REPRO, signal.SIGTERM, 12),
+    "dvc repro, killed": (REPRO, REPRO, signal.SIGKILL, 12),
     "flow": (FLOW, FLOW, signal.SIGTERM, 25),
     "flow, killed": (FLOW, REPRO, signal.SIGKILL, 25),
 }

@@ -9,7 +9,7 @@ from gpt.processes.signals import Stop
 from tests.conftest import ROOT
 
 
-def test_signals_close_together_are_one_wish_to_stop_and_the_old_handlers_come_back() -> None:
+def test_signals_close_together_are_one_stop_and_the_old_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     stop = Stop()
     with stop.handled():
@@ -27,11 +27,11 @@ def test_before_training_they_are_obeyed_at_once() -> None:
     assert raised.value.signum == signal.SIGTERM
 
 
-def test_a_second_wish_ends_at_once() -> None:
+def test_a_second_signal_ends_at_once() -> None:
     code = """
 import time
 from gpt.processes import signals
-signals._ONE_WISH_SECONDS = 0.0
+signals._SAME_STOP_SECONDS = 0.0
 stop = signals.Stop()
 with stop.handled():
     stop.defer()
