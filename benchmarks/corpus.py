@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from datatrove.data import Document
 
-from gpt.corpus.deduplication import EXACT, NEAR, Cluster, Meet, Sign, bucket_names, removed_documents
+from gpt.corpus.deduplication import EXACT, NEAR, ChooseRemoved, FindPairs, Sign, bucket_names, removed_documents
 from gpt.corpus.index import IndexTexts, Matcher, MergeIndex, find_owners
 from gpt.corpus.words import split_words
 from gpt.params.project import load_params
@@ -175,10 +175,10 @@ def _compare(title: str, texts: list[str], folder: Path, settings: Any) -> str:
     buckets = bucket_names(settings)
     met = set[tuple[int, int]]()
     for task, bucket in enumerate(buckets):
-        list(Meet(buckets, folder, 1).run(rank=task))
+        list(FindPairs(buckets, folder, 1).run(rank=task))
         if bucket != "exact":
             met |= _all_pairs(folder / bucket / "00000")
-    list(Cluster(settings, folder).run())
+    list(ChooseRemoved(settings, folder).run())
     removed = removed_documents(folder, 0)
     counted = sum(count - 1 for count in Counter(texts).values())
     first, second, similarity = _similarities(texts)

@@ -24,9 +24,9 @@ def map_array(path: Path, dtype: np.dtype) -> np.ndarray:
 
 
 def read_between(path: Path, dtype: np.dtype, low: int, high: int) -> np.ndarray:
-    """Read of a file of uint64, or of records that begin with one, sorted by it, those from `low` to before `high`.
+    """Return the values v of a file with `low` <= v < `high`, which may be 2 ** 64.
 
-    `high` may be 2 ** 64.
+    The file is sorted, of uint64 or of records of `dtype` that begin with one.
     """
     mapped = map_array(path, dtype)
     values = mapped[dtype.names[0]] if dtype.names else mapped

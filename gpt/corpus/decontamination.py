@@ -21,11 +21,11 @@ from gpt.params.corpus import Decontaminate as Settings
 from gpt.tasks.reports import read_reports
 from gpt.tasks.steps import WritingStep
 
-_OUTWARD_CHARACTERS = 50  # a cut ends at a space, if there is one so near
+_MOST_TO_SPACE = 50  # characters: a cut is widened to the next space, if there is one so near
 _SHOWN_CHARACTERS = 300
 _SHOWN_ITEMS = 3
-_PLANTED = 200
-_MATCHES_AT_ONCE = 1 << 10
+_PLANTED = 200  # texts that measure the search
+_MATCHES_AT_ONCE = 1 << 10  # looked up together: an owner's n-grams are mapped once for all
 
 
 class Decontaminate(WritingStep):
@@ -67,14 +67,14 @@ class Decontaminate(WritingStep):
                     }
                     pending.append((record, match))
                 if len(pending) >= _MATCHES_AT_ONCE:
-                    hashes.append(self._write(pending, file))
+                    hashes.append(self._write_matches(pending, file))
                     pending = []
                 yield from pieces
-            hashes.append(self._write(pending, file))
+            hashes.append(self._write_matches(pending, file))
         sort_unique(np.concatenate(hashes)).tofile(self.new_file(self._folder / f"{rank:05d}.hashes"))
         self.write_report(self._folder, rank, counts)
 
-    def _write(self, pending: list[tuple[dict[str, Any], Match]], file: IO[bytes]) -> np.ndarray:
+    def _write_matches(self, pending: list[tuple[dict[str, Any], Match]], file: IO[bytes]) -> np.ndarray:
         """Write a line a match, with the items it is in; return the hashes of all, each once."""
         groups = [match.hashes for _, match in pending]
         for (record, _), held in zip(pending, find_owners(self._index, self._owners, groups), strict=True):
@@ -108,7 +108,7 @@ def cut(text: str, ranges: list[tuple[int, int]], window: int) -> list[str]:
     pieces, position = [], 0
     for start, end in ranges:
         start, end = max(start - window, 0), min(end + window, len(text))
-        for _ in range(_OUTWARD_CHARACTERS):
+        for _ in range(_MOST_TO_SPACE):
             if start > 0 and not text[start - 1].isspace():
                 start -= 1
             if end < len(text) and not text[end].isspace():

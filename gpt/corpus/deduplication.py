@@ -106,7 +106,7 @@ class Sign(WritingStep):
             records.tofile(self.new_file(self._folder / bucket / f"{rank:05d}"))
 
 
-class Meet(WritingStep):
+class FindPairs(WritingStep):
     """Task b: find the pairs of documents that meet in bucket b."""
 
     name = "pairs"
@@ -127,11 +127,11 @@ class Meet(WritingStep):
                     records = read_between(path, SIGNATURE, *bounds)
                     signatures.append(records["signature"])
                     documents.append(records["document"] | np.uint64(number << 32))
-                _neighbours(np.concatenate(signatures), np.concatenate(documents)).tofile(file)
+                _pair_equal(np.concatenate(signatures), np.concatenate(documents)).tofile(file)
         yield from ()
 
 
-class Cluster(WritingStep):
+class ChooseRemoved(WritingStep):
     """The one task that decides which documents go: `removed/<shard>` has a byte a document: 0, EXACT or NEAR."""
 
     name = "clusters"
@@ -149,7 +149,7 @@ class Cluster(WritingStep):
             if bucket == _EXACT_BUCKET:
                 exact = pairs
             else:  # copies meet in every bucket: what only says again who is connected is forgotten
-                near = _forest(np.concatenate([near, pairs], axis=1))
+                near = _spanning_forest(np.concatenate([near, pairs], axis=1))
         involved = sort_unique(np.concatenate([exact.ravel(), near.ravel()]))
         shards, numbers = (
             (involved >> np.uint64(32)).astype(np.int64),
@@ -179,7 +179,7 @@ def removed_documents(folder: Path, shard: int) -> np.ndarray:
     return np.fromfile(folder / "removed" / f"{shard:05d}", np.uint8)
 
 
-def _neighbours(signatures: np.ndarray, documents: np.ndarray) -> np.ndarray:
+def _pair_equal(signatures: np.ndarray, documents: np.ndarray) -> np.ndarray:
     """Return a chain of PAIRs through all documents of each signature."""
     order = np.lexsort((documents, signatures))
     signatures, documents = signatures[order], documents[order]
@@ -189,7 +189,7 @@ def _neighbours(signatures: np.ndarray, documents: np.ndarray) -> np.ndarray:
     return pairs
 
 
-def _forest(pairs: np.ndarray) -> np.ndarray:
+def _spanning_forest(pairs: np.ndarray) -> np.ndarray:
     """Return pairs that connect what the pairs (2, n) connect, each document with the lowest of its cluster."""
     documents = sort_unique(pairs.ravel())
     places = np.arange(len(documents))

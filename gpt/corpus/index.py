@@ -19,9 +19,10 @@ from gpt.tasks.steps import WritingStep
 
 HASH = np.dtype("<u8")
 _ITEM = np.dtype("<u4")
+# Few items at a time are slow to hash, many take memory.
 _ITEMS_AT_ONCE = 256
 _CHARACTERS_AT_ONCE = 1 << 20
-_HASHES_AT_ONCE = 1 << 20
+_HASHES_AT_ONCE = 1 << 20  # of the index, in memory
 _LEAST_FILTER_BITS = 16
 
 

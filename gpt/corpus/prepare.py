@@ -20,7 +20,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from gpt.corpus.cleaning import Clean
 from gpt.corpus.decontamination import Decontaminate
-from gpt.corpus.deduplication import EXACT, KEY, Cluster, Meet, Sign, bucket_names, removed_documents
+from gpt.corpus.deduplication import EXACT, KEY, ChooseRemoved, FindPairs, Sign, bucket_names, removed_documents
 from gpt.corpus.filters import Filtered, build_filters
 from gpt.corpus.index import IndexTexts, MergeIndex
 from gpt.corpus.reading.readers import ReadSources, hash_sources, list_files
@@ -36,9 +36,9 @@ from gpt.tasks.reports import link_files
 from gpt.tasks.steps import WritingStep
 from gpt.tasks.work import work_folder
 
-_PRIORITY = {"test": 0, "validation": 1, "train": 2}
+_PRIORITY = {"test": 0, "validation": 1, "train": 2}  # whose copy of a text stays
 _DUPLICATES = ("exact_duplicate", "near_duplicate")
-_EXAMPLES = 5
+_EXAMPLES = 5  # of what a task removed, for the report
 _SIGNATURES_PER_PART = 20_000_000  # of a bucket, in memory at once
 
 
@@ -65,9 +65,7 @@ def prepare(
         with atomic_folder(output) as folder:
             link_files(sorted((work / "documents").iterdir()), folder)
             write_json(folder / "documents.json", _describe(folder, counts))
-            write_json(
-                folder / "report.json", describe_inputs(settings, raw, benchmarks, names) | {"counts": counts} | report
-            )
+            write_json(folder / "report.json", describe_inputs(settings, raw, benchmarks, names) | report)
             write_json(metrics, counts)  # in here: if it cannot be written, the old documents stay
     return counts
 
@@ -90,8 +88,10 @@ def _deduplicate(settings: Prepare, raw: Path, sources: list[str], work: Path, t
     buckets = bucket_names(settings.deduplicate)
     size = sum(path.stat().st_size for path in (signatures / "keys").iterdir())
     if buckets:
-        tasks.run("pairs", len(buckets), Meet(buckets, signatures, 1 + size // (KEY.itemsize * _SIGNATURES_PER_PART)))
-    tasks.run("clusters", 1, Cluster(settings.deduplicate, signatures))
+        tasks.run(
+            "pairs", len(buckets), FindPairs(buckets, signatures, 1 + size // (KEY.itemsize * _SIGNATURES_PER_PART))
+        )
+    tasks.run("clusters", 1, ChooseRemoved(settings.deduplicate, signatures))
 
 
 def _decontaminate(settings: Prepare, benchmarks: dict[str, Path], work: Path, tasks: Tasks) -> list[tuple[str, Path]]:

@@ -15,7 +15,7 @@ from gpt.tasks.reports import add_up, read_reports
 
 _SHOWN_MATCHES = 20  # per benchmark or split
 _SHOWN_EXAMPLES = 5
-_NAMED = 1000
+_SHOWN_IDS = 1000
 
 
 def summarise_corpus(
@@ -51,7 +51,7 @@ def summarise_corpus(
         "examples": {reason: shown[:_SHOWN_EXAMPLES] for reason, shown in examples.items() if shown},
         "matches": _matches(work / "matches", owners),
         "contaminated": {
-            name: {key: entry[key][:_NAMED] for key in ("touched", "unprotected")} for name, entry in judges.items()
+            name: {key: entry[key][:_SHOWN_IDS] for key in ("touched", "unprotected")} for name, entry in judges.items()
         },
         "sources": {
             split: {
@@ -89,14 +89,17 @@ def _read(work: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, list[An
 
 
 def describe_inputs(settings: Prepare, raw: Path, benchmarks: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return what the documents are made of: settings that decide them, sources, and the benchmarks `names`, with their hashes."""
+    """Return what the documents are made of: settings that decide them, sources, and the benchmarks `names` with their hashes."""
     listing = read_json(raw / "sources.json", "run `gpt fetch` first")
     described = read_json(benchmarks / "benchmarks.json", "run `gpt fetch` again", names)
     return {
         "settings": settings.model_dump(mode="json", exclude={"engine"}),
         "fetched": [
-            {key: source.get(key, "") for key in ("name", "sha256")}
-            | {"files": len(source["files"]), "bytes": sum(file.get("bytes", 0) for file in source["files"].values())}
+            {
+                "name": source["name"],
+                "files": len(source["files"]),
+                "bytes": sum(file.get("bytes", 0) for file in source["files"].values()),
+            }
             for source in listing
         ],
         "benchmarks": {name: described[name] for name in names},

@@ -50,9 +50,9 @@ class Fetch(Section):
     benchmarks: Annotated[tuple[Source, ...], Field(strict=False)]
     "Questions to judge the finished model by; training documents are kept clean of those that `evaluate.benchmarks` names."
 
-    def licences(self) -> dict[str, str]:
-        """Return the licence of every source and benchmark's source by its name."""
-        return {source.name: source.licence for source in (*self.sources, *self.benchmarks)}
+    def by_name(self) -> dict[str, Source]:
+        """Return every source, of texts and of benchmarks: what was fetched bears their names."""
+        return {source.name: source for source in (*self.sources, *self.benchmarks)}
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -12,6 +12,8 @@ from typing import Any
 from gpt.corpus.splits import SPLITS
 from gpt.files import atomic_file, read_json
 from gpt.params.project import Params
+from gpt.params.sources import Source
+from gpt.params.types import flatten
 from gpt.reports.page import NONE, Markup, escape_text, pictures_in_a_row, quote, render, short_hash, table
 from gpt.reports.pictures import draw_lengths, draw_steps, short_number
 from gpt.tokens.shards import data_id, read_index
@@ -32,23 +34,24 @@ def write_card(params: Params, documents: Path, tokens: Path, output: Path) -> N
     report = read_json(documents / "report.json", "run `gpt prepare` again", _KEYS)
     index = read_index(tokens)
     digest = data_id(tokens)
-    licences = params.fetch.licences()
+    fetched = params.fetch.by_name()
     settings = {
         "prepare": report["settings"],
         "tokenizer": params.section("tokenizer"),
         "tokenize": params.section("tokenize"),
     }
+    flat = {key: value for section, values in settings.items() for key, value in flatten(values, section).items()}
     sections = {
-        "Sources": _sources(report, index, params.tokenize.weights, licences),
+        "Sources": _sources(report, index, params.tokenize.weights, fetched),
         "From raw files to documents": _steps(report["counts"]),
         "Splits": _splits(report["counts"], index),
         "Lengths": _lengths(report["sources"], index),
         "Tokens": _tokens(index),
         "Duplicates": _duplicates(report["counts"]),
-        "Contamination": _contamination(report, licences),
+        "Contamination": _contamination(report, fetched),
         "Examples of what was removed": _examples(report["examples"]),
-        "Settings": table(["key", "value"], [[key, _value(value)] for key, value in _flat(settings)]),
-        "Hashes": _hashes(digest, report, index),
+        "Settings": table(["key", "value"], [[key, _value(value)] for key, value in flat.items()]),
+        "Hashes": _hashes(digest, report, index, fetched),
     }
     with atomic_file(output) as partial:
         partial.write_text(render("Data card", _summary(digest, report, index), sections), encoding="utf-8")
@@ -74,7 +77,7 @@ def _summary(digest: str, report: Json, index: Json) -> str:
     return f'<p>SHA-256 of the data: <code class="whole">{escape(digest)}</code></p>\n<div class="facts">{shown}</div>'
 
 
-def _sources(report: Json, index: Json, weights: dict[str, float], licences: dict[str, str]) -> str:
+def _sources(report: Json, index: Json, weights: dict[str, float], fetched: dict[str, Source]) -> str:
     read, train = report["counts"]["read"]["by_source"], index["splits"]["train"]
     rows = []
     for source in report["fetched"]:
@@ -82,10 +85,9 @@ def _sources(report: Json, index: Json, weights: dict[str, float], licences: dic
         documents, size = (read.get(name, {}).get(key, 0) for key in ("documents", "bytes"))
         tokens = train["sources"].get(name, {}).get("tokens", 0)
         share, weight = _percent(tokens, train["tokens"]), f"{weights.get(name, 1):g}"
-        digest = short_hash(source["sha256"])
-        rows.append(
-            [name, licences.get(name, "unknown"), source["files"], documents, size, weight, tokens, share, digest]
-        )
+        of = fetched.get(name)  # none, if params.yaml has lost it since
+        licence, digest = (of.licence, short_hash(of.sha256)) if of else ("unknown", "")
+        rows.append([name, licence, source["files"], documents, size, weight, tokens, share, digest])
     counted = ["files", "documents read", "bytes read", "weight", "training tokens", "share"]
     return table(["source", "licence", *counted, "SHA-256"], rows)
 
@@ -180,14 +182,16 @@ def _duplicates(counts: Json) -> str:
     return table(["removed as", "documents", "share", "bytes", "share"], rows)
 
 
-def _contamination(report: Json, licences: dict[str, str]) -> str:
+def _contamination(report: Json, fetched: dict[str, Source]) -> str:
     counts, planted = report["counts"], report["counts"]["planted"]
+
+    def sources_of(benchmark: str) -> list[str]:
+        return report["benchmarks"].get(benchmark, {}).get("sources", [])
+
     rows = [
         [
             name,
-            ", ".join(
-                sorted({licences.get(of, "unknown") for of in report["benchmarks"].get(name, {}).get("sources", ())})
-            ),
+            ", ".join(sorted({fetched[of].licence if of in fetched else "unknown" for of in sources_of(name)})),
             entry["items"],
             entry["touched"],
             _percent(entry["touched"], entry["items"]),
@@ -250,9 +254,10 @@ def _example(reason: str, entries: list[Any]) -> str:
     return f"<h3>{escape_text(_plain(reason))}</h3>\n{table(['begins with', *head], cells)}"
 
 
-def _hashes(digest: str, report: Json, index: Json) -> str:
+def _hashes(digest: str, report: Json, index: Json, fetched: dict[str, Source]) -> str:
     rows = [["data (index of the shards)", digest], ["tokenizer", index["tokenizer_id"]]]
-    rows += [[f"source {source['name']}", source["sha256"]] for source in report["fetched"]]
+    names = [source["name"] for source in report["fetched"]]
+    rows += [[f"source {name}", fetched[name].sha256] for name in names if name in fetched]
     rows += [
         [f"benchmark {name}", entry["sha256"]]
         for name, entry in sorted(report["benchmarks"].items())
@@ -262,15 +267,6 @@ def _hashes(digest: str, report: Json, index: Json) -> str:
     rows += [[shard["file"], shard["sha256"]] for split in SPLITS for shard in index["splits"][split]["shards"]]
     cells = [[name, Markup(f'<code class="whole">{escape_text(value)}</code>')] for name, value in rows]
     return table(["of", "SHA-256"], cells)
-
-
-def _flat(value: Json, prefix: str = "") -> list[tuple[str, Any]]:
-    """Return settings as (section.key, value)."""
-    flat = []
-    for key, item in value.items():
-        name = f"{prefix}{key}"
-        flat += _flat(item, f"{name}.") if isinstance(item, dict) and item else [(name, item)]
-    return flat
 
 
 def _value(value: Any) -> Markup:

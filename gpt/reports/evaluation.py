@@ -15,13 +15,19 @@ Json = dict[str, Any]
 
 
 def write_report(settings: Evaluate) -> None:
-    """Write reports/evaluate/ from what `gpt pretrain` and `gpt evaluate` wrote; raise `UserError` if something is missing."""
+    """Write reports/evaluate/ from what `gpt pretrain` and `gpt evaluate` wrote; raise `UserError` if it is missing or damaged."""
     metrics = read_json(paths.EVALUATE_METRICS, "run `gpt evaluate` again", (*HELD_OUT, "parameters"))
     samples = read_json(paths.SAMPLES, "run `gpt evaluate` again")
     config = read_json(paths.BASE_MODEL / "config.json", "run `gpt pretrain` again")
     with atomic_folder(paths.REPORTS) as folder:
         draw_training(paths.TRAINING_PLOT, paths.VALIDATION_PLOT, folder / "training.png")
-        (folder / "evaluate.md").write_text(_page(settings, config, metrics, samples), encoding="utf-8")
+        try:
+            page = _page(settings, config, metrics, samples)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{paths.EVALUATE_METRICS}, {paths.SAMPLES}: not as `gpt evaluate` wrote them ({error!r}); run it again"
+            ) from None
+        (folder / "evaluate.md").write_text(page, encoding="utf-8")
 
 
 @in_own_style

@@ -25,6 +25,8 @@ _CHUNK_BYTES = 1 << 20
 def fetch(sources: tuple[Source, ...], output: Path) -> int:
     """Bring every source to `output/<name>/` and list them in `output/sources.json`; return the number of files.
 
+    The list says what documents are made of and nothing else: a licence, or the hash of an archive of the same files, would
+    prepare all of them again.
     Raises `UserError` for a wrong hash, an unreachable source or a missing member, and then leaves `output` as it was.
     """
     with atomic_folder(output) as folder:
@@ -38,7 +40,6 @@ def fetch(sources: tuple[Source, ...], output: Path) -> int:
             listing.append(
                 {
                     "name": source.name,
-                    "sha256": source.sha256,
                     "files": {
                         path.relative_to(target).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
                         for path in files

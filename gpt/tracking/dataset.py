@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.corpus.splits import SPLITS
+from gpt.params.sources import Source
 from gpt.tokens.shards import data_id, read_index
 
 # What MLflow's tables hold (mlflow/utils/validation.py).
@@ -14,12 +15,11 @@ _SOURCE_CHARACTERS = 65535
 Json = dict[str, Any]
 
 
-def describe_dataset(name: str, documents: Path, tokens: Path, licences: dict[str, str]) -> Json:
+def describe_dataset(name: str, documents: Path, tokens: Path, fetched: dict[str, Source]) -> Json:
     """Return the data of the folder `tokens` as MLflow takes a dataset: name, digest, source, profile (JSON texts), tags.
 
-    `licences` are those of the sources by their names.
-
-    Without the folder `documents` that they were made of, sources and contamination are not known and left out.
+    `fetched` are the sources of params.yaml by their names. Without the folder `documents` that they were made of, sources and
+    contamination are not known and left out.
     """
     index, digest = read_index(tokens), data_id(tokens)
     report = read_report(documents, tokens)
@@ -28,8 +28,9 @@ def describe_dataset(name: str, documents: Path, tokens: Path, licences: dict[st
         for split in SPLITS
     }
     sources = [
-        {"name": entry["name"], "sha256": entry["sha256"], "licence": licences.get(entry["name"], "unknown")}
+        {"name": source.name, "sha256": source.sha256, "licence": source.licence}
         for entry in report.get("fetched", ())
+        if (source := fetched.get(entry["name"]))
     ]
     source = json.dumps({"sources": sources})
     if len(source) > _SOURCE_CHARACTERS:

@@ -123,7 +123,7 @@ def _track(trainer: Trainer, choices: dict[str, Choice], fingerprint: str) -> No
     }
     tags |= {f"launch.{key}": value for key, value in launch.items()}
     tags |= {name: str(choice) for name, choice in choices.items()}
-    dataset = describe_dataset(trainer.params.base.name, paths.DOCUMENTS, paths.TOKENS, trainer.params.fetch.licences())
+    dataset = describe_dataset(trainer.params.base.name, paths.DOCUMENTS, paths.TOKENS, trainer.params.fetch.by_name())
     card = read_card(paths.DATA_CARD, paths.TOKENS)
     trainer.record.tracker = Tracker(paths.SPOOL, trainer.params, trainer.state.run, tags, dataset, card)
     trainer.state.run = trainer.record.tracker.run

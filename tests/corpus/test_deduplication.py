@@ -10,7 +10,16 @@ from datatrove.data import Document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt.corpus.deduplication import EXACT, NEAR, Cluster, Meet, MinHash, Sign, bucket_names, removed_documents
+from gpt.corpus.deduplication import (
+    EXACT,
+    NEAR,
+    ChooseRemoved,
+    FindPairs,
+    MinHash,
+    Sign,
+    bucket_names,
+    removed_documents,
+)
 from gpt.params.corpus import Deduplicate
 
 SETTINGS = Deduplicate(exact=True, minhash=True, ngram=5, buckets=14, hashes=8, seed=1)
@@ -56,8 +65,8 @@ def flags(folder: Path, shards: list[list[Text]], change: Deduplicate = SETTINGS
         ]
     buckets = bucket_names(change)
     for task in range(len(buckets)):
-        list(Meet(buckets, folder, parts).run(rank=task, world_size=len(buckets)))
-    list(Cluster(change, folder).run())
+        list(FindPairs(buckets, folder, parts).run(rank=task, world_size=len(buckets)))
+    list(ChooseRemoved(change, folder).run())
     return [removed_documents(folder, rank).tolist() for rank in range(len(shards))]
 
 

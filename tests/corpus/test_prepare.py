@@ -13,7 +13,7 @@ from gpt.corpus.documents import read_documents, sample_texts
 from gpt.corpus.prepare import prepare
 from gpt.corpus.splits import SPLITS, choose_split
 from gpt.errors import UserError
-from gpt.files import sha256_tree, write_json
+from gpt.files import read_json, sha256_tree, write_json
 from gpt.params.corpus import Prepare
 from gpt.params.project import load_params
 from tests.conftest import ROOT
@@ -358,8 +358,8 @@ def test_a_benchmark_that_judges_nothing_changes_no_byte(corpus: Corpus) -> None
     corpus.write_benchmark("quiz", prose(40, 1))
     corpus.prepare(SETTINGS, "quiz")
     before = sha256_tree(corpus.output), corpus.metrics.read_bytes()
-    listed = {"quiz": {"sources": ["renamed"]}, "other": {"sources": ["new"]}}
-    write_json(corpus.benchmarks / "benchmarks.json", listed)
+    listed = read_json(corpus.benchmarks / "benchmarks.json", "")
+    write_json(corpus.benchmarks / "benchmarks.json", listed | {"other": {"sources": ["new"]}})
     corpus.prepare(SETTINGS, "quiz")
     assert (sha256_tree(corpus.output), corpus.metrics.read_bytes()) == before
 

@@ -9,7 +9,7 @@ import pytest
 from gpt import paths
 from gpt.errors import UserError
 from gpt.evaluation.evaluate import evaluate
-from gpt.files import sha256_tree
+from gpt.files import sha256_tree, write_json
 from gpt.params.project import load_params
 from gpt.reports.evaluation import draw_training, write_report
 
@@ -78,6 +78,13 @@ def test_what_is_missing_is_named_and_the_earlier_page_stays(project: Path, miss
     with pytest.raises(UserError, match=message):
         write_report(load_params().evaluate)
     assert sha256_tree(paths.REPORTS) == before
+
+
+def test_figures_that_are_none_are_a_clear_error(project: Path) -> None:
+    write_json(paths.EVALUATE_METRICS, {"validation": {}, "test": {}, "parameters": 1})
+    with pytest.raises(UserError, match=r"evaluate\.json, .*: not as `gpt evaluate` wrote them"):
+        write_report(load_params().evaluate)
+    assert not paths.REPORTS.exists()
 
 
 @pytest.mark.parametrize("damaged", ["training.csv", "validation.csv"])

@@ -4,6 +4,7 @@ import http.server
 import io
 import json
 import re
+import shutil
 import stat
 import tarfile
 import threading
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from gpt import paths
+from gpt.commands.main import main
 from gpt.errors import UserError
 from gpt.files import sha256_tree
 from gpt.params.sources import LocalSource, PypiSource, Source, UrlSource
@@ -167,10 +170,37 @@ def test_a_local_file_comes_with_a_list_of_what_came(tmp_path: Path, raw: Path) 
     assert json.loads((raw / "sources.json").read_text()) == [
         {
             "name": "disk",
-            "sha256": sha256(TEXT),
             "files": {"a.txt": {"bytes": len(TEXT), "sha256": sha256(TEXT)}},
         }
     ]
+
+
+def test_another_licence_or_archive_of_the_same_files_is_the_same_data(tmp_path: Path, raw: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(TEXT)
+    source = local(tmp_path / "a.txt", sha256(TEXT))
+    fetch((source,), raw)
+    before = sha256_tree(raw)
+    fetch((source.model_copy(update={"licence": "another"}),), raw)
+    assert sha256_tree(raw) == before
+    for comment in (b"", b"packed again"):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr("a.txt", TEXT)
+            archive.comment = comment
+        values = {"url": f"file://{tmp_path}/a.zip", "sha256": sha256((tmp_path / "a.zip").read_bytes())}
+        fetch((UrlSource(kind="url", name="disk", members=("a.txt",), licence="none", **values),), raw)
+        assert sha256_tree(raw) == before
+
+
+def test_sources_and_benchmarks_are_fetched_together_or_one_of_them(
+    prepared_project: Path, copy_project: Callable[..., Path]
+) -> None:
+    copy_project(prepared_project)
+    folders = {"sources": paths.RAW, "benchmarks": paths.BENCHMARKS}
+    for what in ("sources", "benchmarks", None):
+        for folder in folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+        assert main(["fetch", *([what] if what else [])]) == 0
+        assert {name for name, folder in folders.items() if folder.exists()} == ({what} if what else {*folders})
 
 
 def test_a_local_folder_comes_with_all_files_below_it(tmp_path: Path, raw: Path) -> None:

@@ -16,6 +16,8 @@ from gpt.tracking.dataset import describe_contamination, describe_dataset, read_
 from gpt.tracking.store import training_run
 from gpt.tracking.tracker import Tracker
 
+MANY = [f"source-{number}" for number in range(1000)]
+
 
 @pytest.fixture
 def project(prepared_project: Path, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -34,7 +36,9 @@ def params(project: Path) -> Params:
 
 
 def describe() -> dict[str, str]:
-    return describe_dataset("small", paths.DOCUMENTS, paths.TOKENS, {"made-up": "CC0-1.0"})
+    (source,) = load_params().fetch.sources
+    fetched = {name: source.model_copy(update={"name": name, "licence": "CC0-1.0"}) for name in ("made-up", *MANY)}
+    return describe_dataset("small", paths.DOCUMENTS, paths.TOKENS, fetched)
 
 
 def test_a_dataset_says_what_the_data_are_and_fits_into_mlflow(project: Path) -> None:
@@ -46,8 +50,7 @@ def test_a_dataset_says_what_the_data_are_and_fits_into_mlflow(project: Path) ->
         {"data_sha256": digest},
     )
     (source,) = json.loads(described["source"])["sources"]
-    assert source["licence"] == "CC0-1.0"
-    assert source["sha256"] == read_json(paths.RAW / "sources.json", "")[0]["sha256"]
+    assert source == {"name": "made-up", "sha256": load_params().fetch.sources[0].sha256, "licence": "CC0-1.0"}
     profile = json.loads(described["profile"])
     counts = read_json(paths.PREPARE_METRICS, "")
     for split, entry in profile["splits"].items():
@@ -57,7 +60,7 @@ def test_a_dataset_says_what_the_data_are_and_fits_into_mlflow(project: Path) ->
 
     report = read_json(paths.DOCUMENTS / "report.json", "")
     report["counts"]["contamination"] = {"piqa": {"items": 9, "touched": 2, "unprotected": 1}}
-    report["fetched"] = [source | {"name": f"source-{number}"} for number in range(1000)]
+    report["fetched"] = [{"name": name, "files": 1, "bytes": 1} for name in MANY]
     write_json(paths.DOCUMENTS / "report.json", report)
     many = describe()
     _validate_dataset(Dataset(many["name"], many["digest"], "dvc", many["source"], profile=many["profile"]))

@@ -226,17 +226,17 @@ def fields_of(settings: Read) -> tuple[str, ...]:
 
 
 def _mapped(number: int, record: dict[str, Any], text_field: str, fields: tuple[str, ...]) -> Record | Fault:
-    text = reach(record, text_field)
+    text = find_field(record, text_field)
     if text is _ABSENT:
         return Fault(
             "missing_text", f"has no text field {text_field!r} but {', '.join(map(repr, list(record)[:10]))}", number
         )
     return Record(
-        number, text, {field: None if (value := reach(record, field)) is _ABSENT else value for field in fields}
+        number, text, {field: None if (value := find_field(record, field)) is _ABSENT else value for field in fields}
     )
 
 
-def reach(record: dict[str, Any], path: str) -> Any:
+def find_field(record: dict[str, Any], path: str) -> Any:
     """Return the field of this name, or that the dots of it lead to, through null to null; `_ABSENT` if there is none."""
     if path in record:
         return record[path]
