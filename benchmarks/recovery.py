@@ -17,10 +17,10 @@ from benchmarks.training import CPU_SIZES
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import load_params
 from gpt.processes.machine import keep_freed_memory
-from gpt.training import checkpoint as checkpoints
-from gpt.training.checkpoint import Checkpoint
+from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.checkpoint import Checkpoint
+from gpt.training.checkpoints.saver import Saver
 from gpt.training.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
-from gpt.training.saver import Saver
 from gpt.training.sharding import copy_to_cpu
 from gpt.training.step import TrainStep
 
@@ -51,7 +51,7 @@ def measure() -> list[str]:
         return time.perf_counter() - begun
 
     steps()
-    state = {"guard": step.guard.state()}
+    state = {"guard": step.guard.state_dict()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         still: list[float] = []

@@ -5,8 +5,10 @@ Prefect is imported inside: params.yaml is judged before it, and an embedded ser
 
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
+from flows.keeping import how_to_keep
 from flows.server import ensure_api
 from gpt import paths
 from gpt.errors import UserError
@@ -42,7 +44,7 @@ def main() -> int:
 
 
 def summary(registered: dict[str, Any]) -> str:
-    """Say in a few lines how good the model is, how it writes, where it is and what to do next."""
+    """Say in a few lines how good the model is, how it writes, where it is, what to do next and how to keep it."""
     test = read_json(paths.EVALUATE_METRICS, "run `gpt evaluate`")["test"]
     sample = read_json(paths.SAMPLES, "run `gpt evaluate`")[0]
     text = f"{sample['prompt']}│{sample['completion']}".strip()
@@ -57,6 +59,7 @@ def summary(registered: dict[str, Any]) -> str:
             "What next        make ui                          see the runs and the model",
             "                 gpt promote                      make it the champion if it beats the last one",
             '                 gpt generate "To be, or not"     let it write',
+            *how_to_keep(Path.cwd()),
         ]
     )
 

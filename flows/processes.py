@@ -1,7 +1,7 @@
-"""Run commands whose whole process tree is ours: stopped, reaped and never orphaned, however we end.
+"""Run a command of which no process is left when it has ended, is stopped, or we are killed.
 
-A supervisor (flows/supervisor.py) stands between us and the command. Its standard input is a pipe that only we hold, so
-it learns of our death even by SIGKILL; it adopts what the command leaves behind, also processes in their own session.
+Between us and the command stands flows/supervisor.py, which keeps that promise and says by which means. Here are its
+caller's side and the command's output.
 """
 
 import codecs
@@ -76,7 +76,7 @@ def started(
 
 
 class Lines:
-    """Bytes as they arrive to lines of text; of a progress bar that redraws itself (`\\r`), a look every 5 s."""
+    """Turns bytes, as they arrive, into lines of text. Of a progress bar, which ends lines with `\\r`, one in 5 s is kept."""
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line

@@ -1,8 +1,11 @@
-"""Own a command and everything it starts; stop all of it when told to, or when the caller is gone.
+"""Run a command for a caller, and stop everything that it has started when the caller says so or is gone.
 
-Run as `python -I -S supervisor.py GRACE_SECONDS COMMAND...` with standard input a pipe that only the caller holds. Its
-end, however the caller died, or a byte `t` stops the tree: SIGTERM, the grace, SIGKILL. A byte `k` ends the grace.
-Every stage pays for this start (about 20 ms), so there is nothing here but a few modules of the standard library.
+Promise: however the caller ends, also by SIGKILL, no process below it is left: SIGTERM, GRACE_SECONDS to save, SIGKILL.
+Means: standard input is a pipe that only the caller holds, so its end is the caller's; PR_SET_CHILD_SUBREAPER makes us the
+parent of processes whose own parent has ended, also in a session of their own; on other systems than Linux these are missed.
+Orders in the pipe: `t` stops the tree, `k` ends the grace. Run as `python -I -S supervisor.py GRACE_SECONDS COMMAND...`.
+Every stage pays for this start (about 20 ms), so only a few modules of the standard library are imported.
+There are two such mechanisms. This one looks down, from outside a run; gpt/processes/owner.py looks up, from inside.
 """
 
 import contextlib

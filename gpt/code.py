@@ -7,6 +7,7 @@ depend on it (`gpt inputs`), and checkpoints and work folders are named by it: a
 import ast
 import hashlib
 import importlib.metadata
+import json
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -34,19 +35,16 @@ _NEUTRAL = {
     "processes/workers.py": "starts processes",
     "processes/owner.py": "ends processes",
     "tasks/executors.py": "where tasks run; tests compare the bytes",
+    "tasks/steps.py": "when files are on the disk",
     "tasks/work.py": "what is done already",
-    "tracking/dataset.py": "is told to MLflow only, as are the next ones",
-    "tracking/journal.py": "",
-    "tracking/progress.py": "",
-    "tracking/store.py": "",
-    "tracking/tracker.py": "",
-    "training/adoption.py": "whose checkpoint a run goes on from is said in its lineage",
-    "training/checkpoint.py": "keeps what was computed; another FORMAT is refused",
+    "tracking": "tells MLflow and the terminal",
+    "training/checkpoints/adoption.py": "whose checkpoint a run goes on from is said in its lineage",
+    "training/checkpoints/checkpoint.py": "keeps what was computed; another FORMAT is refused",
     "training/compilation.py": "how passes are computed, up to the last digits",
-    "training/fingerprint.py": "names the run",
+    "training/checkpoints/fingerprint.py": "names the run",
     "training/meters.py": "measures",
     "training/sample.py": "is told to MLflow only",
-    "training/saver.py": "as checkpoint.py",
+    "training/checkpoints/saver.py": "as checkpoint.py",
 }
 # Imports of what judges, carries or shows what others computed.
 _NEUTRAL_IMPORTS = (
@@ -83,6 +81,10 @@ STAGES = {
     "report": Stage(("reports/evaluation.py",), ("corpus", "evaluation", "tokens", "training")),
 }
 
+# Parts of stages whose work is kept by itself.
+PARTS = {"encode": Stage(("tokens/encode.py",), ("sources", "tokens/shards.py", "rustbpe"))}
+_SHOWN_DIFFERENCES = 12
+
 
 def stage_identity(stage: str) -> dict[str, dict[str, str]]:
     """Return `code`, the hash of each file by its path, and `versions`, of each library and of Unicode's tables in Python."""
@@ -97,17 +99,45 @@ def stage_identity(stage: str) -> dict[str, dict[str, str]]:
         if any(_is_under(name, (above,)) for name in counted)
         for library in below
     }
-    libraries -= set(STAGES[stage].without)
+    libraries -= set(_stage(stage).without)
     versions = {name: installed_version(name) for name in sorted(libraries)}
     if "unicodedata" in imports:
         versions["Unicode"] = unicodedata.unidata_version
     return {"code": code, "versions": versions}
 
 
+def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return what differs between two identities, a line each: `settings` with both values, `inputs`, `code` files, `versions`."""
+    lines = []
+    for part in ("settings", "inputs", "code", "versions"):
+        old, new = before.get(part, {}), now.get(part, {})
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                lines.append(_difference(part, key, old.get(key), new.get(key)))
+    left = len(lines) - _SHOWN_DIFFERENCES
+    return lines if left <= 0 else [*lines[:_SHOWN_DIFFERENCES], f"and {left} more"]
+
+
+def _difference(part: str, key: str, old: Any, new: Any) -> str:
+    match part:
+        case "settings":
+            return f"params.yaml: {key} was {_shown(old)}, is {_shown(new)}"
+        case "inputs":
+            return f"{key}: {'new' if old is None else 'gone' if new is None else 'other content'}"
+        case "code":
+            return f"{key}: {'new' if old is None else 'gone' if new is None else 'computes otherwise'}"
+        case _:
+            return f"version of {key}: was {old or 'none'}, is {new or 'none'}"
+
+
+def _shown(value: Any) -> str:
+    return "not there" if value is None else json.dumps(value, ensure_ascii=False)
+
+
 @cache
 def stage_files(stage: str) -> tuple[Path, ...]:
     """Return the files that a stage computes with, sorted by path; raise `KeyError` for a stage that is none."""
-    entries, without = STAGES[stage]
+    entries, without = _stage(stage)
     found = {_PACKAGE / entry for entry in entries}
     waiting = list(found)
     while waiting:
@@ -116,6 +146,10 @@ def stage_files(stage: str) -> tuple[Path, ...]:
             found |= new
             waiting += new
     return tuple(sorted(found))
+
+
+def _stage(name: str) -> Stage:
+    return PARTS[name] if name in PARTS else STAGES[name]
 
 
 def _counts(path: Path, without: tuple[str, ...]) -> bool:

@@ -15,6 +15,7 @@ _PORT = 5000
 
 
 def main() -> int:
+    """Serve the UI until Ctrl-C; return 0, or 2 if there is nothing to show yet."""
     uri = tracking_uri()
     if uri.startswith(("http://", "https://")):
         print(f"MLFLOW_TRACKING_URI is a server: open {uri}")

@@ -10,7 +10,7 @@ from gpt.code import STAGES
 from gpt.params.corpus import Prepare
 from gpt.params.evaluation import Evaluate
 from gpt.params.training import Train
-from gpt.training.fingerprint import WITHOUT_EFFECT
+from gpt.training.checkpoints.fingerprint import WITHOUT_EFFECT
 from tests.conftest import ROOT
 
 DVC: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]

@@ -1,15 +1,16 @@
 """`gpt doctor`: what this machine has for training, and what to do about what is missing."""
 
+import argparse
 import os
 import platform
 import re
 import shutil
 import sys
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from gpt.commands.arguments import Commands, add_command
 from gpt.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,6 +18,16 @@ if TYPE_CHECKING:
 
 Finding = tuple[Literal["ok", "note", "missing"], str, str]
 _MARKS = {"ok": "✓", "note": "·", "missing": "✗"}
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the command of this file to `gpt`."""
+    add_command(commands, doctor)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """say what this machine has and what is missing"""
+    return examine()
 
 
 def examine() -> int:
@@ -50,6 +61,8 @@ def _python() -> Iterator[Finding]:
 
 
 def _installed(name: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(name).split("+")[0]
     except metadata.PackageNotFoundError:

@@ -13,13 +13,13 @@ from typing import IO, Any
 import numpy as np
 import orjson
 from datatrove.data import Document
-from datatrove.pipeline.base import PipelineStep
 
 from gpt.corpus.arrays import sort_unique
 from gpt.corpus.index import HASH, Match, Matcher, find_owners, read_items
 from gpt.corpus.words import split_words, word_spans
 from gpt.params.corpus import Decontaminate as Settings
-from gpt.tasks.work import read_reports, write_report
+from gpt.tasks.reports import read_reports
+from gpt.tasks.steps import WritingStep
 
 _OUTWARD_CHARACTERS = 50  # a cut ends at a space, if there is one so near
 _SHOWN_CHARACTERS = 300
@@ -28,14 +28,13 @@ _PLANTED = 200
 _MATCHES_AT_ONCE = 1 << 10
 
 
-class Decontaminate(PipelineStep):
+class Decontaminate(WritingStep):
     """Cut or drop documents that match.
 
     Writes `matches/<shard>.jsonl`, a line a match, and `matches/<shard>.hashes`.
     """
 
     name = "decontaminate"
-    type = "decontamination"
 
     def __init__(self, settings: Settings, owners: int, index: Path, folder: Path) -> None:
         super().__init__()
@@ -43,11 +42,10 @@ class Decontaminate(PipelineStep):
 
     def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         matcher = Matcher(self._index, self._settings.ngram)
-        self._folder.mkdir(parents=True, exist_ok=True)
         hashes = [np.empty(0, HASH)]
         pending: list[tuple[dict[str, Any], Match]] = []
         counts: dict[str, Counter[str]] = defaultdict(Counter)
-        with (self._folder / f"{rank:05d}.jsonl").open("wb") as file:
+        with self.new_file(self._folder / f"{rank:05d}.jsonl").open("wb") as file:
             for document in data or ():
                 if not (matches := matcher.find(split_words(document.text))):
                     yield document
@@ -73,8 +71,8 @@ class Decontaminate(PipelineStep):
                     pending = []
                 yield from pieces
             hashes.append(self._write(pending, file))
-        sort_unique(np.concatenate(hashes)).tofile(self._folder / f"{rank:05d}.hashes")
-        write_report(self._folder, rank, counts)
+        sort_unique(np.concatenate(hashes)).tofile(self.new_file(self._folder / f"{rank:05d}.hashes"))
+        self.write_report(self._folder, rank, counts)
 
     def _write(self, pending: list[tuple[dict[str, Any], Match]], file: IO[bytes]) -> np.ndarray:
         """Write a line a match, with the items it is in; return the hashes of all, each once."""

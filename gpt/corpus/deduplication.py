@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 from datatrove.data import Document
-from datatrove.pipeline.base import PipelineStep
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from gpt.corpus.arrays import read_between, sort_unique
 from gpt.corpus.words import ngram_hashes, split_words
 from gpt.params.corpus import Deduplicate
+from gpt.tasks.steps import WritingStep
 
 SIGNATURE = np.dtype([("signature", "<u8"), ("document", "<u4")])
 "A document in a bucket; a bucket's file of a shard is sorted by signature."
@@ -64,7 +64,7 @@ class MinHash:
         return folded
 
 
-class Sign(PipelineStep):
+class Sign(WritingStep):
     """Write a shard's signatures and keys, and pass its documents on.
 
     Documents come with `digest` (SHA-256 of their text), `split` and `source` (numbers) in their metadata, and leave with
@@ -72,7 +72,6 @@ class Sign(PipelineStep):
     """
 
     name = "signatures"
-    type = "dedup"
 
     def __init__(self, settings: Deduplicate, folder: Path) -> None:
         super().__init__()
@@ -99,22 +98,18 @@ class Sign(PipelineStep):
             for bucket, value in zip(signatures, values, strict=True):
                 bucket.append(value)
             yield document
-        (self._folder / "keys").mkdir(parents=True, exist_ok=True)
-        (self._folder / "keys" / f"{rank:05d}").write_bytes(keys)
+        self.new_file(self._folder / "keys" / f"{rank:05d}").write_bytes(keys)
         for bucket, values in zip(buckets, signatures, strict=True):
             records = np.empty(len(documents), SIGNATURE)
             records["signature"], records["document"] = values, documents
             records.sort(order=("signature", "document"))
-            path = self._folder / bucket / f"{rank:05d}"
-            path.parent.mkdir(exist_ok=True)
-            records.tofile(path)
+            records.tofile(self.new_file(self._folder / bucket / f"{rank:05d}"))
 
 
-class Meet(PipelineStep):
+class Meet(WritingStep):
     """Task b: find the pairs of documents that meet in bucket b."""
 
     name = "pairs"
-    type = "dedup"
 
     def __init__(self, buckets: list[str], folder: Path, parts: int) -> None:
         super().__init__()
@@ -123,7 +118,7 @@ class Meet(PipelineStep):
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         bucket = self._buckets[rank]
         shards = [(int(path.name), path) for path in sorted((self._folder / bucket).iterdir())]
-        with (self._folder / f"{bucket}.pairs").open("wb") as file:
+        with self.new_file(self._folder / f"{bucket}.pairs").open("wb") as file:
             # A part at a time, so that what all shards have together never is in memory at once.
             for part in range(self._parts):
                 bounds = (part << 64) // self._parts, ((part + 1) << 64) // self._parts
@@ -136,11 +131,10 @@ class Meet(PipelineStep):
         yield from ()
 
 
-class Cluster(PipelineStep):
+class Cluster(WritingStep):
     """The one task that decides which documents go: `removed/<shard>` has a byte a document: 0, EXACT or NEAR."""
 
     name = "clusters"
-    type = "dedup"
 
     def __init__(self, settings: Deduplicate, folder: Path) -> None:
         super().__init__()
@@ -173,11 +167,10 @@ class Cluster(PipelineStep):
         flags = np.zeros(len(involved), np.uint8)
         flags[places != _lowest_connected(np.concatenate([exact, near], axis=1), places)] = NEAR
         flags[places != _lowest_connected(exact, places)] = EXACT
-        (self._folder / "removed").mkdir(exist_ok=True)
         for shard, path in enumerate(keys):
             removed = np.zeros(path.stat().st_size // KEY.itemsize, np.uint8)
             removed[numbers[shards == shard]] = flags[shards == shard]
-            removed.tofile(self._folder / "removed" / path.name)
+            removed.tofile(self.new_file(self._folder / "removed" / path.name))
         yield from ()
 
 

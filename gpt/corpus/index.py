@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import orjson
 from datatrove.data import Document
-from datatrove.pipeline.base import PipelineStep
 
 from gpt.corpus.arrays import first_of_equal, map_array, read_between, sort_unique
 from gpt.corpus.words import ngram_hashes, split_words
-from gpt.tasks.work import write_report
+from gpt.tasks.steps import WritingStep
 
 HASH = np.dtype("<u8")
 _ITEM = np.dtype("<u4")
@@ -26,14 +25,13 @@ _HASHES_AT_ONCE = 1 << 20
 _LEAST_FILTER_BITS = 16
 
 
-class IndexTexts(PipelineStep):
+class IndexTexts(WritingStep):
     """Task t: write owner t's n-grams: sorted `.grams`, the number of the item that holds each, `.items`, and each once, `.hashes`.
 
     `owners` are (name, JSONL file), benchmarks' and shards' held-out documents, with an item's texts in `texts`, or one in `text`.
     """
 
     name = "n-grams"
-    type = "decontamination"
 
     def __init__(self, owners: list[tuple[str, Path]], folder: Path, ngram: int) -> None:
         super().__init__()
@@ -55,11 +53,10 @@ class IndexTexts(PipelineStep):
         grams, owned = grams[order], owned[order]
         once = first_of_equal(grams) | first_of_equal(owned)
         grams, owned = grams[once], owned[once]
-        self._folder.mkdir(parents=True, exist_ok=True)
-        grams.tofile(self._folder / f"{rank:05d}.grams")
-        owned.tofile(self._folder / f"{rank:05d}.items")
-        grams[first_of_equal(grams)].tofile(self._folder / f"{rank:05d}.hashes")
-        write_report(self._folder, rank, {"items": items, "unprotected": unprotected})
+        grams.tofile(self.new_file(self._folder / f"{rank:05d}.grams"))
+        owned.tofile(self.new_file(self._folder / f"{rank:05d}.items"))
+        grams[first_of_equal(grams)].tofile(self.new_file(self._folder / f"{rank:05d}.hashes"))
+        self.write_report(self._folder, rank, {"items": items, "unprotected": unprotected})
         yield from ()
 
     def _grams(self, items: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +79,7 @@ class IndexTexts(PipelineStep):
         return hashes[whole], np.array(numbers, np.uint32)[places] if len(places) else np.empty(0, np.uint32)
 
 
-class MergeIndex(PipelineStep):
+class MergeIndex(WritingStep):
     """The one task that makes the index of all owners: `index`, each n-gram once, sorted, and `filter`.
 
     The filter has a bit for every value of a hash's first bits, sixteen times as many as there are n-grams: few texts
@@ -90,7 +87,6 @@ class MergeIndex(PipelineStep):
     """
 
     name = "index"
-    type = "decontamination"
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -101,7 +97,8 @@ class MergeIndex(PipelineStep):
         total = sum(path.stat().st_size // HASH.itemsize for path in paths)
         part_bits = (total // _HASHES_AT_ONCE).bit_length()
         filter_bits = max(_LEAST_FILTER_BITS, (16 * total).bit_length())
-        with (self._folder / "index").open("wb") as index, (self._folder / "filter").open("wb") as filter_:
+        places = (self.new_file(self._folder / name) for name in ("index", "filter"))
+        with next(places).open("wb") as index, next(places).open("wb") as filter_:
             for part in range(1 << part_bits):
                 low, high = part << (64 - part_bits), (part + 1) << (64 - part_bits)
                 pieces = [read_between(path, HASH, low, high) for path in paths]

@@ -23,15 +23,18 @@ from gpt.corpus.decontamination import Decontaminate
 from gpt.corpus.deduplication import EXACT, KEY, Cluster, Meet, Sign, bucket_names, removed_documents
 from gpt.corpus.filters import Filtered, build_filters
 from gpt.corpus.index import IndexTexts, MergeIndex
-from gpt.corpus.reading.readers import ReadSources, list_files
+from gpt.corpus.reading.readers import ReadSources, hash_sources, list_files
 from gpt.corpus.splits import SPLITS, choose_split
 from gpt.corpus.summary import describe_inputs, summarise_corpus
 from gpt.errors import UserError
 from gpt.files import atomic_folder, sha256_file, write_json
 from gpt.params.corpus import Prepare
+from gpt.params.types import flatten
 from gpt.sources.benchmarks import check_benchmarks
 from gpt.tasks.executors import Tasks
-from gpt.tasks.work import link_files, work_folder, write_report
+from gpt.tasks.reports import link_files
+from gpt.tasks.steps import WritingStep
+from gpt.tasks.work import work_folder
 
 _PRIORITY = {"test": 0, "validation": 1, "train": 2}
 _DUPLICATES = ("exact_duplicate", "near_duplicate")
@@ -51,12 +54,10 @@ def prepare(
     sources = list(dict.fromkeys(source for source, *_ in list_files(raw)))
     check_benchmarks(names, benchmarks)
     paths = [benchmarks / f"{name}.jsonl" for name in names]
-    inputs = {
-        "settings": settings.model_dump(mode="json", exclude={"engine"}),
-        "raw": sha256_file(raw / "sources.json"),
-        "benchmarks": {path.name: sha256_file(path) for path in paths},
-    }
-    with work_folder(output, inputs) as work, Tasks(settings.engine, work / "tasks") as tasks:
+    decide = flatten(settings.model_dump(mode="json", exclude={"engine"}), "prepare")
+    decide |= {"evaluate.benchmarks": list(names), "fetch.sources": sources}  # of duplicates the first source's stays
+    inputs = hash_sources(raw) | {path.as_posix(): sha256_file(path) for path in paths}
+    with work_folder(output, "prepare", decide, inputs) as work, Tasks(settings.engine, work / "tasks") as tasks:
         _deduplicate(settings, raw, sources, work, tasks)
         owners = _decontaminate(settings, dict(zip(names, paths, strict=True)), work, tasks)
         counts, report = summarise_corpus(settings, owners, paths, work)
@@ -140,33 +141,30 @@ class _Identify(PipelineStep):
             yield document
 
 
-class _WriteShard(PipelineStep):
+class _WriteShard(WritingStep):
     """Write a shard of identified documents, compressed, and what the steps before counted."""
 
     name = "write"
-    type = "corpus"
 
     def __init__(self, folder: Path, steps: dict[str, Any]) -> None:
         super().__init__()
         self._folder, self._steps = folder, steps
 
     def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        self._folder.mkdir(parents=True, exist_ok=True)
         with zstandard.open(
-            self._folder / f"{rank:05d}.jsonl.zst", "wb", cctx=zstandard.ZstdCompressor(level=1)
+            self.new_file(self._folder / f"{rank:05d}.jsonl.zst"), "wb", cctx=zstandard.ZstdCompressor(level=1)
         ) as file:
             for document in data or ():
                 record = document.metadata["record"] | {"words": document.metadata["words"], "text": document.text}
                 file.write(orjson.dumps({"id": document.id} | record) + b"\n")
-        write_report(self._folder, rank, {name: step.report() for name, step in self._steps.items()})
+        self.write_report(self._folder, rank, {name: step.report() for name, step in self._steps.items()})
         yield from ()
 
 
-class _ReadShard(PipelineStep):
+class _ReadShard(WritingStep):
     """Read a shard's held-out documents, or those for training, without the duplicates, which are counted."""
 
     name = "read"
-    type = "corpus"
 
     def __init__(self, folder: Path, work: Path, held_out: bool) -> None:
         super().__init__()
@@ -192,25 +190,23 @@ class _ReadShard(PipelineStep):
                     continue
                 yield Document(text=record.pop("text"), id=record.pop("id"), metadata=record)
         name = "duplicates_held_out" if self._held_out else "duplicates_train"
-        write_report(self._work / name, rank, dropped)
+        self.write_report(self._work / name, rank, dropped)
 
 
-class _WriteDocuments(PipelineStep):
+class _WriteDocuments(WritingStep):
     """Write documents to the files of their splits, and what they are."""
 
     name = "write"
-    type = "corpus"
 
     def __init__(self, folder: Path, work: Path, splits: tuple[str, ...]) -> None:
         super().__init__()
         self._folder, self._work, self._splits = folder, work, splits
 
     def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        self._folder.mkdir(parents=True, exist_ok=True)
         stats: dict[str, dict[str, Counter[str]]] = {split: defaultdict(Counter) for split in self._splits}
         with ExitStack() as stack:
             files = {
-                split: stack.enter_context((self._folder / f"{split}_{rank:05d}.jsonl").open("wb"))
+                split: stack.enter_context(self.new_file(self._folder / f"{split}_{rank:05d}.jsonl").open("wb"))
                 for split in self._splits
             }
             for document in data or ():
@@ -228,7 +224,7 @@ class _WriteDocuments(PipelineStep):
                 stats[split][source]["hash"] += int.from_bytes(hashlib.sha256(encoded).digest(), "big")
                 stats[split][source][f"length {size.bit_length() - 1}"] += 1
         for split in self._splits:
-            write_report(self._work / "written" / split, rank, stats[split])
+            self.write_report(self._work / "written" / split, rank, stats[split])
         yield from ()
 
 

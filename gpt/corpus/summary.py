@@ -11,7 +11,7 @@ from gpt.corpus.index import Matcher, read_items
 from gpt.corpus.splits import SPLITS
 from gpt.files import read_json
 from gpt.params.corpus import Prepare
-from gpt.tasks.work import add_up, read_reports
+from gpt.tasks.reports import add_up, read_reports
 
 _SHOWN_MATCHES = 20  # per benchmark or split
 _SHOWN_EXAMPLES = 5

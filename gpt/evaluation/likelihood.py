@@ -96,7 +96,7 @@ def documents_likelihood(
             while group := list(islice(batches, ranks)):
                 if give_up():
                     break
-                inputs, targets = group[rank] if rank < len(group) else _counting_nothing(*group[0])
+                inputs, targets = group[rank] if rank < len(group) else _without_targets(*group[0])
                 with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                     logits = model(inputs.to(device))  # (B, T, vocab_size)
                 losses = F.cross_entropy(
@@ -109,7 +109,7 @@ def documents_likelihood(
     return total, count
 
 
-def _counting_nothing(inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _without_targets(inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return inputs, torch.full_like(targets, -1)
 
 

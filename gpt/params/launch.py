@@ -20,7 +20,7 @@ class Launch(Section):
     num_machines: PositiveInt
     strategy: Literal["ddp", "fsdp"]
     compile: Annotated[bool | Literal["auto"], PlainValidator(_switch_or_auto)]
-    "Compile the transformer blocks; auto: if the steps that are left can repay the time that it takes."
+    "Compile the transformer blocks; auto: if the steps that are left can repay the time that it takes, decided once a run."
     activation_checkpointing: bool
     "Compute activations again in backward instead of keeping them: less memory, a third more time."
     micro_batch_size: PositiveInt

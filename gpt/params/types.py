@@ -45,5 +45,14 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 Text = Annotated[str, Field(min_length=1)]
 
 
+def flatten(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Return nested settings by their whole key, as `prepare.read.format`; an empty object is a value."""
+    flat = {}
+    for key, value in values.items():
+        name = f"{prefix}.{key}"
+        flat |= flatten(value, name) if isinstance(value, dict) and value else {name: value}
+    return flat
+
+
 class Section(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")

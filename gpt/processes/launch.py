@@ -1,7 +1,6 @@
 """Where training runs: which processes, on which device. Never what it computes."""
 
 import os
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -14,17 +13,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
 
 RENDEZVOUS = "GPT_RENDEZVOUS"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a setting of `launch` comes to on this machine, and the figures that decided it."""
-
-    value: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.value} ({self.reason})"
 
 
 def is_worker() -> bool:

@@ -1,4 +1,4 @@
-"""Signals that ask training to stop: while it trains noted and obeyed between two steps, before that obeyed at once."""
+"""SIGTERM and SIGINT ask training to stop: at once before the first step, later after the step that is being taken."""
 
 import signal
 import time
@@ -8,12 +8,12 @@ from types import FrameType
 
 from gpt.errors import Interrupted
 
-# Ctrl-C reaches a worker from the terminal and again from its launcher: what comes so close together is one wish.
-_ONE_WISH_SECONDS = 2.0
+# One stop may reach a worker twice, from its launcher and from the terminal or whoever stops the whole process tree.
+_SAME_STOP_SECONDS = 2.0
 
 
 class Stop:
-    """Whether SIGTERM or SIGINT has come: `signum` is the first one, 0 if none has. A later one ends the process at once."""
+    """A request to stop: `signum` is the signal that came first, 0 if none has come. A later one ends the process at once."""
 
     def __init__(self) -> None:
         self.signum = 0
@@ -22,7 +22,7 @@ class Stop:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Let the signals raise `Interrupted`: nothing has changed yet that is not on disk."""
+        """Handle both signals in this block. Until `defer` they raise `Interrupted`: there is nothing to save yet."""
         before = {signum: signal.signal(signum, self._note) for signum in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
@@ -31,7 +31,7 @@ class Stop:
                 signal.signal(signum, handler)
 
     def defer(self) -> None:
-        """From now on only note them, for the loop that looks at `signum` between steps."""
+        """From now on only note the signal: the training loop looks at `signum` between steps."""
         self._is_deferred = True
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
@@ -40,6 +40,6 @@ class Stop:
             if not self._is_deferred:
                 name = signal.Signals(signum).name
                 raise Interrupted(signum, f"stopped by {name} before the first step; run it again to go on")
-        elif time.monotonic() - self._since > _ONE_WISH_SECONDS:
+        elif time.monotonic() - self._since > _SAME_STOP_SECONDS:
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)

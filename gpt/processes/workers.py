@@ -1,18 +1,39 @@
-"""`gpt pretrain` in several processes: torchrun's agent, run here, starts them, and starts them again when one of them dies."""
+"""`gpt pretrain` in several processes: torch elastic's agent, run here, starts them, and again when one of them dies.
 
+Promise: a user's error or a stop in any worker ends all of them within seconds, printed once, and none is started again.
+Means: elastic's error files. A worker writes its exception there through `@record` (gpt/commands/worker.py), or by
+`tell_owner` the stop that all agreed on; when a worker has ended, the agent reads them, and the same is raised here.
+Any other end of a worker starts all of them again from the last checkpoint, `launch.max_restarts` times.
+That workers stop when this process is killed is what owner.py does.
+"""
+
+import fcntl
 import ipaddress
+import json
 import logging
 import os
 import signal
 import socket
 import sys
+import tempfile
 import uuid
-from types import FrameType
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import psutil
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.api import SubprocessContext
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousError, RendezvousParameters
+from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+from torch.distributed.launcher.api import LaunchConfig
 
-from gpt.errors import UserError
+from gpt.errors import Interrupted, UserError
 from gpt.params.launch import Launch
 from gpt.processes.launch import RENDEZVOUS
 from gpt.processes.owner import OWNER
@@ -22,43 +43,42 @@ _SHUTDOWN_SECONDS = 30
 # Machines wait so long for each other, at the start and for one that was cut off.
 _MEETING_SECONDS = 600
 
-if TYPE_CHECKING:
-    from torch.distributed.launcher.api import LaunchConfig
-
 logger = logging.getLogger(__name__)
 
 
-class _End(BaseException):
-    """A worker said that all of them end: to start them again would be wrong. Its value is the exit code."""
+class _Signalled(Interrupted):
+    """A signal was sent to the launcher itself."""
 
 
-def _end(signum: int, _frame: FrameType | None) -> None:
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # every worker says so, and one is enough
-    raise _End(2 if signum == signal.SIGUSR1 else 128 + signal.SIGTERM)
+@dataclass(frozen=True)
+class _Record:
+    """The exception that a worker left in its error file: the name of its class, its message, its traceback."""
+
+    kind: str
+    message: str
+    traceback: str
 
 
-def run_workers(settings: Launch) -> int:
-    """Run `gpt pretrain` in every process of this machine, pass signals on, and return the exit code."""
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousError
-    from torch.distributed.launcher.api import elastic_launch
+def run_workers(settings: Launch, command: Sequence[str]) -> int:
+    """Run `python COMMAND...` in every process of this machine, pass signals on, and return the exit code.
 
-    config = _prepare_agent(settings)
+    Raises the `UserError` of a worker, or the `Interrupted` on which all of them agreed. After a signal to this process
+    itself it does not return, but ends it.
+    """
+    config = _prepare_launch(settings)
     if settings.num_machines > 1:
         print(f"meeting the other machines at {config.rdzv_endpoint}", flush=True)
-    signal.signal(signal.SIGUSR1, _end)
-    signal.signal(signal.SIGUSR2, _end)
+    # What the agent would log, is told here in words that say what to do.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
-        elastic_launch(config, sys.executable)("-m", "gpt.commands.main", "pretrain")
-    except SignalException as error:
-        # The agent's heartbeat goes on in a thread, and an interpreter that ends would tear it out of C++, which aborts.
+        with _folder_of_records() as folder:
+            return _run_agent(config, command, folder)
+    except _Signalled as stopped:
+        print(stopped, file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(128 + error.sigval)
-    except _End as end:
-        return end.args[0]
+        # The agent's heartbeat goes on in a thread, and an interpreter that ends would tear it out of C++, which aborts.
+        os._exit(128 + stopped.signum)
     except RendezvousClosedError:
         logger.error("another machine has ended this run; see what it says")
         return 1
@@ -68,23 +88,137 @@ def run_workers(settings: Launch) -> int:
             settings.num_machines, config.rdzv_endpoint, error, _MEETING_SECONDS // 60,
         )  # fmt: skip
         return 1
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        logger.error(
-            "process %d ended with exit code %d, after %d restarts; run it again to go on from the last checkpoint",
-            rank, failure.exitcode, settings.max_restarts,
-        )  # fmt: skip
-        return 1
-    return 0
 
 
-def _prepare_agent(settings: Launch) -> "LaunchConfig":
-    """Set the workers' environment and return what torchrun's agent is to do.
+def _run_agent(config: LaunchConfig, command: Sequence[str], folder: Path) -> int:
+    """Do what torch's `launch_agent` does, with an agent that knows when not to start workers again."""
+    rendezvous = get_rendezvous_handler(
+        RendezvousParameters(
+            backend=config.rdzv_backend,
+            endpoint=config.rdzv_endpoint,
+            run_id=config.run_id,
+            min_nodes=config.min_nodes,
+            max_nodes=config.max_nodes,
+            local_addr=config.local_addr,
+            **config.rdzv_configs,
+        )
+    )
+    spec = WorkerSpec(
+        role="trainer",
+        local_world_size=config.nproc_per_node,
+        entrypoint=sys.executable,
+        args=tuple(command),
+        rdzv_handler=rendezvous,
+        max_restarts=config.max_restarts,
+        monitor_interval=config.monitor_interval,
+        local_addr=config.local_addr,
+        numa_options=config.numa_options,
+    )
+    agent = _Agent(spec, DefaultLogsSpecs(str(folder)), shutdown_timeout=_SHUTDOWN_SECONDS)
+    try:
+        result: Any = agent.run()  # RunResult; None, if it left before its workers ended. `@prof` hides the types
+    except SignalException as error:  # the rendezvous stays open: other machines' workers save and end by themselves
+        raise _Signalled(error.sigval, agent.describe_stop(error.sigval)) from None
+    except BaseException:
+        rendezvous.shutdown()
+        raise
+    rendezvous.shutdown()
+    if result is not None and result.state == WorkerState.SUCCEEDED:
+        return 0
+    if result is None or not result.failures:
+        raise RendezvousClosedError  # the agent has left, though no worker of this machine failed
+    rank, failure = _first_failure(result.failures)
+    logger.error(
+        "process %d ended with exit code %d, after %d restarts; run it again to go on from the last checkpoint",
+        rank, failure.exitcode, config.max_restarts,
+    )  # fmt: skip
+    return 1
+
+
+class _Agent(LocalElasticAgent):
+    """torchrun's agent, but for two ends after which it would be wrong to start again: a user's error, and a stop."""
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """See how workers are; raise what one of them recorded if that ends the run."""
+        ended = self._ended_workers()  # by themselves: after the first failure the agent ends the others
+        result: Any = super()._monitor_workers(worker_group)  # pyright: ignore[reportCallIssue]
+        if not result.is_failed():
+            return result
+        records = self._records()
+        for record in records:
+            if record.kind == UserError.__name__:
+                raise UserError(record.message)
+        for record in records:
+            if record.kind == Interrupted.__name__:
+                raise Interrupted(_signal_of(result.failures), record.message)
+        causes = {rank: failure for rank, failure in result.failures.items() if failure.pid in ended}
+        result = replace(result, failures=causes or result.failures)
+        rank, failure = _first_failure(result.failures)
+        if Path(failure.error_file).is_file():
+            print(_read_record(Path(failure.error_file)).traceback, file=sys.stderr, flush=True)
+        if self._remaining_restarts:
+            restart = worker_group.spec.max_restarts - self._remaining_restarts + 1
+            logger.warning(
+                "process %d ended with exit code %d; all start again from the last checkpoint (restart %d of %d)",
+                rank, failure.exitcode, restart, worker_group.spec.max_restarts,
+            )  # fmt: skip
+        return result
+
+    def describe_stop(self, signum: int) -> str:
+        """Return what workers said when they stopped after a signal to us."""
+        stops = (record.message for record in self._records() if record.kind == Interrupted.__name__)
+        return next(stops, f"stopped by {signal.Signals(signum).name}; run it again to go on")
+
+    def _ended_workers(self) -> set[int]:
+        """Return the process numbers of workers that have ended."""
+        if not isinstance(self._pcontext, SubprocessContext):
+            return set()
+        processes = (handler.proc for handler in self._pcontext.subprocess_handlers.values())
+        return {process.pid for process in processes if process.poll() is not None}
+
+    def _records(self) -> list[_Record]:
+        """Return what the last workers recorded, the earliest first."""
+        files = [Path(file) for file in self._pcontext.error_files.values()] if self._pcontext else []
+        return [
+            _read_record(file) for file in sorted(filter(Path.is_file, files), key=lambda file: file.stat().st_mtime_ns)
+        ]
+
+
+def _read_record(file: Path) -> _Record:
+    message = json.loads(file.read_text(encoding="utf-8"))["message"]
+    kind, _, text = message["message"].partition(": ")
+    return _Record(kind, text, message["extraInfo"]["py_callstack"])
+
+
+def _first_failure(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
+    """Return rank and failure of the worker that the others failed for: one that was killed, else the first seen."""
+    killed = (entry for entry in failures.items() if entry[1].exitcode < 0)
+    return next(killed, next(iter(failures.items())))
+
+
+def _signal_of(failures: Mapping[int, ProcessFailure]) -> int:
+    """Return the signal that the workers stopped for."""
+    codes = (failure.exitcode for failure in failures.values())
+    return next((code - 128 for code in codes if code > 128), signal.SIGTERM)
+
+
+@contextmanager
+def _folder_of_records() -> Iterator[Path]:
+    """Make a folder for error files; while it is locked, what tidies old temporary files (systemd-tmpfiles) leaves it alone."""
+    with tempfile.TemporaryDirectory(prefix="gpt_workers_") as name:
+        folder = os.open(name, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_SH)
+            yield Path(name)
+        finally:
+            os.close(folder)
+
+
+def _prepare_launch(settings: Launch) -> LaunchConfig:
+    """Set the workers' environment and return what torchrun would be told.
 
     Raises `UserError` if machines cannot meet where they shall.
     """
-    from torch.distributed.launcher.api import LaunchConfig
-
     threads = max(1, (os.cpu_count() or 1) // settings.num_processes)  # the agent would give each process one
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ[OWNER] = str(os.getpid())
@@ -106,7 +240,6 @@ def _prepare_agent(settings: Launch) -> "LaunchConfig":
         rdzv_configs={"is_host": is_host, "join_timeout": _MEETING_SECONDS, "read_timeout": _MEETING_SECONDS},
         local_addr=address,
         max_restarts=settings.max_restarts,
-        shutdown_timeout=_SHUTDOWN_SECONDS,
     )
 
 

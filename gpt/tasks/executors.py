@@ -26,6 +26,7 @@ from datatrove.utils.logging import logger
 
 from gpt.errors import UserError
 from gpt.params.engine import Engine
+from gpt.tasks.steps import WritingStep, sync_files
 
 _POLL_SECONDS = 5.0
 _SLURM_GRACE_SECONDS = 60.0  # a job that has left the queue may have marks that a shared filesystem shows late
@@ -104,8 +105,17 @@ def quiet_datatrove() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
-class _TellsErrors:
-    """Leaves a user's error of a task in a file: executors tell their caller little of what went wrong elsewhere."""
+class _Marking:
+    """Marks a task as done when what it wrote is on the disk, so that the mark is true after a power cut too.
+
+    Leaves a user's error of a task in a file: executors tell their caller little of what went wrong elsewhere.
+    """
+
+    def mark_rank_as_completed(self, rank: int) -> None:
+        pipeline: list[PipelineStep] = self.pipeline  # pyright: ignore[reportAttributeAccessIssue]
+        written = [path for step in pipeline if isinstance(step, WritingStep) for path in step.written]
+        sync_files(written, beside=Path(self.logging_dir.path))  # pyright: ignore[reportAttributeAccessIssue]
+        super().mark_rank_as_completed(rank)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         try:
@@ -117,7 +127,7 @@ class _TellsErrors:
             raise
 
 
-class _Local(_TellsErrors, LocalPipelineExecutor):
+class _Local(_Marking, LocalPipelineExecutor):
     """datatrove's own waits forever for a worker that the system has killed (as for want of memory); this one says so."""
 
     def __init__(self, *arguments: Any, pool: ProcessPoolExecutor | None, **keywords: Any) -> None:
@@ -148,7 +158,7 @@ class _Local(_TellsErrors, LocalPipelineExecutor):
                     future.cancel()
 
 
-class _Ray(_TellsErrors, RayPipelineExecutor):
+class _Ray(_Marking, RayPipelineExecutor):
     """datatrove's own starts an actor and a process per task; plain tasks share Ray's workers, and survive the loss of one."""
 
     def run(self) -> None:
@@ -171,7 +181,7 @@ def _run_rank(executor: PipelineExecutor, rank: int) -> None:
     executor._run_for_rank(rank)
 
 
-class _Slurm(_TellsErrors, SlurmPipelineExecutor):
+class _Slurm(_Marking, SlurmPipelineExecutor):
     """datatrove's own returns when the jobs are queued; this one waits for them."""
 
     def get_sbatch_args(self, max_array: int = 1) -> dict[str, Any]:

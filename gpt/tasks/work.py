@@ -1,48 +1,40 @@
-"""Where a data stage keeps what it has done, so that a killed one goes on: beside its output, until that is whole."""
+"""Where a stage keeps what it has done, so that a stopped one goes on: beside its output, until that is whole.
+
+The folder says what it was made with (settings, inputs, the stage's code, versions of its libraries). Made with something else
+it is not gone on with, but set aside: what a person changes they may change back.
+"""
 
 import fcntl
 import json
-import os
+import logging
 import shutil
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from gpt.code import describe_differences, stage_identity
 from gpt.errors import UserError
-from gpt.files import sha256_file, sha256_json
+from gpt.files import fsync_path, sha256_json, write_json
 
-_LIBRARIES = (
-    "datatrove", "ftfy", "lxml", "nltk", "numpy", "orjson", "pyarrow", "regex", "scipy", "spacy", "tiktoken", "trafilatura",
-    "warcio", "xxhash", "zstandard",
-)  # fmt: skip
+IDENTITY = "identity.json"
+_SHORT = 12  # digits of an identity in a folder's name
+
+Identity = dict[str, dict[str, Any]]
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
-def work_folder(output: Path, inputs: Any) -> Iterator[Path]:
-    """Yield `.<output>.work` beside `output`: as the last run left it if it had the same inputs, code and libraries, else empty.
+def work_folder(output: Path, stage: str, settings: dict[str, Any], inputs: dict[str, str]) -> Iterator[Path]:
+    """Yield `.<output>.work` beside `output`: as the last run left it if it was made with the same, else empty.
 
-    It is removed in the end. After an error or a kill it stays, and the next run goes on with it; not so after the machine
-    was started again: marks of what is done may then be on the disk, and what was done not.
-    Raises `UserError` if another process has it.
+    `settings` are values by their key in params.yaml, `inputs` hashes by path. The folder is removed in the end; after an error
+    or a kill it stays, and the next run goes on with it. One that was made with something else becomes `.<output>.work.<identity>`,
+    with a warning that says what differs; it is taken up again when its identity comes back, and one such folder is kept.
+    Raises `UserError` if another process makes `output`.
     """
-    package = Path(__file__).parents[1]
-    rooms = (package / room for room in ("sources", "corpus", "tokens", "tasks", "reports"))
-    files = [
-        *sorted(path for room in rooms for path in room.rglob("*.py")),
-        package / "files.py",
-        *sorted((package / "params").glob("*.py")),
-    ]
-    identity = {
-        "inputs": inputs,
-        "code": {path.relative_to(package).as_posix(): sha256_file(path) for path in files},
-        "libraries": {library: version(library) for library in _LIBRARIES} | {"python": sys.version},
-        "boot": _boot_id(),
-    }
+    identity: Identity = {"settings": settings, "inputs": inputs, **stage_identity(stage)}
     folder = output.parent / f".{output.name}.work"
     output.parent.mkdir(parents=True, exist_ok=True)
     with (output.parent / f"{folder.name}.lock").open("w") as lock:  # stays: who unlinks a lock may unlink another's
@@ -50,51 +42,71 @@ def work_folder(output: Path, inputs: Any) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{output}: another process is making it; wait for it or stop it") from None
-        mark = folder / "fingerprint"
-        if not mark.exists() or mark.read_text(encoding="utf-8") != sha256_json(identity):
-            _remove(folder)
-            folder.mkdir()
-            mark.write_text(sha256_json(identity), encoding="utf-8")
+        _take_up(folder, json.loads(json.dumps(identity)))  # as it comes back from a file: tuples are lists
         yield folder
-        _remove(folder)
+        remove_work(folder)
 
 
-def write_report(folder: Path, task: int, value: Any) -> None:
-    """Write what a task counted, as JSON."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{task:05d}.json").write_text(json.dumps(value), encoding="utf-8")
+def remove_work(folder: Path) -> None:
+    """Remove a folder of work, its identity first: one that was removed in part must not be gone on with."""
+    if folder.exists():
+        (folder / IDENTITY).unlink(missing_ok=True)
+        fsync_path(folder)
+        shutil.rmtree(folder)
 
 
-def read_reports(folder: Path) -> list[Any]:
-    """Return what the tasks counted, in their order."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+def has_identity(folder: Path, identity: Identity) -> bool:
+    """Tell whether a folder of work was made with this very identity."""
+    return read_identity(folder) == identity
 
 
-def add_up(reports: Iterable[Any]) -> Any:
-    """Return reports of one form as one: numbers added, objects merged, lists joined; keys in order."""
-    total: Any = None
-    for report in reports:
-        if isinstance(report, dict):
-            total = {} if total is None else total
-            for key, value in report.items():
-                total[key] = add_up([total.get(key), value])
-        elif report is not None:
-            total = report if total is None else total + report
-    return {key: total[key] for key in sorted(total)} if isinstance(total, dict) else total
+def read_identity(folder: Path) -> Identity | None:
+    """Return what a folder of work was made with, None if it does not say."""
+    try:
+        return json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
-def link_files(paths: Iterable[Path], folder: Path) -> None:
-    """Put files into an output folder and leave them in the work folder, until the output is whole."""
-    for path in paths:
-        os.link(path, folder / path.name)
+def begin_work(folder: Path, identity: Identity) -> None:
+    """Make an empty folder of work that says what it is made with."""
+    folder.mkdir(parents=True)
+    write_json(folder / IDENTITY, identity)
 
 
-def _remove(folder: Path) -> None:
-    """Remove a work folder, its mark first: one that was removed in part must not be gone on with."""
-    (folder / "fingerprint").unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=not folder.exists())
+def _take_up(folder: Path, identity: Identity) -> None:
+    """Make `folder` one of this identity: that which is there, else that which was set aside, else a new one."""
+    if has_identity(folder, identity):
+        return
+    kept = [path for path in folder.parent.glob(f"{folder.name}.*") if path.is_dir()]
+    wanted = next((path for path in kept if has_identity(path, identity)), None)
+    if folder.exists():
+        _set_aside(folder, identity, [path for path in kept if path != wanted])
+    if wanted is None:
+        begin_work(folder, identity)
+    else:
+        wanted.rename(folder)
+        _log.warning("%s: goes on with the work that was set aside as %s", folder, wanted.name)
 
 
-def _boot_id() -> str:
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text() if path.exists() else str(round(psutil.boot_time()))
+def _set_aside(folder: Path, identity: Identity, older: list[Path]) -> None:
+    """Rename a folder of work that was made with something else, say what differs, and remove what was set aside before."""
+    before = read_identity(folder)
+    if not any(folder.glob("tasks/*/completions/*")):  # nothing in it is done
+        remove_work(folder)
+        return
+    if before is None:
+        _log.warning("%s: does not say what it was made with; it is removed, and the work begins anew", folder)
+        remove_work(folder)
+        return
+    for path in older:
+        _log.warning("%s: removed, since one such folder is kept", path)
+        remove_work(path)
+    aside = folder.with_name(f"{folder.name}.{sha256_json(before)[:_SHORT]}")
+    folder.rename(aside)
+    lines = (f"  {line}" for line in describe_differences(before, identity))
+    _log.warning(
+        "%s: unfinished work was made with something else, so the work begins anew:\n%s\n"
+        "it is kept as %s and gone on with when that comes back; remove it if it will not",
+        *(folder, "\n".join(lines), aside),
+    )

@@ -1,4 +1,4 @@
-"""Documents to token shards: encoded in parallel, then put into one global order that a seed decides.
+"""Documents to token shards: encoded (encode.py), then put into one global order that a seed decides.
 
 Every document (and every copy of it, where a source counts more than once) has a key, the hash of the seed and its own
 name; a split's stream is its documents by key. So the tokens do not depend on how the documents were divided, nor on the
@@ -18,17 +18,20 @@ from typing import Any
 
 import numpy as np
 from datatrove.data import Document
-from datatrove.pipeline.base import PipelineStep
 
 from gpt.corpus.arrays import read_between
-from gpt.corpus.documents import describe_documents, read_file
+from gpt.corpus.documents import describe_documents
 from gpt.corpus.splits import SPLITS
 from gpt.errors import UserError
-from gpt.files import atomic_folder, write_json
+from gpt.files import atomic_folder, sha256_json, write_json
 from gpt.params.engine import Engine
 from gpt.params.tokens import Tokenize
+from gpt.params.types import flatten
 from gpt.tasks.executors import Tasks
-from gpt.tasks.work import add_up, link_files, read_reports, work_folder, write_report
+from gpt.tasks.reports import add_up, link_files, read_reports
+from gpt.tasks.steps import WritingStep
+from gpt.tasks.work import work_folder
+from gpt.tokens.encode import SplitFile, encode, load_encoded, token_dtype
 from gpt.tokens.tokenizer import load_tokenizer, tokenizer_id
 
 ENTRY = np.dtype([("key", "<u8"), ("start", "<u8"), ("tokens", "<u4")])
@@ -45,17 +48,15 @@ def tokenize(
     """
     encoding = load_tokenizer(tokenizer)
     described = describe_documents(documents)
-    dtype = np.dtype("<u2" if encoding.n_vocab <= 2**16 else "<u4")
+    dtype = token_dtype(encoding.n_vocab)
     files = [(split, entry) for split in SPLITS for entry in described[split]["files"]]
-    identity = {
-        "settings": settings.model_dump(mode="json"),
-        "documents": described,
-        "tokenizer": tokenizer_id(tokenizer),
-    }
-    with work_folder(output, identity) as work, Tasks(engine, work / "tasks") as tasks:
-        encoded = work / "encoded"
-        tasks.run("encode", len(files), _Encode(settings, files, documents, tokenizer, encoded, dtype))
-        reports = read_reports(encoded)
+    decide = flatten(settings.model_dump(mode="json"), "tokenize")
+    inputs = {documents.as_posix(): sha256_json(described), tokenizer.as_posix(): tokenizer_id(tokenizer)}
+    with work_folder(output, "tokenize", decide, inputs) as work, Tasks(engine, work / "tasks") as tasks:
+        encoded = encode(files, documents, tokenizer, engine, output.parent / f".{output.name}.encoded")
+        placed = work / "placed"
+        tasks.run("place", len(files), _Place(settings, files, encoded, placed))
+        reports = read_reports(placed)
         plan: list[tuple[str, int, list[int]]] = []
         for split in SPLITS:
             ranks = [rank for rank, (of, _) in enumerate(files) if of == split]
@@ -64,7 +65,7 @@ def tokenize(
                 raise UserError(f"params.yaml: tokenize.weights leave no document in {split}; raise them")
             plan += [(split, number, ranks) for number in range(math.ceil(total / settings.shard_tokens))]
         shards = work / "shards"
-        tasks.run("shuffle", len(plan), _Shuffle(plan, encoded, shards, settings.shard_tokens, dtype))
+        tasks.run("shuffle", len(plan), _Shuffle(plan, encoded, placed, shards, settings.shard_tokens, dtype))
         written = read_reports(shards)
         index: dict[str, Any] = {
             "dtype": dtype.str,
@@ -121,88 +122,71 @@ def count_copies(name: str, weight: float) -> int:
     return whole + (place < weight - whole)
 
 
-class _Encode(PipelineStep):
-    """Task f: encode a file of documents, each ended by <|endoftext|>, and note where each document belongs."""
+class _Place(WritingStep):
+    """Task f: note where each document of an encoded file, and every copy of it, belongs in the order of its split."""
 
-    name = "encode"
-    type = "tokens"
+    name = "place"
 
-    def __init__(
-        self,
-        settings: Tokenize,
-        files: list[tuple[str, dict[str, Any]]],
-        documents: Path,
-        tokenizer: Path,
-        output: Path,
-        dtype: np.dtype,
-    ) -> None:
+    def __init__(self, settings: Tokenize, files: list[SplitFile], encoded: Path, output: Path) -> None:
         super().__init__()
-        self._settings, self._files, self._documents = settings, files, documents
-        self._tokenizer, self._output, self._dtype = tokenizer, output, dtype
+        self._settings, self._files, self._encoded, self._output = settings, files, encoded, output
 
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        split, described = self._files[rank]
-        encoding = load_tokenizer(self._tokenizer)
-        end = np.array([encoding.eot_token], self._dtype).tobytes()
+        split, encoded = self._files[rank][0], load_encoded(self._encoded, rank)
+        seed, weights = self._settings.shuffle_seed, self._settings.weights
         keys, starts, lengths = array("Q"), array("Q"), array("I")
         sources: dict[str, Counter[str]] = defaultdict(Counter)
         position = 0
-        self._output.mkdir(parents=True, exist_ok=True)
-        with (self._output / f"{rank:05d}.bin").open("wb") as file:
-            for document in read_file(self._documents, described):
-                name, source = document["id"], document["source"]
-                copies = count_copies(name, self._settings.weights.get(source, 1.0)) if split == "train" else 1
-                if not copies:
-                    continue
-                # Special tokens are text here: nothing that a document says ends it. An array, where a list of Python's
-                # integers would take as long as encoding.
-                tokens = encoding.encode_to_numpy(document["text"], disallowed_special=())
-                file.write(tokens.astype(self._dtype).tobytes() + end)
-                length = len(tokens) + 1
+        for name, (length, size, words, number, _) in zip(encoded.names(), encoded.documents.tolist(), strict=True):
+            source = encoded.sources[number]
+            if copies := count_copies(name, weights.get(source, 1.0)) if split == "train" else 1:
                 for copy in range(copies):
-                    keys.append(document_key(self._settings.shuffle_seed, name, copy))
+                    keys.append(document_key(seed, name, copy))
                     starts.append(position)
                     lengths.append(length)
-                position += length
-                size = len(document["text"].encode())
                 sources[source].update(
                     {
                         "documents": copies,
                         "tokens": copies * length,
                         "bytes": copies * size,
-                        "words": copies * document["words"],
+                        "words": copies * words,
                         f"length {length.bit_length() - 1}": copies,
                     }
                 )
+            position += length
         table = np.empty(len(keys), ENTRY)
         table["key"], table["start"], table["tokens"] = keys, starts, lengths
         table.sort(order=("key", "start"))
-        table.tofile(self._output / f"{rank:05d}.entries")
+        table.tofile(self.new_file(self._output / f"{rank:05d}.entries"))
         buckets = (table["key"] >> np.uint64(64 - _BUCKET_BITS)).astype(np.int64)
         histogram = np.zeros(1 << _BUCKET_BITS, np.int64)
         np.add.at(histogram, buckets, table["tokens"])
-        histogram.tofile(self._output / f"{rank:05d}.histogram")
-        report = {"tokens": int(histogram.sum()), "sources": sources}
-        write_report(self._output, rank, report)
+        histogram.tofile(self.new_file(self._output / f"{rank:05d}.histogram"))
+        self.write_report(self._output, rank, {"tokens": int(histogram.sum()), "sources": sources})
         yield from ()
 
 
-class _Shuffle(PipelineStep):
+class _Shuffle(WritingStep):
     """Task s: write shard s of the plan, (split, number of the shard in it, tasks that encoded the split)."""
 
     name = "shuffle"
-    type = "tokens"
 
     def __init__(
-        self, plan: list[tuple[str, int, list[int]]], encoded: Path, output: Path, shard_tokens: int, dtype: np.dtype
+        self,
+        plan: list[tuple[str, int, list[int]]],
+        encoded: Path,
+        placed: Path,
+        output: Path,
+        shard_tokens: int,
+        dtype: np.dtype,
     ) -> None:
         super().__init__()
-        self._plan, self._encoded, self._output = plan, encoded, output
+        self._plan, self._encoded, self._placed, self._output = plan, encoded, placed, output
         self._shard_tokens, self._dtype = shard_tokens, dtype
 
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         split, number, ranks = self._plan[rank]
-        ends = np.cumsum(sum(np.fromfile(self._encoded / f"{of:05d}.histogram", np.int64) for of in ranks))
+        ends = np.cumsum(sum(np.fromfile(self._placed / f"{of:05d}.histogram", np.int64) for of in ranks))
         begin, end = number * self._shard_tokens, min((number + 1) * self._shard_tokens, int(ends[-1]))
         first, last = int(np.searchsorted(ends, begin, "right")), int(np.searchsorted(ends, end, "left"))
         entries = self._read(ranks, first, last)
@@ -210,11 +194,10 @@ class _Shuffle(PipelineStep):
         lasts = (int(ends[first - 1]) if first else 0) + np.cumsum(entries["tokens"], dtype=np.int64)
         digest, size = hashlib.sha256(), self._dtype.itemsize
         name = f"{split}_{number:05d}"
-        self._output.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            shard = stack.enter_context((self._output / f"{name}.bin").open("wb"))
+            shard = stack.enter_context(self.new_file(self._output / f"{name}.bin").open("wb"))
             # Read, not mapped: a map of all tokens, in an order of chance, would count as this process's memory.
-            files = [stack.enter_context((self._encoded / f"{of:05d}.bin").open("rb", buffering=0)) for of in ranks]
+            files = [stack.enter_context((self._encoded / f"{of:05d}.tokens").open("rb", buffering=0)) for of in ranks]
             for place in range(int(np.searchsorted(lasts, begin, "right")), len(entries)):
                 after = int(lasts[place])
                 before = after - int(entries["tokens"][place])
@@ -227,7 +210,7 @@ class _Shuffle(PipelineStep):
                 shard.write(piece)
                 digest.update(piece)
         report = {"file": f"{name}.bin", "tokens": end - begin, "sha256": digest.hexdigest()}
-        write_report(self._output, rank, report)
+        self.write_report(self._output, rank, report)
         yield from ()
 
     def _read(self, ranks: list[int], first: int, last: int) -> np.ndarray:
@@ -235,7 +218,7 @@ class _Shuffle(PipelineStep):
         pieces = []
         low, high = first << (64 - _BUCKET_BITS), (last + 1) << (64 - _BUCKET_BITS)
         for number, of in enumerate(ranks):
-            table = read_between(self._encoded / f"{of:05d}.entries", ENTRY, low, high)
+            table = read_between(self._placed / f"{of:05d}.entries", ENTRY, low, high)
             piece = np.empty(len(table), [*ENTRY.descr, ("file", "<i4")])
             for field in ENTRY.names or ():
                 piece[field] = table[field]

@@ -1,26 +1,18 @@
-"""What a run tells while it trains: rows that become plots/, and on rank 0 metrics for MLflow and lines on the screen."""
+"""What a run tells MLflow and the person at the terminal while it trains. Nothing here decides a result."""
 
-from gpt.tracking.tracker import Progress, Tracker
-from gpt.training.meters import Reading
+from gpt.tracking.progress import Progress, Reading
+from gpt.tracking.tracker import Tracker
 
 
 class Record:
-    """`rows` are the same in all processes and belong to the run's state; `tracker` and `progress` are there on rank 0 only."""
+    """Tells rows of plots/ to `tracker` and `progress`, which are there on rank 0 only."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, list[dict[str, float]]] = {"training": [], "validation": []}
         self.tracker: Tracker | None = None
         self.progress: Progress | None = None
 
-    @property
-    def validated(self) -> int:
-        """The step of the last validation, 0 if there was none."""
-        rows = self.rows["validation"]
-        return int(rows[-1]["step"]) if rows else 0
-
     def training(self, row: dict[str, float], counts: dict[str, int], reading: Reading) -> None:
-        """Write down a row with `step` and `train_loss`; counts and measurements are no results and go to MLflow only."""
-        self.rows["training"].append(row)
+        """Tell a row with `step` and `train_loss`; counts and measurements are no results and go to MLflow only."""
         step = int(row["step"])
         if self.tracker:
             self.tracker.log_metrics("train", step, _without_step(row) | reading.metrics() | counts)
@@ -28,8 +20,7 @@ class Record:
             self.progress.update(step, row["train_loss"], reading)
 
     def validation(self, row: dict[str, float]) -> None:
-        """Write down a row with `step`, `validation_loss` and `validation_bits_per_byte`."""
-        self.rows["validation"].append(row)
+        """Tell a row with `step`, `validation_loss` and `validation_bits_per_byte`."""
         step = int(row["step"])
         if self.tracker:
             self.tracker.log_metrics("validation", step, _without_step(row))

@@ -1,7 +1,6 @@
-"""What a person sees of a run while it trains: MLflow through the journal, and a progress bar or plain lines."""
+"""A run as MLflow shows it, told through the journal, so that training never waits for a server."""
 
 import logging
-import sys
 import time
 import uuid
 from pathlib import Path
@@ -9,14 +8,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import psutil
-from tqdm import tqdm
 
 from gpt.params.project import Params
 from gpt.tracking.journal import Journal
-from gpt.training.meters import Reading
 
 _SYSTEM_SECONDS = 10.0
-_LINE_SECONDS = 10.0
 _CLOSE_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)
@@ -91,40 +87,6 @@ class Tracker:
             "system/system_memory_usage_megabytes": memory.used / 1e6,
             "system/system_memory_usage_percentage": memory.percent,
         }
-
-
-class Progress:
-    """Steps, loss, speed and time left: a bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, first_step: int, max_steps: int) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=max_steps, initial=first_step, unit="step", dynamic_ncols=True, disable=not self._terminal
-        )
-        self._first, self._last, self._max = first_step, first_step, max_steps
-        self._begun = time.monotonic()
-        self._next_line = 0.0
-
-    def update(self, step: int, loss: float, speed: Reading) -> None:
-        """Show that `step` steps are done; fewer than before, if training went back."""
-        now = time.monotonic()
-        if step <= self._last:
-            self._first, self._begun = step - 1, now
-        self._last = step
-        self._bar.update(step - self._bar.n)
-        self._bar.set_postfix_str(f"loss {loss:.3f}, {speed}")
-        if not self._terminal and (now >= self._next_line or step == self._max):
-            self._next_line = now + _LINE_SECONDS
-            left = (now - self._begun) / (step - self._first) * (self._max - step)
-            minutes, seconds = divmod(round(left), 60)
-            self.say(f"step {step}/{self._max}  loss {loss:.3f}  {speed}  {minutes}:{seconds:02} left")
-
-    def say(self, line: str) -> None:
-        """Print a line without breaking the bar."""
-        tqdm.write(line, file=sys.stderr)
-
-    def close(self) -> None:
-        self._bar.close()
 
 
 def _flat_params(params: Params) -> dict[str, Any]:

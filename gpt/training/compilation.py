@@ -5,11 +5,13 @@ times as long, and longer with every layer.
 """
 
 import importlib.util
+import logging
 import math
 import os
 import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 
@@ -17,36 +19,54 @@ from gpt.errors import UserError
 from gpt.model.transformer import GPTModel
 from gpt.params.launch import Launch
 from gpt.processes.agreement import largest_of_processes
-from gpt.processes.launch import Choice
-from gpt.training.step import Read, TrainStep
+from gpt.training.step import ReadBatch, TrainStep
 
 # Two cores compile a block in about 10 s, busy ones in many more, and steps then take a fifth to a third less time.
 _SLOW_COMPILE_SECONDS = 30.0
 _LARGE_SAVING = 0.4
+_ELSEWHERE = "another process cannot compile"
+
+logger = logging.getLogger(__name__)
 
 
-def choose_compile(settings: Launch, step: TrainStep, number: int, steps_left: int, read: Read) -> Choice:
-    """Compile the blocks of the step's model, or leave them, as `launch.compile` says; for `auto`, measure on step `number`.
+@dataclass(frozen=True)
+class Choice:
+    """What `launch.compile` comes to here: eager or compiled, and the figures that decided it."""
 
-    All processes choose the same. No state of the training changes. Raises `UserError` if `launch.compile` is true and
-    cannot be done.
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.value} ({self.reason})"
+
+
+def choose_compile(
+    settings: Launch, step: TrainStep, number: int, steps_left: int, read: ReadBatch, before: str | None = None
+) -> Choice:
+    """Compile the blocks of the step's model, or leave them eager, as `launch.compile` says; `auto` measures on step `number`.
+
+    `auto` measures once a run: `before` is how the run was computed when it began, eager or compiled, and None if it begins now.
+    So what a stopwatch says at a resume changes no digit. All processes choose the same. No state of the training changes.
+    Raises `UserError` if `launch.compile` is true and compiling fails.
     """
     if settings.compile is False:
         return Choice("eager", "as params.yaml says")
+    if settings.compile == "auto" and before is not None:
+        return _compile_as_before(step, number, read, before)
     must, lacking = settings.compile is True, missing_for_compile()
     if largest_of_processes(step.accelerator, float(lacking is not None)):
-        lacking = lacking or "another process cannot compile"
+        lacking = lacking or _ELSEWHERE
         return _give_up(must, lacking, f"{lacking}; install it, or use auto or false")
     eager = math.inf
     if not must:
-        eager = step.passes * largest_of_processes(step.accelerator, step.time_pass(number, read)[1])
+        eager = step.micro_batches * largest_of_processes(step.accelerator, step.time_pass(number, read)[1])
         if not worth_compiling(eager, steps_left):
             return Choice("eager", f"{steps_left} steps of {eager:.3g} s cannot repay compiling")
     first, later, failure = _compile(step, number, read, repeat=0 if must else 2)
-    compiled = step.passes * largest_of_processes(step.accelerator, later)
+    compiled = step.micro_batches * largest_of_processes(step.accelerator, later)
     if math.isinf(compiled):
         _uncompile(step.bare_model)
-        failure = f"compiling failed: {failure or 'in another process'}"
+        failure = f"compiling failed: {failure or _ELSEWHERE}"
         return _give_up(must, failure, f"{failure}; use false")
     if must:
         return Choice("compiled", f"as params.yaml says, in {first:.3g} s")
@@ -57,6 +77,28 @@ def choose_compile(settings: Launch, step: TrainStep, number: int, steps_left: i
     return Choice(
         "compiled", f"{compiled:.3g} s a step, eager {eager:.3g} s; saves {saved:.0f} s over {steps_left} steps"
     )
+
+
+def _compile_as_before(step: TrainStep, number: int, read: ReadBatch, before: str) -> Choice:
+    """Do again what the run did when it began; where this cannot be compiled any more, go on eager with a warning."""
+    if before == "eager":
+        return Choice("eager", "as when this run began")
+    reason = missing_for_compile()
+    if largest_of_processes(step.accelerator, float(reason is not None)):
+        reason = reason or _ELSEWHERE
+    else:
+        first, later, failure = _compile(step, number, read, repeat=0)
+        if math.isfinite(largest_of_processes(step.accelerator, later)):
+            return Choice("compiled", f"as when this run began, in {first:.3g} s")
+        _uncompile(step.bare_model)
+        reason = f"compiling failed: {failure or _ELSEWHERE}"
+    if step.accelerator.is_main_process:
+        logger.warning(
+            "params.yaml: launch.compile = 'auto' chose to compile when this run began, which cannot be done now (%s);"
+            " training goes on eager, and its weights may differ in the last digits from those of compiled steps",
+            reason,
+        )
+    return Choice("eager", reason)
 
 
 def worth_compiling(eager_seconds: float, steps_left: int) -> bool:
@@ -87,7 +129,7 @@ def _give_up(must: bool, reason: str, advice: str) -> Choice:
     return Choice("eager", reason)
 
 
-def _compile(step: TrainStep, number: int, read: Read, repeat: int) -> tuple[float, float, str]:
+def _compile(step: TrainStep, number: int, read: ReadBatch, repeat: int) -> tuple[float, float, str]:
     """Compile the blocks; return the seconds of the first pass, which compiles, and of a later one, and what went wrong."""
     for block in step.bare_model.trf_blocks:
         block.compile(dynamic=False)

@@ -1,4 +1,4 @@
-"""Steps that would do harm are not taken: a loss or a gradient that is not finite, or far above what the last steps had."""
+"""Which steps are skipped because they would do harm: loss or gradient is not finite, or far above what the last steps had."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,10 +12,10 @@ _FEWEST = 64
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """How many steps were taken and skipped so far, how many of the newest were skipped, and the most in a row.
+class StepCounts:
+    """How many steps were taken and skipped so far, how many of the newest in a row were skipped, and the most in a row.
 
-    What was skipped before training went back is not in a row with what comes after.
+    Steps skipped before training went back are not in a row with those after it.
     """
 
     taken: int
@@ -34,8 +34,9 @@ class Guard:
 
     def __init__(self, sigma: float, device: torch.device) -> None:
         self._sigma = sigma
-        self._seen = torch.zeros(_WINDOW, 2, dtype=torch.float64, device=device)
-        # As `Verdicts` names them.
+        # Logarithms of the last good steps' losses and norms: step n of them is in row n modulo 128.
+        self._window = torch.zeros(_WINDOW, 2, dtype=torch.float64, device=device)
+        # As `StepCounts` names them.
         self._counts = torch.zeros(4, dtype=torch.int64, device=device)
 
     def is_bad(self, loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
@@ -45,28 +46,29 @@ class Guard:
         bad = ~new.isfinite().all()
         if self._sigma:
             filled = taken.clamp(1, _WINDOW)
-            mean = self._seen.sum(0) / filled
-            variance = (self._seen.square().sum(0) / filled - mean.square()).clamp(min=0)
+            mean = self._window.sum(0) / filled
+            variance = (self._window.square().sum(0) / filled - mean.square()).clamp(min=0)
             bad = bad | ((taken >= _FEWEST) & (new > mean + self._sigma * variance.sqrt()).any())
         place = (taken % _WINDOW).view(1)
-        self._seen.index_copy_(0, place, torch.where(bad, self._seen.index_select(0, place), new))
+        self._window.index_copy_(0, place, torch.where(bad, self._window.index_select(0, place), new))
         in_a_row = torch.where(bad, in_a_row + 1, 0)
         self._counts = torch.stack([taken + ~bad, skipped + bad, in_a_row, torch.maximum(longest, in_a_row)])
         return bad
 
-    def read(self) -> Verdicts:
+    def counts(self) -> StepCounts:
         """Return the counts; waits for the device."""
-        return Verdicts(*self._counts.tolist())
+        return StepCounts(*self._counts.tolist())
 
-    def forget_row(self, skipped: int) -> None:
-        """Begin a new row: training went back from where `skipped` steps in all had been skipped."""
+    def go_on_after(self, skipped: int) -> None:
+        """Set the skipped steps to `skipped` in all, with none in a row: training went back from where there were so many."""
         self._counts[1:] = torch.tensor([skipped, 0, 0])
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return everything as JSON values; waits for the device."""
-        return {"seen": self._seen.tolist(), "verdicts": asdict(self.read())}
+        return {"window": self._window.tolist(), "counts": asdict(self.counts())}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Put back what `state` returned."""
-        self._seen = torch.tensor(state["seen"], dtype=torch.float64, device=self._seen.device)
-        self._counts = torch.tensor(list(state["verdicts"].values()), dtype=torch.int64, device=self._counts.device)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` returned."""
+        self._window = torch.tensor(state["window"], dtype=torch.float64, device=self._window.device)
+        counts = StepCounts(**state["counts"])  # by name, whatever order the file has them in
+        self._counts = torch.tensor(list(asdict(counts).values()), dtype=torch.int64, device=self._counts.device)

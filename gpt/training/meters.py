@@ -9,33 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from gpt.model.transformer import GPTModel
 from gpt.processes.cores import CoreWatch
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What the meters show between two looks at them."""
-
-    tokens_per_second: float
-    "Over all processes."
-    mfu: float | None
-    peak_memory_bytes: int
-    "Of this process: allocated on its GPU, or resident."
-
-    def metrics(self) -> dict[str, float]:
-        """Return what MLflow gets; an MFU that is not known is left out."""
-        values = {"tokens_per_second": self.tokens_per_second, "peak_memory_megabytes": self.peak_memory_bytes / 1e6}
-        return values if self.mfu is None else values | {"mfu": self.mfu}
-
-    def __str__(self) -> str:
-        mfu = "n/a" if self.mfu is None else f"{self.mfu:.1%}"
-        return f"{self.tokens_per_second:,.0f} tok/s, MFU {mfu}"
+from gpt.tracking.progress import Reading
 
 
 class Meters:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gpt.params.training import Train
-from gpt.training.sharding import share_of, whole
+from gpt.training.sharding import full_tensor, to_local_shard
 
 # Of Muon's authors (Jordan et al. 2024); the quintic's coefficients pull all singular values towards 1 within five rounds.
 _MOMENTUM = 0.95
@@ -79,17 +79,17 @@ class Muon(torch.optim.AdamW):
                 shapes[min(rows, columns), max(rows, columns)].append(parameter)
         for (rows, _), parameters in shapes.items():
             momenta = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in parameters]
-            ahead: list[torch.Tensor] = []
+            wide: list[torch.Tensor] = []
             for momentum, parameter in zip(momenta, parameters, strict=True):
                 gradient = parameter.grad
                 assert gradient is not None, "chosen above"
                 if found_inf is not None:
                     gradient = gradient.where(found_inf == 0, 0.0)
                 momentum.lerp_(gradient, (1 - _MOMENTUM) * taken)
-                looked = torch.lerp(gradient, momentum, _MOMENTUM)  # Nesterov's look ahead
-                looked = whole(looked)  # orthogonal is a property of the whole matrix
-                ahead.append(looked if len(looked) == rows else looked.T)
-            updates = orthogonalise(torch.stack(ahead))
+                nesterov = torch.lerp(gradient, momentum, _MOMENTUM)
+                nesterov = full_tensor(nesterov)  # a shard alone has another nearest orthogonal matrix
+                wide.append(nesterov if len(nesterov) == rows else nesterov.T)
+            updates = orthogonalise(torch.stack(wide))
             if found_inf is not None:
                 updates *= taken
             for parameter, update in zip(parameters, updates, strict=True):
@@ -98,7 +98,7 @@ class Muon(torch.optim.AdamW):
                 update = update if len(parameter) == rows else update.T
                 # A tall matrix moves its outputs as much as a square one with a larger update.
                 stretch = math.sqrt(max(1.0, len(parameter) / parameter.shape[1]))
-                parameter.add_(share_of(update, parameter), alpha=-group["lr"] * stretch)
+                parameter.add_(to_local_shard(update, parameter), alpha=-group["lr"] * stretch)
 
 
 def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
@@ -159,7 +159,7 @@ def load_optimizer_tensors(
     states: dict[str, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         parameter, key = name.rsplit("/", 1)
-        states.setdefault(parameter, {})[key] = share_of(tensor, parameters[parameter])
+        states.setdefault(parameter, {})[key] = to_local_shard(tensor, parameters[parameter])
     order = {
         id(parameter): number for number, parameter in enumerate(p for g in optimizer.param_groups for p in g["params"])
     }

@@ -12,26 +12,25 @@ from gpt.files import atomic_file, sha256_json, write_json
 from gpt.model.storage import save_model
 from gpt.params.project import Params
 from gpt.processes.agreement import is_same_everywhere
-from gpt.processes.launch import Choice, check_launch, join_processes, start_accelerator
+from gpt.processes.launch import check_launch, join_processes, start_accelerator
 from gpt.processes.machine import describe_hardware, keep_freed_memory
-from gpt.processes.owner import tell_owner_to_stop
+from gpt.processes.owner import tell_owner
 from gpt.processes.signals import Stop
 from gpt.tokens.shards import data_id, verify_shards
 from gpt.tokens.tokenizer import check_tokenizer
 from gpt.tracking.dataset import describe_dataset, read_card
 from gpt.tracking.tracker import Tracker
-from gpt.training import checkpoint as checkpoints
-from gpt.training.adoption import describe_other_run, read_adopted
-from gpt.training.compilation import choose_compile
-from gpt.training.fingerprint import fingerprint
+from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.adoption import describe_other_run, read_adopted
+from gpt.training.checkpoints.fingerprint import fingerprint
+from gpt.training.checkpoints.saver import Saver
+from gpt.training.compilation import Choice, choose_compile
 from gpt.training.precision import check_precision, matmul_precision, mixed_precision, warn_if_emulated
-from gpt.training.saver import Saver
-from gpt.training.sharding import whole_model
+from gpt.training.sharding import full_model
 from gpt.training.trainer import Trainer
-from gpt.training.validation import Measure
 
 
-def pretrain(params: Params, measure: Measure) -> None:
+def pretrain(params: Params) -> None:
     """Train the base model that params.yaml describes, going on from its last checkpoint, and write it to models/base.
 
     Raises `UserError` for inputs that are missing or do not fit, `Interrupted` after a signal, with the state saved.
@@ -65,10 +64,9 @@ def pretrain(params: Params, measure: Measure) -> None:
         if accelerator.is_local_main_process:  # other machines may have files of their own
             verify_shards(paths.TOKENS)
         accelerator.wait_for_everyone()
-        trainer = Trainer(params, accelerator, measure, folder, saver, stop)
+        trainer = Trainer(params, accelerator, folder, saver, stop)
         trainer.resume()
-        steps_left = params.train.max_steps - trainer.step
-        compiled = choose_compile(params.launch, trainer.take_step, trainer.step, steps_left, trainer.read_batch)
+        compiled = _compile(trainer)
         if accelerator.is_main_process:
             _track(trainer, {"compile": compiled}, identity.id)
         accelerator.wait_for_everyone()  # one that still prepared itself would end at a signal, and leave the others waiting
@@ -78,9 +76,8 @@ def pretrain(params: Params, measure: Measure) -> None:
                 trainer.fit()
                 _write_outputs(trainer, identity.id, read_adopted(folder))
                 trainer.stop_if_asked()  # from here on a launcher may end us before we have removed the checkpoints
-            except Interrupted:
-                if not stop.signum:
-                    tell_owner_to_stop()
+            except Interrupted as stopped:
+                tell_owner(stopped)  # now: a launcher may not wait for what the tracker has left to deliver
                 raise
         if saver:
             saver.wait()
@@ -98,8 +95,21 @@ def _check_sameness(processes: PartialState, params: Params, fingerprint: str) -
         )
 
 
+def _compile(trainer: Trainer) -> Choice:
+    """Compile the transformer blocks or leave them, and note in the run's state what is done, for its later starts."""
+    settings, state = trainer.params.launch, trainer.state
+    steps_left = trainer.settings.max_steps - state.step
+    choice = choose_compile(
+        settings, trainer.take_step, state.step, steps_left, trainer.read_batch, before=state.compile
+    )
+    # What auto chose once stays chosen, also where this machine cannot follow.
+    if settings.compile != "auto" or state.compile is None:
+        state.compile = choice.value
+    return choice
+
+
 def _track(trainer: Trainer, choices: dict[str, Choice], fingerprint: str) -> None:
-    """Say what `auto` has chosen, and open the run's journal; on rank 0."""
+    """Print what `auto` has chosen and open the run's journal, on rank 0."""
     launch = trainer.params.section("launch")
     for name, choice in choices.items():
         if launch[name] == "auto":
@@ -109,29 +119,30 @@ def _track(trainer: Trainer, choices: dict[str, Choice], fingerprint: str) -> No
         "num_processes": trainer.accelerator.num_processes,
         "fingerprint": fingerprint,
         "parameters": trainer.bare_model.count_parameters(),
-        "resumed_at_step": trainer.step,
+        "resumed_at_step": trainer.state.step,
     }
     tags |= {f"launch.{key}": value for key, value in launch.items()}
     tags |= {name: str(choice) for name, choice in choices.items()}
     dataset = describe_dataset(trainer.params.base.name, paths.DOCUMENTS, paths.TOKENS, trainer.params.fetch.licences())
     card = read_card(paths.DATA_CARD, paths.TOKENS)
-    trainer.record.tracker = Tracker(paths.SPOOL, trainer.params, trainer.run, tags, dataset, card)
-    trainer.run = trainer.record.tracker.run
+    trainer.record.tracker = Tracker(paths.SPOOL, trainer.params, trainer.state.run, tags, dataset, card)
+    trainer.state.run = trainer.record.tracker.run
 
 
 def _write_outputs(trainer: Trainer, fingerprint: str, adopted: list[dict[str, Any]]) -> None:
     """Write models/base, plots/ and models/run.json on rank 0; raise `UserError` if the run is no result."""
     is_writer = trainer.accelerator.is_main_process
-    model = whole_model(trainer.bare_model, keep=is_writer)
+    model = full_model(trainer.bare_model, keep=is_writer)
     if not is_writer:
         return
     trainer.check_result(model)
     save_model(model, paths.TOKENIZER, paths.BASE_MODEL)
-    for path, rows in ((paths.TRAINING_PLOT, "training"), (paths.VALIDATION_PLOT, "validation")):
+    state = trainer.state
+    for path, rows in ((paths.TRAINING_PLOT, state.training_rows), (paths.VALIDATION_PLOT, state.validation_rows)):
         with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(trainer.record.rows[rows][0]), lineterminator="\n")
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
             writer.writeheader()
-            writer.writerows(trainer.record.rows[rows])
+            writer.writerows(rows)
     assert trainer.record.tracker is not None, "rank 0 tracks the run"
     for path in (paths.TRAINING_PLOT, paths.VALIDATION_PLOT):
         trainer.record.tracker.log_text(path.name, path.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """FSDP2: weights, gradients and optimizer state split over processes, a block at a time, by torch's `fully_shard`.
 
-The same code on GPUs and on CPUs, where it is tested; Accelerate falls back to DDP on a CPU without a word. What is saved is
-whole: a checkpoint does not depend on how many processes wrote it.
+torch directly and not through Accelerate, which on a CPU falls back to DDP without a word: so the same code runs on GPUs and, in
+tests, on CPUs. Tensors are gathered before they are saved: a checkpoint does not depend on how many processes wrote it.
 """
 
 from typing import cast
@@ -18,7 +18,7 @@ from gpt.model.transformer import GPTModel
 
 
 def shard(model: GPTModel, accelerator: Accelerator) -> None:
-    """Split a model, which is the same in all processes, over them; each keeps its share of every parameter."""
+    """Split a model that is the same in all processes: each keeps its shard of every parameter."""
     device = accelerator.device
     if not dist.is_initialized():  # one process, no launcher
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -34,13 +34,16 @@ def is_sharded(model: torch.nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a split tensor whole; all processes must ask for it. Any other tensor comes back as it is."""
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """Gather a sharded tensor from all processes, which must all call this; return any other tensor as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def share_of(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return this process's share of a whole tensor, split as `like` is; whole, if that is not split or of another shape."""
+def to_local_shard(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return this process's shard of a full `tensor`, split as `like` is.
+
+    The tensor comes back as it is where `like` is not sharded, or has another shape (a scalar of the optimizer's state).
+    """
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     tensor = tensor.to(like.device)
@@ -48,18 +51,21 @@ def share_of(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def copy_to_cpu(tensors: dict[str, torch.Tensor], *, keep: bool) -> dict[str, torch.Tensor]:
-    """Return copies on the CPU if `keep`, else nothing. All processes must ask for split ones together, which become whole."""
+    """Return full copies on the CPU if `keep`, else nothing. All processes must call this: each gives its shards."""
     copies = {}
     for name, tensor in tensors.items():
-        found = whole(tensor.detach())
+        full = full_tensor(tensor.detach())
         if keep:
-            is_copy = isinstance(tensor, DTensor) and tensor.device_mesh.size() > 1
-            copies[name] = found.to("cpu", copy=not is_copy)
+            is_gathered = isinstance(tensor, DTensor) and tensor.device_mesh.size() > 1  # new memory already
+            copies[name] = full.to("cpu", copy=not is_gathered)
     return copies
 
 
-def whole_model(model: GPTModel, *, keep: bool) -> GPTModel:
-    """Return the model; instead of a split one a whole copy on the CPU if `keep`. All processes must ask for it."""
+def full_model(model: GPTModel, *, keep: bool) -> GPTModel:
+    """Return a full copy on the CPU of a sharded model, where `keep` says so; the model itself where it is not sharded.
+
+    All processes must call this.
+    """
     if not is_sharded(model):
         return model
     weights = copy_to_cpu(model.state_dict(), keep=keep)
@@ -72,5 +78,5 @@ def whole_model(model: GPTModel, *, keep: bool) -> GPTModel:
 
 
 def synchronise_gradients(model: torch.nn.Module, is_last: bool) -> None:
-    """Let a split model add gradients up over processes in the next backward pass, or only later."""
+    """Let a sharded model sum gradients over processes in the next backward pass if it `is_last` of the step, else keep them."""
     cast(FSDPModule, model).set_requires_gradient_sync(is_last)

@@ -1,7 +1,7 @@
-"""The optimizer step: gradients of micro-batches added up, clipped, applied. What is computed here, Accelerate places.
+"""The optimizer step: gradients of micro-batches summed, clipped, applied. Accelerate says on which device and in which process.
 
-Nothing in a step makes the host wait for the device: losses and norms stay there until somebody reads them. It needs no
-folders and no params.yaml, so that a benchmark measures what training runs.
+Nothing in a step makes the host wait for the device: losses and norms stay there until somebody reads them. A step needs no
+folders and no params.yaml, so that a benchmark measures the very code that training runs.
 """
 
 import time
@@ -19,16 +19,16 @@ from gpt.params.training import Train
 from gpt.processes.agreement import add_up_over_processes
 from gpt.training.guard import Guard
 from gpt.training.optimizer import set_learning_rate
-from gpt.training.sharding import is_sharded, synchronise_gradients, whole
+from gpt.training.sharding import full_tensor, is_sharded, synchronise_gradients
 
-Read = Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]
+ReadBatch = Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]
 "Inputs and targets, each (last - first, T), of the sequences [first, last) of a global batch."
 
 
 class TrainStep:
     """Takes optimizer steps with the gradient of the mean over all tokens of the global batch, however it is split.
 
-    `model` is on the accelerator's device, `optimizer` holds its parameters. A process computes its share of
+    `model` is on the accelerator's device, `optimizer` holds its parameters. A process computes an equal part of
     `settings.batch_size` sequences, `micro_batch_size` at a time. Raises `ValueError` if they do not divide. With `end_of_text`,
     <|endoftext|>'s id, attention stops at document boundaries.
     """
@@ -49,21 +49,21 @@ class TrainStep:
         self.model: nn.Module
         self._is_sharded = is_sharded(model)
         self.model, self.optimizer = (model, optimizer) if self._is_sharded else accelerator.prepare(model, optimizer)
-        share, rest = divmod(settings.batch_size, accelerator.num_processes)
-        if rest or share % micro_batch_size:
+        per_process, rest = divmod(settings.batch_size, accelerator.num_processes)
+        if rest or per_process % micro_batch_size:
             split = f"{accelerator.num_processes} processes and micro-batches of {micro_batch_size}"
             raise ValueError(f"a batch of {settings.batch_size} sequences does not divide into {split}")
-        begin = accelerator.process_index * share
-        self._firsts = range(begin, begin + share, micro_batch_size)
+        begin = accelerator.process_index * per_process
+        self._firsts = range(begin, begin + per_process, micro_batch_size)
         self._size, self._end_of_text = micro_batch_size, end_of_text
         self.guard = Guard(settings.skip_sigma, accelerator.device)
 
     @property
-    def passes(self) -> int:
-        """Micro-batches that a process computes in a step."""
+    def micro_batches(self) -> int:
+        """How many micro-batches a process computes in a step."""
         return len(self._firsts)
 
-    def __call__(self, number: int, read: Read) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __call__(self, number: int, read: ReadBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Take step `number` (from 0) on the batch that `read` gives, unless the guard finds it bad.
 
         Returns, on the device, the mean loss over the global batch's tokens in nats, the norm of the whole gradient before
@@ -73,8 +73,8 @@ class TrainStep:
         self.model.train()
         loss = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         for first in self._firsts:
-            # Processes add their gradients up once a step, with the last micro-batch.
-            with self._adding_up(first == self._firsts[-1]):
+            # Processes sum their gradients once a step, with the last micro-batch.
+            with self._gradient_sync(first == self._firsts[-1]):
                 loss += self._forward_backward(number, first, read)
         add_up_over_processes(self.accelerator, loss)
         norm = self._clip()
@@ -83,15 +83,29 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         return loss, norm, bad
 
-    def time_pass(self, number: int, read: Read, repeat: int = 2) -> tuple[float, float]:
+    def settle_sums(self, number: int, read: ReadBatch) -> None:
+        """Compute a micro-batch of step `number` and forget it, so that all later steps sum gradients over processes alike.
+
+        DDP sums gradients in buckets, and after its first backward pass arranges these anew, in the order in which gradients came.
+        The last digits of a sum over three or more processes depend on its place in a bucket: without this, the first step after a
+        restart would differ from the same step of a run that was not stopped.
+        """
+        if self.accelerator.num_processes == 1 or self._is_sharded:
+            return
+        self.model.train()
+        with self._unchanged_random_numbers():
+            self._forward_backward(number, self._firsts[0], read)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def time_pass(self, number: int, read: ReadBatch, repeat: int = 2) -> tuple[float, float]:
         """Return the seconds of a micro-batch's first forward and backward pass, and of the fastest of `repeat` later ones.
 
-        Weights, gradients and random numbers are as before. Processes that share a split model must do this together.
+        Weights, gradients and random numbers are as before. Processes of a sharded model must all call this.
         """
         device, seconds = self.accelerator.device, []
         self.model.train()
-        # What a split model keeps of passes whose gradients are not added up, zero_grad does not clear.
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), self._adding_up(self._is_sharded):
+        # zero_grad does not clear the gradients that a sharded model keeps of passes without sync.
+        with self._unchanged_random_numbers(), self._gradient_sync(self._is_sharded):
             for _ in range(1 + repeat):
                 begun = time.perf_counter()
                 try:
@@ -103,15 +117,19 @@ class TrainStep:
                 seconds.append(time.perf_counter() - begun)
         return seconds[0], min(seconds[1:], default=seconds[0])
 
-    def _adding_up(self, is_last: bool) -> AbstractContextManager[None]:
-        """Let the next backward pass add gradients up over processes, or only keep them."""
+    def _unchanged_random_numbers(self) -> AbstractContextManager[None]:
+        device = self.accelerator.device
+        return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+    def _gradient_sync(self, is_last: bool) -> AbstractContextManager[None]:
+        """Let the next backward pass sum gradients over processes if it `is_last` of the step, else keep them for later."""
         if self._is_sharded:
             synchronise_gradients(self.model, is_last)
             return nullcontext()
         return nullcontext() if is_last else self.accelerator.no_sync(self.model)
 
-    def _forward_backward(self, number: int, first: int, read: Read) -> torch.Tensor:
-        """Add a micro-batch's gradient; return its share of the global batch's loss."""
+    def _forward_backward(self, number: int, first: int, read: ReadBatch) -> torch.Tensor:
+        """Add a micro-batch's gradient; return its part of the global batch's mean loss."""
         inputs, targets = (self._to_device(part) for part in read(first, first + self._size))
         self._seed_dropout(number, first)
         # The mean over the tokens of the global batch, whatever its split; DDP averages over processes.
@@ -156,7 +174,7 @@ class TrainStep:
         self.accelerator.unscale_gradients(self.optimizer)  # fp16 only
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         sharded_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        norm, limit = whole(sharded_norm), self._settings.grad_clip
+        norm, limit = full_tensor(sharded_norm), self._settings.grad_clip
         # Asking whether the norm is too large costs nothing on a CPU, where multiplying by one costs a pass over memory; on a
         # GPU asking would make the host wait.
         if limit and (norm.device.type != "cpu" or norm > limit):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpt import paths
-from gpt.training import checkpoint as checkpoints
+from gpt.training.checkpoints import checkpoint as checkpoints
 from tests.chaos.conftest import Family, checkpoint_folder, start_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gpt import paths
-from gpt.training import checkpoint as checkpoints
+from gpt.training.checkpoints import checkpoint as checkpoints
 from gpt.training.compilation import missing_for_compile
 from tests.chaos.conftest import Family, all_cores_busy, checkpoint_folder, start_training
 from tests.conftest import Change
@@ -164,10 +164,11 @@ def test_on_the_committed_settings_kills_damage_and_other_work_change_no_byte(
         WHOLE.append(Whole(steps, time.monotonic() - started, WEIGHTS.read_bytes()))
     (whole,) = WHOLE
     latest = whole.seconds * (SLOWED if beside == "busy cores" else 1.0)
-    killer, damaged = Killer(instants, family), 0
+    killer, runs_killed, damaged = Killer(instants, family), 0, 0
     with all_cores_busy(beside == "busy cores"):
-        for number in count(1):
-            folder = make_default_project(f"killed_{number}", max_steps=whole.steps)
+        while killer.kills < wanted:
+            runs_killed += 1
+            folder = make_default_project(f"killed_{runs_killed}", max_steps=whole.steps)
             has_ended = is_damaged = False
             while killer.kills < wanted and not has_ended:
                 has_ended = killer.train_and_kill(latest, after_the_first_save=killer.kills == 0)
@@ -180,8 +181,8 @@ def test_on_the_committed_settings_kills_damage_and_other_work_change_no_byte(
                 assert process.returncode == 0, errors
                 assert ("is damaged" in errors) == is_damaged
             assert WEIGHTS.read_bytes() == whole.weights
-            if killer.kills >= wanted:
-                break
-    print(f"{killer.kills} kills in {number} runs, {killer.inside_a_save} inside a save, {damaged} checkpoints damaged")
+    print(
+        f"{killer.kills} kills in {runs_killed} runs, {killer.inside_a_save} inside a save, {damaged} checkpoints damaged"
+    )
     assert damaged
     assert not family.alive()

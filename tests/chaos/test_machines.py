@@ -13,7 +13,7 @@ import pytest
 
 from gpt import paths
 from gpt.processes.launch import RENDEZVOUS
-from gpt.training import checkpoint as checkpoints
+from gpt.training.checkpoints import checkpoint as checkpoints
 from tests.chaos.conftest import Family, checkpoint_folder, start_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from flows.stages import mend_rwlock
-from gpt.training import checkpoint as checkpoints
+from gpt.training.checkpoints import checkpoint as checkpoints
 from tests.chaos.conftest import Family, checkpoint_folder
 from tests.e2e.conftest import Project
 
@@ -21,6 +21,7 @@ PRETRAIN, FLOW = ("gpt", "pretrain"), ("flows.pretrain",)
 COMMANDS = {
     "gpt pretrain": (PRETRAIN, PRETRAIN, signal.SIGTERM, 9),
     "dvc repro": (REPRO, REPRO, signal.SIGTERM, 12),
+    "dvc repro, killed": (REPRO, REPRO, signal.SIGKILL, 12),
     "flow": (FLOW, FLOW, signal.SIGTERM, 25),
     "flow, killed": (FLOW, REPRO, signal.SIGKILL, 25),
 }

@@ -18,6 +18,7 @@ from gpt.params.corpus import Prepare
 from gpt.params.project import load_params
 from tests.conftest import ROOT
 from tests.tasks.killed import run_and_kill
+from tests.tasks.power import Disk
 
 SHARED = load_params(ROOT / "params.yaml").prepare
 ENGINE = SHARED.engine.model_copy(update={"workers": 1})
@@ -270,6 +271,21 @@ def test_a_killed_run_goes_on_and_makes_the_same_bytes(
     assert not (corpus.root / ".documents.work").exists()
 
 
+def test_a_power_cut_loses_nothing_that_counts_as_done(corpus: Corpus, reference: tuple[Corpus, str]) -> None:
+    write_real(corpus)
+    with pytest.MonkeyPatch.context() as patch:
+        disk = Disk(patch)
+        patch.setattr("gpt.corpus.prepare.summarise_corpus", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            corpus.prepare(REAL, "quiz")
+    work = corpus.root / ".documents.work"
+    disk.cut_power(work)
+    marks = {path: path.stat().st_mtime_ns for path in work.rglob("completions/*")}
+    assert len(marks) > 10
+    corpus.prepare(REAL, "quiz")
+    assert sha256_tree(corpus.output) == reference[1]
+
+
 def test_what_was_done_is_not_done_again(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     write_real(corpus)
     monkeypatch.setattr("gpt.corpus.prepare.summarise_corpus", lambda *_: 1 / 0)
@@ -335,6 +351,17 @@ def test_a_split_without_documents_is_refused(corpus: Corpus) -> None:
     corpus.write({"a.txt": b"the only document"})
     with pytest.raises(UserError, match="none of 1 documents falls into"):
         corpus.prepare()
+
+
+def test_a_benchmark_that_judges_nothing_changes_no_byte(corpus: Corpus) -> None:
+    corpus.write({"a.jsonl": MANY})
+    corpus.write_benchmark("quiz", prose(40, 1))
+    corpus.prepare(SETTINGS, "quiz")
+    before = sha256_tree(corpus.output), corpus.metrics.read_bytes()
+    listed = {"quiz": {"sources": ["renamed"]}, "other": {"sources": ["new"]}}
+    write_json(corpus.benchmarks / "benchmarks.json", listed)
+    corpus.prepare(SETTINGS, "quiz")
+    assert (sha256_tree(corpus.output), corpus.metrics.read_bytes()) == before
 
 
 def test_a_benchmark_that_was_not_fetched_is_named(corpus: Corpus) -> None:

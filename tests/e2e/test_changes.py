@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 REPRO = ("dvc", "--wait-for-lock", "repro")
 FINGERPRINT = (
-    "import sys; from gpt.params.project import load_params; from gpt.training.fingerprint import fingerprint;"
+    "import sys; from gpt.params.project import load_params; from gpt.training.checkpoints.fingerprint import fingerprint;"
     "print(fingerprint(load_params()).id)"
 )
 AFTER_TOKENS = ["pretrain", "evaluate", "report"]

@@ -1,7 +1,9 @@
 """`gpt pretrain` in two real processes, and what becomes of one when another dies."""
 
+import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from gpt import paths
 from gpt.errors import UserError
 from gpt.processes.launch import RENDEZVOUS
 from gpt.processes.workers import _rendezvous
-from gpt.training import checkpoint as checkpoints
+from gpt.training.checkpoints import checkpoint as checkpoints
+from tests.conftest import ROOT
 from tests.training.test_trainer import WEIGHTS, start, wait_for_checkpoint
 
 TWO: dict[str, object] = {"num_processes": 2, "micro_batch_size": 4}
@@ -42,6 +45,81 @@ def test_two_processes_stop_after_the_same_step(make_project: Callable[..., Path
     assert errors.count(f"stopped by SIGINT after step {stopped_at};") == 1, errors
     assert "Traceback" not in errors
     assert checkpoints.find_damage(saved) is None
+
+
+def test_a_signal_to_one_worker_stops_all_and_starts_none_again(make_project: Callable[..., Path]) -> None:
+    make_project(train={"max_steps": 5000, "eval_interval": 5000}, launch=TWO)
+    process = start()
+    wait_for_checkpoint(process, 10)
+    workers_of(process)[1].terminate()
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert errors.count("stopped by SIGTERM after step") == 1, errors
+    assert "resuming" not in output
+
+
+# What the two processes of a launcher do in the tests below, which need no training. Each leaves a file with its number.
+WORKER = """
+import os, sys, time
+from pathlib import Path
+from gpt.commands import worker
+from gpt.errors import UserError
+
+rank, start = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+
+def command(arguments):
+    Path(f"{os.getpid()}.pid").touch()
+    BODY
+    return 0
+
+worker.run = command
+sys.exit(worker.main([]))
+"""
+LAUNCHER = """
+import sys
+from pathlib import Path
+from gpt.errors import UserError
+from gpt.params.project import load_params
+from gpt.processes.workers import run_workers
+
+settings = load_params(Path(sys.argv[1])).launch.model_copy(update={"num_processes": 2, "max_restarts": 1})
+try:
+    sys.exit(run_workers(settings, ["worker.py"]))
+except UserError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def launch_workers(folder: Path, body: str) -> "subprocess.Popen[str]":
+    (folder / "worker.py").write_text(WORKER.replace("BODY", body))
+    command = [sys.executable, "-c", LAUNCHER, str(ROOT / "params.yaml")]
+    variables = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
+    return subprocess.Popen(command, cwd=folder, env=variables, stderr=subprocess.PIPE, text=True)
+
+
+def alive(folder: Path) -> list[int]:
+    """Return the processes that workers left files of and that still run."""
+    return [int(path.stem) for path in folder.glob("*.pid") if psutil.pid_exists(int(path.stem))]
+
+
+def test_an_error_of_the_user_in_one_worker_ends_all_within_seconds(tmp_path: Path) -> None:
+    body = "time.sleep(600) if rank == 0 else None; raise UserError('no such data; choose others')"
+    process = launch_workers(tmp_path, body)
+    _, errors = process.communicate(timeout=60)  # of which torch's imports, twice, take most
+    assert process.returncode == 1
+    assert errors == "error: no such data; choose others\n"
+    assert len(list(tmp_path.glob("*.pid"))) == 2, "nothing is started again"
+    assert not alive(tmp_path)
+    assert not list(tmp_path.glob("gpt_workers_*")), "its files are temporary"
+
+
+def test_a_bug_in_one_worker_is_told_once_and_all_start_again(tmp_path: Path) -> None:
+    process = launch_workers(tmp_path, "assert start == 1 or rank == 0, 'a bug'; time.sleep(600 * (start == 0))")
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 0, errors
+    assert errors.count("Traceback") == errors.count("AssertionError: a bug") == 1, errors
+    assert "process 1 ended with exit code 1; all start again from the last checkpoint (restart 1 of 1)" in errors
+    assert len(list(tmp_path.glob("*.pid"))) == 4
 
 
 @pytest.mark.parametrize(
@@ -76,11 +154,17 @@ def test_when_a_process_dies_all_go_on_from_the_last_checkpoint(make_project: Ca
         wait_for_checkpoint(process, step)
         workers = workers_of(process)
         workers[rank].kill()
-        _, left = psutil.wait_procs(workers, timeout=10)
+        _, left = psutil.wait_procs(workers, timeout=40)  # rank 0 still tells the tracker, 30 s at most
         assert not left, "the others stop instead of waiting for it"
     output, errors = process.communicate(timeout=180)
     assert process.returncode == 0, errors
     assert output.count("resuming after step") == 2, output + errors
+    for rank, restart in ((1, 1), (0, 2)):
+        assert (
+            f"process {rank} ended with exit code -9; all start again from the last checkpoint (restart {restart}"
+            in errors
+        )
+    assert "Traceback" not in errors, "the others fail because it did"
     assert WEIGHTS.read_bytes() == expected
 
 
@@ -91,7 +175,7 @@ def test_what_only_the_user_can_change_is_not_tried_again(make_project: Callable
     process = start()
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert errors.count("error: data/tokens/") == 1, errors
+    assert errors.startswith("error: data/tokens/") and errors.count("\n") == 1, "one message, and nothing else"
 
 
 def test_what_all_processes_refuse_ends_with_exit_code_2(make_project: Callable[..., Path]) -> None:

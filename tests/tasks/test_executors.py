@@ -9,12 +9,15 @@ from pathlib import Path
 import psutil
 import pytest
 from datatrove.data import Document
+from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
 from gpt.errors import UserError
 from gpt.params.engine import Engine
 from gpt.tasks.executors import Tasks
+from gpt.tasks.steps import WritingStep
 from tests.conftest import ROOT
+from tests.tasks.power import Disk
 
 
 def engine(kind: str = "local", workers: int = 2) -> Engine:
@@ -80,6 +83,34 @@ def test_a_bug_is_raised(tmp_path: Path, notes: Path) -> None:
         tasks.run("a", 2, Note(notes, {0: "bug"}))
 
 
+class Write(WritingStep):
+    name = "write"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        self.new_file(self.folder / "deep" / f"{rank}").write_text("done")
+        self.write_report(self.folder / "reports", rank, {"count": 1})
+        yield from ()
+
+
+def test_what_a_task_wrote_is_on_the_disk_before_its_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, seen = Disk(monkeypatch), []
+    mark = PipelineExecutor.mark_rank_as_completed
+
+    def check(self: PipelineExecutor, rank: int) -> None:
+        files = (tmp_path / "deep" / f"{rank}", tmp_path / "reports" / f"{rank:05d}.json")
+        seen.append([disk.is_safe(path, tmp_path) for path in files])
+        mark(self, rank)
+
+    monkeypatch.setattr(PipelineExecutor, "mark_rank_as_completed", check)
+    with Tasks(engine(workers=1), tmp_path / "tasks") as tasks:
+        tasks.run("write", 2, Write(tmp_path))
+    assert seen == [[True, True], [True, True]]
+
+
 def test_a_killed_worker_is_an_error_and_not_a_wait_for_ever(tmp_path: Path, notes: Path) -> None:
     with (
         Tasks(engine(), tmp_path / "work") as tasks,
@@ -92,6 +123,7 @@ SLEEPER = """
 import sys, time
 from pathlib import Path
 from gpt.tasks.executors import Tasks
+from gpt.tasks.steps import WritingStep
 from tests.tasks.test_executors import Sleep, engine
 if __name__ == "__main__":
     with Tasks(engine(), Path(sys.argv[1])) as tasks:

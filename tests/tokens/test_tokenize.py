@@ -1,7 +1,7 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpt.corpus.documents import read_file
 from gpt.corpus.splits import SPLITS
 from gpt.errors import UserError
 from gpt.files import sha256_file, sha256_tree, write_json
@@ -19,6 +20,7 @@ from gpt.tokens.shards import TokenReader, data_id, read_index, verify_shards
 from gpt.tokens.tokenize import count_copies, document_key, tokenize
 from gpt.tokens.tokenizer import build_tokenizer, load_tokenizer, tokenizer_id
 from tests.tasks.killed import run_and_kill
+from tests.tasks.power import Disk
 
 TEXTS = [f"document {number}: " + "naïve text " * (number % 7) + "<|endoftext|>" * (number % 3) for number in range(40)]
 SEED = 7
@@ -256,7 +258,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("phase", ["encode", "shuffle"])
+@pytest.mark.parametrize("phase", [".tokens.encoded/*/tasks/encode", ".tokens.work/tasks/shuffle"])
 def test_a_killed_run_goes_on_and_makes_the_same_bytes(
     made: Path, many: dict[str, list[str]], tmp_path: Path, phase: str
 ) -> None:
@@ -265,7 +267,7 @@ def test_a_killed_run_goes_on_and_makes_the_same_bytes(
         shutil.copytree(made / "tokenizer", tmp_path / name / "tokenizer")
         write_documents(tmp_path / name / "documents", many, files=12)
     write_shards(tmp_path / "once", tmp_path / "once" / "tokens", 700)
-    marks = run_and_kill(RUN, tmp_path / "killed", f".tokens.work/tasks/{phase}")
+    marks = run_and_kill(RUN, tmp_path / "killed", phase)
     output = tmp_path / "killed" / "tokens"
     assert not output.exists(), "nothing half-written"
     with pytest.MonkeyPatch.context() as patch:
@@ -274,6 +276,79 @@ def test_a_killed_run_goes_on_and_makes_the_same_bytes(
             write_shards(tmp_path / "killed", output, 700)
     assert marks == {path: path.stat().st_mtime_ns for path in marks}, "what was done is not done again"
     write_shards(tmp_path / "killed", output, 700)
+    assert sha256_tree(output) == sha256_tree(tmp_path / "once" / "tokens")
+
+
+@pytest.fixture
+def count_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files of documents that were encoded."""
+    files: list[str] = []
+
+    def read(folder: Path, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        files.append(entry["file"])
+        return read_file(folder, entry)
+
+    monkeypatch.setattr("gpt.tokens.encode.read_file", read)
+    return files
+
+
+@pytest.mark.parametrize("change", [{"weights": {"a": 2.5, "b": 0.3}}, {"shuffle_seed": 99}, {"shard_tokens": 50}])
+def test_another_order_weight_or_size_of_shards_encodes_no_document_again(
+    made: Path, tmp_path: Path, count_read: list[str], change: dict[str, Any]
+) -> None:
+    write_shards(made, tmp_path / "tokens")
+    assert count_read == [f"{split}_00000.jsonl" for split in SPLITS]
+    write_shards(made, tmp_path / "tokens", **change)
+    assert len(count_read) == 3, "found again"
+    (tmp_path / "fresh").mkdir()
+    write_shards(made, tmp_path / "fresh" / "tokens", **change)
+    assert sha256_tree(tmp_path / "tokens") == sha256_tree(tmp_path / "fresh" / "tokens")
+
+
+def test_other_documents_are_encoded_anew_and_the_old_tokens_go(
+    made: Path, tmp_path: Path, count_read: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(made / "tokenizer", tmp_path / "tokenizer")
+    for texts in (BY_SPLIT, BY_SPLIT | {"test": ["other"]}):
+        write_documents(tmp_path / "documents", texts)
+        write_shards(tmp_path, tmp_path / "tokens")
+    assert len(count_read) == 6
+    assert len(list((tmp_path / ".tokens.encoded").iterdir())) == 1
+    assert "test_00000.jsonl: other content" in caplog.text
+    assert "train_00000.jsonl" not in caplog.text
+
+
+@pytest.mark.parametrize("ending", ["tokens", "documents", "names"])
+def test_kept_tokens_that_were_damaged_are_not_used(made: Path, tmp_path: Path, ending: str) -> None:
+    write_shards(made, tmp_path / "tokens")
+    before = sha256_tree(tmp_path / "tokens")
+    (path,) = tmp_path.glob(f".tokens.encoded/*/00000.{ending}")
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=rf"00000\.{ending}: SHA-256 is .*remove .*: it is made again"):
+        write_shards(made, tmp_path / "tokens", shuffle_seed=99)
+    assert sha256_tree(tmp_path / "tokens") == before
+    shutil.rmtree(path.parent)
+    write_shards(made, tmp_path / "tokens")
+    assert sha256_tree(tmp_path / "tokens") == before
+
+
+def test_a_power_cut_loses_nothing_that_counts_as_done(made: Path, tmp_path: Path) -> None:
+    for name in ("once", "cut"):
+        (tmp_path / name).mkdir()
+    write_shards(made, tmp_path / "once" / "tokens", 100)
+    output = tmp_path / "cut" / "tokens"
+    with pytest.MonkeyPatch.context() as patch:
+        disk = Disk(patch)
+        patch.setattr("gpt.tokens.tokenize.statistics", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_shards(made, output, 100)
+    (encoded,) = (tmp_path / "cut" / ".tokens.encoded").iterdir()
+    for folder in (encoded, tmp_path / "cut" / ".tokens.work"):
+        assert any(folder.rglob("completions/*"))
+        disk.cut_power(folder)
+    write_shards(made, output, 100)
     assert sha256_tree(output) == sha256_tree(tmp_path / "once" / "tokens")
 
 

@@ -7,7 +7,7 @@ from mlflow import MlflowClient
 
 from gpt.tracking.journal import Journal, deliver, deliver_left_behind
 from gpt.tracking.store import training_run
-from tests.training.test_saver import files_of_at_most
+from tests.training.checkpoints.test_saver import files_of_at_most
 
 
 @pytest.fixture

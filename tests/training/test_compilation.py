@@ -52,6 +52,36 @@ def test_without_a_compiler_auto_stays_eager_and_true_is_refused(monkeypatch: py
         choose_compile(launch(True), step, 0, 10, read)
 
 
+@pytest.mark.parametrize("before", ["eager", "compiled"])
+def test_a_resumed_run_measures_nothing(before: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if before == "compiled" and missing_for_compile():
+        pytest.skip("torch.compile finds no compiler")
+    step, _ = make_step(make_model(), make_settings(), micro_batch_size=2)
+
+    def measured(*_: object) -> bool:
+        raise AssertionError("the choice was made when the run began")
+
+    monkeypatch.setattr("gpt.training.compilation.worth_compiling", measured)
+    steps_left = 10**9 if before == "eager" else 1  # measuring would say the other
+    choice = choose_compile(launch("auto"), step, 0, steps_left, read, before=before)
+    assert choice.value == before
+    assert (step.bare_model.trf_blocks[0]._compiled_call_impl is not None) is (before == "compiled")
+    assert choose_compile(launch(False), step, 0, 1, read, before=before).reason == "as params.yaml says"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU needs other compilers")
+def test_a_compiled_run_goes_on_eager_with_one_warning_where_there_is_no_compiler(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    step, _ = make_step(make_model(), make_settings())
+    choice = choose_compile(launch("auto"), step, 0, 10, read, before="compiled")
+    assert choice.value == "eager"
+    (warning,) = caplog.messages
+    assert "there is no C++ compiler (no-such-compiler)" in warning
+    assert "its weights may differ in the last digits" in warning
+
+
 @needs_compiler
 @pytest.mark.slow
 def test_auto_measures_both_and_keeps_the_faster() -> None:
@@ -65,7 +95,7 @@ def test_auto_measures_both_and_keeps_the_faster() -> None:
 
 @needs_compiler
 @pytest.mark.slow
-def test_a_compiler_that_fails_leaves_auto_eager_and_training_going() -> None:
+def test_a_compiler_that_fails_leaves_auto_eager_and_training_going(caplog: pytest.LogCaptureFixture) -> None:
     import torch._inductor.config as inductor
 
     model = make_model()
@@ -79,6 +109,9 @@ def test_a_compiler_that_fails_leaves_auto_eager_and_training_going() -> None:
         assert seen
         with pytest.raises(UserError, match=r"launch\.compile = True, but compiling failed: .*; use false"):
             choose_compile(launch(True), step, 0, 10, read)
+        assert choose_compile(launch("auto"), step, 0, 10, read, before="compiled").value == "eager"
+        assert "which cannot be done now (compiling failed: " in caplog.text
+        assert step.bare_model.trf_blocks[0]._compiled_call_impl is None
 
 
 @needs_compiler

@@ -5,7 +5,8 @@ import torch
 
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.processes.peaks import device_peak, gpu_peak
-from gpt.training.meters import Meters, Reading, flops_per_token, peak_memory_bytes, possible_share
+from gpt.tracking.progress import Reading
+from gpt.training.meters import Meters, flops_per_token, peak_memory_bytes, possible_share
 
 CPU = torch.device("cpu")
 

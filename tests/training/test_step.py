@@ -91,7 +91,7 @@ def test_the_gradient_is_that_of_the_mean_over_all_tokens_for_every_micro_batch(
     step, seen = make_step(model, make_settings(), micro_batch_size, end_of_text=end_of_text)
     loss, norm, skipped = step(0, read)
     assert not skipped
-    assert step.passes == BATCH // micro_batch_size
+    assert step.micro_batches == BATCH // micro_batch_size
     assert difference(seen[0], expected) < 1e-6
     assert float(loss) == pytest.approx(float(expected_loss), rel=1e-6)
     assert float(norm) == pytest.approx(norm_of(expected), rel=1e-5)
@@ -123,6 +123,60 @@ accelerator.end_training()
     assert difference(seen[0], two["gradient"]) < 1e-6
     assert float(two["loss"]) == pytest.approx(float(loss), rel=1e-6)
     assert float(two["norm"]) == pytest.approx(float(norm), rel=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_three_processes_that_start_again_take_the_same_steps_to_the_last_bit(tmp_path: Path, strategy: str) -> None:
+    code = """
+import sys
+import torch
+from accelerate import Accelerator
+from gpt.training.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
+from gpt.training.sharding import copy_to_cpu, shard, to_local_shard
+from gpt.training.step import TrainStep
+from tests.training.test_step import T, VOCABULARY, make_model, make_settings
+
+accelerator = Accelerator(cpu=True)
+
+def batch(number):
+    tokens = torch.randint(VOCABULARY, (6, T + 1), generator=torch.Generator().manual_seed(number))
+    return lambda first, last: (tokens[first:last, :-1], tokens[first:last, 1:])
+
+def start(number):
+    model, settings = make_model(n_embd=32), make_settings(batch_size=6, optimizer="adamw", grad_clip=1.0)
+    if sys.argv[2] == "fsdp":
+        shard(model, accelerator)
+    optimizer = build_optimizer(model, settings)
+    step = TrainStep(model, optimizer, settings, accelerator, micro_batch_size=2, seed=0)
+    step.settle_sums(number, batch(number))
+    return model, optimizer, step
+
+def weights(model):
+    return copy_to_cpu(model.state_dict(), keep=True)
+
+model, optimizer, step = start(0)
+for number in range(8):
+    if number == 4:
+        saved = weights(model), copy_to_cpu(optimizer_tensors(model, optimizer), keep=True)
+    step(number, batch(number))
+again, optimizer, step = start(4)
+current = again.state_dict()
+again.load_state_dict({name: to_local_shard(tensor, current[name]) for name, tensor in saved[0].items()})
+load_optimizer_tensors(again, optimizer, saved[1])
+for number in range(4, 8):
+    step(number, batch(number))
+first, second = weights(model), weights(again)
+if accelerator.is_main_process:
+    torch.save({"first": first, "second": second}, sys.argv[1])
+accelerator.end_training()
+"""
+    (tmp_path / "three.py").write_text(code, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
+    arguments = [str(tmp_path / "three.py"), str(tmp_path / "three.pt"), strategy]
+    subprocess.run([*command, *arguments], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    found = torch.load(tmp_path / "three.pt", weights_only=True)
+    assert found["first"].keys() == found["second"].keys()
+    assert all(torch.equal(tensor, found["second"][name]) for name, tensor in found["first"].items())
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:

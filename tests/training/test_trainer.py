@@ -28,9 +28,9 @@ from gpt.params.project import load_params
 from gpt.tokens.batches import Batches
 from gpt.tokens.shards import TokenReader
 from gpt.tracking.store import training_run
+from gpt.training.checkpoints.saver import Saver
 from gpt.training.compilation import missing_for_compile
 from gpt.training.pretrain import pretrain
-from gpt.training.saver import Saver
 from gpt.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ OUR_LINES = re.compile(
 
 def train_here() -> bytes:
     """Train the project in the current folder; return its weights file."""
-    pretrain(load_params(), split_likelihood)
+    pretrain(load_params())
     return WEIGHTS.read_bytes()
 
 
@@ -138,8 +138,10 @@ def test_a_stop_while_evaluating_cuts_it_short_and_the_next_start_does_it_again(
 
         return split_likelihood(*arguments, give_up=give_up_later, **options)
 
-    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 15;"):
-        pretrain(load_params(), stop_in_the_middle)
+    with monkeypatch.context() as patch:
+        patch.setattr("gpt.training.validation.split_likelihood", stop_in_the_middle)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM after step 15;"):
+            train_here()
     assert asked == 2, "there was more to evaluate"
     assert train_here() == expected
     assert sha256_tree(Path("plots")) == plots
@@ -291,7 +293,42 @@ def test_many_bad_batches_make_it_go_back_and_past_them_alike_when_it_is_stopped
     assert sha256_tree(Path("plots")) == plots
 
 
-def test_before_the_first_regular_checkpoint_it_goes_back_to_the_start_though_a_stop_has_saved(
+def test_auto_compiles_or_not_as_the_run_began_whatever_it_would_measure_at_a_resume(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project("whole", launch={"compile": "auto"})
+    expected = train_here()
+    make_project("stopped", launch={"compile": "auto"})
+    with monkeypatch.context() as patch:
+        Poison(patch, bad=(), stop_at=(6,))
+        with pytest.raises(Interrupted, match="after step 7;"):
+            train_here()
+    (state,) = Path("checkpoints").glob("*/step_00000007/state.json")
+    assert read_json(state, "")["state"]["compile"] == "eager"
+
+    def measured(*_: Any) -> bool:
+        raise AssertionError("a resume measures nothing")
+
+    monkeypatch.setattr("gpt.training.compilation.worth_compiling", measured)
+    assert train_here() == expected
+    assert the_run().data.tags["compile"] == "eager (as when this run began)"
+
+
+def test_a_run_that_goes_back_keeps_its_name_and_how_it_is_computed(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project(train={"max_skips": 3, "checkpoint_interval": 20}, launch={"compile": "auto"})
+    with monkeypatch.context() as patch:
+        Poison(patch, bad=range(12, 16), stop_at=(25,))
+        with pytest.raises(Interrupted):
+            train_here()
+    newest = max(Path("checkpoints").glob("*/step_*/state.json"))
+    state = read_json(newest, "")["state"]
+    assert (state["rollbacks"], state["compile"]) == (1, "eager")
+    assert state["run"] == the_run().info.run_name
+
+
+def test_before_the_first_scheduled_checkpoint_it_goes_back_to_the_start_though_a_stop_has_saved(
     make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change = {"max_skips": 3, "checkpoint_interval": 20}
@@ -329,7 +366,10 @@ def test_a_row_that_ended_before_it_was_found_is_gone_back_behind_too(
 
 @pytest.mark.parametrize("is_last", [False, True])
 def test_a_validation_loss_that_is_not_finite_is_neither_written_down_nor_a_result(
-    make_project: Callable[..., Path], caplog: pytest.LogCaptureFixture, is_last: bool
+    make_project: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_last: bool,
 ) -> None:
     make_project()
     measured = 0
@@ -340,12 +380,13 @@ def test_a_validation_loss_that_is_not_finite_is_neither_written_down_nor_a_resu
         found = split_likelihood(*arguments, **options)
         return replace(found, nats=math.inf) if measured == 1 + is_last else found
 
+    monkeypatch.setattr("gpt.training.validation.split_likelihood", measure)
     if is_last:
         with pytest.raises(UserError, match="diverged: the validation loss is not finite after the last step"):
-            pretrain(load_params(), measure)
+            train_here()
         assert not WEIGHTS.exists()
     else:
-        pretrain(load_params(), measure)
+        train_here()
         assert [line.split(",")[0] for line in paths.VALIDATION_PLOT.read_text(encoding="utf-8").split()] == [
             "step",
             "30",
@@ -458,18 +499,18 @@ def test_an_fp16_run_goes_on_with_the_scale_it_had(
 ) -> None:
     make_project()
     accelerator = fp16_on_cpu(2.0**40)  # the first steps overflow, are skipped and lower it
-    trainer = Trainer(load_params(), accelerator, split_likelihood, tmp_path)
-    with Saver(tmp_path, keep_last=1, keep_every=0) as trainer._saver:
+    with Saver(tmp_path, keep_last=1, keep_every=0) as saver:
+        trainer = Trainer(load_params(), accelerator, tmp_path, saver)
         for _ in range(6):
             trainer._train_step()
-        trainer._save(is_regular=True)
+        trainer._checkpointer.save(is_scheduled=True)
     assert accelerator.scaler is not None
     scale = accelerator.scaler.get_scale()
     assert scale < 2.0**40
     accelerator.scaler = torch.amp.GradScaler("cpu")  # pyright: ignore[reportAttributeAccessIssue]
-    resumed = Trainer(load_params(), accelerator, split_likelihood, tmp_path)
+    resumed = Trainer(load_params(), accelerator, tmp_path)
     resumed.resume()
-    assert resumed.step == 6
+    assert resumed.state.step == 6
     assert accelerator.scaler is not None and accelerator.scaler.get_scale() == scale
 
 

@@ -19,7 +19,7 @@ from gpt.corpus.reading.formats import Record, read_jsonl, read_parquet, read_te
 from gpt.corpus.reading.streams import COMPRESSIONS, Fault, Span
 from gpt.corpus.reading.warc import read_warc
 from gpt.errors import UserError
-from gpt.files import read_json
+from gpt.files import read_json, sha256_json
 from gpt.params.corpus import Prepare, Read
 
 Reader = Callable[..., Iterator[Record | Fault]]
@@ -190,6 +190,14 @@ def list_files(raw: Path) -> list[tuple[str, str, int]]:
         ]
     except (AttributeError, KeyError, TypeError):
         raise UserError(f"{path}: is not as `gpt fetch` wrote it; run `gpt fetch` again") from None
+
+
+def hash_sources(raw: Path) -> dict[str, str]:
+    """Return by each source's folder the hash of what `fetch` noted of its files: their names, sizes and hashes."""
+    files: dict[str, list[Any]] = {}
+    for source in read_json(raw / "sources.json", "run `gpt fetch` first"):
+        files.setdefault((raw / source["name"]).as_posix(), []).append(source["files"])
+    return {folder: sha256_json(listed) for folder, listed in files.items()}
 
 
 def _choose_format(path: Path, settings: Read) -> str:

@@ -1,4 +1,4 @@
-"""Checkpoints written while training goes on: it stands still only for a copy of what is to be saved."""
+"""Writes checkpoints in a thread, so that training waits only until what is to be saved is copied."""
 
 import copy
 import logging
@@ -10,8 +10,8 @@ from typing import Self
 
 import torch
 
-from gpt.training import checkpoint as checkpoints
-from gpt.training.checkpoint import Checkpoint
+from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +20,7 @@ class Saver:
     """Saves one checkpoint at a time below `folder`, in a thread, and removes old ones.
 
     A save that fails, because the disk is full for instance, is a warning: older checkpoints stay, training goes on and the next
-    save tries again. So is one of tensors that are not finite. As a context manager it waits for the thread: nothing is written
-    once it is left.
+    save tries again. Tensors that are not finite are not saved, with a warning too. Leaving the context waits for the thread.
     """
 
     def __init__(self, folder: Path, *, keep_last: int, keep_every: int) -> None:

@@ -1,14 +1,13 @@
 """What training has left on this machine and how to go on: `gpt checkpoints`."""
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from gpt.errors import UserError
 from gpt.params.project import Params
-from gpt.training import checkpoint as checkpoints
-from gpt.training.fingerprint import Fingerprint, describe_differences, fingerprint, load_fingerprint
+from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.fingerprint import Fingerprint, describe_differences, fingerprint, load_fingerprint
 
 
 def describe_all(root: Path, params: Params) -> Iterator[str]:
@@ -54,13 +53,13 @@ def _describe(path: Path) -> str:
     files = [file.stat() for file in path.iterdir()]
     size = sum(file.st_size for file in files)
     age = time.time() - max((file.st_mtime for file in files), default=path.stat().st_mtime)
-    damage = checkpoints.find_damage(path)
-    health = f"damaged: {damage}; the one before it is used" if damage else f"whole, run {_run(path)}"
+    if (other := checkpoints.other_format(path)) is not None:
+        health = f"of format {other}, which this version of gpt cannot go on from"
+    elif damage := checkpoints.find_damage(path):
+        health = f"damaged: {damage}; the one before it is used"
+    else:
+        health = f"whole, run {checkpoints.run_of(path) or 'without a name'}"
     return f"step {checkpoints.step_of(path)}, {_age(age)} old, {size / 1e6:,.1f} MB, {health}"
-
-
-def _run(path: Path) -> str:
-    return json.loads((path / "state.json").read_text(encoding="utf-8"))["run"] or "without a name"
 
 
 def _age(seconds: float) -> str:

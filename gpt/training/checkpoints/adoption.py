@@ -13,8 +13,8 @@ from gpt import paths
 from gpt.errors import UserError
 from gpt.files import write_json
 from gpt.params.project import Params
-from gpt.training import checkpoint as checkpoints
-from gpt.training.fingerprint import Fingerprint, describe_differences, fingerprint, load_fingerprint
+from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.fingerprint import Fingerprint, describe_differences, fingerprint, load_fingerprint
 
 _FILE = "adopted.json"
 

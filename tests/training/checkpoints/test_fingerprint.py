@@ -7,7 +7,7 @@ import pytest
 from gpt import paths
 from gpt.files import read_json, write_json
 from gpt.params.project import load_params
-from gpt.training.fingerprint import Fingerprint, describe_differences, fingerprint, load_fingerprint
+from gpt.training.checkpoints.fingerprint import Fingerprint, describe_differences, fingerprint, load_fingerprint
 
 
 def change_index(**values: Any) -> None:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt import paths
-from gpt.code import stage_identity
+from gpt import code, paths
 from gpt.files import sha256_json, write_json
 from gpt.params.project import Params
 from gpt.tokens.shards import data_id
@@ -15,7 +14,6 @@ from gpt.tokens.tokenizer import tokenizer_id
 # These decide when something is written down, not what the weights are, unless training goes back to it.
 WITHOUT_EFFECT = ("checkpoint_interval", "checkpoint_keep_every", "checkpoint_keep_last", "sample_interval")
 _FILE = "fingerprint.json"
-_SHOWN = 12  # differences
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def fingerprint(params: Params) -> Fingerprint:
             paths.TOKENS.as_posix(): data_id(paths.TOKENS),
             paths.TOKENIZER.as_posix(): tokenizer_id(paths.TOKENIZER),
         },
-        **stage_identity("pretrain"),
+        **code.stage_identity("pretrain"),
     }
     return Fingerprint(params.base.name, parts)
 
@@ -66,26 +64,4 @@ def load_fingerprint(folder: Path) -> Fingerprint | None:
 
 def describe_differences(before: Fingerprint, now: Fingerprint) -> list[str]:
     """Return what differs between two runs, a line each: settings with both values, inputs, code files, versions."""
-    lines = []
-    for part in ("settings", "inputs", "code", "versions"):
-        old, new = before.parts.get(part, {}), now.parts.get(part, {})
-        for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key):
-                lines.append(_difference(part, key, old.get(key), new.get(key)))
-    return lines if len(lines) <= _SHOWN else [*lines[:_SHOWN], f"and {len(lines) - _SHOWN} more"]
-
-
-def _difference(part: str, key: str, old: Any, new: Any) -> str:
-    match part:
-        case "settings":
-            return f"params.yaml: {key} was {_shown(old)}, is {_shown(new)}"
-        case "inputs":
-            return f"{key}: other content"
-        case "code":
-            return f"{key}: {'new' if old is None else 'gone' if new is None else 'computes otherwise'}"
-        case _:
-            return f"version of {key}: was {old or 'none'}, is {new or 'none'}"
-
-
-def _shown(value: Any) -> str:
-    return "not there" if value is None else json.dumps(value)
+    return code.describe_differences(before.parts, now.parts)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpt.training import checkpoint as checkpoints
-from gpt.training.checkpoint import Checkpoint
-from gpt.training.saver import Saver
+from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.checkpoint import Checkpoint
+from gpt.training.checkpoints.saver import Saver
 
 
 def make(step: int, size: int = 100) -> Checkpoint:
@@ -91,7 +91,7 @@ def test_a_damaged_checkpoint_does_not_count_as_the_newest(tmp_path: Path) -> No
         (tmp_path / "step_00000100" / "optimizer.safetensors").write_bytes(b"")
         found = checkpoints.load_latest(tmp_path)
         assert found is not None and found.step == 90
-        saver.save(replace(make(97), is_regular=False))
+        saver.save(replace(make(97), is_scheduled=False))
         assert saver.wait()
         assert [checkpoints.step_of(path) for path in checkpoints.steps(tmp_path)] == [90, 97]
         saver.save(make(100))

@@ -1,6 +1,7 @@
 """Checkpoints that exist or do not: `checkpoints/<fingerprint>/step_00000500/`.
 
-A checkpoint is written beside its place and synced, its manifest (sizes and hashes) last, and renamed; older ones go after that.
+A checkpoint is written beside its place and synced, its manifest (sizes and hashes) last, then renamed into place; older ones are
+removed after that.
 Reading verifies every byte; a damaged one is skipped with a warning and the one before it used. Tensors are safetensors and all
 else JSON: torch.distributed.checkpoint would put a pickle beside them, and what is unpickled can run code.
 """
@@ -28,19 +29,22 @@ from gpt.processes.owner import OWNER
 
 _MANIFEST, _STATE, _LOCK, _OLD = "manifest.json", "state.json", "lock", ".old_"
 
+FORMAT = 2
+"Of state.json: raised whenever `RunState` gets, loses or renames a field. 1 had no number."
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to go on: tensors on the CPU, and the trainer's counters as JSON values."""
+    """Everything a run needs to go on: full tensors on the CPU, and what `RunState.to_json` returned."""
 
     step: int
     weights: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
     state: dict[str, Any]
-    is_regular: bool = True
-    "Saved because its step had come, not because of a signal."
+    is_scheduled: bool = True
+    "Saved because `checkpoint_interval` asked for it, not because of a signal."
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
@@ -55,7 +59,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
             if "os error" not in str(error):
                 raise
             raise OSError(str(error)) from error  # the library wraps what the system said
-        write_json(partial / _STATE, checkpoint.state | {"step": checkpoint.step, "is_regular": checkpoint.is_regular})
+        about = {"format": FORMAT, "step": checkpoint.step, "is_scheduled": checkpoint.is_scheduled}
+        write_json(partial / _STATE, about | {"state": checkpoint.state})
         manifest = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(partial.iterdir())
         }
@@ -74,51 +79,85 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def prune(folder: Path, newest: int, keep_last: int, keep_every: int) -> None:
-    """Keep the checkpoint of step `newest`, the last `keep_last` regular ones, and those of every `keep_every` steps (0: none).
+    """Keep the checkpoint of step `newest`, the last `keep_last` scheduled ones, and those of every `keep_every` steps (0: none).
 
     Those of later steps go: training would have resumed from them if they were whole.
     """
     remove_newer(folder, newest)
-    saved = steps(folder)
-    kept = {*saved[-1:], *[path for path in saved if _is_regular(path)][-keep_last:]}
+    saved = [path for path in steps(folder) if step_of(path) <= newest]
+    kept = {*saved[-1:], *[path for path in saved if _is_scheduled(path)][-keep_last:]}
     for path in saved:
         if path not in kept and (not keep_every or step_of(path) % keep_every):
             _remove_one(path)
 
 
-def _is_regular(path: Path) -> bool:
+def _is_scheduled(path: Path) -> bool:
     try:
-        return bool(json.loads((path / _STATE).read_text(encoding="utf-8"))["is_regular"])
+        return bool(_read_state(path)["is_scheduled"])
     except (OSError, ValueError, KeyError):
-        return False  # it is damaged
+        return False  # it is damaged, or of another format
 
 
 def remove_newer(folder: Path, step: int) -> None:
-    """Remove the checkpoints of later steps than `step`, the newest first."""
+    """Remove the checkpoints of later steps than `step`, the newest first; not those that another version of gpt can go on from."""
     for path in reversed(steps(folder)):
-        if step_of(path) > step:
+        if step_of(path) > step and other_format(path) is None:
             _remove_one(path)
 
 
 def _remove_one(path: Path) -> None:
-    # Out of sight first: what a kill leaves of it is not taken for a damaged checkpoint.
+    # Renamed first: what a kill leaves of it is not taken for a damaged checkpoint.
     removed = path.with_name(f".partial_{path.name}")
     path.replace(removed)
     shutil.rmtree(removed)
 
 
-def load_latest(folder: Path, *, only_regular: bool = False) -> Checkpoint | None:
-    """Return the newest whole checkpoint below `folder`, or None; warn of each damaged one."""
+def load_latest(folder: Path, *, only_scheduled: bool = False) -> Checkpoint | None:
+    """Return the newest whole checkpoint below `folder`, or None; warn of each damaged one, and once of those of another format."""
+    found, others = None, []
     for path in reversed(steps(folder)):
+        if other_format(path) is not None:
+            others.append(path)
+            continue
         if damage := find_damage(path):
             logger.warning("%s is damaged (%s); trying the one before it", path, damage)
             continue
-        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        if only_regular and not state["is_regular"]:
+        about = _read_state(path)
+        if only_scheduled and not about["is_scheduled"]:
             continue
         weights, optimizer = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
-        return Checkpoint(state["step"], weights, optimizer, state, state["is_regular"])
-    return None
+        found = Checkpoint(about["step"], weights, optimizer, about["state"], about["is_scheduled"])
+        break
+    if others:
+        logger.warning(
+            "%s: %d checkpoint(s) up to %s are of format %s, which this version of gpt cannot go on from (it writes format %d);"
+            " training goes on from step %d; to use them, stop it and take the version of gpt that wrote them",
+            folder,
+            len(others),
+            others[0].name,
+            other_format(others[0]),
+            FORMAT,
+            found.step if found else 0,
+        )
+    return found
+
+
+def other_format(path: Path) -> int | None:
+    """Return the format of a checkpoint of another version of gpt; None if it is this one's, or too damaged to say."""
+    try:
+        found = _read_state(path).get("format", 1)
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found if isinstance(found, int) and found != FORMAT else None
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    return json.loads((path / _STATE).read_text(encoding="utf-8"))
+
+
+def run_of(path: Path) -> str | None:
+    """Return the name of the MLflow run that a whole checkpoint of this format belongs to, None before it had one."""
+    return _read_state(path)["state"]["run"]
 
 
 def find_damage(path: Path) -> str | None:
@@ -140,7 +179,7 @@ def find_damage(path: Path) -> str | None:
 
 @contextmanager
 def single_trainer(folder: Path) -> Iterator[None]:
-    """Hold the checkpoint folder for this process; raise `UserError` that names the holder if another has it.
+    """Lock the checkpoint folder for this process; raise `UserError` that names the holder if another has locked it.
 
     The kernel drops the lock when its holder dies, however it dies.
     """
@@ -161,7 +200,7 @@ def single_trainer(folder: Path) -> Iterator[None]:
 
 
 def _clean_up(folder: Path) -> None:
-    """Put back a checkpoint that a killed save had moved aside to replace it, and remove what else it left."""
+    """Put back a checkpoint that a killed save had moved aside to replace it; remove everything else that it left."""
     for old in folder.glob(f"{_OLD}*"):
         target = folder / old.name.removeprefix(_OLD)
         if not target.exists():
@@ -171,7 +210,7 @@ def _clean_up(folder: Path) -> None:
 
 
 def holder(folder: Path) -> str | None:
-    """Return who trains in a checkpoint folder now, or None."""
+    """Return which process trains in a checkpoint folder now, or None."""
     try:
         with (folder / _LOCK).open(encoding="utf-8") as lock:
             try:

@@ -10,8 +10,8 @@ from gpt import paths
 from gpt.commands import main as cli
 from gpt.files import read_json
 from gpt.params.project import load_params
-from gpt.training import checkpoint as checkpoints
-from gpt.training.fingerprint import fingerprint
+from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.fingerprint import fingerprint
 from tests.conftest import small_change, write_params
 from tests.training.conftest import TRAIN
 from tests.training.test_trainer import start, wait_for_checkpoint

@@ -10,9 +10,10 @@ import torch
 from gpt import paths
 from gpt.commands import main as cli
 from gpt.params.project import load_params
-from gpt.training import checkpoint as checkpoints
-from gpt.training.checkpoint import Checkpoint
-from gpt.training.fingerprint import fingerprint
+from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.checkpoint import Checkpoint
+from gpt.training.checkpoints.fingerprint import fingerprint
+from tests.training.checkpoints.test_checkpoint import save_in_format
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> str:
@@ -58,6 +59,16 @@ def test_every_checkpoint_is_shown_with_its_health_and_what_can_be_done(
     assert f"to go on from here all the same: gpt pretrain --adopt {other}" in text
     (other / "fingerprint.json").unlink()
     assert "of other data, code, versions, model or train settings than now" in shown(capsys)
+
+
+def test_a_checkpoint_of_another_format_is_shown_as_such(
+    make_project: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_project()
+    (paths.CHECKPOINTS / "0123").mkdir(parents=True)
+    save_in_format(paths.CHECKPOINTS / "0123", 7, None)
+    assert "step 7, " in shown(capsys)
+    assert "of format 1, which this version of gpt cannot go on from" in shown(capsys)
 
 
 def test_without_data_all_are_of_another_time(

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from gpt.errors import UserError
-from gpt.training import checkpoint
-from gpt.training.checkpoint import Checkpoint
-
-ROOT = Path(__file__).parents[2]
+from gpt.files import read_json, sha256_file, write_json
+from gpt.training.checkpoints import checkpoint
+from gpt.training.checkpoints.checkpoint import Checkpoint
+from tests.conftest import ROOT
 
 
 def make(step: int) -> Checkpoint:
@@ -44,13 +44,13 @@ def test_the_newest_and_those_of_every_so_many_steps_stay(
 
 def test_of_those_that_signals_had_saved_only_the_newest_checkpoint_stays(tmp_path: Path) -> None:
     for step in (5, 10, 11, 12, 13):
-        checkpoint.save(tmp_path, replace(make(step), is_regular=step % 5 == 0))
+        checkpoint.save(tmp_path, replace(make(step), is_scheduled=step % 5 == 0))
         checkpoint.prune(tmp_path, step, 1, 0)
     assert [checkpoint.step_of(path) for path in checkpoint.steps(tmp_path)] == [10, 13]
-    for only_regular, step in ((True, 10), (False, 13)):
-        found = checkpoint.load_latest(tmp_path, only_regular=only_regular)
+    for only_scheduled, step in ((True, 10), (False, 13)):
+        found = checkpoint.load_latest(tmp_path, only_scheduled=only_scheduled)
         assert found is not None and found.step == step
-        assert found.is_regular == only_regular
+        assert found.is_scheduled == only_scheduled
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
@@ -75,6 +75,44 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(
     assert "step_00000010 is damaged" in caplog.text
 
 
+def save_in_format(folder: Path, step: int, number: int | None) -> Path:
+    """Save a checkpoint as a version of gpt with another format would: format 1 had no number and no `state`."""
+    checkpoint.save(folder, make(step))
+    path = folder / f"step_{step:08d}"
+    about = read_json(path / "state.json", "")
+    if number is None:
+        about = about["state"] | {"step": step, "is_regular": True}
+    else:
+        about["format"] = number
+    write_json(path / "state.json", about)
+    manifest = read_json(path / "manifest.json", "")
+    file = path / "state.json"
+    manifest["state.json"] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+    write_json(path / "manifest.json", manifest)
+    return path
+
+
+@pytest.mark.parametrize("number", [None, checkpoint.FORMAT + 1])
+def test_checkpoints_of_another_format_are_passed_by_with_one_warning_and_left_for_the_version_that_wrote_them(
+    tmp_path: Path, number: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = [save_in_format(tmp_path, step, number) for step in (10, 15)]
+    assert checkpoint.load_latest(tmp_path) is None
+    assert "training goes on from step 0" in caplog.messages[0]
+    checkpoint.save(tmp_path, make(5))
+    checkpoint.prune(tmp_path, 5, 1, 0)
+    caplog.clear()
+    found = checkpoint.load_latest(tmp_path)
+    assert found is not None and found.step == 5
+    (warning,) = caplog.messages
+    assert f"2 checkpoint(s) up to step_00000015 are of format {number or 1}" in warning
+    assert "training goes on from step 5; to use them, " in warning
+    assert all(checkpoint.find_damage(path) is None for path in others)
+    checkpoint.save(tmp_path, make(15))
+    checkpoint.prune(tmp_path, 15, 1, 0)
+    assert [checkpoint.step_of(path) for path in checkpoint.steps(tmp_path)] == [15], "this run has come as far"
+
+
 def test_what_a_killed_save_left_is_no_checkpoint(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, make(5))
     (tmp_path / ".partial_x").mkdir()
@@ -89,7 +127,7 @@ def test_what_a_killed_save_left_is_no_checkpoint(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from gpt.training import checkpoint
+from gpt.training.checkpoints import checkpoint
 with checkpoint.single_trainer(Path(sys.argv[1])):
     print("ready", flush=True)
     sys.stdin.read()

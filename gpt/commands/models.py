@@ -1,0 +1,230 @@
+"""Commands for a trained model: evaluate it, register and promote it, convert it, generate with it."""
+
+import argparse
+from pathlib import Path
+
+from gpt.commands.arguments import Commands, add_command, add_model, at_least, not_empty
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the commands of this file to `gpt`."""
+    add_command(commands, evaluate)
+    add_command(commands, report)
+    _add_generate(commands)
+    _add_register(commands)
+    add_command(commands, promote)
+    add_command(commands, rollback)
+    _add_lineage(commands)
+    _add_import(commands)
+    _add_export(commands)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """measure the model on held-out documents and let it write samples"""
+    from gpt.params.project import load_params
+
+    params = load_params()
+    from gpt.evaluation.evaluate import HELD_OUT
+    from gpt.evaluation.evaluate import evaluate as measure
+
+    metrics = measure(params)
+    for split in HELD_OUT:
+        figures = metrics[split]
+        print(
+            f"{split}: {figures['bits_per_byte']:.4f} bits per byte, loss {figures['loss']:.4f},"
+            f" perplexity {figures['perplexity']:.2f}"
+        )
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """write a page with the evaluation's figures, loss curves and samples"""
+    from gpt import paths
+    from gpt.params.project import load_params
+    from gpt.reports.evaluation import write_report
+
+    write_report(load_params().evaluate)
+    print(f"report: {paths.REPORTS / 'evaluate.md'}")
+    return 0
+
+
+def register(options: argparse.Namespace) -> int:
+    """register the evaluated model in MLflow as the candidate"""
+    from gpt.params.project import load_params
+
+    params = load_params()
+    from gpt.registry import package
+
+    registered = package.register(params, Path.cwd())
+    print(registered.describe())
+    if options.json:
+        print(registered.to_json())
+    return 0
+
+
+def _add_register(commands: Commands) -> None:
+    parser = add_command(commands, register)
+    parser.add_argument("--json", action="store_true", help="print the version as JSON in the last line")
+
+
+def promote(options: argparse.Namespace) -> int:
+    """make the candidate the champion if it beats it on the test split"""
+    from gpt.params.project import load_params
+    from gpt.registry import promotion
+
+    verdict = promotion.promote(load_params(), Path.cwd())
+    print(verdict.describe())
+    return 1 if verdict.refused else 0
+
+
+def rollback(options: argparse.Namespace) -> int:
+    """make the champion before this one the champion again"""
+    from gpt.params.project import load_params
+    from gpt.registry import promotion
+
+    print(promotion.rollback(load_params()).describe())
+    return 0
+
+
+def lineage(options: argparse.Namespace) -> int:
+    """say what a registered version was made from"""
+    from gpt.params.project import load_params
+    from gpt.registry import lineage
+
+    print(lineage.describe(options.model, load_params().register_.name))
+    return 0
+
+
+def _add_lineage(commands: Commands) -> None:
+    parser = add_command(commands, lineage)
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default="@candidate",
+        metavar="MODEL",
+        help="models:/NAME/VERSION, models:/NAME@ALIAS or @ALIAS (default: %(default)s)",
+    )
+
+
+def generate(options: argparse.Namespace) -> int:
+    """let the model continue prompts"""
+    from gpt.params.project import load_params
+
+    params = load_params()
+    from gpt.model.generation import Sampling, generate_text, generate_texts
+    from gpt.model.storage import default_device, load_model
+    from gpt.registry.versions import resolve_model
+
+    settings = params.evaluate
+    model, encoding = load_model(resolve_model(options.model, params.register_.name), default_device())
+    sampling = Sampling(
+        max_new_tokens=settings.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens,
+        temperature=settings.temperature if options.temperature is None else options.temperature,
+        top_k=settings.top_k if options.top_k is None else options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        stop=tuple(options.stop),
+        seed=params.base.seed if options.seed is None else options.seed,
+    )
+    if len(options.prompts) == 1:
+        print(options.prompts[0], end="", flush=True)
+        for piece in generate_text(model, encoding, options.prompts[0], sampling):
+            print(piece, end="", flush=True)
+        print()
+    else:
+        texts = generate_texts(model, encoding, options.prompts, sampling)
+        print("\n\n".join(prompt + text for prompt, text in zip(options.prompts, texts, strict=True)))
+    return 0
+
+
+def _add_generate(commands: Commands) -> None:
+    parser = add_command(commands, generate)
+    parser.add_argument(
+        "prompts", nargs="+", metavar="PROMPT", help="one is printed as it is generated, several when all are done"
+    )
+    add_model(parser)
+    parser.add_argument("--max-new-tokens", type=at_least(int, 1), metavar="N")
+    parser.add_argument(
+        "--temperature", type=at_least(float, 0), metavar="X", help="0 takes the likeliest token always"
+    )
+    parser.add_argument(
+        "--top-k", type=at_least(int, 0), metavar="N", help="sample among the N likeliest tokens; 0: among all"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=at_least(float, 0.0001, 1),
+        default=1.0,
+        metavar="X",
+        help="sample among the fewest likeliest tokens that together have probability X (default: 1, among all)",
+    )
+    parser.add_argument(
+        "--min-p",
+        type=at_least(float, 0, 1),
+        default=0.0,
+        metavar="X",
+        help="sample among tokens of at least X times the likeliest one's probability (default: 0, among all)",
+    )
+    parser.add_argument(
+        "--repetition-penalty",
+        type=at_least(float, 0.01),
+        default=1.0,
+        metavar="X",
+        help="above 1 makes tokens that were there before less likely (default: 1)",
+    )
+    parser.add_argument(
+        "--stop",
+        type=not_empty,
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end before this text; may be given several times",
+    )
+    parser.add_argument("--seed", type=at_least(int, 0), metavar="N", help="the next prompt's is one more")
+    parser.epilog = "What is not given and has no default here is taken from params.yaml: evaluate and base.seed."
+
+
+def import_(options: argparse.Namespace) -> int:
+    """import a model from a Hugging Face folder"""
+    from gpt.model.convert.huggingface import import_huggingface
+
+    model = import_huggingface(options.folder, options.output)
+    print(f"{options.output}: {model.count_parameters():,} parameters, {model.config.vocab_size} tokens")
+    return 0
+
+
+def _add_import(commands: Commands) -> None:
+    parser = add_command(commands, import_, name="import")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="config.json, safetensors and tokenizer files")
+    parser.add_argument(
+        "--from", dest="form", choices=["huggingface"], default="huggingface", help="form of the folder"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("models/imported"),
+        metavar="DIR",
+        help="the model folder to make (default: %(default)s)",
+    )
+
+
+def export(options: argparse.Namespace) -> int:
+    """write a model as transformers loads it"""
+    from gpt.params.project import load_params
+
+    params = load_params()
+    from gpt.model.convert.huggingface import export_huggingface
+    from gpt.registry.versions import resolve_model
+
+    architecture = export_huggingface(resolve_model(options.model, params.register_.name), options.folder)
+    print(f"{options.folder}: {architecture.class_name}; AutoModelForCausalLM and AutoTokenizer load it")
+    return 0
+
+
+def _add_export(commands: Commands) -> None:
+    parser = add_command(commands, export)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder to make")
+    parser.add_argument(
+        "--format", dest="form", choices=["huggingface"], default="huggingface", help="form of the folder"
+    )
+    add_model(parser)
