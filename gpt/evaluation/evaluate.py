@@ -1,12 +1,13 @@
 """What a finished model is worth on documents it never saw: figures, and samples of what it writes."""
 
+import json
 from typing import Any
 
 import tiktoken
 
 from gpt import paths
 from gpt.evaluation.likelihood import split_likelihood
-from gpt.files import sha256_file, write_json
+from gpt.files import atomic_file, sha256_file, write_json
 from gpt.model.generation import Sampling, generate_texts
 from gpt.model.storage import default_device, load_model
 from gpt.model.transformer import GPTModel
@@ -29,8 +30,10 @@ def evaluate(params: Params) -> dict[str, Any]:
         metrics[split] = figures | {"documents": reader.documents, "documents_sha256": reader.documents_sha256}
     metrics["parameters"] = model.count_parameters()
     metrics["weights_sha256"] = sha256_file(paths.BASE_MODEL / "model.safetensors")
-    write_json(paths.SAMPLES, _samples(params, model, encoding))
-    write_json(paths.EVALUATE_METRICS, metrics)  # last: figures without samples would be taken for whole
+    samples = _samples(params, model, encoding)
+    with atomic_file(paths.SAMPLES) as partial:
+        partial.write_text(json.dumps(samples, indent=2) + "\n", encoding="utf-8")
+        write_json(paths.EVALUATE_METRICS, metrics)  # in here: if it cannot be written, the old samples stay
     return metrics
 
 

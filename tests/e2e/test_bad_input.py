@@ -55,7 +55,7 @@ def state(folder: Path) -> dict[str, str]:
     for output in OUTPUTS:
         top = folder / output
         for path in (top, *top.rglob("*")) if top.exists() else ():
-            if re.search(r"/\.\w+\.work", str(path)):
+            if re.search(r"/\.\w+\.(work|encoded)", str(path)):
                 continue
             found[str(path.relative_to(folder))] = sha256_file(path) if path.is_file() else "folder"
     return found
@@ -313,12 +313,9 @@ DAMAGED: dict[str, tuple[str, Damage, str]] = {
     "evaluate: no tokens": ("evaluate", remove(paths.TOKENS), r"index\.json: not found"),
     "evaluate: truncated shard": ("evaluate", cut(paths.TOKENS / "test_00000.bin"), r"test_00000\.bin: "),
     "evaluate: changed shard": ("evaluate", flip(paths.TOKENS / "test_00000.bin"), r"test_00000\.bin: SHA-256"),
-    "evaluate: no curve": ("evaluate", remove(paths.TRAINING_PLOT), r"training\.csv: not found"),
-    "evaluate: damaged curve": (
-        "evaluate",
-        lambda: paths.VALIDATION_PLOT.write_text("step\n4\n"),
-        r"validation\.csv: is not as `gpt pretrain`",
-    ),
+    "report: no figures": ("report", remove(paths.EVALUATE_METRICS), r"evaluate\.json: not found; run `gpt evaluate`"),
+    "report: other figures": ("report", lambda: None, r"evaluate\.json: has no validation"),  # of an earlier run
+    "data-card: no report": ("data-card", remove(paths.DOCUMENTS), r"report\.json: not found; run `gpt prepare`"),
     "evaluate: unwritable metrics": ("evaluate", replace_by_file("metrics"), "metrics"),
     "generate: no model": ("generate", remove(paths.BASE_MODEL), r"config\.json: not found"),
     "generate: cut weights": ("generate", cut(paths.BASE_MODEL / "model.safetensors"), "damaged"),
