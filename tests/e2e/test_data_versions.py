@@ -12,7 +12,7 @@ from gpt.files import read_json, sha256_file
 from tests.e2e.conftest import Project
 
 DATA = ("data/raw", "data/benchmarks", "data/documents", "data/tokens", "models/tokenizer", "reports/data.html")
-STATUS = ("dvc", "status", "tokenize", "--with-deps")
+STATUS = ("dvc", "status", "data_card", "--with-deps")
 
 
 def commit(project: Project) -> None:
@@ -31,7 +31,7 @@ def test_what_was_pushed_comes_back_the_same_and_a_diff_says_what_changed(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     project = make_project()
-    project.run("dvc", "repro", "tokenize")
+    project.run("dvc", "repro", "data_card")
     project.run("dvc", "remote", "add", "-d", "storage", str(tmp_path / "remote"))
     commit(project)
     pushed = state(project)
@@ -43,15 +43,15 @@ def test_what_was_pushed_comes_back_the_same_and_a_diff_says_what_changed(
     shutil.rmtree(tmp_path / "dvc-site")  # as on another machine
     project.run("dvc", "pull", *DATA)
     assert state(project) == pushed
-    assert "Data and pipelines are up to date" in project.run(*STATUS)
-    assert project.stages_run(project.run("dvc", "repro", "tokenize")) == []
+    assert project.stages_run(project.run("dvc", "repro", "data_card")) == ["inputs"]
+    assert project.run(*STATUS).split() == ["inputs:", "always", "changed"]
 
     text = tmp_path / "text.jsonl"
     with text.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"text": "a new document that nobody has seen"}) + "\n")
     (source,) = project.params()["fetch"]["sources"]
     project.change(fetch={"sources": [source | {"sha256": sha256_file(text)}]})
-    project.run("dvc", "repro", "tokenize")
+    project.run("dvc", "repro", "data_card")
     commit(project)
     lines = project.run("gpt", "data", "diff", "HEAD~1").splitlines()
     assert f"  ~ made-up: sha256 {source['sha256']} → {sha256_file(text)}" in lines
