@@ -165,9 +165,11 @@ def read_evaluation(project: Path) -> dict[str, Any]:
 
 
 def params_hash(params: Params) -> str:
-    """Return the hash of the settings that decide the result, whatever their order and comments in the file."""
+    """Return the hash of the settings that decide the result: not of licences, nor of order and comments in the file."""
     values = params.model_dump(mode="json", by_alias=True)
     del values["launch"], values["register"]
+    for source in (*values["fetch"]["sources"], *values["fetch"]["benchmarks"]):
+        del source["licence"]
     return sha256_json(values)
 
 

@@ -115,6 +115,15 @@ def test_params_hash_ignores_launch_order_and_comments(project: Path) -> None:
     assert params_hash(load_params(file)) != before
 
 
+def test_params_hash_ignores_licences(project: Path) -> None:
+    params = load_params(project / "params.yaml")
+    (source,) = params.fetch.sources
+    fetch = params.fetch.model_copy(update={"sources": (source.model_copy(update={"licence": "CC0-1.0"}),)})
+    assert params_hash(params.model_copy(update={"fetch": fetch})) == params_hash(params)
+    fetch = params.fetch.model_copy(update={"sources": (source.model_copy(update={"sha256": "0" * 64}),)})
+    assert params_hash(params.model_copy(update={"fetch": fetch})) != params_hash(params)
+
+
 def write_lock(project: Path, **train: object) -> None:
     """A dvc.lock as DVC writes it for this project's evaluation and params."""
     evaluation = (project / paths.EVALUATE_METRICS).read_bytes()
