@@ -1,23 +1,24 @@
 """How to keep what a run made: git keeps what names it (dvc.lock, metrics, plots), a DVC remote the bytes."""
 
-import configparser
-import subprocess
 from pathlib import Path
+
+from gpt import git
+from gpt.errors import UserError
 
 DIFFERS = "differ from the last commit"
 "Stands in the lines where a run made anything that the last commit has not."
 
 # In data/ and models/ git ignores what DVC keeps; what it does not ignore, such as a new .gitignore, DVC has written for it.
-_RESULTS = ("dvc.lock", "metrics", "plots", "data", "models")
-# New files elsewhere are a person's own; here they decide the result.
-_CODE = ("gpt", "flows")
+_RESULTS = (*git.GENERATED, "data", "models")
 _NAMED = 4  # files, before the rest is a number
-_SECONDS = 60
 
 
 def how_to_keep(project: Path) -> list[str]:
     """Say what of a finished run git has not got yet, why, and how to keep the run or go back; [] where there is no commit."""
-    changed = _changed(project)
+    try:
+        changed = _changed(project)
+    except UserError as error:  # all work is done: no reason to fail
+        return [f"git status       {error}"]
     if changed is None:
         return []
     results = [path for path in changed if path.split("/")[0] in _RESULTS]
@@ -42,30 +43,23 @@ def how_to_keep(project: Path) -> list[str]:
 
 
 def _changed(project: Path) -> list[str] | None:
-    """Return the files that differ from the last commit, relative to the project; None if there is none or no git."""
+    """Return the files that differ from the last commit, relative to the project; None if there is none.
+
+    Raises `UserError` if there is a repository that git is not here for, or refuses to read.
+    """
     try:
-        tracked = _git(project, "diff", "--name-only", "-z", "--relative", "--no-renames", "HEAD")
-        new = _git(project, "ls-files", "-z", "--others", "--exclude-standard", "--", *_RESULTS, *_CODE)
-    except (FileNotFoundError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        if git.find_commit(project) is None:
+            return None
+    except git.NoRepository:
         return None
+    tracked = git.list_files(project, "diff", "--name-only", "-z", "--relative", "--no-renames", "HEAD")
+    new = git.list_files(project, "ls-files", "-z", "--others", "--exclude-standard", "--", *_RESULTS, *git.CODE)
     return sorted({*tracked, *new})
-
-
-def _git(project: Path, *arguments: str) -> list[str]:
-    """Return the paths that git prints, separated by zero bytes."""
-    command = ["git", *arguments]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True, timeout=_SECONDS)
-    return [path for path in done.stdout.split("\0") if path]
 
 
 def _remote(project: Path) -> str | None:
     """Return the name of DVC's default remote, which this project or this copy of it names."""
-    config = configparser.ConfigParser(interpolation=None)
-    try:
-        config.read([project / ".dvc/config", project / ".dvc/config.local"], encoding="utf-8")
-    except configparser.Error:
-        return None  # DVC itself says what is wrong with it
-    return config.get("core", "remote", fallback=None)
+    return git.dvc_settings(project).get("core", "remote", fallback=None)
 
 
 def _named(paths: list[str]) -> str:

@@ -13,6 +13,7 @@ from flows.server import ensure_api
 from gpt import paths
 from gpt.errors import UserError
 from gpt.files import read_json
+from gpt.git import check_repository
 from gpt.params.project import load_params
 
 _SAMPLE_CHARACTERS = 300
@@ -22,6 +23,7 @@ def main() -> int:
     """Run the flow and say what came of it; return 0 done, 1 failed, 2 the user must change something."""
     try:
         load_params()
+        check_repository(Path.cwd())
     except UserError as error:
         return _fail(str(error), 2)
     # Prefect records the crash first and then raises the signal again, for this handler; the default would leave no

@@ -6,7 +6,6 @@ that version here; nothing is downloaded for it.
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import orjson
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from gpt import paths
+from gpt import git, paths
 from gpt.corpus.splits import SPLITS
 from gpt.errors import UserError
 from gpt.params.project import PARAMS_FILE
@@ -228,27 +227,17 @@ def _read(path: Path) -> str | None:
 
 
 def _commit(project: Path, revision: str) -> str:
-    if _git(project, "rev-parse", "--git-dir") is None:
-        raise UserError(
-            f"{project.absolute()}: not a git repository; versions of data are git revisions, see `git init`"
-        )
-    commit = _git(project, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    if commit is None:
-        raise UserError(f"{revision}: no revision that git knows; `git log --oneline` shows them")
-    return commit.strip()
+    try:
+        git.find_repository(project)
+    except git.NoRepository as error:
+        raise UserError(f"versions of data are git revisions, but {error}") from None
+    if (commit := git.find_commit(project, revision)) is None:
+        here = " in this shallow clone; `git fetch --unshallow` brings the rest" if git.is_shallow(project) else ""
+        raise UserError(f"{revision}: no revision that git knows{here}; `git log --oneline` shows them")
+    return commit
 
 
 def _show(project: Path, commit: str, path: Path) -> str | None:
     """Return a file of a commit, named from the project's folder, None if it has none."""
-    return _git(project, "show", f"{commit}:./{path.as_posix()}")
-
-
-def _git(project: Path, *arguments: str) -> str | None:
-    """Return what git prints, None if it refuses."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=project, capture_output=True, stdin=subprocess.DEVNULL, check=False
-        )
-    except FileNotFoundError:
-        raise UserError("git: not found; install it") from None
-    return None if done.returncode else done.stdout.decode(errors="replace")
+    data = git.read_file(project, commit, path)
+    return None if data is None else data.decode(errors="replace")

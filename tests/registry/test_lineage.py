@@ -98,7 +98,7 @@ def test_without_a_repository_or_a_commit_the_commit_is_none(project: Path) -> N
 
 def test_a_repository_that_git_refuses_is_an_error_not_a_none(repository: Path) -> None:
     (repository / ".git/config").write_text("[broken\n")
-    with pytest.raises(UserError, match="git cannot say which code this is"):
+    with pytest.raises(UserError, match=r"git cannot read this repository \(bad config line 1"):
         read_code(repository)
 
 
