@@ -7,11 +7,12 @@ kernel says nothing at all to a process that it kills to get memory back (SIGKIL
 import errno
 import re
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gpt.errors import UserError
-from gpt.limits import usable_memory
+from gpt.limits import memory_kills, usable_memory
 
 # In messages of RuntimeErrors that torch raises, for want of a type of their own: of its allocators on Linux and elsewhere,
 # of C++, of the CUDA driver and of the libraries of CUDA that allocate by themselves, of Apple's GPUs.
@@ -22,6 +23,7 @@ _SIGNS = re.compile(
 _ASKED = re.compile(
     r"(?:[Tt]ried to allocate|[Uu]nable to allocate|you tried to allocate) (\d[\d.]*) ?(bytes|[KMGT]?iB|[KMGT]?B)\b"
 )
+_WATCH_SECONDS = 60.0
 _GPU = re.compile(r"CUDA|CUBLAS|CUSOLVER|CUSPARSE|CUDNN|MPS|HIP")
 
 
@@ -42,15 +44,15 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    if not isinstance(error, RuntimeError):
-        return False
-    return type(error).__name__ == "OutOfMemoryError" or _SIGNS.search(str(error)) is not None
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, of GPUs, and Ray's
+        return True
+    return isinstance(error, RuntimeError) and _SIGNS.search(str(error)) is not None
 
 
 def describe_want(error: BaseException) -> str:
     """Say in a few words which memory was too little, and how much was asked for if the error tells."""
     message = str(error)
-    if type(error).__name__ == "OutOfMemoryError" or _GPU.search(message):
+    if _GPU.search(message):
         where = "out of GPU memory"
     else:
         where = f"out of memory, of which this process may use {in_units(usable_memory().total)}"
@@ -60,13 +62,34 @@ def describe_want(error: BaseException) -> str:
     return where
 
 
-def describe_kill(exit_code: int, kills: int) -> str:
-    """Say what ended a process: `exit_code` as `subprocess` gives it, `kills` by the kernel for want of memory meanwhile."""
+def describe_kill(exit_code: int, *, by_kernel: bool = False) -> str:
+    """Say what ended a process: `exit_code` as `subprocess` gives it; `by_kernel`: it has killed something for want of memory."""
     if exit_code != -signal.SIGKILL:
         return f"ended with exit code {exit_code}"
-    if kills:
+    if by_kernel:
         return "was killed by the kernel, which was out of memory"
-    return "was killed (SIGKILL), as the kernel does when memory is short"
+    return f"ended with exit code {exit_code} (killed, as the kernel does when memory is short)"
+
+
+class KillWatch:
+    """Knows whether the kernel has killed a process for want of memory lately: since the watch began or, if it is looked at, in the
+    last minute or two.
+
+    The kernel counts a kill before the process ends, which may take it seconds: the count of a moment ago may have it already.
+    A kill of days ago, on the other hand, says nothing about a process that ends now.
+    """
+
+    def __init__(self) -> None:
+        self._before = self._newest = memory_kills()
+        self._read_at = time.monotonic()
+
+    def look(self) -> None:
+        """Forget what was more than two minutes ago; costs little, however often it is called."""
+        if time.monotonic() - self._read_at > _WATCH_SECONDS:
+            self._before, self._newest, self._read_at = self._newest, memory_kills(), time.monotonic()
+
+    def has_killed(self) -> bool:
+        return memory_kills() > self._before
 
 
 def in_units(size: float) -> str:

@@ -68,7 +68,7 @@ GPU = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capaci
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out of GPU memory"),
         (RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"), "out of GPU memory"),
         (RuntimeError("std::bad_alloc"), "out of memory, of which"),
-        (RuntimeError("[enforce fail] data. DefaultCPUAllocator: not enough memory: you tried to allocate 2048 bytes."), "(2.0 KiB"),
+        (RuntimeError("data. DefaultCPUAllocator: not enough memory: you tried to allocate 2048 bytes."), "(2.0 KiB"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory, of which"),
         (MemoryError(), "out of memory, of which"),
     ],
@@ -98,9 +98,9 @@ def test_another_error_stays_as_it_is(error: Exception) -> None:
 
 
 def test_a_kill_is_told_by_what_is_known_of_it() -> None:
-    assert describe_kill(-9, kills=1) == "was killed by the kernel, which was out of memory"
-    assert "as the kernel does when memory is short" in describe_kill(-9, kills=0)
-    assert describe_kill(-11, kills=0) == describe_kill(-11, kills=1) == "ended with exit code -11"
+    assert describe_kill(-9, by_kernel=True) == "was killed by the kernel, which was out of memory"
+    assert "as the kernel does when memory is short" in describe_kill(-9)
+    assert describe_kill(-11) == describe_kill(-11, by_kernel=True) == "ended with exit code -11"
 
 
 def test_sizes_are_told_in_the_unit_that_reads_best() -> None:

@@ -10,9 +10,12 @@ import logging
 import os
 import sys
 import warnings
+from pathlib import Path
 
 from gpt.commands import data, doctor, models, training
 from gpt.errors import Interrupted, UserError
+from gpt.limits import open_files
+from gpt.memory import told_if_out_of_memory
 
 # What the system says when a path or a disk cannot take what we write: the user's to change, no bug of ours.
 _USERS_OS_ERRORS = {
@@ -48,12 +51,27 @@ def run(arguments: list[str] | None = None) -> int:
     logging.captureWarnings(True)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        return options.command(options)
+        with told_if_out_of_memory("close other programs, or use a machine with more memory"):
+            return options.command(options)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise UserError(
+                f"too many open files: this process may have {open_files()}; `ulimit -n 4096` raises that"
+            ) from error
+        if "No usable temporary directory" in str(error):
+            raise UserError(
+                f"no temporary folder can be written ({_temporary_folders()}); set TMPDIR to one that can"
+            ) from error
         if error.errno not in _USERS_OS_ERRORS:
             raise
         file = error.filename2 or error.filename or "a file"  # of a copy, what it goes to
         raise UserError(f"{file}: {error.strerror}; make it writable, or make room") from error
+
+
+def _temporary_folders() -> str:
+    """Name the places at which Python looks for a folder for temporary files, first those that variables name."""
+    named = [f"{name} = {os.environ[name]}" for name in ("TMPDIR", "TEMP", "TMP") if name in os.environ]
+    return ", ".join([*named, "/tmp", "/var/tmp", "/usr/tmp", str(Path.cwd())])
 
 
 def build_parser() -> argparse.ArgumentParser:

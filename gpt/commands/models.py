@@ -113,8 +113,10 @@ def generate(options: argparse.Namespace) -> int:
     params = load_params()
     from gpt.model.generation import Sampling, generate_text, generate_texts
     from gpt.model.storage import default_device, load_model
+    from gpt.processes.cores import bound_threads
     from gpt.registry.versions import resolve_model
 
+    bound_threads()
     settings = params.evaluate
     model, encoding = load_model(resolve_model(options.model, params.register_.name), default_device())
     sampling = Sampling(

@@ -2,8 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpt.commands.arguments import Commands, add_command
+
+if TYPE_CHECKING:
+    from gpt.params.project import Params
 
 
 def add_commands(commands: Commands) -> None:
@@ -31,11 +35,31 @@ def pretrain(options: argparse.Namespace) -> int:
         from gpt.processes.workers import run_workers
 
         check_launch(params.launch)
-        return run_workers(params.launch, ["-m", "gpt.commands.worker", "pretrain"])
+        advice = _memory_advice(
+            params, fewer_processes=True
+        )  # the kernel kills for want of the machine's memory, not a GPU's
+        return run_workers(params.launch, ["-m", "gpt.commands.worker", "pretrain"], advice)
+    from gpt.memory import told_if_out_of_memory
     from gpt.training.pretrain import pretrain as train
 
-    train(params)
+    with told_if_out_of_memory(_memory_advice(params)):
+        train(params)
     return 0
+
+
+def _memory_advice(params: "Params", *, fewer_processes: bool = False) -> str:
+    """Say what makes training take less memory, of what params.yaml does not do yet; what changes the result comes last."""
+    launch, several = params.launch, params.launch.num_processes * params.launch.num_machines > 1
+    ways = [
+        (launch.micro_batch_size > 1, f"lower launch.micro_batch_size ({launch.micro_batch_size})"),
+        (not launch.activation_checkpointing, "set launch.activation_checkpointing to true"),
+        (several and launch.strategy == "ddp", "set launch.strategy to fsdp"),
+        (fewer_processes, f"lower launch.num_processes ({launch.num_processes})"),
+        (params.train.precision in ("fp32", "tf32"), "set train.precision to bf16 (which changes the result)"),
+        (True, "make the model smaller (which changes the result)"),
+    ]
+    *first, last = [text for is_open, text in ways if is_open]
+    return f"params.yaml: {', '.join(first)}, or {last}" if first else f"params.yaml: {last}"
 
 
 def _add_pretrain(commands: Commands) -> None:

@@ -12,6 +12,7 @@ from gpt.model.generation import Sampling, generate_texts
 from gpt.model.storage import default_device, load_model
 from gpt.model.transformer import GPTModel
 from gpt.params.project import Params
+from gpt.processes.cores import bound_threads
 from gpt.tokens.shards import TokenReader, verify_shards
 from gpt.tokens.tokenizer import check_tokenizer
 
@@ -20,6 +21,7 @@ HELD_OUT = ("validation", "test")
 
 def evaluate(params: Params) -> dict[str, Any]:
     """Measure models/base on the held-out splits; write metrics/evaluate.json and reports/samples.json; return the metrics."""
+    bound_threads()
     model, encoding = load_model(paths.BASE_MODEL, default_device())
     check_tokenizer(paths.TOKENS, paths.BASE_MODEL / "tokenizer", "run `gpt pretrain` again")
     verify_shards(paths.TOKENS, HELD_OUT)

@@ -11,7 +11,7 @@ class Engine(Section):
     kind: Literal["local", "ray", "slurm"]
     "local: processes of this machine; ray: the cluster of RAY_ADDRESS, else one of this machine; slurm: job arrays."
     workers: NonNegativeInt
-    "Tasks at a time; 0: as many as this machine has cores, of Slurm as many as it gives."
+    "Tasks at a time; 0: as many as cores that may be used here, of Slurm as many as it gives."
     slurm_partition: str
     "Without effect elsewhere, as the next one."
     slurm_time: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,2}:\d\d:\d\d$")]

@@ -1,7 +1,8 @@
 """Threads and the cores that they share with other work. What is measured here is said to people and decides nothing.
 
 Threads of one product wait for the slowest of them: two threads on two cores that others keep busy were seen to take ten times
-as long as one. A number of threads is chosen by OMP_NUM_THREADS before a start, never by us: the last digits depend on it.
+as long as one. Threads are as many as OMP_NUM_THREADS says, else as many as cores that this process may use, however busy they are:
+the last digits of a result depend on their number, and must not depend on the hour.
 """
 
 import logging
@@ -13,6 +14,8 @@ from typing import NamedTuple
 import psutil
 import torch
 import torch.nn.functional as F
+
+from gpt.limits import pinned_cores, usable_cores
 
 _WATCH_SECONDS = 5.0
 "A look back over less would take a moment's disturbance for load."
@@ -48,14 +51,18 @@ class CoreWatch:
         self._since = now
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(_usable())
+def bound_threads() -> None:
+    """Let torch compute with no more threads than can do so all the time, unless OMP_NUM_THREADS says with how many.
+
+    Torch looks at affinity by itself, but not at the share of time that a control group allows.
+    """
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())
 
 
 def read_cpu_times() -> CpuTimes:
     """Return the seconds that the usable cores and this process have computed so far."""
-    every, usable = psutil.cpu_times(percpu=True), _usable()
+    every, usable = psutil.cpu_times(percpu=True), pinned_cores()
     times = [core for number, core in enumerate(every) if number in usable] or every
     # `steal` is what a virtual machine's host gave to others. What guests computed is in `user` already.
     kinds = ("user", "nice", "system", "irq", "softirq", "steal")
@@ -104,8 +111,3 @@ def _pass_seconds(x: torch.Tensor) -> float:
     for _ in range(5):
         x = F.gelu(F.linear(x, x))
     return time.perf_counter() - begun
-
-
-def _usable() -> set[int]:
-    # macOS has no affinity.
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from gpt.limits import usable_cores
+
 # Of torch.cpu.get_capabilities(): instructions that multiply bf16 numbers, on x86 and on ARM.
 _CPU_BF16 = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 
@@ -94,7 +96,8 @@ def describe_hardware() -> str:
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     names = [line.split(":", 1)[1].strip() for line in _cpu_info() if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
-    return f"{os.cpu_count()} x {name}, threads: {torch.get_num_threads()}"
+    there, usable = os.cpu_count() or 1, usable_cores()
+    return f"{there if usable == there else f'{usable} of {there}'} x {name}, threads: {torch.get_num_threads()}"
 
 
 def _cpu_info() -> list[str]:

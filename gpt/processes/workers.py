@@ -34,6 +34,8 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 from torch.distributed.launcher.api import LaunchConfig
 
 from gpt.errors import Interrupted, UserError
+from gpt.limits import usable_cores
+from gpt.memory import KillWatch, describe_kill
 from gpt.params.launch import Launch
 from gpt.processes.launch import RENDEZVOUS
 from gpt.processes.owner import OWNER
@@ -59,11 +61,12 @@ class _Record:
     traceback: str
 
 
-def run_workers(settings: Launch, command: Sequence[str]) -> int:
+def run_workers(settings: Launch, command: Sequence[str], memory_advice: str) -> int:
     """Run `python COMMAND...` in every process of this machine, pass signals on, and return the exit code.
 
-    Raises the `UserError` of a worker, or the `Interrupted` on which all of them agreed. After a signal to this process
-    itself it does not return, but ends it.
+    Raises the `UserError` of a worker, one with `memory_advice` (what to change) if the kernel has killed a worker for want of
+    memory, or the `Interrupted` on which all of them agreed. After a signal to this process itself it does not return, but
+    ends it.
     """
     config = _prepare_launch(settings)
     if settings.num_machines > 1:
@@ -72,7 +75,7 @@ def run_workers(settings: Launch, command: Sequence[str]) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         with _folder_of_records() as folder:
-            return _run_agent(config, command, folder)
+            return _run_agent(config, command, folder, memory_advice)
     except _Signalled as stopped:
         print(stopped, file=sys.stderr)
         sys.stdout.flush()
@@ -90,7 +93,7 @@ def run_workers(settings: Launch, command: Sequence[str]) -> int:
         return 1
 
 
-def _run_agent(config: LaunchConfig, command: Sequence[str], folder: Path) -> int:
+def _run_agent(config: LaunchConfig, command: Sequence[str], folder: Path, memory_advice: str) -> int:
     """Do what torch's `launch_agent` does, with an agent that knows when not to start workers again."""
     rendezvous = get_rendezvous_handler(
         RendezvousParameters(
@@ -114,7 +117,7 @@ def _run_agent(config: LaunchConfig, command: Sequence[str], folder: Path) -> in
         local_addr=config.local_addr,
         numa_options=config.numa_options,
     )
-    agent = _Agent(spec, DefaultLogsSpecs(str(folder)), shutdown_timeout=_SHUTDOWN_SECONDS)
+    agent = _Agent(spec, folder, memory_advice)
     try:
         result: Any = agent.run()  # RunResult; None, if it left before its workers ended. `@prof` hides the types
     except SignalException as error:  # the rendezvous stays open: other machines' workers save and end by themselves
@@ -129,17 +132,23 @@ def _run_agent(config: LaunchConfig, command: Sequence[str], folder: Path) -> in
         raise RendezvousClosedError  # the agent has left, though no worker of this machine failed
     rank, failure = _first_failure(result.failures)
     logger.error(
-        "process %d ended with exit code %d, after %d restarts; run it again to go on from the last checkpoint",
-        rank, failure.exitcode, config.max_restarts,
+        "process %d %s, after %d restarts; run it again to go on from the last checkpoint%s",
+        rank, describe_kill(failure.exitcode), config.max_restarts,
+        f", or if memory was short: {memory_advice}" if failure.exitcode == -signal.SIGKILL else "",
     )  # fmt: skip
     return 1
 
 
 class _Agent(LocalElasticAgent):
-    """torchrun's agent, but for two ends after which it would be wrong to start again: a user's error, and a stop."""
+    """torchrun's agent, but for ends after which it would be wrong to start again: a user's error, a stop, want of memory."""
+
+    def __init__(self, spec: WorkerSpec, folder: Path, memory_advice: str) -> None:
+        super().__init__(spec, DefaultLogsSpecs(str(folder)), shutdown_timeout=_SHUTDOWN_SECONDS)
+        self._memory_advice, self._kills = memory_advice, KillWatch()
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:  # pyright: ignore[reportIncompatibleVariableOverride]
         """See how workers are; raise what one of them recorded if that ends the run."""
+        self._kills.look()
         ended = self._ended_workers()  # by themselves: after the first failure the agent ends the others
         result: Any = super()._monitor_workers(worker_group)  # pyright: ignore[reportCallIssue]
         if not result.is_failed():
@@ -154,13 +163,15 @@ class _Agent(LocalElasticAgent):
         causes = {rank: failure for rank, failure in result.failures.items() if failure.pid in ended}
         result = replace(result, failures=causes or result.failures)
         rank, failure = _first_failure(result.failures)
+        if failure.exitcode == -signal.SIGKILL and self._kills.has_killed():
+            raise UserError(f"process {rank} {describe_kill(failure.exitcode, by_kernel=True)}; {self._memory_advice}")
         if Path(failure.error_file).is_file():
             print(_read_record(Path(failure.error_file)).traceback, file=sys.stderr, flush=True)
         if self._remaining_restarts:
             restart = worker_group.spec.max_restarts - self._remaining_restarts + 1
             logger.warning(
-                "process %d ended with exit code %d; all start again from the last checkpoint (restart %d of %d)",
-                rank, failure.exitcode, restart, worker_group.spec.max_restarts,
+                "process %d %s; all start again from the last checkpoint (restart %d of %d)",
+                rank, describe_kill(failure.exitcode), restart, worker_group.spec.max_restarts,
             )  # fmt: skip
         return result
 
@@ -219,7 +230,7 @@ def _prepare_launch(settings: Launch) -> LaunchConfig:
 
     Raises `UserError` if machines cannot meet where they shall.
     """
-    threads = max(1, (os.cpu_count() or 1) // settings.num_processes)  # the agent would give each process one
+    threads = max(1, usable_cores() // settings.num_processes)  # the agent would give each process one
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ[OWNER] = str(os.getpid())
     # In the agent's own store workers would find the addresses of those that died before them, and wait for these.

@@ -9,10 +9,12 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from copy import deepcopy
@@ -25,6 +27,8 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
 from gpt.errors import UserError
+from gpt.limits import usable_cores
+from gpt.memory import KillWatch, describe_kill, told_if_out_of_memory
 from gpt.params.engine import Engine
 from gpt.tasks.steps import WritingStep, sync_files
 
@@ -41,7 +45,7 @@ class Tasks:
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         self._engine, self._folder = engine, folder.resolve()
-        self._workers = engine.workers or os.cpu_count() or 1
+        self._workers = engine.workers or usable_cores()
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "Tasks":
@@ -61,12 +65,14 @@ class Tasks:
     def run(self, name: str, tasks: int, *pipeline: PipelineStep) -> None:
         """Run the tasks of a pipeline that are not done yet; steps of different tasks share nothing but files.
 
-        Raises the `UserError` of the task with the lowest number, `RuntimeError` if a worker died.
+        Raises the `UserError` of the task with the lowest number, or one that says that memory was short; `RuntimeError` if a
+        worker died otherwise.
         """
         logs = self._folder / name
         shutil.rmtree(logs / "errors", ignore_errors=True)
         executor = self._executor(list(pipeline), tasks, logs)
-        executor.run()
+        with told_if_out_of_memory(_memory_advice(self._workers)):  # in this process, or Ray's word on its workers
+            executor.run()
         for error in sorted((logs / "errors").glob("*")):
             raise UserError(error.read_text(encoding="utf-8", errors="surrogateescape"))
         if left := executor.get_incomplete_ranks(skip_completed=True):
@@ -119,7 +125,8 @@ class _Marking:
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         try:
-            return super()._run_for_rank(rank, local_rank, node_rank)  # pyright: ignore[reportAttributeAccessIssue]
+            with told_if_out_of_memory(_memory_advice(self.workers)):  # pyright: ignore[reportAttributeAccessIssue]
+                return super()._run_for_rank(rank, local_rank, node_rank)  # pyright: ignore[reportAttributeAccessIssue]
         except UserError as error:
             folder = Path(self.logging_dir.path, "errors")  # pyright: ignore[reportAttributeAccessIssue]
             folder.mkdir(exist_ok=True)
@@ -139,23 +146,48 @@ class _Local(_Marking, LocalPipelineExecutor):
 
     def run(self) -> None:
         ranks = self.get_incomplete_ranks()
+        if self._pool is not None and self.workers > 1:
+            self._run_in(self._pool, ranks)
+            return
+        pipeline = self.pipeline
         with contextlib.suppress(UserError):  # in its file
-            if self.workers == 1 or self._pool is None:
-                pipeline = self.pipeline
-                for rank in ranks:
-                    self.pipeline = deepcopy(pipeline)
-                    self._run_for_rank(rank)
-                return
-            futures = [self._pool.submit(self._run_for_rank, rank) for rank in ranks]
-            try:
+            for rank in ranks:
+                self.pipeline = deepcopy(pipeline)
+                self._run_for_rank(rank)
+
+    def _run_in(self, pool: ProcessPoolExecutor, ranks: list[int]) -> None:
+        kills, futures, processes = KillWatch(), [], dict[int, Any]()
+        try:
+            for rank in ranks:
+                futures.append(pool.submit(self._run_for_rank, rank))
+                processes |= pool._processes or {}  # a broken pool does not know them any more
+            with contextlib.suppress(UserError):  # in its file
                 for future in futures:
                     future.result()
-            except BrokenProcessPool:
-                message = "a worker process was killed, perhaps for want of memory; lower prepare.engine.workers"
-                raise RuntimeError(message) from None
-            finally:
-                for future in futures:
-                    future.cancel()
+        except BrokenProcessPool:
+            codes = [process.exitcode or 0 for process in processes.values()]
+            raise _death_of(codes, kills.has_killed(), self.workers) from None
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _death_of(codes: Sequence[int], by_kernel: bool, workers: int) -> Exception:
+    """Return the error that the exit codes of a pool's processes come to, of which one died by itself."""
+    # When one dies the pool ends the others, by SIGTERM.
+    code = min((code for code in codes if code not in (0, -signal.SIGTERM)), default=-signal.SIGTERM)
+    if code == -signal.SIGKILL:
+        return UserError(
+            f"a worker process {describe_kill(code, by_kernel=by_kernel)}; {_memory_advice(workers)}; what is done already is kept"
+        )
+    return RuntimeError(f"a worker process {describe_kill(code)}")
+
+
+def _memory_advice(workers: int) -> str:
+    """Say what makes tasks take less memory, all that run at a time (-1: as many as Slurm likes) or one of them."""
+    fewer = f"lower prepare.engine.workers ({workers} work at a time)"
+    smaller = "raise prepare.shards, so that each task has less to do, or use machines with more memory"
+    return f"params.yaml: {fewer}" if workers > 1 else f"params.yaml: {smaller}"
 
 
 class _Ray(_Marking, RayPipelineExecutor):
@@ -222,9 +254,21 @@ def _connect_to_ray() -> None:
         raise UserError(
             "params.yaml: prepare.engine.kind = 'ray': Ray is not installed; pip install '.[ray]'"
         ) from None
-    # RAY_ADDRESS names a cluster; without it Ray starts one on this machine.
+    options: Any = {
+        "log_to_driver": False,
+        "include_dashboard": False,
+        "logging_level": logging.ERROR,
+        "ignore_reinit_error": True,
+    }
+    # RAY_ADDRESS names a cluster; without it Ray takes one of this machine, or starts one.
     try:
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+        if "RAY_ADDRESS" in os.environ:
+            ray.init(**options)
+            return
+        try:
+            ray.init(num_cpus=usable_cores(), **options)  # it would see neither affinity nor all control groups
+        except ValueError:  # one that is there already has its own number
+            ray.init(**options)
     except ConnectionError as error:
         raise UserError(f"RAY_ADDRESS: no Ray cluster answers there ({error}); correct it, or unset it") from None
 

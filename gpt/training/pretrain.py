@@ -12,6 +12,7 @@ from gpt.files import atomic_file, sha256_json, write_json
 from gpt.model.storage import save_model
 from gpt.params.project import Params
 from gpt.processes.agreement import is_same_everywhere
+from gpt.processes.cores import bound_threads
 from gpt.processes.launch import check_launch, join_processes, start_accelerator
 from gpt.processes.machine import describe_hardware, keep_freed_memory
 from gpt.processes.owner import tell_owner
@@ -37,6 +38,7 @@ def pretrain(params: Params) -> None:
     """
     check_launch(params.launch)
     check_precision(params.train.precision, params.launch)
+    bound_threads()
     processes = join_processes(params.launch)
     check_tokenizer(paths.TOKENS, paths.TOKENIZER, "run `gpt tokenize` again")  # it is packed with the model
     identity = fingerprint(params)

@@ -84,7 +84,7 @@ from gpt.processes.workers import run_workers
 
 settings = load_params(Path(sys.argv[1])).launch.model_copy(update={"num_processes": 2, "max_restarts": 1})
 try:
-    sys.exit(run_workers(settings, ["worker.py"]))
+    sys.exit(run_workers(settings, ["worker.py"], "lower something"))
 except UserError as error:
     sys.exit(f"error: {error}")
 """

@@ -44,6 +44,10 @@ class Note(PipelineStep):
                 raise ZeroDivisionError
             case "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "crash":
+                os.abort()
+            case "memory":
+                bytearray(2**50)
         yield from ()
 
 
@@ -111,12 +115,52 @@ def test_what_a_task_wrote_is_on_the_disk_before_its_mark(tmp_path: Path, monkey
     assert seen == [[True, True], [True, True]]
 
 
-def test_a_killed_worker_is_an_error_and_not_a_wait_for_ever(tmp_path: Path, notes: Path) -> None:
+@pytest.mark.parametrize("tasks", [4, 40])
+def test_a_killed_worker_is_an_error_and_not_a_wait_for_ever(tmp_path: Path, notes: Path, tasks: int) -> None:
+    """What is done already stays done, and the user is told what may have been too much."""
+    message = r"worker process ended with exit code -9 \(killed, as the kernel does .*; params.yaml: lower prepare.engine.workers"
+    with Tasks(engine(), tmp_path / "work") as run, pytest.raises(UserError, match=message):
+        run.run("a", tasks, Note(notes, {0: "killed"}))
+    with Tasks(engine(), tmp_path / "work") as run:
+        run.run("a", tasks, Note(notes))
+    assert sum(map(len, ran(notes).values())) == tasks + 1
+
+
+def test_a_worker_that_crashes_is_a_bug_and_no_want_of_memory(tmp_path: Path, notes: Path) -> None:
+    with Tasks(engine(), tmp_path / "work") as tasks, pytest.raises(RuntimeError, match=r"ended with exit code -6$"):
+        tasks.run("a", 4, Note(notes, {0: "crash"}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "workers", "advice"),
+    [
+        ("local", 1, r"raise prepare\.shards, so that each task has less"),
+        ("local", 2, r"lower prepare\.engine\.workers \(2 work at a time\)"),
+        pytest.param("ray", 2, r"lower prepare\.engine\.workers \(2 work at a time\)", marks=pytest.mark.slow),
+    ],
+)
+def test_a_task_that_wants_too_much_memory_says_what_takes_less(
+    tmp_path: Path, notes: Path, kind: str, workers: int, advice: str
+) -> None:
     with (
-        Tasks(engine(), tmp_path / "work") as tasks,
-        pytest.raises(RuntimeError, match="was killed, perhaps for want of"),
+        Tasks(engine(kind, workers), tmp_path / "work") as tasks,
+        pytest.raises(UserError, match=rf"out of memory, of which .*; params\.yaml: {advice}"),
     ):
-        tasks.run("a", 4, Note(notes, {0: "killed"}))
+        tasks.run("a", 4, Note(notes, {2: "memory"}))
+
+
+def test_as_many_tasks_run_at_a_time_as_cores_may_be_used(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+from gpt.tasks.executors import Tasks
+from tests.tasks.test_executors import engine
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+print(Tasks(engine(workers=0), Path(sys.argv[1]))._workers)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout == "1\n"
 
 
 SLEEPER = """
