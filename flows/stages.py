@@ -116,6 +116,8 @@ def explain(stage: str, exit_code: int, said: Sequence[str]) -> StageError:
     if killed and words and re.fullmatch(rf"(\S+: .*\d+ )?{killed}(  .*)?", words[-1]):  # some shells report it
         words.pop()
     ending = f"ended by signal {number}" if killed else f"exit code {exit_code}"
+    if killed and number == signal.SIGKILL:
+        ending += ", as the kernel does when memory is short"
     return StageError(stage, f"{words[-1] if words else 'failed'} ({ending})", exit_code)
 
 

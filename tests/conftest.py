@@ -5,7 +5,8 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from gpt import paths
 from gpt.corpus import prepare as corpus
 from gpt.corpus.documents import sample_texts
 from gpt.files import sha256_file
+from gpt.limits import control_groups
 from gpt.params.project import load_params
 from gpt.sources import benchmarks
 from gpt.sources import fetch as sources
@@ -146,3 +148,25 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{path}"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=ROOT)
     return path
+
+
+@pytest.fixture
+def memory_group() -> Iterator[Callable[[int], Path]]:
+    """Return a function that makes a control group of this machine which allows so many bytes; skip where none can be made.
+
+    A process joins it by writing its number to `cgroup.procs` there.
+    """
+    group = Path(next(iter([*control_groups("memory")][-1:]), "/sys/fs/cgroup"), f"gpt-test-{uuid.uuid4().hex}")
+
+    def make(size: int) -> Path:
+        try:
+            group.mkdir()
+            limit = next(path for path in (group / "memory.max", group / "memory.limit_in_bytes") if path.exists())
+            limit.write_text(str(size))
+        except (OSError, StopIteration):
+            pytest.skip("control groups cannot be made here")
+        return group
+
+    yield make
+    if group.is_dir():
+        group.rmdir()

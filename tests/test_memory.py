@@ -4,10 +4,12 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from gpt import paths
 from gpt.errors import UserError
 from gpt.memory import describe_kill, describe_want, in_units, is_out_of_memory, told_if_out_of_memory
 from tests.conftest import ROOT
@@ -17,6 +19,7 @@ LIMITED = """
 import mmap, os, resource, subprocess, sys
 import numpy as np
 import torch
+from gpt import paths
 from gpt.errors import UserError
 from gpt.memory import told_if_out_of_memory
 
@@ -106,3 +109,23 @@ def test_a_kill_is_told_by_what_is_known_of_it() -> None:
 def test_sizes_are_told_in_the_unit_that_reads_best() -> None:
     sizes = (0, 1023, 1024, 1.5 * 2**30, 800 * 2**30, 3 * 2**40, 5000 * 2**40)
     assert [*map(in_units, sizes)] == ["0 bytes", "1023 bytes", "1.0 KiB", "1.5 GiB", "800 GiB", "3.0 TiB", "5000 TiB"]
+
+
+def test_want_of_memory_is_no_damage_of_what_was_being_read(
+    trained_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that a GPU has no room for would be called damaged, and a page be dropped that was only not read."""
+    import pyarrow as pa
+
+    from gpt.corpus.reading import warc
+    from gpt.model import storage
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+
+    monkeypatch.setattr(storage, "load_file", fail)
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        storage.load_model(trained_project / paths.BASE_MODEL)
+    monkeypatch.setattr(warc, "_extractor", lambda: (_ for _ in ()).throw(pa.ArrowMemoryError("malloc failed")))
+    with pytest.raises(MemoryError):
+        warc._visible_text("<p>", 1)

@@ -74,12 +74,16 @@ def tokenizer(options: argparse.Namespace) -> int:
     """train or load the tokenizer"""
     from gpt import paths
     from gpt.corpus.documents import sample_texts
+    from gpt.memory import told_if_out_of_memory
     from gpt.params.project import load_params
     from gpt.tokens.tokenizer import build_tokenizer
 
     settings = load_params().tokenizer
-    texts = sample_texts(paths.DOCUMENTS, "train", settings.train_bytes)
-    encoding = build_tokenizer(settings, texts, paths.TOKENIZER)
+    with told_if_out_of_memory(
+        "params.yaml: lower tokenizer.train_bytes (which changes the tokenizer), or use more memory"
+    ):
+        texts = sample_texts(paths.DOCUMENTS, "train", settings.train_bytes)
+        encoding = build_tokenizer(settings, texts, paths.TOKENIZER)
     print(f"{paths.TOKENIZER}: {settings.kind}, {encoding.n_vocab} tokens")
     return 0
 

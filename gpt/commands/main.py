@@ -22,6 +22,8 @@ _USERS_OS_ERRORS = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
     errno.ENAMETOOLONG, errno.EFBIG,
 }  # fmt: skip
+# For commands that have no better: their needs follow from the model and the data.
+_MEMORY_ADVICE = "close other programs (nvidia-smi shows those on a GPU), or compute elsewhere: CUDA_VISIBLE_DEVICES='' takes the processor"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,7 +53,7 @@ def run(arguments: list[str] | None = None) -> int:
     logging.captureWarnings(True)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        with told_if_out_of_memory("close other programs, or use a machine with more memory"):
+        with told_if_out_of_memory(_MEMORY_ADVICE):
             return options.command(options)
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):

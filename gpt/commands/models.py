@@ -111,6 +111,7 @@ def generate(options: argparse.Namespace) -> int:
     from gpt.params.project import load_params
 
     params = load_params()
+    from gpt.memory import told_if_out_of_memory
     from gpt.model.generation import Sampling, generate_text, generate_texts
     from gpt.model.storage import default_device, load_model
     from gpt.processes.cores import bound_threads
@@ -118,7 +119,6 @@ def generate(options: argparse.Namespace) -> int:
 
     bound_threads()
     settings = params.evaluate
-    model, encoding = load_model(resolve_model(options.model, params.register_.name), default_device())
     sampling = Sampling(
         max_new_tokens=settings.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens,
         temperature=settings.temperature if options.temperature is None else options.temperature,
@@ -129,14 +129,18 @@ def generate(options: argparse.Namespace) -> int:
         stop=tuple(options.stop),
         seed=params.base.seed if options.seed is None else options.seed,
     )
-    if len(options.prompts) == 1:
-        print(options.prompts[0], end="", flush=True)
-        for piece in generate_text(model, encoding, options.prompts[0], sampling):
-            print(piece, end="", flush=True)
-        print()
-    else:
-        texts = generate_texts(model, encoding, options.prompts, sampling)
-        print("\n\n".join(prompt + text for prompt, text in zip(options.prompts, texts, strict=True)))
+    with told_if_out_of_memory(
+        "give fewer prompts at a time, or compute elsewhere: CUDA_VISIBLE_DEVICES='' takes the processor"
+    ):
+        model, encoding = load_model(resolve_model(options.model, params.register_.name), default_device())
+        if len(options.prompts) == 1:
+            print(options.prompts[0], end="", flush=True)
+            for piece in generate_text(model, encoding, options.prompts[0], sampling):
+                print(piece, end="", flush=True)
+            print()
+        else:
+            texts = generate_texts(model, encoding, options.prompts, sampling)
+            print("\n\n".join(prompt + text for prompt, text in zip(options.prompts, texts, strict=True)))
     return 0
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from gpt.errors import UserError
 from gpt.files import atomic_folder, read_json, write_json
+from gpt.memory import is_out_of_memory
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.tokens.tokenizer import load_tokenizer
 
@@ -43,6 +44,8 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[GPTMod
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"{folder / 'config.json'}: not a GPTModel's configuration ({error}); {hint}") from None
     except (SafetensorError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{folder / 'model.safetensors'}: damaged or not of this config.json ({reason}); {hint}"

@@ -114,14 +114,20 @@ def test_what_dvc_itself_refuses_is_told_in_its_words(folder: Path) -> None:
 
 def test_stage_that_is_killed_without_a_word_says_by_what(folder: Path) -> None:
     (folder / "fetch.sh").write_text("kill -9 $$")
-    assert run_once("fetch").message == "fetch: failed (ended by signal 9)"
+    assert run_once("fetch").message == "fetch: failed (ended by signal 9, as the kernel does when memory is short)"
 
 
 @pytest.mark.parametrize("report", ["Killed", "bash: line 1:  4711 Killed                  sh fetch.sh"])
 def test_a_shells_own_report_of_a_signal_is_not_the_stages_words(report: str) -> None:
     ended = "ERROR: failed to reproduce 'fetch': failed to run: sh fetch.sh, exited with 137"
-    assert str(explain("fetch", 1, [report, ended])) == "fetch: failed (ended by signal 9)"
-    assert str(explain("fetch", 1, ["half done", report, ended])) == "fetch: half done (ended by signal 9)"
+    assert (
+        str(explain("fetch", 1, [report, ended]))
+        == "fetch: failed (ended by signal 9, as the kernel does when memory is short)"
+    )
+    assert (
+        str(explain("fetch", 1, ["half done", report, ended]))
+        == "fetch: half done (ended by signal 9, as the kernel does when memory is short)"
+    )
 
 
 def test_artifacts_that_cannot_be_made_fail_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -154,7 +154,7 @@ def read_parquet(path: Path, settings: Read, limit: int, span: Span | None = Non
                         record = record._replace(values=_plain(record.values))
                     yield record
     except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno:  # the disk, not the file
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):  # this machine, not the file
             raise
         raise _parquet_fault(path, error) from None
 

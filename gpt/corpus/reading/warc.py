@@ -62,7 +62,7 @@ def _next(archive: Any) -> Any:
     """Return the next record, or None; what warcio makes of a damaged header is a `Fault`."""
     try:
         return next(archive, None)
-    except (Fault, OSError):
+    except (Fault, OSError, MemoryError):
         raise
     except Exception as error:  # each damage another: ArchiveLoadFailed, AttributeError, EOFError, …
         raise Fault("corrupt", f"no WARC record follows ({' '.join(str(error).split())})") from None
@@ -116,6 +116,8 @@ def _visible_text(html: str, number: int) -> str:
     # Not in a process with a time limit, as datatrove runs it: what comes out must not depend on the machine's speed.
     try:
         return _extractor().extract(html) or ""
+    except MemoryError:  # this machine's fault, not the page's
+        raise
     except Exception as error:  # lxml and trafilatura document none
         raise Fault("html", f"its HTML cannot be read ({type(error).__name__}: {error})", number) from None
 

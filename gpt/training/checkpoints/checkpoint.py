@@ -6,6 +6,7 @@ Reading verifies every byte; a damaged one is skipped with a warning and the one
 else JSON: torch.distributed.checkpoint would put a pickle beside them, and what is unpickled can run code.
 """
 
+import errno
 import fcntl
 import json
 import logging
@@ -173,6 +174,8 @@ def find_damage(path: Path) -> str | None:
             if sha256_file(file) != expected["sha256"]:
                 return f"{name} has another SHA-256 than its manifest"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+            raise  # this process has had enough; the checkpoint is as good as it was
         return f"{_MANIFEST} cannot be read: {error}"
     return None if {"model.safetensors", "optimizer.safetensors", _STATE} <= manifest.keys() else "incomplete manifest"
 
