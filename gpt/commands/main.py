@@ -23,7 +23,9 @@ _USERS_OS_ERRORS = {
     errno.ENAMETOOLONG, errno.EFBIG,
 }  # fmt: skip
 # For commands that have no better: their needs follow from the model and the data.
-_MEMORY_ADVICE = "close other programs (nvidia-smi shows those on a GPU), or compute elsewhere: CUDA_VISIBLE_DEVICES='' takes the processor"
+_MEMORY_ADVICE = (
+    "close other programs, or compute elsewhere (CUDA_VISIBLE_DEVICES='' takes the processor instead of a GPU)"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,10 +1,11 @@
-"""Token shards, memory-mapped, and the reader that makes one stream of them.
+"""Token shards, memory-mapped as they are read, and the reader that makes one stream of them.
 
 A split is `<split>_<number>.bin` files of little-endian integers; `index.json` says everything else about them.
 Every document ends with <|endoftext|>, which no text encodes to, so document boundaries need no table.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from gpt.corpus.splits import SPLITS
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_json, verify_file
+from gpt.limits import open_files
 
 _HINT = "run `gpt tokenize` again"
 
@@ -34,24 +36,26 @@ class TokenReader:
         self.end_of_text: int = index["end_of_text"]
         self.vocab_size: int = index["vocab_size"]
         dtype = np.dtype(index["dtype"])
-        self._shards: list[np.ndarray] = []
+        self._paths: list[Path] = []
         for shard in entry["shards"]:
             path = folder / shard["file"]
             size = path.stat().st_size if path.exists() else -1
             if size != shard["tokens"] * dtype.itemsize:
                 found = "missing" if size < 0 else f"{size} bytes long, not {shard['tokens'] * dtype.itemsize}"
                 raise UserError(f"{path}: {found}; {_HINT}")
-            self._shards.append(np.memmap(path, dtype=dtype, mode="r"))
-        self._ends = np.cumsum([len(shard) for shard in self._shards])
+            self._paths.append(path)
+        self._ends = np.cumsum([shard["tokens"] for shard in entry["shards"]])
+        # A map keeps its file open, and data may have more shards than a process may have open files. Training reads two splits.
+        self._map = lru_cache(max(1, open_files() // 4))(partial(np.memmap, dtype=dtype, mode="r"))
 
     def read(self, start: int, length: int) -> np.ndarray:
         """Return tokens [start, start + length) as int64 of shape (length,), across shards where need be."""
         assert 0 <= start and start + length <= self.tokens, "the caller stays inside the split"
         pieces = []
         first = int(np.searchsorted(self._ends, start, side="right"))
-        for number in range(first, len(self._shards)):
+        for number in range(first, len(self._paths)):
             offset = start - (int(self._ends[number - 1]) if number else 0)
-            piece = self._shards[number][offset : offset + length]
+            piece = self._map(self._paths[number])[offset : offset + length]
             pieces.append(piece)
             start, length = start + len(piece), length - len(piece)
             if not length:
@@ -61,7 +65,8 @@ class TokenReader:
     def document_spans(self) -> Iterator[tuple[int, int]]:
         """Yield (start, end) of each document, its <|endoftext|> included."""
         start = 0
-        for shard, end in zip(self._shards, self._ends, strict=True):
+        for path, end in zip(self._paths, self._ends, strict=True):
+            shard = self._map(path)
             base = int(end) - len(shard)
             for position in np.flatnonzero(shard == self.end_of_text):
                 yield start, base + int(position) + 1

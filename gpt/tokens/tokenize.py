@@ -12,7 +12,6 @@ import os
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from gpt.corpus.arrays import read_between
 from gpt.corpus.documents import describe_documents
 from gpt.corpus.splits import SPLITS
 from gpt.errors import UserError
-from gpt.files import atomic_folder, sha256_json, write_json
+from gpt.files import atomic_folder, sha256_file, sha256_json, write_json
 from gpt.params.engine import Engine
 from gpt.params.tokens import Tokenize
 from gpt.params.types import flatten
@@ -192,26 +191,37 @@ class _Shuffle(WritingStep):
         entries = self._read(ranks, first, last)
         # Positions in the split's stream at which the documents of these buckets end.
         lasts = (int(ends[first - 1]) if first else 0) + np.cumsum(entries["tokens"], dtype=np.int64)
-        digest, size = hashlib.sha256(), self._dtype.itemsize
-        name = f"{split}_{number:05d}"
-        with ExitStack() as stack:
-            shard = stack.enter_context(self.new_file(self._output / f"{name}.bin").open("wb"))
-            # Read, not mapped: a map of all tokens, in an order of chance, would count as this process's memory.
-            files = [stack.enter_context((self._encoded / f"{of:05d}.tokens").open("rb", buffering=0)) for of in ranks]
-            for place in range(int(np.searchsorted(lasts, begin, "right")), len(entries)):
-                after = int(lasts[place])
-                before = after - int(entries["tokens"][place])
-                if before >= end:
-                    break
-                start, stop = max(before, begin), min(after, end)
-                offset = int(entries["start"][place]) + start - before
-                piece = os.pread(files[entries["file"][place]].fileno(), (stop - start) * size, offset * size)
-                assert len(piece) == (stop - start) * size, "the file is as its entries say"
-                shard.write(piece)
-                digest.update(piece)
-        report = {"file": f"{name}.bin", "tokens": end - begin, "sha256": digest.hexdigest()}
+        inside = slice(int(np.searchsorted(lasts, begin, "right")), int(np.searchsorted(lasts, end, "left")) + 1)
+        path = self.new_file(self._output / f"{split}_{number:05d}.bin")
+        self._write(path, ranks, entries[inside], lasts[inside], begin, end)
+        report = {"file": path.name, "tokens": end - begin, "sha256": sha256_file(path)}
         self.write_report(self._output, rank, report)
         yield from ()
+
+    def _write(
+        self, path: Path, ranks: list[int], entries: np.ndarray, lasts: np.ndarray, begin: int, end: int
+    ) -> None:
+        """Write positions [begin, end) of the split's stream, in which the documents of `entries` end at `lasts`.
+
+        One file of encoded documents after the other, each forwards: there may be more of them than a process may have open,
+        and on a shared filesystem opening them over and over takes longer than reading.
+        """
+        size, tokens = self._dtype.itemsize, entries["tokens"].astype(np.int64)
+        starts = np.maximum(lasts - tokens, begin)
+        lengths = np.minimum(lasts, end) - starts
+        offsets = entries["start"].astype(np.int64) + starts - (lasts - tokens)
+        order = np.lexsort((offsets, entries["file"]))
+        with path.open("wb") as shard:
+            for group in np.split(order, np.flatnonzero(np.diff(entries["file"][order])) + 1):
+                of = ranks[entries["file"][group[0]]]
+                # Read, not mapped: a map of all tokens, in an order of chance, would count as this process's memory.
+                with (self._encoded / f"{of:05d}.tokens").open("rb", buffering=0) as file:
+                    for place in group:
+                        length = int(lengths[place]) * size
+                        piece = os.pread(file.fileno(), length, int(offsets[place]) * size)
+                        assert len(piece) == length, "the file is as its entries say"
+                        shard.seek(int(starts[place] - begin) * size)
+                        shard.write(piece)
 
     def _read(self, ranks: list[int], first: int, last: int) -> np.ndarray:
         """Return the entries of buckets first to last in their global order, each with the number of its file."""

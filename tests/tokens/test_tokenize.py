@@ -1,7 +1,10 @@
 import json
+import os
+import resource
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,6 +109,35 @@ def test_reading_across_shards_is_reading_their_concatenation(
     assert [encoding.decode(reader.read(a, b - a).tolist()[:-1]) for a, b in spans] == in_order(BY_SPLIT, "train")
     assert all(reader.read(b - 1, 1) == encoding.eot_token for _, b in spans)
     verify_shards(output)
+
+
+@contextmanager
+def few_open_files(more: int) -> Iterator[None]:
+    """This process may open so many files at a time besides those that it has open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    newest = os.open(os.devnull, os.O_RDONLY)  # numbers below it may be free, those above are
+    free = sum(not Path(f"/dev/fd/{number}").exists() for number in range(newest))
+    os.close(newest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (newest + max(0, more - free), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_there_may_be_more_shards_and_files_of_documents_than_open_files(made: Path, tmp_path: Path) -> None:
+    write_documents(tmp_path / "documents", BY_SPLIT, files=30)
+    shutil.copytree(made / "tokenizer", tmp_path / "tokenizer")
+    output = tmp_path / "tokens"
+    with few_open_files(16):
+        index = write_shards(tmp_path, output, shard_tokens=10)
+        assert len(index["splits"]["train"]["shards"]) > 30
+        verify_shards(output)
+        reader, expected = TokenReader(output, "train"), encoded(made, "train")
+        assert reader.read(0, len(expected)).tolist() == expected
+        backwards = [reader.read(start, 1).item() for start in reversed(range(len(expected)))]
+        assert backwards == expected[::-1]
+        assert len(list(reader.document_spans())) == len(BY_SPLIT["train"])
 
 
 def test_shards_are_full_but_the_last(made: Path, tmp_path: Path) -> None:
