@@ -56,11 +56,11 @@ class TokenReader:
         for number in range(first, len(self._paths)):
             offset = start - (int(self._ends[number - 1]) if number else 0)
             piece = self._map(self._paths[number])[offset : offset + length]
-            pieces.append(piece)
+            pieces.append(piece.astype(np.int64))  # a copy: what looks into a map would keep its file open
             start, length = start + len(piece), length - len(piece)
             if not length:
                 break
-        return np.concatenate(pieces).astype(np.int64) if pieces else np.empty(0, dtype=np.int64)
+        return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
 
     def document_spans(self) -> Iterator[tuple[int, int]]:
         """Yield (start, end) of each document, its <|endoftext|> included."""
