@@ -6,6 +6,7 @@ version 1 or 2), a shell limits open files (ulimit). What ignores them starts a 
 
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -78,8 +79,9 @@ def memory_kills(process: Path = PROCESS) -> int:
 
 
 def open_files() -> int:
-    """Return how many files this process may have open at a time (`ulimit -n`)."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    """Return how many files this process may have open at a time (`ulimit -n`); very many where there is no limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def control_groups(controller: str, process: Path = PROCESS) -> Iterator[Path]:

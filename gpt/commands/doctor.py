@@ -26,6 +26,7 @@ def examine() -> int:
         *machine.machine(),
         *machine.accelerators(),
         *project.repository(),
+        *project.places(),
         *servers.servers(),
         *project.settings(),
     ]

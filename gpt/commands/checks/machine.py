@@ -1,40 +1,95 @@
-"""Cores, memory, disk, GPUs, and how each precision is computed here."""
+"""Cores, memory, open files, temporary files, GPUs, and how each precision is computed here."""
 
 import os
+import resource
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt.commands.checks.finding import Finding
+from gpt.limits import cpu_quota, open_files, pinned_cores, usable_cores, usable_memory
+from gpt.memory import in_units
 
 if TYPE_CHECKING:
     import torch
 
+_DEFAULT_RUN_BYTES = 2 * 2**30
+_FEW_FILES = 256
+_NCCL_BYTES = 512 * 2**20
+
 
 def machine() -> Iterator[Finding]:
+    yield "ok", "processor", _cores()
+    yield _memory()
+    yield from _open_files()
+    yield _temporary_folder()
+
+
+def _cores() -> str:
+    there, cores, pinned, quota = os.cpu_count() or 1, usable_cores(), len(pinned_cores()), cpu_quota()
+    why = [f"pinned to {pinned}"] if pinned < there else []
+    why += [f"a control group allows the time of {quota:g}"] if quota is not None and quota < pinned else []
+    return f"{cores} of {there} cores may be used: {', '.join(why)}" if why else f"{there} cores"
+
+
+def _memory() -> Finding:
     import psutil
 
-    memory = psutil.virtual_memory()
-    yield "ok", "processor", f"{os.cpu_count()} cores"
-    low = memory.available < 2 * 2**30
-    advice = "; the default run takes 2 GiB: close something" if low else ""
-    yield (
-        ("missing" if low else "ok"),
-        "memory",
-        f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free{advice}",
-    )
-    disk = shutil.disk_usage(Path.cwd())
-    low = disk.free < 2 * 2**30
-    advice = "; checkpoints and the DVC cache need room: free some" if low else ""
-    yield ("missing" if low else "ok"), "disk", f"{disk.free / 2**30:.1f} GiB free here{advice}"
+    memory, there = usable_memory(), psutil.virtual_memory().total
+    low = memory.available < _DEFAULT_RUN_BYTES
+    said = f"{in_units(memory.available)} of {in_units(memory.total)} free"
+    if memory.total < there:
+        said += f"; a control group allows no more of the machine's {in_units(there)}"
+    for name, kind in (("-v", resource.RLIMIT_AS), ("-d", resource.RLIMIT_DATA)):
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY:
+            low |= limit < _DEFAULT_RUN_BYTES
+            said += f"; `ulimit {name}` allows a process {in_units(limit)}"
+    return ("missing" if low else "ok"), "memory", said + ("; the default run takes 2 GiB" if low else "")
+
+
+def _open_files() -> Iterator[Finding]:
+    allowed = open_files()
+    if allowed < _FEW_FILES:
+        yield (
+            "note",
+            "open files",
+            f"at most {allowed}: many workers at a time may need more; `ulimit -n 4096` raises it",
+        )
+
+
+def _temporary_folder() -> Finding:
+    """Where temporary files go: found out as Python itself does, by writing one and removing it."""
+    named = next(((name, os.environ[name]) for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)), None)
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:
+        return "missing", "temporary", "no folder for temporary files can be written; set TMPDIR to one that can"
+    if named and Path(folder) != Path(named[1]).absolute():
+        return "note", "temporary", f"{named[0]} = {named[1]} cannot be written; {folder} is used"
+    return "ok", "temporary", folder
+
+
+def shared_memory(processes: int, folder: Path = Path("/dev/shm")) -> Iterator[Finding]:
+    """Whether processes on several GPUs can pass data to each other through shared memory, of which containers give little."""
+    if processes > 1 and folder.is_dir() and (size := shutil.disk_usage(folder).total) < _NCCL_BYTES:
+        advice = "`docker run --shm-size 1g`, or --ipc=host, gives it"
+        yield (
+            "missing",
+            "shared memory",
+            f"{folder} has {in_units(size)}: NCCL between {processes} GPUs needs more; {advice}",
+        )
 
 
 def accelerators() -> Iterator[Finding]:
     import torch
 
+    from gpt.processes.cores import bound_threads
     from gpt.training.compilation import missing_for_compile
 
+    bound_threads()  # as training does
     yield "ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads"
     gpus = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
     for device in gpus:
@@ -42,6 +97,7 @@ def accelerators() -> Iterator[Finding]:
         yield "ok", f"GPU {device.index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     if not gpus:
         yield "note", "GPU", "none: training runs on the processor"
+    yield from shared_memory(len(gpus))
     device = gpus[0] if gpus else torch.device("cpu")
     yield from _precisions(device)
     if not gpus:
@@ -75,7 +131,7 @@ def _threads() -> Iterator[Finding]:
     """Whether threads help or wait for each other, now."""
     import torch
 
-    from gpt.processes.cores import cores_of_others, read_cpu_times, threads_gain, threads_wait, usable_cores
+    from gpt.processes.cores import cores_of_others, read_cpu_times, threads_gain, threads_wait
 
     threads, cores, before = torch.get_num_threads(), usable_cores(), read_cpu_times()
     gain = threads_gain() if threads > 1 else 1.0

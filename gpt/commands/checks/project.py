@@ -8,6 +8,28 @@ from pathlib import Path
 from gpt import git
 from gpt.commands.checks.finding import Finding
 from gpt.errors import UserError
+from gpt.memory import in_units
+
+# The project's folder, and those below it that stages, runs, DVC and MLflow write to.
+_WRITTEN = tuple(
+    map(
+        Path,
+        (
+            ".",
+            "data",
+            "models",
+            "metrics",
+            "plots",
+            "reports",
+            "checkpoints",
+            "spool",
+            "mlartifacts",
+            ".dvc",
+            ".dvc/cache",
+        ),
+    )
+)
+_LEAST_FREE_BYTES = 2 * 2**30
 
 
 def repository() -> Iterator[Finding]:
@@ -54,6 +76,23 @@ def _code() -> Iterator[Finding]:
             yield "missing", "repository", f"{error}; without git, `{git.WITHOUT}` lets DVC run"
     except UserError as error:
         yield "missing", "repository", str(error)
+
+
+def places() -> Iterator[Finding]:
+    """Whether what stages and runs write finds a place: folders that can be written, on disks with room."""
+    there = [path for path in _WRITTEN if path.exists()]
+    if closed := [path for path in there if not os.access(path, os.W_OK | os.X_OK)]:
+        names = ", ".join(str(path) if path != Path() else f"{path.absolute()}" for path in closed)
+        yield "missing", "folders", f"cannot be written: {names}; allow it (chmod, chown), or mount it writable"
+    disks: dict[int, list[Path]] = {}
+    for path in there:
+        disks.setdefault(path.stat().st_dev, []).append(path)
+    for paths_of_disk in disks.values():
+        free = shutil.disk_usage(paths_of_disk[0]).free
+        where = "here" if Path() in paths_of_disk else "for " + ", ".join(map(str, paths_of_disk))
+        low = free < _LEAST_FREE_BYTES
+        advice = "; checkpoints and the DVC cache need room: free some" if low else ""
+        yield ("missing" if low else "ok"), "disk", f"{in_units(free)} free {where}{advice}"
 
 
 def settings() -> Iterator[Finding]:
