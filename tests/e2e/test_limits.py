@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -27,12 +28,16 @@ def write_texts(folder: Path) -> None:
 
 
 def run(
-    folder: Path, *commands: str, before: Callable[[], object] = lambda: None
+    folder: Path, *commands: str, before: Callable[[], object] = lambda: None, under: tuple[str, ...] = ()
 ) -> "subprocess.CompletedProcess[str]":
-    """Run commands of gpt in one process."""
-    code = "import sys; from gpt.commands.main import main\nfor name in sys.argv[1:]:\n    main(name.split()) and sys.exit(name)"
+    """Run commands of gpt in one process, also those after one that fails; the highest exit code is the process's."""
+    code = """
+import sys
+from gpt.commands.main import main
+sys.exit(max([main(command.split()) for command in sys.argv[1:]]))
+"""
     return subprocess.run(
-        [sys.executable, "-c", code, *commands],
+        [*under, sys.executable, "-c", code, *commands],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         preexec_fn=before,
@@ -54,3 +59,74 @@ def test_data_may_have_more_shards_than_a_process_may_have_open_files(tmp_path: 
     assert done.returncode == 0, done.stderr
     index = read_json(tmp_path / paths.TOKENS / "index.json", "")
     assert len(index["splits"]["train"]["shards"]) > OPEN_FILES
+
+
+def state(folder: Path) -> dict[str, float]:
+    return {str(path): path.stat().st_mtime for path in folder.rglob("*")}
+
+
+def test_in_a_project_that_is_read_only_each_command_works_or_says_so(
+    trained_project: Path, copy_project: Callable[..., Path]
+) -> None:
+    folder = copy_project(trained_project)
+    before = state(folder)
+    reading, writing = (
+        ("generate to --max-new-tokens 2", "tokens show", "checkpoints"),
+        ("prepare", "tokenize", "evaluate"),
+    )
+    if os.geteuid():
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        under: tuple[str, ...] = ()
+    else:  # root may write where nobody else may, but not to a file system that is read-only
+        mount = (
+            f'mount --bind "{folder}" "{folder}" && mount -o remount,ro,bind "{folder}" && cd "{folder}" && exec "$@"'
+        )
+        under = ("unshare", "--mount", "sh", "-c", mount, "sh")
+        if subprocess.run([*under, "true"], cwd=folder, capture_output=True, check=False).returncode:
+            pytest.skip("a read-only file system cannot be made here")
+    done = run(folder, *reading, under=under)
+    assert done.returncode == 0, done.stderr
+    done = run(folder, *writing, under=under)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == len(writing)
+    for line in done.stderr.splitlines():
+        assert re.fullmatch(
+            r"error: .*: (Read-only file system|Permission denied); make it writable, or make room", line
+        )
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755)
+    assert state(folder) == before
+
+
+def test_without_a_temporary_folder_it_is_said_where_one_was_looked_for(
+    trained_project: Path, copy_project: Callable[..., Path]
+) -> None:
+    folder = copy_project(trained_project, launch={"num_processes": 2, "micro_batch_size": 4})
+    done = run(folder, "pretrain", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: no temporary folder can be written (")
+    assert f"{folder}); set TMPDIR to one that can" in done.stderr
+
+
+def test_too_few_open_files_are_told_with_what_raises_them(
+    trained_project: Path, copy_project: Callable[..., Path]
+) -> None:
+    folder = copy_project(trained_project)
+    code = """
+import resource, sys
+from gpt.commands.main import main
+from gpt.corpus import prepare
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+sys.exit(main(["prepare"]))"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: too many open files: this process may have 3; `ulimit -n 4096` raises that\n"
