@@ -76,7 +76,13 @@ class Tasks:
         for error in sorted((logs / "errors").glob("*")):
             raise UserError(error.read_text(encoding="utf-8", errors="surrogateescape"))
         if left := executor.get_incomplete_ranks(skip_completed=True):
-            raise RuntimeError(f"{len(left)} of {tasks} tasks ended before they were done; see {logs}/logs")
+            lost = f"{len(left)} of {tasks} tasks ended before they were done"
+            if self._engine.kind != "slurm":
+                raise RuntimeError(f"{lost}; see {logs}/logs")
+            raise UserError(
+                f"{lost}: jobs that need more memory or time than Slurm gives are killed, which `sacct` and {logs} tell;"
+                " raise prepare.engine.slurm_time or prepare.shards, and run it again: what is done already is kept"
+            )
 
     def _executor(self, pipeline: list[Any], tasks: int, logs: Path) -> PipelineExecutor:
         workers = min(self._workers, tasks)
@@ -124,8 +130,10 @@ class _Marking:
         super().mark_rank_as_completed(rank)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
+        # Slurm gives each task a memory of its own: fewer at a time would change nothing.
+        beside = 1 if isinstance(self, SlurmPipelineExecutor) else self.workers  # pyright: ignore[reportAttributeAccessIssue]
         try:
-            with told_if_out_of_memory(_memory_advice(self.workers)):  # pyright: ignore[reportAttributeAccessIssue]
+            with told_if_out_of_memory(_memory_advice(beside)):
                 return super()._run_for_rank(rank, local_rank, node_rank)  # pyright: ignore[reportAttributeAccessIssue]
         except UserError as error:
             folder = Path(self.logging_dir.path, "errors")  # pyright: ignore[reportAttributeAccessIssue]
@@ -184,7 +192,7 @@ def _death_of(codes: Sequence[int], by_kernel: bool, workers: int) -> Exception:
 
 
 def _memory_advice(workers: int) -> str:
-    """Say what makes tasks take less memory, all that run at a time (-1: as many as Slurm likes) or one of them."""
+    """Say what makes tasks take less memory: all that work at a time, or if that is one already, this one."""
     fewer = f"lower prepare.engine.workers ({workers} work at a time)"
     smaller = "raise prepare.shards, so that each task has less to do, or use machines with more memory"
     return f"params.yaml: {fewer}" if workers > 1 else f"params.yaml: {smaller}"

@@ -251,3 +251,7 @@ def test_slurm_jobs_are_waited_for_and_their_errors_told(
         assert ran(notes) == {"0": ["1 of 2"], "1": ["1 of 2"]}
         with pytest.raises(UserError, match="file 0: cannot be read"):
             tasks.run("b", 1, Note(notes, {0: "user error"}))
+        with pytest.raises(UserError, match="1 of 3 tasks ended before they were done: jobs that need more memory or"):
+            tasks.run("c", 3, Note(notes, {1: "killed"}))
+        with pytest.raises(UserError, match=r"out of memory, of which .*: raise prepare\.shards"):
+            tasks.run("d", 2, Note(notes, {1: "memory"}))
