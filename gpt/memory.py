@@ -8,8 +8,9 @@ import errno
 import re
 import signal
 import time
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from gpt.errors import UserError
 from gpt.limits import memory_kills, usable_memory
@@ -35,6 +36,7 @@ def told_if_out_of_memory(advice: str) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
+        traceback.clear_frames(error.__traceback__)  # what they hold: saying it takes some memory too
         raise UserError(f"{describe_want(error)}; {advice}") from None
 
 
@@ -44,6 +46,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
+    if isinstance(error, ImportError):  # of a library's code; "Operation not permitted" is a file system without exec
+        return "failed to map segment" in str(error) and "not permitted" not in str(error)
     if type(error).__name__ == "OutOfMemoryError":  # torch's, of GPUs, and Ray's
         return True
     return isinstance(error, RuntimeError) and _SIGNS.search(str(error)) is not None
@@ -55,7 +59,9 @@ def describe_want(error: BaseException) -> str:
     if _GPU.search(message):
         where = "out of GPU memory"
     else:
-        where = f"out of memory, of which this process may use {in_units(usable_memory().total)}"
+        where = "out of memory"
+        with suppress(MemoryError, OSError):  # there may be too little even to find that out
+            where += f", of which this process may use {in_units(usable_memory().total)}"
     if asked := _ASKED.search(message):
         size = in_units(int(asked[1])) if asked[2] == "bytes" else f"{asked[1]} {asked[2]}"
         return f"{where} ({size} more were asked for)"

@@ -74,6 +74,7 @@ GPU = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capaci
         (RuntimeError("data. DefaultCPUAllocator: not enough memory: you tried to allocate 2048 bytes."), "(2.0 KiB"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory, of which"),
         (MemoryError(), "out of memory, of which"),
+        (ImportError("/lib/a.so: failed to map segment from shared object"), "out of memory, of which"),
     ],
 )  # fmt: skip
 def test_each_ways_of_saying_it_is_known(error: Exception, told: str) -> None:
@@ -91,6 +92,8 @@ def test_each_ways_of_saying_it_is_known(error: Exception, told: str) -> None:
         RuntimeError("CUDA error: device-side assert triggered"),
         OSError(errno.ENOSPC, "No space left on device"),
         ValueError("out of memory"),
+        ImportError("/tmp/a.so: failed to map segment from shared object: Operation not permitted"),
+        ImportError("No module named 'a'"),
         KeyError("memory"),
     ],
 )
