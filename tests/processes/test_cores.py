@@ -72,3 +72,18 @@ def test_measuring_threads_leaves_their_number_as_it_was() -> None:
     before = torch.get_num_threads()
     assert threads_gain() > 0
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("variable", "expected"), [(None, 2), ("3", 3)])
+def test_torch_has_no_more_threads_than_a_control_group_gives_time_unless_one_says_so(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, expected: int
+) -> None:
+    monkeypatch.setattr(cores, "usable_cores", lambda: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", variable) if variable else monkeypatch.delenv("OMP_NUM_THREADS")
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        cores.bound_threads()
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
