@@ -26,6 +26,8 @@ _NEUTRAL = {
     "errors.py": "says what is wrong",
     "files.py": "writes and hashes bytes that others made; tests pin the form of JSON and of hashes",
     "paths.py": "says where files lie",
+    "secrets.py": "hides what nobody may see",
+    "scanner.py": "refuses files, and changes none",
     "params": "settings count by their values",
     "processes/cores.py": "as machine.py",
     "processes/launch.py": "which processes there are",
