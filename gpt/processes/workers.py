@@ -37,6 +37,7 @@ from gpt.errors import Interrupted, UserError
 from gpt.params.launch import Launch
 from gpt.processes.launch import RENDEZVOUS
 from gpt.processes.owner import OWNER
+from gpt.secrets import redact
 
 # From a signal to SIGKILL: to agree on it, and to save.
 _SHUTDOWN_SECONDS = 30
@@ -155,7 +156,7 @@ class _Agent(LocalElasticAgent):
         result = replace(result, failures=causes or result.failures)
         rank, failure = _first_failure(result.failures)
         if Path(failure.error_file).is_file():
-            print(_read_record(Path(failure.error_file)).traceback, file=sys.stderr, flush=True)
+            print(redact(_read_record(Path(failure.error_file)).traceback), file=sys.stderr, flush=True)
         if self._remaining_restarts:
             restart = worker_group.spec.max_restarts - self._remaining_restarts + 1
             logger.warning(
