@@ -36,6 +36,7 @@ _NEUTRAL = {
     "processes/signals.py": "when training stops, not what it computes",
     "processes/workers.py": "starts processes",
     "processes/owner.py": "ends processes",
+    "sources/credentials.py": "who asks, not what comes",
     "tasks/executors.py": "where tasks run; tests compare the bytes",
     "tasks/steps.py": "when files are on the disk",
     "tasks/work.py": "what is done already",

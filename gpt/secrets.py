@@ -99,6 +99,9 @@ _SECRET_WORDS = re.compile(
     r"(?:^|_)(?:APIKEY|AUTH|CREDENTIALS?|KEY|PASS|PASSPHRASE|PASSWD|PASSWORD|PAT|SECRETS?|TOKEN)(?:_|$)"
     r"|PASSWORD|CONNECTION_STRING"
 )
+# Variables that hold an address, perhaps one without its scheme: `user:password@proxy:3128`.
+_ADDRESS_WORDS = re.compile(r"(?:^|_)(?:DSN|HOST|PROXY|REMOTE|SERVER|URI|URL)$")
+_BARE_PASSWORD = re.compile(r"(?P<user>[^\s:/@]+):(?P<secret>\S+)(?=@[^\s@]+$)")
 _SHORTEST = 6  # characters; a shorter value is hidden in its URI, but not wherever its letters stand
 
 
@@ -196,6 +199,8 @@ def _secrets_of(name: str, text: str) -> tuple[str, ...]:
     for match in filter(None, (_WHOLE_URI_PASSWORD.match(text), *URI_PASSWORD.finditer(text))):
         if match["secret"] != match["user"]:
             found += [match["secret"], unquote(match["secret"])]
+    if _ADDRESS_WORDS.search(name.upper()) and "://" not in text and (bare := _BARE_PASSWORD.match(text)):
+        found.append(bare["secret"])
     # `?token=…` of an address, headers and options in JSON, `password=…` of a connection string.
     for rule in (URI_TOKEN, QUERY, HEADER, BEARER, *ASSIGNMENTS):
         found += [match["secret"] for match in rule.finditer(text) if not re.search(r"[()\[\]{}<>$]", match["secret"])]

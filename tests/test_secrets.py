@@ -160,6 +160,8 @@ def test_the_files_of_this_project_stay_as_they_are(file: str) -> None:
         ("MLFLOW_TRACKING_URI", "postgresql://u:p%40ss%2Fw@h/db", "p@ss/w"),
         ("MLFLOW_TRACKING_URI", "postgresql://u:un'quoted9@h/db", "un'quoted9"),
         ("HTTPS_PROXY", "http://me:pr0xy-pass@proxy:3128", "pr0xy-pass"),
+        ("https_proxy", "me:pr0xy-pass@proxy:3128", "pr0xy-pass"),
+        ("MLFLOW_TRACKING_URI", "mlflow:pa55@word@host:5000", "pa55@word"),
         ("FSSPEC_HTTPS", '{"headers": {"Authorization": "Bearer b34r3r-value"}}', "b34r3r-value"),
         ("DSN", "host=h password=dsn-pa55 dbname=d", "dsn-pa55"),
     ],
