@@ -27,7 +27,7 @@ ALLOWED = ("gitleaks:allow", "pragma: allowlist secret")
 
 # What stands in a password's place in documentation, templates, code and tests.
 _EXAMPLE = re.compile(
-    r"[*x.…]+|.*[{}\[\]()<>$\\|^`…].*|.*%[sdr].*"
+    r"x-oauth-basic|[*x.…]+|.*[{}\[\]()<>$\\|^`…].*|.*%[sdr].*"
     r"|(?:my|your|the|a|some)?[_-]?(?:pass|passwd|password|pwd|pw|p|secret|token|key|hidden|redacted|test|user)[0-9]{0,3}"
     r"|.*(?:example|xxxx|1234567|abcdef|your|dummy|changeme|fake).*",
     re.IGNORECASE,
@@ -143,7 +143,8 @@ def _is_literal(found: re.Match[str], settings: bool) -> bool:
     value = found["secret"]
     if settings:
         return value != HIDDEN and not re.fullmatch(r"\$\{?\w+\}?|<[^<>]*>", value)
-    return not _is_example(value) and value != found.groupdict().get("user")
+    user = found.groupdict().get("user") or ""
+    return len(value) >= 4 and not _is_example(value) and value != user and not re.search(r"[^\w.%+~\-]", user)
 
 
 def _looks_random(value: str, shortest: int) -> bool:

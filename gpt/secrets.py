@@ -67,7 +67,7 @@ ENCODED_URI_PASSWORD = re.compile(
 )
 QUERY = re.compile(
     rf"(?:[?&]|%(?:25)*(?:3F|26))[\w.\-]{{0,40}}?(?P<name>{_IN_QUERY})(?:=|%(?:25)*3D)"
-    r"(?P<secret>(?:(?!%(?:25)*26)[^\s&\"'<>#])+)",
+    r"(?P<secret>(?:(?!%(?:25)*26)[^\s&\"'<>#])+?)(?=[;,.)\]}]{0,3}(?:[\s&\"'<>#]|%(?:25)*26|$))",
     re.IGNORECASE,
 )
 HEADER = re.compile(
