@@ -29,7 +29,7 @@ TOKENS = {
     "Slack": "xoxb-" + "123456789012-aB3dE5gH7j",
     "Prefect": "pnu_" + "aB3dE5gH7j" * 4,
     "Databricks": "dapi" + "0a1b2c3d" * 4,
-    "JSON web token": "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0NSJ9." + "c2lnbmF0dXJlLW9mLWl0",
+    "JSON web token": "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0NSJ9." + "c2lnbmF0dXJlLW9mLWl0",  # gitleaks:allow
     "private key": "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEpAIBAAKCAQEA\nq83\n-----END RSA " + "PRIVATE KEY-----",
 }
 SCHEMES = ["postgresql", "postgresql+psycopg2", "mysql+pymysql", "redis", "https", "ssh", "amqp", "mongodb+srv"]
@@ -102,7 +102,7 @@ def test_tokens_of_known_forms_are_hidden(token: str, message: str) -> None:
         ("Proxy-Authorization: Digest username=a, response=b", "Proxy-Authorization: Digest ***"),
         ("got Bearer abcdef123456 instead", "got Bearer *** instead"),
         ("https://b.s3.host/k?X-Amz-Credential=A%2Fb&X-Amz-Signature=0f&v=1", "https://b.s3.host/k?X-Amz-Credential=***&X-Amz-Signature=***&v=1"),
-        ("https://a.blob.host/c?sv=1&sig=a%2Bb%3D", "https://a.blob.host/c?sv=1&sig=***"),
+        ("https://a.blob.host/c?sv=1&sig=a%2Bb%3D", "https://a.blob.host/c?sv=1&sig=***"),  # gitleaks:allow
         ("sqlite:////tmp/m.db?timeout=5&token=x", "sqlite:////tmp/m.db?timeout=5&token=***"),
         ("next=%3Ftoken%3Dabc%26x%3D1", "next=%3Ftoken%3D***%26x%3D1"),
         ("host=h password=pw dbname=d", "host=h password=*** dbname=d"),
@@ -157,12 +157,12 @@ def test_the_files_of_this_project_stay_as_they_are(file: str) -> None:
         ("WANDB_API_KEY", "0123456789abcdef" * 2, "0123456789abcdef" * 2),
         ("PREFECT_API_AUTH_STRING", "admin:hunter2!", "hunter2!"),
         ("PGPASSWORD", "correcthorse", "correcthorse"),
-        ("MLFLOW_TRACKING_URI", "postgresql://u:p%40ss%2Fw@h/db", "p@ss/w"),
+        ("MLFLOW_TRACKING_URI", "postgresql://u:p%40ss%2Fw@h/db", "p@ss/w"),  # gitleaks:allow
         ("MLFLOW_TRACKING_URI", "postgresql://u:un'quoted9@h/db", "un'quoted9"),
-        ("HTTPS_PROXY", "http://me:pr0xy-pass@proxy:3128", "pr0xy-pass"),
+        ("HTTPS_PROXY", "http://me:pr0xy-pass@proxy:3128", "pr0xy-pass"),  # gitleaks:allow
         ("https_proxy", "me:pr0xy-pass@proxy:3128", "pr0xy-pass"),
         ("MLFLOW_TRACKING_URI", "mlflow:pa55@word@host:5000", "pa55@word"),
-        ("FSSPEC_HTTPS", '{"headers": {"Authorization": "Bearer b34r3r-value"}}', "b34r3r-value"),
+        ("FSSPEC_HTTPS", '{"headers": {"Authorization": "Bearer b34r3r-value"}}', "b34r3r-value"),  # gitleaks:allow
         ("DSN", "host=h password=dsn-pa55 dbname=d", "dsn-pa55"),
     ],
 )
@@ -252,9 +252,9 @@ def test_log_records_of_any_library_show_no_secret(record_factory: None, caplog:
     guard_output()
     guard_output()
     logger = logging.getLogger("some.library")
-    logger.warning("connecting to %s with %d tries", "redis://:s3cr3t@h", 3)
+    logger.warning("connecting to %s with %d tries", "redis://:s3cr3t@h", 3)  # gitleaks:allow
     try:
-        raise ValueError("could not parse postgresql://u:s3cr3t@h")
+        raise ValueError("could not parse postgresql://u:s3cr3t@h")  # gitleaks:allow
     except ValueError:
         logger.exception("failed")
     assert "connecting to redis://:***@h with 3 tries" in caplog.text
@@ -268,7 +268,7 @@ def test_tracebacks_show_no_secret_and_are_tracebacks_still(thread: bool) -> Non
         "import threading\nfrom gpt.secrets import guard_output\nguard_output()\n"
         "def fail():\n"
         "    try: open('/none?token=' + 's3cr3t')\n"
-        "    except OSError as error: raise RuntimeError('of ' + 'mysql://u:s3cr3t@h') from error\n"
+        "    except OSError as error: raise RuntimeError('of ' + 'mysql://u:s3cr3t@h') from error\n"  # gitleaks:allow
         + ("t = threading.Thread(target=fail); t.start(); t.join()" if thread else "fail()")
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
