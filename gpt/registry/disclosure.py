@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpt.registry.git import read_code
-from gpt.scanner import Finding, find_in_patch, find_in_text, refuse
+from gpt.scanner import Finding, find_in_patch, find_in_settings, refuse
 
 PATCH = "uncommitted.patch"
 LOCKS = (Path("dvc.lock"), Path("requirements.lock"))
@@ -18,7 +18,10 @@ def check_uploads(files: Mapping[str, bytes]) -> None:
     """Raise `UserError` with the lines of files, by their names, that seem to hold a secret; `PATCH` is one of git's."""
     findings: list[Finding] = []
     for name, content in files.items():
-        findings += find_in_patch(content) if name == PATCH else find_in_text(name, content.decode(errors="replace"))
+        if name == PATCH:
+            findings += find_in_patch(content)
+        else:
+            findings += find_in_settings(name, content.decode(errors="replace"))
     refuse(findings, _WHAT_TO_DO)
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -140,28 +140,43 @@ def plant(project: Project, planted: dict[str, str], tmp_path: Path) -> list[Pat
     return [netrc, project.folder / ".dvc/config.local", project.folder / ".git/config"]
 
 
-def talk(project: Project, *arguments: str, seconds: float = 300) -> str:
-    """Run a command to its end, however it ends, and return what it said."""
-    process = project.start(*arguments)
-    output, _ = process.communicate(timeout=seconds)
-    assert process.returncode in (0, 1, 2), output
-    return output
+class Conversation:
+    """Runs commands of a project, whatever becomes of them, and fails as soon as one says a secret."""
 
+    def __init__(self, project: Project, find: Callable[[str | bytes], list[str]]) -> None:
+        self._project, self._find = project, find
 
-def talk_until(project: Project, mark: str, *arguments: str) -> tuple["subprocess.Popen[str]", str]:
-    """Start a server and return what it said until a line holds the mark."""
-    process, said = project.start(*arguments), ""
-    assert process.stdout is not None
-    for line in process.stdout:
-        said += line
-        if mark in line:
-            return process, said
-    raise AssertionError(said)
+    def run(self, *arguments: str) -> str:
+        """Run a module to its end and return what it said."""
+        process = self._project.start(*arguments)
+        output = self._heard(arguments, process.communicate(timeout=400)[0])
+        assert process.returncode in (0, 1, 2), output
+        return output
 
+    def gpt(self, *commands: Sequence[str]) -> str:
+        """Run commands of `gpt` and return what all of them said."""
+        return "".join(self.run("gpt", *command) for command in commands)
 
-def stop(process: "subprocess.Popen[str]") -> str:
-    process.send_signal(signal.SIGINT)
-    return process.communicate(timeout=120)[0]
+    @contextmanager
+    def server(self, module: str, mark: str) -> Iterator[str]:
+        """Keep a server running; yield what it said until a line held the mark."""
+        process, said = self._project.start(module), ""
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                said += line
+                if mark in line:
+                    break
+            assert mark in said, said
+            yield self._heard([module], said)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            rest = process.communicate(timeout=200)[0]
+        self._heard([module], rest)
+
+    def _heard(self, arguments: Sequence[str], output: str) -> str:
+        assert not self._find(output), f"{' '.join(arguments)} said a secret: {output}"
+        return output
 
 
 # After a flow has run: all that a person may ask for, also in vain.
@@ -171,7 +186,7 @@ COMMANDS = (
     ["tokens", "show"], ["data", "diff"], ["generate", "to be", "--model", "@candidate"],
     ["export", "exported", "--model", "@candidate"], ["import", "exported"],
 )  # fmt: skip
-AWAY = (
+WITH_STORE = (
     ["register", "--json"],
     ["lineage"],
     ["promote"],
@@ -193,56 +208,38 @@ def test_no_secret_is_seen_anywhere(
     project = make_project(register={"max_bits_per_byte": 8.0})
     own = plant(project, planted, tmp_path)
     text = (tmp_path / "text.jsonl").rename(tmp_path / "private.jsonl")
-    said: dict[str, str] = {}
+    talk = Conversation(project, seen)
     with (
         watched_arguments(seen) as arguments,
         private_server(text, f"me:{planted['netrc']}") as url,
         embedded_server(project.environment) as (api, wait_until_healthy),
     ):
-        source = {
-            "name": "made-up",
-            "kind": "url",
-            "url": url,
-            "members": [],
-            "sha256": sha256_file(text),
-            "licence": "none",
-        }
-        project.change(fetch={"sources": [source]})
+        source = {"name": "made-up", "kind": "url", "url": url, "members": [], "licence": "none"}
+        project.change(fetch={"sources": [source | {"sha256": sha256_file(text)}]})
         wait_until_healthy()
         project.environment["PREFECT_API_URL"] = api.replace("http://", f"http://me:{planted['prefect']}@")
+        assert "models:/shakespeare-gpt/1 (alias candidate)" in talk.run("flows.pretrain")
+        assert "mlflow.db?timeout=60&token=***" in talk.gpt(*COMMANDS)
+        with talk.server("infra.schedule", "Stop:"):
+            pass
 
-        said["flow"] = talk(project, "flows.pretrain")
-        assert "models:/shakespeare-gpt/1 (alias candidate)" in said["flow"]
-        for command in COMMANDS:
-            said[" ".join(command)] = talk(project, "gpt", *command)
-        assert "***" in said["lineage"] + said["doctor"] + said["lineage @champion"]
-        schedule, said["schedule"] = talk_until(project, "Stop:", "infra.schedule")
-        said["schedule's end"] = stop(schedule)
-
-        # The same store behind a server, and then a server that is away.
-        ui, said["ui"] = talk_until(project, "MLflow: http", "infra.ui")
-        served = re.search(r"http://(127\.0\.0\.1:\d+)/", said["ui"])
-        assert served is not None
-        project.environment["MLFLOW_TRACKING_URI"] = f"http://me:{planted['server']}@{served[1]}"
-        wait_for_store(project)
-        for command in (*AWAY, ["lineage", "models:/none/1"]):
-            said[f"served: {' '.join(command)}"] = talk(project, "gpt", *command)
-        assert "served: register --json" in said and '"version": 1' in said["served: register --json"]
-        said["ui's other words"] = stop(ui)
-        for scheme in ("postgresql+psycopg2", "mysql+pymysql", "http"):
+        # The same store behind a server, and then stores that are away.
+        with talk.server("infra.ui", "MLflow: http") as said:
+            address = re.search(r"http://(127\.0\.0\.1:\d+)/", said)
+            assert address is not None
+            project.environment["MLFLOW_TRACKING_URI"] = f"http://me:{planted['server']}@{address[1]}"
+            wait_for_store(talk)
+            assert '"uri": "models:/shakespeare-gpt/1"' in talk.gpt(*WITH_STORE, ["lineage", "models:/none/1"])
+        for scheme in ("postgresql+psycopg2", "http"):
             project.environment["MLFLOW_TRACKING_URI"] = f"{scheme}://me:{planted['server']}@127.0.0.1:{free_port()}/x"
-            for command in AWAY:
-                said[f"{scheme}: {' '.join(command)}"] = talk(project, "gpt", *command)
+            assert "cannot be reached" in talk.gpt(*WITH_STORE)
         project.change(train={"max_steps": 31}, launch={"num_processes": 2, "micro_batch_size": 4})
-        said["training without a store"] = talk(project, "gpt", "pretrain")
-        said["late delivery"] = talk(project, "gpt", "sync")
-        said["flow without a store"] = talk(project, "flows.pretrain")
+        assert "metrics are kept in spool/" in talk.run("gpt", "pretrain")
+        assert "waits for the next time" in talk.run("gpt", "sync")
         project.environment["PREFECT_API_URL"] = f"http://me:{planted['prefect']}@127.0.0.1:{free_port()}/api"
-        said["flow without a server"] = talk(project, "flows.pretrain")
+        assert "no Prefect server answers" in talk.run("flows.pretrain")
 
-    assert {name: output for name, output in said.items() if seen(output)} == {}
     assert arguments == set()
-    assert "no Prefect server answers" in said["flow without a server"]
     files = [
         path for folder in (tmp_path, prefect_home) for path in folder.rglob("*") if path.is_file() and path not in own
     ]
@@ -251,7 +248,7 @@ def test_no_secret_is_seen_anywhere(
     assert {str(path): seen(path.read_bytes()) for path in files if seen(path.read_bytes())} == {}
 
 
-def wait_for_store(project: Project) -> None:
-    deadline = time.monotonic() + 120
-    while "cannot be reached" in talk(project, "gpt", "lineage"):
+def wait_for_store(talk: Conversation) -> None:
+    deadline = time.monotonic() + 200
+    while "cannot be reached" in talk.gpt(["lineage"]):
         assert time.monotonic() < deadline
