@@ -204,7 +204,8 @@ def _secrets_of(name: str, text: str) -> tuple[str, ...]:
     # `?token=…` of an address, headers and options in JSON, `password=…` of a connection string.
     for rule in (URI_TOKEN, QUERY, HEADER, BEARER, *ASSIGNMENTS):
         found += [match["secret"] for match in rule.finditer(text) if not re.search(r"[()\[\]{}<>$]", match["secret"])]
-    if "://" not in text and _SECRET_WORDS.search(name.upper()) and not _is_path(text):
+    is_address = "://" in text and not name.upper().endswith(("KEY", "PASSWORD", "SECRET", "TOKEN"))
+    if _SECRET_WORDS.search(name.upper()) and not is_address and not _is_path(text):
         found.append(text)
         user, _, password = text.partition(":")  # as in PREFECT_API_AUTH_STRING
         if password and user != password and not user.startswith("{"):
@@ -222,9 +223,11 @@ def _is_path(text: str) -> bool:
 
 def _is_distinct(value: str) -> bool:
     """Whether a value cannot be a word or a number that other texts are full of."""
+    if not value.strip():
+        return False
     if re.fullmatch(r"[\d.:/]+", value):  # a number, a port, an address
         return value.isdecimal() and len(value) >= 10
-    return len(value) >= (_SHORTEST + 2 if value.isalpha() or value.isspace() else _SHORTEST)
+    return len(value) >= (_SHORTEST + 2 if value.isalpha() else _SHORTEST)
 
 
 @cache
@@ -233,7 +236,8 @@ def _environment_pattern(secrets: frozenset[tuple[str, str]]) -> re.Pattern[str]
     forms = {
         form
         for _, value in secrets
-        for form in (value, quote(value), quote(value, safe=""), json.dumps(value)[1:-1], repr(value)[1:-1])
+        for data in [os.fsencode(value)]  # it may be no UTF-8
+        for form in (value, quote(data), quote(data, safe=""), json.dumps(value)[1:-1], repr(value)[1:-1])
     }
     if not forms:
         return None

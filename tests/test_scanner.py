@@ -91,12 +91,14 @@ def test_ordinary_code_passes(line: str) -> None:
     assert find_in_text("a.py", line) == []
 
 
-def test_ordinary_settings_and_all_files_of_this_project_pass() -> None:
+def test_ordinary_settings_and_the_code_of_this_project_pass() -> None:
     assert find_in_settings("params.yaml", (ROOT / "params.yaml").read_text(encoding="utf-8")) == []
     for recipe in (ROOT / "benchmarks/recipes").glob("*.yaml"):
         assert find_in_settings(recipe.name, recipe.read_text(encoding="utf-8")) == []
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
+        if name.startswith("tests/"):  # they make secrets up
+            continue
         try:
             text = (ROOT / name).read_text(encoding="utf-8")
         except (UnicodeDecodeError, FileNotFoundError):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -175,6 +176,20 @@ def test_values_of_the_environment_are_hidden_wherever_they_stand(
         assert not visible(secret, said)
         assert HIDDEN in said
         assert said.startswith("refused: ")
+
+
+def test_values_that_are_no_utf8_are_hidden_too(environment: pytest.MonkeyPatch) -> None:
+    secret = os.fsdecode(b"\xff\xfe-not-utf8")
+    environment.setenv("DB_PASSWORD", secret)
+    assert redact(f"a {secret} b %FF%FE-not-utf8 c {secret!r}") == "a *** b *** c '***'"
+
+
+def test_a_password_that_looks_like_an_address_is_hidden_and_an_address_of_tokens_is_not(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setenv("DB_PASSWORD", "x://y-z")
+    environment.setenv("AUTH_TOKEN_URL", "https://login.host/token")
+    assert redact("x://y-z at https://login.host/token") == "*** at https://login.host/token"
 
 
 def test_short_words_paths_and_numbers_of_the_environment_are_not_hidden(
