@@ -18,19 +18,22 @@ def login(url: str) -> dict[str, Any]:
     """Return, as options of fsspec, the login that ~/.netrc has for a web address, as curl, git and pip take it.
 
     Nothing if there is none, or if the user has given headers by FSSPEC_HTTP or FSSPEC_HTTPS. It is not sent on to another
-    host that the server may redirect to. Raises `UserError` if the file cannot be read.
+    host that the server may redirect to.
+    Raises `UserError` if the file is in another form, or is named by NETRC and cannot be read.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or "headers" in conf.get(parts.scheme, {}):
         return {}
-    file = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    named = os.environ.get("NETRC")
+    file = Path(named or "~/.netrc")
     try:
+        file = file.expanduser()
         found = netrc.netrc(file).authenticators(parts.hostname or "")
-    except FileNotFoundError:
-        return {}
     except netrc.NetrcParseError:  # its message may repeat a password
         raise UserError(f"{file}: not in the form of a netrc file; correct it, or set NETRC") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:  # RuntimeError: the user has no home
+        if not named:  # a public source needs none
+            return {}
         raise UserError(f"{file}: cannot be read ({error}); correct it, or set NETRC") from None
     if found is None:
         return {}

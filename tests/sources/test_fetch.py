@@ -640,3 +640,18 @@ def test_a_login_is_not_sent_on_to_another_host(server: Server, netrc: Path, tmp
     with pytest.raises(UserError, match="401"):
         fetch((server.source("moved", sha256=sha256(b"of no cached file")),), tmp_path / "raw")
     assert server.hosts_with_login == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("home", ["", "/none", "file"])
+def test_without_a_netrc_a_public_source_is_fetched(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / home) if home == "file" else home)
+    monkeypatch.delenv("NETRC", raising=False)
+    server.files["public.txt"] = TEXT
+    fetch((server.source("public.txt", sha256=sha256(TEXT)),), tmp_path / "raw")
+    assert (tmp_path / "raw/web/public.txt").read_bytes() == TEXT
+    monkeypatch.setenv("NETRC", str(tmp_path / "gone"))
+    with pytest.raises(UserError, match=r"gone: cannot be read \(.*No such file.*\); correct it, or set NETRC"):
+        fetch((server.source("public2.txt", sha256=sha256(b"")),), tmp_path / "raw")
