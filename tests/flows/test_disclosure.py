@@ -10,6 +10,7 @@ from flows.processes import run, without_secrets
 from tests.flows.conftest import Api, Project
 
 SECRET = "s3cr3t" + "Xk7vQ2pL9"
+IN_ENVIRONMENT = "0th3r" + "Zw4bN8cR6"
 FLOW = ("-m", "flows.pretrain")
 KEY = ["-----BEGIN " + "PRIVATE KEY-----", f"MIIE{SECRET}", f"{SECRET}==", "-----END " + "PRIVATE KEY-----"]
 SAYS = f"""
@@ -48,21 +49,21 @@ def test_what_a_stage_says_reaches_prefect_and_the_terminal_without_secrets(
     project.break_stage("prepare", SAYS + ending)
     if "touch" in ending:
         project.break_stage("tokenizer", "print('error: stop here', file=sys.stderr); sys.exit(2)")
-    address = api.url.replace("http://", f"http://me:{SECRET}@")
+    address = api.url.replace("http://", f"http://me:{IN_ENVIRONMENT}@")
     done = project.run(
         *FLOW,
         PREFECT_API_URL=address,
-        PREFECT_API_KEY=f"pnu_{SECRET}",
-        PREFECT_API_AUTH_STRING=f"admin:{SECRET}",
-        WANDB_API_KEY=SECRET,
+        PREFECT_API_KEY=f"pnu_{IN_ENVIRONMENT}",
+        PREFECT_API_AUTH_STRING=f"admin:{IN_ENVIRONMENT}",
+        WANDB_API_KEY=IN_ENVIRONMENT,
     )
     assert done.returncode == (1 if "raise" in ending else 2), done.stderr
-    assert SECRET not in done.stdout + done.stderr
+    assert not any(secret in done.stdout + done.stderr for secret in (SECRET, IN_ENVIRONMENT))
     database = api.home / "prefect.db"
     told = logs(database)
     assert "connecting to postgresql://u:***@db/mlflow and redis://:***@h" in told, "the rest is told"
     assert "mysql://u:***@h" in told or "https://me:***@host is away" in told or "stop here" in told
-    assert SECRET not in everything(database)
+    assert not any(secret in everything(database) for secret in (SECRET, IN_ENVIRONMENT))
 
 
 def test_the_flow_refuses_a_secret_in_uncommitted_code_before_any_stage(project: Project, api: Api) -> None:

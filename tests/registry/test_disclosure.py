@@ -61,7 +61,7 @@ def test_the_password_of_the_store_is_nowhere(
         "oracle://mlflow:{}@127.0.0.1:{}/mlflow",
     ],
 )
-@pytest.mark.parametrize("command", ["register", "lineage", "promote", "doctor"])
+@pytest.mark.parametrize("command", ["register", "doctor"])
 def test_a_store_that_is_away_is_named_without_its_password(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], uri: str, command: str
 ) -> None:
