@@ -14,7 +14,10 @@ from prefect.client.schemas import State
 from prefect.states import Completed, Failed
 
 from flows.artifacts import publish
-from flows.stages import explain, run_logged, run_stage
+from flows.stages import StageError, explain, run_logged, run_stage
+from gpt.errors import UserError
+from gpt.registry.disclosure import check_project
+from gpt.secrets import guard_output
 
 # The stages of dvc.yaml, in an order in which each comes after what it depends on.
 STAGES = (
@@ -25,6 +28,11 @@ STAGES = (
 @flow(name="pretrain", persist_result=False)
 def pretrain() -> dict[str, Any] | State:
     """Make the model of the project in the current folder and register it; return what `gpt register` said."""
+    guard_output()  # a deployed flow begins here
+    try:
+        check_project(Path.cwd())  # what `gpt register` would refuse after days of training
+    except UserError as error:
+        return Failed(message=str(error), data=StageError("register", str(error), exit_code=2))
     for name in STAGES:
         state = run_stage(name, return_state=True)
         if not state.is_completed():

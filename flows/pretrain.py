@@ -15,12 +15,14 @@ from gpt.errors import UserError
 from gpt.files import read_json
 from gpt.git import check_repository
 from gpt.params.project import load_params
+from gpt.secrets import guard_output, redact
 
 _SAMPLE_CHARACTERS = 300
 
 
 def main() -> int:
     """Run the flow and say what came of it; return 0 done, 1 failed, 2 the user must change something."""
+    guard_output()
     try:
         load_params()
         check_repository(Path.cwd())
@@ -67,7 +69,7 @@ def summary(registered: dict[str, Any]) -> str:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    for line in message.splitlines():
+    for line in redact(message).splitlines():
         print(f"error: {line}", file=sys.stderr)
     return exit_code
 

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from gpt.secrets import redact
+
 GRACE_SECONDS = 30.0  # a trainer saves a checkpoint in it; Prefect's worker waits as long
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
@@ -39,7 +41,7 @@ def run(
     `on_line` gets each line of its output and errors as it arrives; it is called in this thread. When anything is
     raised here (an interrupt, a cancellation, the timeout's `TimeoutError`), the command's whole tree is stopped first.
     """
-    lines = Lines(on_line)
+    lines = Lines(without_secrets(on_line))
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     process = _start(command, cwd, env, grace_seconds, subprocess.PIPE)
     try:
@@ -75,6 +77,20 @@ def started(
         _close(process)
 
 
+def without_secrets(on_line: Callable[[str], None]) -> Callable[[str], None]:
+    """Return what passes lines on with `***` in the place of secrets; of a private key, which has many lines, its first."""
+    in_key = False
+
+    def pass_on(line: str) -> None:
+        nonlocal in_key
+        if not in_key:
+            on_line(redact(line))
+        begun, ended = line.rfind("-----BEGIN "), line.rfind("-----END ")
+        in_key = "PRIVATE KEY" in line if begun > ended else in_key and ended == -1
+
+    return pass_on
+
+
 class Lines:
     """Turns bytes, as they arrive, into lines of text. Of a progress bar, which ends lines with `\\r`, one in 5 s is kept."""
 
@@ -93,8 +109,10 @@ class Lines:
             position = end.end()
         self._pending = self._pending[position:]
         if len(self._pending) > _LINE_CHARACTERS:
-            self._on_line(self._pending)
-            self._pending = ""
+            # Between two words, if there are any: a secret that is cut in half is not known for one.
+            end = self._pending.rfind(" ") + 1 or len(self._pending)
+            self._on_line(self._pending[:end])
+            self._pending = self._pending[end:]
 
     def close(self) -> None:
         """Pass on a last line that has no end."""

@@ -20,6 +20,7 @@ from subprocess import Popen
 from typing import IO
 
 from flows.processes import started
+from gpt.secrets import public_uri, without_userinfo
 
 _START_SECONDS = 120.0  # the first start on a machine makes the database: 10 to 20 seconds
 _STOP_SECONDS = 5.0
@@ -54,7 +55,10 @@ def ensure_api() -> None:
         if answers(configured):
             stack.close()
             return
-        print(f"warning: {configured}: no Prefect server answers; an embedded one records this run", file=sys.stderr)
+        print(
+            f"warning: {public_uri(configured)}: no Prefect server answers; an embedded one records this run",
+            file=sys.stderr,
+        )
     wait_until_healthy()
     os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
@@ -91,7 +95,7 @@ def is_healthy(url: str) -> bool:
     # Without the proxy that the environment may name: it cannot reach our loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{url}/health", timeout=5) as answer:
+        with opener.open(f"{without_userinfo(url)}/health", timeout=5) as answer:
             return answer.status == 200
     except OSError:
         return False
@@ -100,7 +104,7 @@ def is_healthy(url: str) -> bool:
 def answers(url: str) -> bool:
     """Whether anything speaks HTTP at an API address; who may use it, Prefect finds out."""
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=10):
+        with urllib.request.urlopen(f"{without_userinfo(url)}/health", timeout=10):
             return True
     except urllib.error.HTTPError:
         return True

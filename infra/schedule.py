@@ -15,6 +15,7 @@ from pathlib import Path
 
 from flows import processes
 from flows.server import free_port, is_healthy
+from gpt.secrets import guard_output, public_uri
 
 POOL = "gpt"  # as in prefect.yaml
 _PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
@@ -23,6 +24,7 @@ _START_SECONDS = 120.0
 
 def main() -> int:
     """Deploy and serve runs; return 0 when stopped by Ctrl-C, otherwise the exit code of what failed."""
+    guard_output()
     if not Path("prefect.yaml").is_file():
         print(f"error: prefect.yaml: not found in {Path.cwd()}; run this in the project's folder", file=sys.stderr)
         return 2
@@ -76,7 +78,7 @@ def _deploy() -> int:
 
 def _serve(url: str) -> int:
     print(f"\nPrefect's UI: {_ui(url)}\nRun it now:   prefect deployment run pretrain/nightly", flush=True)
-    print(f"              with PREFECT_API_URL={url}\nStop:         Ctrl-C\n", flush=True)
+    print(f"              with PREFECT_API_URL={public_uri(url)}\nStop:         Ctrl-C\n", flush=True)
     return _run("worker", "start", "--pool", POOL, "--type", "process", "--limit", "1")
 
 
@@ -94,7 +96,7 @@ def _run(*arguments: str, quiet: bool = False) -> int:
 
 
 def _ui(url: str) -> str:
-    return url.removesuffix("/api")
+    return public_uri(url).removesuffix("/api")
 
 
 if __name__ == "__main__":

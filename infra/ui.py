@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 from flows.server import free_port
+from gpt.secrets import guard_output, public_uri
 from gpt.tracking.store import database_file, tracking_uri
 
 _PORT = 5000
@@ -16,9 +17,10 @@ _PORT = 5000
 
 def main() -> int:
     """Serve the UI until Ctrl-C; return 0, or 2 if there is nothing to show yet."""
+    guard_output()
     uri = tracking_uri()
     if uri.startswith(("http://", "https://")):
-        print(f"MLFLOW_TRACKING_URI is a server: open {uri}")
+        print(f"MLFLOW_TRACKING_URI is a server: open {public_uri(uri)}")
         return 0
     database = database_file(uri)
     if database is not None and not database.exists():
@@ -27,10 +29,13 @@ def main() -> int:
         )
         return 2
     port = free_port(preferred=_PORT)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     # The job subsystem serves features of MLflow that this project does not use.
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", **os.environ}
+    environment["MLFLOW_BACKEND_STORE_URI"] = (
+        uri  # not as an argument: whoever may list processes would see its password
+    )
     server = subprocess.Popen(command, env=environment)
     # MLflow opens with its pages for language-model applications; the query chooses those for training.
     print(f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)", flush=True)

@@ -173,6 +173,21 @@ PROMISES = (
         read=all_passed,
     ),
     Promise(
+        "secrets",
+        "a secret in every place where one may stand, every command and the flow run: none is seen anywhere",
+        (
+            *PYTEST,
+            "tests/test_secrets.py",
+            "tests/test_scanner.py",
+            "tests/registry/test_disclosure.py",
+            "tests/tracking/test_disclosure.py",
+            "tests/flows/test_disclosure.py",
+            "tests/e2e/test_secrets.py",
+        ),
+        minutes=40,
+        read=all_passed,
+    ),
+    Promise(
         "repro",
         "a second `dvc repro` does nothing, a forced one gives the same bytes",
         (*PYTEST, "tests/e2e/test_pipeline.py"),

@@ -19,7 +19,8 @@ def doctor(options: argparse.Namespace) -> int:
 
 def examine() -> int:
     """Print the findings; return 0 if nothing is missing, else 2."""
-    from gpt.commands.checks import machine, packages, project, servers
+    from gpt.commands.checks import disclosure, machine, packages, project, servers
+    from gpt.secrets import redact
 
     findings = [
         *packages.packages(),
@@ -29,10 +30,11 @@ def examine() -> int:
         *project.places(),
         *servers.servers(),
         *project.settings(),
+        *disclosure.uploads(),
     ]
     width = max(len(subject) for _, subject, _ in findings)
     for kind, subject, text in findings:
-        print(f"{_MARKS[kind]} {subject:<{width}}  {text}")
+        print(f"{_MARKS[kind]} {subject:<{width}}  {redact(text)}")
     missing = sum(kind == "missing" for kind, _, _ in findings)
     print(f"{missing} thing(s) to put right, marked ✗" if missing else "Everything that is needed is here.")
     return 2 if missing else 0

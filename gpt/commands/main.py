@@ -11,11 +11,13 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 from gpt.commands import data, doctor, models, training
 from gpt.errors import Interrupted, UserError
 from gpt.limits import open_files
 from gpt.memory import told_if_out_of_memory
+from gpt.secrets import guard_output, redact
 
 # What the system says when a path or a disk cannot take what we write: the user's to change, no bug of ours.
 _USERS_OS_ERRORS = {
@@ -33,12 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return run(arguments)
     except UserError as error:
-        for line in str(error).splitlines():
+        for line in redact(str(error)).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return 2
     except Interrupted as error:
         if os.environ.get("RANK", "0") == "0":
-            print(str(error), file=sys.stderr)
+            print(redact(str(error)), file=sys.stderr)
         return 128 + error.signum
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -50,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code. What only the user can change is raised as `UserError`."""
+    guard_output()
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.captureWarnings(True)
@@ -80,7 +83,7 @@ def _temporary_folders() -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands: `options.command` is the function to call."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="gpt",
         description="Pretrain your own GPT from params.yaml. Works on the project in the current folder.",
         epilog="Exit codes: 0 done, 1 failed, 2 you must change something.",
@@ -89,6 +92,13 @@ def build_parser() -> argparse.ArgumentParser:
     for group in (data, training, models, doctor):
         group.add_commands(commands)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Repeats no secret of a command that it does not understand; commands get a parser of the same class."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(redact(message))
 
 
 if __name__ == "__main__":

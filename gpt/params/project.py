@@ -19,8 +19,14 @@ from gpt.params.sources import Fetch
 from gpt.params.tokens import Tokenize, Tokenizer
 from gpt.params.training import Base, Model, Train
 from gpt.params.types import Section
+from gpt.scanner import find_in_settings, refuse
+from gpt.secrets import redact
 
 PARAMS_FILE = Path("params.yaml")
+_NO_SECRETS = (
+    "settings are recorded by DVC, MLflow and the data card: take it out, and give it in the environment"
+    " (for a source: ~/.netrc, or FSSPEC_… as docs/data.md says)"
+)
 _MOVED = {"launch.precision": "train.precision"}
 
 
@@ -66,10 +72,12 @@ class Params(Section):
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
-    """Read and validate params.yaml; raise `UserError` that names every faulty key."""
+    """Read and validate params.yaml; raise `UserError` that names every faulty key, or lines that hold a secret."""
     try:
+        text = path.read_text(encoding="utf-8")
+        refuse(find_in_settings(str(path), text), _NO_SECRETS)
         # YAML 1.2, as DVC reads it: 1e-3 is a number, `no` is a word, a key given twice is an error.
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        values = YAML(typ="safe", pure=True).load(text)
     except FileNotFoundError:
         raise UserError(f"{path}: not found in {Path.cwd()}; run this in the project's folder") from None
     except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
@@ -95,7 +103,7 @@ def _key(fault: Any) -> str:
 
 def _explain(path: Path, key: str, fault: Any) -> str:
     """One line for one fault: `params.yaml: train.max_steps = -1: …`."""
-    value = repr(fault["input"])
+    value = redact(repr(fault["input"]))  # before it is cut: of half an address nobody sees where its password ends
     shown = value if len(value) <= 60 else value[:57] + "..."
     kind = fault["type"]
     if kind == "missing":

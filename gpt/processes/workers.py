@@ -39,6 +39,7 @@ from gpt.memory import KillWatch, describe_kill
 from gpt.params.launch import Launch
 from gpt.processes.launch import RENDEZVOUS
 from gpt.processes.owner import OWNER
+from gpt.secrets import redact
 
 # From a signal to SIGKILL: to agree on it, and to save.
 _SHUTDOWN_SECONDS = 30
@@ -166,7 +167,7 @@ class _Agent(LocalElasticAgent):
         if failure.exitcode == -signal.SIGKILL and self._kills.has_killed():
             raise UserError(f"process {rank} {describe_kill(failure.exitcode, by_kernel=True)}; {self._memory_advice}")
         if Path(failure.error_file).is_file():
-            print(_read_record(Path(failure.error_file)).traceback, file=sys.stderr, flush=True)
+            print(redact(_read_record(Path(failure.error_file)).traceback), file=sys.stderr, flush=True)
         if self._remaining_restarts:
             restart = worker_group.spec.max_restarts - self._remaining_restarts + 1
             logger.warning(

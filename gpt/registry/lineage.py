@@ -21,8 +21,10 @@ from gpt import paths
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_file, sha256_json, sha256_tree
 from gpt.params.project import PARAMS_FILE, Params, load_params
+from gpt.registry.disclosure import PATCH, check_uploads
 from gpt.registry.git import read_code
 from gpt.registry.versions import find_version
+from gpt.secrets import redact, redact_values
 from gpt.tokens.shards import data_id, read_index
 from gpt.tokens.tokenizer import tokenizer_id
 from gpt.tracking import store
@@ -30,7 +32,6 @@ from gpt.tracking.dataset import describe_contamination
 
 DVC_LOCK = Path("dvc.lock")
 REQUIREMENTS_LOCK = Path("requirements.lock")
-PATCH = "uncommitted.patch"
 NONE = "none"
 _AGAIN = "run `dvc repro` (or `gpt evaluate`) first"
 
@@ -76,13 +77,15 @@ class Lineage:
     def tags(self) -> dict[str, str]:
         """Return everything but the files as tags of a version."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "files"}
-        return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
+        texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
+        return redact_values(texts)
 
 
 def collect(project: Path) -> Lineage:
     """Return the lineage of the project's model.
 
-    Raises `UserError` if a piece is missing, or the model, its evaluation, its data and params.yaml are not of one run.
+    Raises `UserError` if a piece is missing or holds a secret, or the model, its evaluation, its data and params.yaml are
+    not of one run.
     """
     params = load_params(project / PARAMS_FILE)
     base = project / paths.BASE_MODEL
@@ -106,6 +109,7 @@ def collect(project: Path) -> Lineage:
     }
     if code.dirty:
         files[PATCH] = code.patch
+    check_uploads(files)
     return Lineage(
         git_commit=code.commit,
         git_dirty=code.dirty,
@@ -144,7 +148,8 @@ def describe(spec: str, default_name: str) -> str:
     rows = {"model": f"models:/{version.name}/{version.version}", "aliases": " ".join(held) or NONE, "registered": made}
     rows |= {"run_id": version.run_id or NONE} | dict(sorted(version.tags.items(), key=lambda tag: _row_order(tag[0])))
     width = max(len(name) for name in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+    # Of a version that an earlier release made, too.
+    return "\n".join(f"{name:<{width}}  {redact(value)}" for name, value in rows.items())
 
 
 def read_evaluation(project: Path) -> dict[str, Any]:

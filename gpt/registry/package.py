@@ -31,6 +31,7 @@ from gpt.registry.versions import (
     registry_lock,
     version_of_alias,
 )
+from gpt.secrets import public_uri, redact_values
 from gpt.tracking import store
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class RegisteredModel:
 
     def to_json(self) -> str:
         keys = ("name", "version", "alias", "uri", "run_id", "tracking_uri", "experiment_id")
-        return json.dumps({key: getattr(self, key) for key in keys})
+        return json.dumps(redact_values({key: getattr(self, key) for key in keys}))
 
     def describe(self) -> str:
         what = "registered" if self.new else "exists already"
@@ -91,7 +92,7 @@ def register(params: Params, project: Path) -> RegisteredModel:
             alias=alias,
             uri=f"models:/{name}/{version.version}",
             run_id=version.run_id,
-            tracking_uri=client.tracking_uri,
+            tracking_uri=public_uri(client.tracking_uri),
             experiment_id=client.get_run(version.run_id).info.experiment_id,
             new=new,
         )

@@ -23,6 +23,7 @@ from gpt.registry.versions import (
     registry_lock,
     version_of_alias,
 )
+from gpt.secrets import redact, redact_values
 from gpt.tracking import store
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def _check_unchanged(
 
 def _tag_version(client: "MlflowClient", promotion: Promotion) -> None:
     for key, value in _version_tags(promotion).items():
-        client.set_model_version_tag(promotion.name, str(promotion.version), key, value)
+        client.set_model_version_tag(promotion.name, str(promotion.version), key, redact(value))
     client.set_model_version_tag(promotion.name, str(promotion.version), "promotion.time", _now())
 
 
@@ -233,7 +234,7 @@ def _append_trail(client: "MlflowClient", promotion: Promotion) -> None:
     # The order decides what a rollback goes back to: it must not be a clock's that was set back, or is another machine's.
     trail = audit_trail(client, promotion.name)
     client.set_registered_model_tag(
-        promotion.name, _TRAIL + _time_after(trail[-1]["time"] if trail else ""), json.dumps(event)
+        promotion.name, _TRAIL + _time_after(trail[-1]["time"] if trail else ""), json.dumps(redact_values(event))
     )
 
 

@@ -18,6 +18,7 @@ from gpt.files import atomic_folder, sha256_file, sha256_tree, write_json
 from gpt.params.sources import LocalSource, PypiSource, Source, UrlSource
 from gpt.paths import cache_folder
 from gpt.sources.archives import extract
+from gpt.sources.credentials import WHERE, login
 
 _CHUNK_BYTES = 1 << 20
 
@@ -116,9 +117,15 @@ def _download(source: UrlSource, part: Path) -> None:
         except (ValueError, NotImplementedError):  # it cannot: one stream from the beginning
             part.unlink(missing_ok=True)
             _append(source.url, part, **({"block_size": 0} if source.url.startswith("http") else {}))
+    except UserError:
+        raise
     except ImportError as error:
         raise UserError(f"{error}; install it (S3: pip install '.[s3]')") from None
     except Exception as error:  # each filesystem raises its own
+        if (status := getattr(error.__cause__, "status", None)) in (401, 403):  # fsspec says that there is no such file
+            raise UserError(
+                f"cannot read {source.url}: the server refuses it (HTTP status {status}); {WHERE}"
+            ) from None
         raise UserError(
             f"cannot read {source.url}: {type(error).__name__}: {error};"
             " check the address and the network, then run it again (it resumes)"
@@ -127,7 +134,7 @@ def _download(source: UrlSource, part: Path) -> None:
 
 def _append(url: str, part: Path, **options: Any) -> None:
     """Add to `part` what it does not hold of the file at `url`."""
-    with fsspec.open(url, "rb", **options) as remote, part.open("ab") as local:
+    with fsspec.open(url, "rb", **login(url), **options) as remote, part.open("ab") as local:
         if have := local.tell():
             remote.seek(have)  # pyright: ignore[reportAttributeAccessIssue]
         shutil.copyfileobj(remote, local, _CHUNK_BYTES)  # pyright: ignore[reportArgumentType]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt.files import write_json
+from gpt.secrets import redact, redact_values
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,7 +57,7 @@ class Journal:
 
     def append(self, kind: str, **values: Any) -> None:
         """Write an event down; cheap, and fails neither because of a server nor of a full disk: then it is held for now."""
-        event = {"kind": kind, "time_ms": time.time_ns() // 1_000_000, **values}
+        event = {"kind": kind, "time_ms": time.time_ns() // 1_000_000, **redact_values(values)}
         self._held.append(json.dumps(event).encode() + b"\n")
         self._write_held()
         self._wake.set()
@@ -252,4 +253,4 @@ def _remove_if_finished(path: Path) -> None:
 
 
 def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {redact(' '.join(str(error).split()))[:200]}"

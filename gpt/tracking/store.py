@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gpt.errors import UserError
+from gpt.secrets import public_uri, redact, without_userinfo
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,7 +52,7 @@ def database_file(uri: str) -> Path | None:
 def client() -> "MlflowClient":
     """Connect to the store; raise `UserError` within seconds if it cannot be reached."""
     uri = tracking_uri()
-    _check_reachable(uri)
+    _check_reachable(without_userinfo(uri))
     for name, value in _MLFLOW_SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -118,9 +119,9 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        reason = " ".join(str(error).split())
+        reason = redact(" ".join(str(error).split()))  # before it is cut
         hint = "; see `mlflow db upgrade --help`" if "database schema" in reason else ""
-        raise UserError(f"{_shown(tracking_uri())}: {reason[:500]}{hint}") from error
+        raise UserError(f"{public_uri(tracking_uri())}: {reason[:500]}{hint}") from error
 
 
 def _check_reachable(uri: str) -> None:
@@ -139,7 +140,7 @@ def _check_reachable(uri: str) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
-            f"{_shown(uri)}: the MLflow store cannot be reached ({reason}); start it, or correct MLFLOW_TRACKING_URI"
+            f"{uri}: the MLflow store cannot be reached ({reason}); start it, or correct MLFLOW_TRACKING_URI"
         ) from None
 
 
@@ -163,9 +164,3 @@ def _artifact_location(uri: str) -> str | None:
     if urlsplit(uri).scheme.partition("+")[0] in _DATABASE_PORTS:
         return Path("mlartifacts").absolute().as_uri()
     return None
-
-
-def _shown(uri: str) -> str:
-    """The address without the password it may hold."""
-    parts = urlsplit(uri)
-    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri

@@ -51,6 +51,26 @@ def test_a_number_out_of_range_is_refused_with_its_limits(text: str, capsys: pyt
     assert option.dest == "number"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["lineage", "@candidate", "redis://:s3cr3t@h"],
+        ["fetch", "redis://:s3cr3t@h"],
+        ["redis://:s3cr3t@h"],
+        ["generate", "Hello", "--seed", "redis://:s3cr3t@h"],
+    ],
+)
+def test_a_secret_that_was_typed_in_the_wrong_place_is_not_repeated(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        build_parser().parse_args(arguments)
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert "redis://:***@h" in said.err
+    assert "s3cr3t" not in said.out + said.err
+
+
 def test_an_argument_that_is_no_number_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         build_parser().parse_args(["generate", "Hello", "--max-new-tokens", "many"])

@@ -9,11 +9,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import psutil
+
 from tests.conftest import ROOT
 
 
-def start(folder: Path) -> "subprocess.Popen[str]":
-    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+def start(folder: Path, **variables: str) -> "subprocess.Popen[str]":
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"} | variables
     return subprocess.Popen(
         [sys.executable, "-m", "infra.ui"],
         cwd=folder,
@@ -47,6 +49,36 @@ def test_the_ui_serves_the_projects_runs_until_it_is_told_to_stop(tmp_path: Path
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
+
+
+def test_the_databases_password_is_no_argument_of_any_process(tmp_path: Path, empty_store: Path) -> None:
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    process = start(
+        tmp_path, MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db?timeout=60&password=s3cr3t-of-the-store"
+    )
+    try:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if line.startswith("MLflow: "))
+        address = re.search(r"http://127\.0\.0\.1:\d+/", line)
+        assert address is not None
+        assert b"MLflow" in answers(address[0])
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        arguments = [" ".join(member.cmdline()) for member in family]
+        assert any("mlflow server" in line for line in arguments)
+        assert not [line for line in arguments if "s3cr3t" in line]
+        with urllib.request.urlopen(f"{address[0]}api/2.0/mlflow/experiments/search?max_results=1") as answer:
+            assert b"experiments" in answer.read(), "it serves that very store"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    assert "s3cr3t" not in output
+
+
+def test_a_server_is_named_without_its_password(tmp_path: Path) -> None:
+    process = start(tmp_path, MLFLOW_TRACKING_URI="https://me:s3cr3t@mlflow.host:5000")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert output == "MLFLOW_TRACKING_URI is a server: open https://mlflow.host:5000\n"
 
 
 def test_without_a_run_the_ui_says_what_to_do_first(tmp_path: Path) -> None:

@@ -118,6 +118,18 @@ def test_a_source_that_came_and_one_that_went_are_told(repository: Path) -> None
     ]
 
 
+def test_what_an_earlier_commit_said_is_shown_without_its_password(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = Path("params.yaml").read_text(encoding="utf-8")
+    (source,) = load_params().section("fetch")["sources"]
+    change(fetch={"sources": [source | {"licence": "as of https://me:s3cr3t@host/terms"}]})
+    git(repository, "commit", "-qam", "a mistake")
+    Path("params.yaml").write_text(now, encoding="utf-8")
+    assert main(["data", "diff"]) == 0
+    assert "  ~ made-up: licence as of https://me:***@host/terms → none" in capsys.readouterr().out
+
+
 def test_a_project_in_a_folder_of_the_repository_is_compared_with_itself(repository: Path) -> None:
     moved = repository / "deep" / "project"
     moved.mkdir(parents=True)

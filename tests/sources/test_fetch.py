@@ -1,3 +1,4 @@
+import base64
 import gzip
 import hashlib
 import http.server
@@ -39,6 +40,9 @@ class Server:
     files: dict[str, bytes] = field(default_factory=dict)
     breaks_at: int | None = None  # the position in a file at which the connection breaks
     sent: int = 0
+    login: str = ""  # user:password without which it answers 401
+    hosts_with_login: set[str] = field(default_factory=set)
+    redirect: str = ""  # where it sends whoever asks for `moved`
     stop: Callable[[], None] = lambda: None
 
     def source(self, name: str, *, sha256: str, members: tuple[str, ...] = ()) -> UrlSource:
@@ -58,6 +62,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             self.answer(with_body=True)
 
         def answer(self, with_body: bool) -> None:
+            if "Authorization" in self.headers:
+                state.hosts_with_login.add(self.headers["Host"].split(":")[0])
+            if self.path == "/moved":
+                self.send_response(302)
+                self.send_header("Location", state.redirect)
+                self.end_headers()
+                return
+            expected = f"Basic {base64.b64encode(state.login.encode()).decode()}" if state.login else None
+            if self.headers.get("Authorization") != expected:
+                self.send_error(401)
+                return
             data = state.files.get(self.path.lstrip("/"))
             if data is None:
                 self.send_error(404)
@@ -583,3 +598,60 @@ def test_a_distribution_of_another_hash_gives_both_and_runs_nothing(
 def test_a_distribution_that_the_index_lacks_is_named(index: dict[str, str], raw: Path, cache: Path) -> None:
     assert "tiny-texts==2.0" in fails(pypi("wheel", "0" * 64, "tiny-texts==2.0"), raw)
     assert list(cache.iterdir()) == []
+
+
+@pytest.fixture
+def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's netrc, with a login for the loopback interface."""
+    file = tmp_path / "netrc"
+    file.write_text("machine 127.0.0.1 login me password pa55word-of-netrc\n")
+    monkeypatch.setenv("NETRC", str(file))
+    return file
+
+
+def test_a_login_comes_from_netrc_and_from_nowhere_else(
+    server: Server, netrc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPT_CACHE", str(tmp_path / "cache"))
+    server.files["private.txt"] = TEXT
+    server.login = "me:pa55word-of-netrc"
+    source = server.source("private.txt", sha256=sha256(TEXT))
+    fetch((source,), tmp_path / "raw")
+    assert (tmp_path / "raw/web/private.txt").read_bytes() == TEXT
+
+    shutil.rmtree(tmp_path / "cache")
+    netrc.write_text("machine 127.0.0.1 login me password an0ther-one\n")
+    with pytest.raises(
+        UserError, match=r"cannot read http://127.0.0.1\S*: the server refuses it \(HTTP status 401\)"
+    ) as refused:
+        fetch((source,), tmp_path / "raw")
+    assert "an0ther-one" not in str(refused.value)
+
+    netrc.write_text("machine 127.0.0.1 login me pa55word-of-netrc\n")
+    with pytest.raises(UserError, match=f"{netrc}: not in the form of a netrc file; correct it") as refused:
+        fetch((source,), tmp_path / "raw")
+    assert "pa55word" not in str(refused.value)
+
+
+def test_a_login_is_not_sent_on_to_another_host(server: Server, netrc: Path, tmp_path: Path) -> None:
+    server.files["private.txt"] = TEXT
+    server.login = "me:pa55word-of-netrc"
+    server.redirect = server.url.replace("127.0.0.1", "localhost") + "private.txt"
+    with pytest.raises(UserError, match="401"):
+        fetch((server.source("moved", sha256=sha256(b"of no cached file")),), tmp_path / "raw")
+    assert server.hosts_with_login == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("home", ["", "/none", "file"])
+def test_without_a_netrc_a_public_source_is_fetched(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / home) if home == "file" else home)
+    monkeypatch.delenv("NETRC", raising=False)
+    server.files["public.txt"] = TEXT
+    fetch((server.source("public.txt", sha256=sha256(TEXT)),), tmp_path / "raw")
+    assert (tmp_path / "raw/web/public.txt").read_bytes() == TEXT
+    monkeypatch.setenv("NETRC", str(tmp_path / "gone"))
+    with pytest.raises(UserError, match=r"gone: cannot be read \(.*No such file.*\); correct it, or set NETRC"):
+        fetch((server.source("public2.txt", sha256=sha256(b"")),), tmp_path / "raw")
