@@ -30,7 +30,7 @@ def pretrain(options: argparse.Namespace) -> int:
     if needs_workers(params.launch):
         from gpt.processes.workers import run_workers
 
-        check_launch(params.launch)
+        check_launch(params)
         return run_workers(params.launch, ["-m", "gpt.commands.worker", "pretrain"])
     from gpt.training.pretrain import pretrain as train
 

@@ -35,7 +35,7 @@ def pretrain(params: Params) -> None:
 
     Raises `UserError` for inputs that are missing or do not fit, `Interrupted` after a signal, with the state saved.
     """
-    check_launch(params.launch)
+    check_launch(params)
     check_precision(params.train.precision, params.launch)
     processes = join_processes(params.launch)
     check_tokenizer(paths.TOKENS, paths.TOKENIZER, "run `gpt tokenize` again")  # it is packed with the model
