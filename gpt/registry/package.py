@@ -32,6 +32,7 @@ from gpt.registry.versions import (
     version_of_alias,
 )
 from gpt.tracking import store
+from gpt.tracking.dataset import read_card
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -145,6 +146,8 @@ def _create_version(
             for file, content in lineage.files.items():
                 Path(folder, file).write_bytes(content)
             client.log_artifacts(run_id, folder, f"lineage/{model.model_id}")
+        if card := read_card(project / paths.DATA_CARD, project / paths.TOKENS):
+            client.log_text(run_id, card, "data.html")  # training logs it too, but may have begun before it was there
         now, step = int(time.time() * 1000), params.train.max_steps
         metrics = [
             Metric(f"{split}/{figure}", evaluation[split][figure], now, step, model_id=model.model_id, run_id=run_id)
