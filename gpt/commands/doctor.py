@@ -14,11 +14,6 @@ def add_commands(commands: Commands) -> None:
 
 def doctor(options: argparse.Namespace) -> int:
     """say what this machine has and what is missing"""
-    return examine()
-
-
-def examine() -> int:
-    """Print the findings; return 0 if nothing is missing, else 2."""
     from gpt.commands.checks import machine, packages, project, servers
 
     findings = [
