@@ -60,5 +60,5 @@ def test_dvc_draws_the_data_card_before_the_run_that_it_is_logged_with(tmp_path:
     shutil.copy(ROOT / "params.yaml", tmp_path)
     with Repo.init(str(tmp_path), no_scm=True) as repo:
         graph = repo.index.graph
-        order = [stage.name for stage in plan_repro(graph, list(repo.index.stages))]
+        order = [stage.addressing.rpartition(":")[2] for stage in plan_repro(graph, list(repo.index.stages))]
     assert order.index("data_card") < order.index("pretrain")
