@@ -99,7 +99,7 @@ def register(params: Params, project: Path) -> RegisteredModel:
 
 
 def _find_same(client: "MlflowClient", name: str, lineage: Lineage) -> "ModelVersion | None":
-    """The newest version of the same identity. One registered from uncommitted code gives way to a clean one."""
+    """Return the newest version of the same model, if there is one; not one of uncommitted code where this is of committed code."""
     tags = lineage.tags()
     for version in all_versions(client, name):
         same = all(version.tags.get(key) == tags[key] for key in _IDENTITY)
