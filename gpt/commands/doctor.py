@@ -14,7 +14,7 @@ def add_commands(commands: Commands) -> None:
 
 def doctor(options: argparse.Namespace) -> int:
     """say what this machine has and what is missing"""
-    from gpt.commands.checks import machine, packages, project, servers
+    from gpt.commands.checks import machine, packages, project, servers, training
 
     findings = [
         *packages.packages(),
@@ -23,6 +23,7 @@ def doctor(options: argparse.Namespace) -> int:
         *project.repository(),
         *servers.servers(),
         *project.settings(),
+        *training.environment(),
     ]
     width = max(len(subject) for _, subject, _ in findings)
     for kind, subject, text in findings:

@@ -27,10 +27,10 @@ def pretrain(options: argparse.Namespace) -> int:
         print(adopt(params, options.adopt), flush=True)
     from gpt.processes.launch import check_launch, needs_workers
 
+    check_launch(params)  # before the imports of Accelerate, which reads the environment already
     if needs_workers(params.launch):
         from gpt.processes.workers import run_workers
 
-        check_launch(params)
         return run_workers(params.launch, ["-m", "gpt.commands.worker", "pretrain"])
     from gpt.training.pretrain import pretrain as train
 

@@ -22,6 +22,7 @@ _UNSUPPORTED = {
 }
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 _NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", *_MPI_SIZES)
+_LEVELS = ("debug", "info", "warning", "error", "critical")
 _TRUE, _FALSE = ("1", "true", "yes", "y", "t", "on"), ("0", "false", "no", "n", "f", "off", "")
 
 
@@ -53,6 +54,9 @@ def _find_malformed(variables: Mapping[str, str]) -> Iterator[str]:
     for name in sorted({*switches, *_SWITCHES} & variables.keys()):
         if variables[name].lower() not in (*_TRUE, *_FALSE):
             yield f"{name} = {variables[name]!r}: must be true or false; correct it, or unset it"
+    level = variables.get("ACCELERATE_LOG_LEVEL")
+    if level is not None and level.lower() not in _LEVELS:
+        yield f"ACCELERATE_LOG_LEVEL = {level!r}: must be one of {', '.join(_LEVELS)}; correct it, or unset it"
     for name in _NUMBERS:
         value = variables.get(name)
         if value is not None and not (value.isascii() and value.isdecimal()):

@@ -105,7 +105,7 @@ CHANGES = [
     Change("style of the data card", append("gpt/reports/page.py", "\nX = 1\n"), ["data_card"], True),
     Change("ftfy upgraded", installed("ftfy", "99.0"), ["prepare"], True),
     Change("tiktoken upgraded", installed("tiktoken", "99.0"), ["tokenizer", "tokenize", "evaluate"], True),
-    Change("a benchmark added to fetch", benchmark, ["fetch_benchmarks"], True),
+    Change("a benchmark added to fetch", benchmark, ["fetch_benchmarks", "data_card"], True),
     Change("and named in evaluate", named_benchmark, ["fetch_benchmarks", "prepare", "data_card"], True),
     Change("evaluate.prompts", setting("evaluate", prompts=["to be"]), ["evaluate", "report"], True),
     Change("code in training/step.py", append("gpt/training/step.py", "\nX = 1\n"), ["pretrain"], False),

@@ -53,6 +53,8 @@ CONTRADICTIONS = [
     ({"ACCELERATE_USE_CPU": "maybe"}, {}, "must be true or false"),
     ({"ACCELERATE_DEBUG_MODE": "2"}, {}, "must be true or false"),
     ({"FORK_LAUNCHED": "x"}, {}, "must be true or false"),
+    ({"ACCELERATE_LOG_LEVEL": "chatty"}, {}, "debug, info"),
+    ({"ACCELERATE_LOG_LEVEL": ""}, {}, "debug, info"),
     ({"LOCAL_RANK": "0"}, {}, "RANK and WORLD_SIZE"),
     ({"LOCAL_RANK": "first"}, {}, "must be a number"),
     ({"WORLD_SIZE": "", "RANK": "0"}, {}, "must be a number"),
