@@ -23,12 +23,12 @@ _NETWORK_STAGES = {"fetch"}
 _REMEMBERED_LINES = 200
 _RWLOCK = Path(".dvc/tmp/rwlock")
 _WRITING_SECONDS = 1.0
+_STAGE_ENDED = re.compile(r"ERROR: failed to reproduce '.*': failed to run: .*, exited with (-?\d+)$")
 # What DVC advises after a stage: how to commit, said anew each time. The flow's last lines say it once (flows/keeping.py).
 _DVC_HINTS = re.compile(
     r"To track the changes with git, run:|\tgit add .*|To enable auto staging, run:|\tdvc config core\.autostage true"
     r"|Use `dvc push` to send your updates to remote storage\."
 )
-_STAGE_ENDED = re.compile(r"ERROR: failed to reproduce '.*': failed to run: .*, exited with (-?\d+)$")
 
 
 class StageError(Exception):
@@ -62,7 +62,7 @@ def run_stage(name: str) -> State:
     # Without the wait, an IDE's `dvc status` at the wrong moment makes a finished stage fail. The flow has the order.
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name]
     mend_rwlock()
-    exit_code, said = run_logged(command, without=_DVC_HINTS)
+    exit_code, said = run_logged(command)
     if exit_code != 0:
         return Failed(message=str(error := explain(name, exit_code, said)), data=error)
     if f"Running stage '{name}':" in said:
@@ -89,16 +89,13 @@ def _is_cut_short(path: Path) -> bool:
     return False
 
 
-def run_logged(command: Sequence[str], without: re.Pattern[str] | None = None) -> tuple[int, list[str]]:
-    """Run a command as an owned child and log its lines, but not those that `without` matches as a whole.
-
-    Returns its exit code and the last of these lines.
-    """
+def run_logged(command: Sequence[str]) -> tuple[int, list[str]]:
+    """Run a command as an owned child and log its lines, without DVC's hints; return its exit code and its last lines."""
     logger = get_run_logger()
     said: deque[str] = deque(maxlen=_REMEMBERED_LINES)
 
     def on_line(line: str) -> None:
-        if line.strip() and not (without and without.fullmatch(line)):
+        if line.strip() and not _DVC_HINTS.fullmatch(line):
             said.append(line)
             (logger.error if line.lower().startswith("error: ") else logger.info)("%s", line)
 

@@ -245,7 +245,7 @@ def audit_trail(client: "MlflowClient", name: str) -> list[dict[str, Any]]:
 
 
 def _champion_before(client: "MlflowClient", name: str, current: int) -> int:
-    """Return the version that was champion before `current` was promoted the last time."""
+    """The champion that `current` was promoted over the last time."""
     for event in reversed(audit_trail(client, name)):
         if event["verdict"] == PROMOTED and event["version"] == current:
             if event["previous_version"] is None:

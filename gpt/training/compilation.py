@@ -56,7 +56,7 @@ def choose_compile(
     must, lacking = settings.compile is True, missing_for_compile()
     if largest_of_processes(step.accelerator, float(lacking is not None)):
         lacking = lacking or _ELSEWHERE
-        return _give_up(must, lacking, f"{lacking}; put that right, or use auto or false")
+        return _give_up(must, lacking, f"{lacking}; change that, or use auto or false")
     eager = math.inf
     if not must:
         eager = step.micro_batches * largest_of_processes(step.accelerator, step.time_pass(number, read)[1])
