@@ -21,7 +21,7 @@ _UNSUPPORTED = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context and sequence parallelism",
 }
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-_NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", *_MPI_SIZES)
+_NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", *_MPI_SIZES)
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 _TRUE, _FALSE = ("1", "true", "yes", "y", "t", "on"), ("0", "false", "no", "n", "f", "off", "")
 
@@ -61,10 +61,6 @@ def _find_malformed(variables: Mapping[str, str]) -> Iterator[str]:
         value = variables.get(name)
         if value is not None and not (value.isascii() and value.isdecimal()):
             yield f"{name} = {value!r}: must be a number, as torchrun sets it; unset it where no launcher runs"
-        elif (
-            name == "MASTER_PORT" and value is not None and not 0 < int(value) < 2**16
-        ):  # 0: each would wait at a port of its own
-            yield f"{name} = {value!r}: must be a port from 1 to 65535; give torchrun --standalone or another --master_port"
 
 
 def _find_unsupported(variables: Mapping[str, str]) -> Iterator[str]:
@@ -108,7 +104,8 @@ def _find_other_numbers(params: Params, variables: Mapping[str, str], on_gpu: bo
         yield _refuse(variables, "NVIDIA_TF32_OVERRIDE", "train.precision", precision, other)
     for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"):
         if variables.get(name, "").lower() not in ("", "strict"):
-            yield _refuse(variables, name, "train.precision", precision, "bf16")
+            value = variables[name]
+            yield f"{name} = {value!r}: oneDNN would round numbers that train.precision ({precision}) leaves as they are; unset it"
     backend = variables.get("ACCELERATE_DYNAMO_BACKEND", "").lower()
     if backend in ("", "no"):
         return
@@ -183,12 +180,19 @@ def _find_bad_rank(variables: Mapping[str, str]) -> Iterator[str]:
     rank, size = int(variables["RANK"]), int(variables["WORLD_SIZE"])
     if rank >= size:
         yield f"RANK = '{rank}': must be less than WORLD_SIZE ('{size}'), as torchrun sets them; unset both"
+    if size == 1 and "LOCAL_RANK" not in variables:
+        return  # nobody to meet
     for name in ("MASTER_ADDR", "MASTER_PORT"):
-        if (size > 1 or "LOCAL_RANK" in variables) and not variables.get(name):
+        if not variables.get(name):
             yield (
                 f"{name} is not set, but RANK and WORLD_SIZE are: use torchrun, which sets all, or unset these and start"
                 " `gpt pretrain` itself"
             )
+    port = variables.get("MASTER_PORT")
+    if port and not (
+        port.isascii() and port.isdecimal() and 0 < int(port) < 2**16
+    ):  # at 0 each would wait at a port of its own
+        yield f"MASTER_PORT = {port!r}: must be a port from 1 to 65535; give torchrun --standalone or another --master_port"
 
 
 def _refuse(variables: Mapping[str, str], name: str, key: str, value: str, other: str) -> str:
