@@ -24,6 +24,11 @@ _REMEMBERED_LINES = 200
 _RWLOCK = Path(".dvc/tmp/rwlock")
 _WRITING_SECONDS = 1.0
 _STAGE_ENDED = re.compile(r"ERROR: failed to reproduce '.*': failed to run: .*, exited with (-?\d+)$")
+# What DVC advises after a stage: how to commit, said anew each time. The flow's last lines say it once (flows/keeping.py).
+_DVC_HINTS = re.compile(
+    r"To track the changes with git, run:|\tgit add .*|To enable auto staging, run:|\tdvc config core\.autostage true"
+    r"|Use `dvc push` to send your updates to remote storage\."
+)
 
 
 class StageError(Exception):
@@ -85,12 +90,12 @@ def _is_cut_short(path: Path) -> bool:
 
 
 def run_logged(command: Sequence[str]) -> tuple[int, list[str]]:
-    """Run a command as an owned child and log its lines; return its exit code and its last lines."""
+    """Run a command as an owned child and log its lines, without DVC's hints; return its exit code and its last lines."""
     logger = get_run_logger()
     said: deque[str] = deque(maxlen=_REMEMBERED_LINES)
 
     def on_line(line: str) -> None:
-        if line.strip():
+        if line.strip() and not _DVC_HINTS.fullmatch(line):
             said.append(line)
             (logger.error if line.lower().startswith("error: ") else logger.info)("%s", line)
 

@@ -33,6 +33,7 @@ _NEUTRAL = {
     "scanner.py": "refuses files, and changes none",
     "params": "settings count by their values",
     "processes/cores.py": "as machine.py",
+    "processes/environment.py": "refuses what would compute something else",
     "processes/launch.py": "which processes there are",
     "processes/machine.py": "measures and describes, and decides nothing",
     "processes/peaks.py": "as machine.py",

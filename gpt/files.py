@@ -3,19 +3,26 @@
 Everything a stage writes goes through here: it is built beside its place, synced, and renamed into it.
 """
 
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gpt.errors import UserError
 
 _CHUNK_BYTES = 1 << 20
+_PARTIAL, _ASIDE = (
+    ".partial",
+    ".aside",
+)  # ends of the hidden names `.<name>.<8 letters>.<end>` beside a file or folder that is written
 
 
 def sha256_file(path: Path) -> str:
@@ -61,26 +68,26 @@ def fsync_path(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; rename it into place on success, remove it on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(descriptor)
-    partial = Path(name)
-    try:
+    """Yield a path beside `path` to write to; rename it into place on success, remove it on failure.
+
+    What a killed writer has left beside `path` is removed.
+    """
+    with _partial(path, is_folder=False) as partial:
         yield partial
         partial.chmod(0o666 & ~_UMASK)
         fsync_path(partial)
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path` to fill; swap it into place on success, leave `path` as it was on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    """Yield a new folder beside `path` to fill; put it in its place on success, leave `path` as it was on failure.
+
+    Old and new folder change places in one step, so that a reader finds one of them whole at every instant. Where the system cannot
+    do that (`exchange`), the old one is renamed aside, then the new one into place: between the two a reader finds none, and if
+    the writer is killed there, the next one begins by putting the old folder back. What a killed writer has left is removed.
+    """
+    with _partial(path, is_folder=True) as partial:
         yield partial
         partial.chmod(0o777 & ~_UMASK)
         for file in partial.rglob("*"):
@@ -88,16 +95,111 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 file.chmod(0o666 & ~_UMASK)
             fsync_path(file)
         fsync_path(partial)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.replace(old / path.name)
+        if not path.exists():
             partial.replace(path)
-            shutil.rmtree(old)
-        else:
-            partial.replace(path)
+        elif not exchange(partial, path):
+            _replace_in_two_steps(partial, path)
         fsync_path(path.parent)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Let two files or folders change places in one step; return False, with nothing changed, where that cannot be done.
+
+    Linux and macOS can on their own file systems, not on NFS.
+    """
+    import ctypes
+
+    libc, names = ctypes.CDLL(None), (os.fsencode(first), os.fsencode(second))
+    here, swap = -100, 2  # AT_FDCWD; RENAME_EXCHANGE of renameat2(2), RENAME_SWAP of renamex_np(2)
+    try:
+        if sys.platform == "darwin":
+            return libc.renamex_np(*names, swap) == 0
+        return libc.renameat2(here, names[0], here, names[1], swap) == 0
+    except AttributeError:  # an older C library, or another
+        return False
+
+
+def _replace_in_two_steps(partial: Path, path: Path) -> None:
+    aside = partial.with_suffix(_ASIDE)
+    old = os.open(path, os.O_RDONLY)
+    try:
+        _lock(old)  # or another writer might put it back meanwhile
+        path.replace(aside)
+        partial.replace(path)
+        fsync_path(path.parent)
+        _remove(aside)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.close(old)
+
+
+@contextmanager
+def _partial(path: Path, *, is_folder: bool) -> Iterator[Path]:
+    """Yield a new file or folder beside `path`, removed in the end if it is still there.
+
+    It is locked meanwhile: what is not, a killed writer has left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_up(path)
+    partial, descriptor = _new_partial(path, is_folder=is_folder)
+    try:
+        yield partial
+    finally:
+        _remove(partial)
+        os.close(descriptor)
+
+
+def _new_partial(path: Path, *, is_folder: bool) -> tuple[Path, int]:
+    """Return a new file or folder beside `path`, and the descriptor that locks it."""
+    place = {"prefix": f".{path.name}.", "suffix": _PARTIAL, "dir": path.parent}
+    while True:
+        if is_folder:
+            partial = Path(tempfile.mkdtemp(**place))
+        else:
+            handle, name = tempfile.mkstemp(**place)
+            os.close(handle)
+            partial = Path(name)
+        with suppress(FileNotFoundError):
+            descriptor = os.open(partial, os.O_RDONLY)
+            if _lock(descriptor) is not False and partial.exists():
+                return partial, descriptor
+            os.close(descriptor)  # another writer saw it before it was locked, and removes it
+
+
+def _clear_up(path: Path) -> None:
+    """Remove what killed writers of `path` have left beside it, and put back a folder that one of them had moved aside."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.\w{{8}}({re.escape(_PARTIAL)}|{re.escape(_ASIDE)})")
+    for left in [entry for entry in path.parent.iterdir() if ours.fullmatch(entry.name)]:
+        try:
+            descriptor = os.open(left, os.O_RDONLY)
+        except OSError:  # another writer has just removed it
+            continue
+        try:
+            if _lock(descriptor):
+                if left.suffix == _ASIDE and not path.exists():
+                    left.replace(path)
+                else:
+                    _remove(left)
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Lock an open file or folder; return False if another process has, None where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there; what cannot be removed, the next writer tries again."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

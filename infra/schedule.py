@@ -73,10 +73,11 @@ def _deploy() -> int:
         code = _run("work-pool", "create", POOL, "--type", "process", quiet=True)
         if code != 0:
             return code
-    return _run("deploy", "--all")
+    return _run("deploy", "--all", quiet=True)  # it advises to start a worker in another terminal; ours starts next
 
 
 def _serve(url: str) -> int:
+    print("deployed what prefect.yaml describes; a worker starts here", flush=True)
     print(f"\nPrefect's UI: {_ui(url)}\nRun it now:   prefect deployment run pretrain/nightly", flush=True)
     print(f"              with PREFECT_API_URL={public_uri(url)}\nStop:         Ctrl-C\n", flush=True)
     return _run("worker", "start", "--pool", POOL, "--type", "process", "--limit", "1")
@@ -90,7 +91,7 @@ def _run(*arguments: str, quiet: bool = False) -> int:
         said.append(line) if quiet else print(line, flush=True)
 
     code = processes.run([*_PREFECT, *arguments], cwd=Path.cwd(), on_line=show)
-    if code != 0 and arguments[1] != "inspect":
+    if code != 0 and quiet and arguments[1] != "inspect":
         print("\n".join(said), file=sys.stderr)
     return code
 

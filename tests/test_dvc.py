@@ -1,8 +1,12 @@
 """dvc.yaml: each stage depends on what can change its bytes, and on nothing else."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.repo import Repo
+from dvc.repo.reproduce import plan_repro
 from ruamel.yaml import YAML
 
 from flows.pipeline import STAGES as FLOW
@@ -42,3 +46,19 @@ def test_settings_that_decide_bytes_are_dependencies_and_others_are_not() -> Non
     assert params_of("prepare", "prepare") == Prepare.model_fields.keys() - {"engine"}
     assert params_of("evaluate", "evaluate") == Evaluate.model_fields.keys() - {"benchmarks"}
     assert all("launch" not in str(stage.get("params")) for stage in DVC.values())
+
+
+def test_benchmarks_that_the_model_is_not_judged_by_are_nobodys_dependency() -> None:
+    readers = [name for name, stage in DVC.items() if "data/benchmarks" in stage.get("deps", [])]
+    assert readers == ["prepare"]
+    assert "evaluate.benchmarks" in DVC["fetch_benchmarks"]["params"]
+
+
+def test_dvc_draws_the_data_card_before_the_run_that_it_is_logged_with(tmp_path: Path) -> None:
+    """DVC runs stages that do not depend on each other in the order of dvc.yaml."""
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    with Repo.init(str(tmp_path), no_scm=True) as repo:
+        graph = repo.index.graph
+        order = [stage.addressing.rpartition(":")[2] for stage in plan_repro(graph, list(repo.index.stages))]
+    assert order.index("data_card") < order.index("pretrain")

@@ -3,6 +3,7 @@ import json
 import os
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from gpt.errors import UserError
 from gpt.files import atomic_file, atomic_folder, read_json, sha256_file, sha256_json, sha256_tree, write_json
+from tests.conftest import ROOT
 
 
 class Boom(Exception):
@@ -69,6 +71,156 @@ def test_a_folder_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
             (partial / name).write_text(name)
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
     assert [entry.name for entry in path.iterdir()] == ["second"]
+
+
+# Replaces a folder (or writes a new one, or a file) in forks of itself that are killed at one line of gpt/files.py after the other.
+KILLER = """
+import json, os, signal, sys
+from pathlib import Path
+import gpt.files
+from gpt.files import atomic_file, atomic_folder
+
+what, begins_with_old, exchanges = sys.argv[1], sys.argv[2] == "old", sys.argv[3] == "exchange"
+if not exchanges:
+    gpt.files.exchange = lambda first, second: False
+
+def write(path, text):
+    if what == "folder":
+        with atomic_folder(path) as partial:
+            for name in ("a", "b"):
+                (partial / name).write_text(text)
+    else:
+        with atomic_file(path) as partial:
+            partial.write_text(text)
+
+def look(path):
+    if not path.exists():
+        return None
+    files = sorted(path.iterdir()) if what == "folder" else [path]
+    return [file.read_text() for file in files]
+
+def die_at(line):
+    seen = 0
+    def trace(frame, event, argument):
+        nonlocal seen
+        if frame.f_code.co_filename != gpt.files.__file__:
+            return None
+        if event == "line":
+            seen += 1
+            if seen == line:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+    sys.settrace(trace)
+
+line, seen = 0, []
+while True:
+    line += 1
+    path = Path(str(line)) / "it"
+    path.parent.mkdir()
+    if begins_with_old:
+        write(path, "old")
+    pid = os.fork()
+    if not pid:
+        die_at(line)
+        write(path, "new")
+        os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    after_kill, left = look(path), len(os.listdir(path.parent)) - path.exists()
+    try:
+        if what == "folder":
+            with atomic_folder(path):
+                before_next = look(path)
+                raise KeyError
+        with atomic_file(path):
+            before_next = look(path)
+            raise KeyError
+    except KeyError:
+        pass
+    litter = [name for name in os.listdir(path.parent) if name != path.name]
+    seen.append([after_kill, left, before_next, look(path), litter])
+    if os.waitstatus_to_exitcode(status) == 0:
+        break
+print(json.dumps(seen))
+"""
+
+
+def kill_at_every_line(folder: Path, *what: str) -> list[tuple[list[str] | None, int, list[str] | None]]:
+    """Return what a reader sees after each kill, how much litter lies there, and what a writer that fails afterwards leaves."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, *what],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert len(seen) > 20, "that many lines a writer runs through"
+    for _, _, before_next, after_next, litter in seen:
+        assert not litter, "the next writer clears up"
+        assert before_next == after_next
+    assert seen[-1][1] == 0
+    return [(after_kill, left, after_next) for after_kill, left, _, after_next, _ in seen]
+
+
+WHAT = {"folder": (["old", "old"], ["new", "new"]), "file": (["old"], ["new"])}
+
+
+@pytest.mark.parametrize("what", WHAT)
+@pytest.mark.parametrize("before", ["old", "nothing"])
+def test_killed_at_any_line_a_writer_leaves_old_or_new_whole_and_the_next_one_clears_up(
+    tmp_path: Path, what: str, before: str
+) -> None:
+    old, new = WHAT[what]
+    seen = kill_at_every_line(tmp_path, what, before, "exchange")
+    states = [after_kill for after_kill, *_ in seen]
+    first_new = states.index(new)
+    assert all(state == (old if before == "old" else None) for state in states[:first_new])
+    assert all(state == new for state in states[first_new:])
+    assert all(after_kill == after_next for after_kill, _, after_next in seen)
+    assert any(left for _, left, _ in seen), "some kills come while there is something to clear up"
+
+
+def test_where_folders_cannot_change_places_the_next_writer_puts_the_old_one_back(tmp_path: Path) -> None:
+    old, new = WHAT["folder"]
+    seen = kill_at_every_line(tmp_path, "folder", "old", "no exchange")
+    assert {str(after_kill) for after_kill, *_ in seen} == {str(old), "None", str(new)}
+    for after_kill, _, after_next in seen:
+        assert after_next == (after_kill or old)
+
+
+def test_another_writer_at_work_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "it"
+    with atomic_folder(path) as first:
+        (first / "a").write_text("first")
+        with atomic_folder(path) as second:
+            (second / "a").write_text("second")
+        assert (first / "a").read_text() == "first"
+    assert (path / "a").read_text() == "first", "who comes last"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_what_a_writer_of_the_same_name_left_is_removed(tmp_path: Path) -> None:
+    others = [".it", ".it.json", ".it.12345678", ".it.partial", ".item.12345678.partial", "it.12345678.partial"]
+    for name in others:
+        (tmp_path / name).write_text("a user's")
+    (tmp_path / ".it.12345678.partial").write_text("left by a kill")
+    write_json(tmp_path / "it", 1)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([*others, "it"])
+
+
+def test_a_folder_takes_the_place_of_a_link_and_leaves_what_it_points_to(tmp_path: Path) -> None:
+    elsewhere, path = tmp_path / "elsewhere", tmp_path / "it"
+    elsewhere.mkdir()
+    (elsewhere / "a").write_text("kept")
+    path.symlink_to(elsewhere)
+    with atomic_folder(path) as partial:
+        (partial / "a").write_text("new")
+    assert (elsewhere / "a").read_text() == "kept"
+    assert (path / "a").read_text() == "new"
+    assert sorted(tmp_path.iterdir()) == [elsewhere, path]
 
 
 def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:

@@ -164,3 +164,29 @@ def test_no_folder_holds_too_many_files() -> None:
             folder = path.parent.relative_to(ROOT).as_posix()
             files[folder] = files.get(folder, 0) + 1
     assert {folder for folder, count in files.items() if count > MOST_FILES} == set()
+
+
+def fails_on_purpose(function: ast.AST, helpers: set[str]) -> bool:
+    """Whether a test asserts something, itself or by a helper of its file, or lets a command's exit code decide."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assert):
+            return True
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func).rpartition(".")[2]
+            if name in helpers or name in ("raises", "fail", "assert_close", "assert_array_equal", "check_call"):
+                return True
+            if any(keyword.arg == "check" and ast.unparse(keyword.value) == "True" for keyword in node.keywords):
+                return True
+    return False
+
+
+def test_every_test_can_fail() -> None:
+    functions = [
+        (path, {node.name: node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)})
+        for path in files_of("tests")
+    ]
+    assert sum(len(found) for _, found in functions) > 1000
+    for path, found in functions:
+        helpers = {name for name, node in found.items() if fails_on_purpose(node, set())}
+        for name, node in found.items():
+            assert not name.startswith("test_") or fails_on_purpose(node, helpers), f"{path}: {name} asserts nothing"

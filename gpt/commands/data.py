@@ -35,11 +35,12 @@ def fetch(options: argparse.Namespace) -> int:
     from gpt.sources.benchmarks import build_benchmarks
     from gpt.sources.fetch import fetch
 
-    settings = load_params().fetch
+    params = load_params()
+    settings = params.fetch
     if options.what != "benchmarks":
         print(f"{paths.RAW}: {fetch(settings.sources, paths.RAW)} files, verified")
     if options.what != "sources":
-        counts = build_benchmarks(settings.benchmarks, paths.BENCHMARKS)
+        counts = build_benchmarks(settings.benchmarks, paths.BENCHMARKS, params.evaluate.benchmarks)
         items = sum(sum(splits.values()) for splits in counts.values())
         print(f"{paths.BENCHMARKS}: {len(counts)} benchmarks, {items:,} items")
     return 0

@@ -14,12 +14,7 @@ def add_commands(commands: Commands) -> None:
 
 def doctor(options: argparse.Namespace) -> int:
     """say what this machine has and what is missing"""
-    return examine()
-
-
-def examine() -> int:
-    """Print the findings; return 0 if nothing is missing, else 2."""
-    from gpt.commands.checks import disclosure, machine, packages, project, servers
+    from gpt.commands.checks import disclosure, machine, packages, project, servers, training
     from gpt.secrets import redact
 
     findings = [
@@ -31,6 +26,7 @@ def examine() -> int:
         *servers.servers(),
         *project.settings(),
         *disclosure.uploads(),
+        *training.environment(),
     ]
     width = max(len(subject) for _, subject, _ in findings)
     for kind, subject, text in findings:

@@ -31,13 +31,12 @@ def pretrain(options: argparse.Namespace) -> int:
         print(adopt(params, options.adopt), flush=True)
     from gpt.processes.launch import check_launch, needs_workers
 
+    check_launch(params)  # before the imports of Accelerate, which reads the environment already
     if needs_workers(params.launch):
         from gpt.processes.workers import run_workers
 
-        check_launch(params.launch)
-        advice = _memory_advice(
-            params, fewer_processes=True
-        )  # the kernel kills for want of the machine's memory, not a GPU's
+        # The kernel kills for want of the machine's memory, not of a GPU's.
+        advice = _memory_advice(params, fewer_processes=True)
         return run_workers(params.launch, ["-m", "gpt.commands.worker", "pretrain"], advice)
     from gpt.memory import told_if_out_of_memory
     from gpt.training.pretrain import pretrain as train

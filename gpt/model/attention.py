@@ -31,7 +31,7 @@ class SimplifiedSelfAttention(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Learned projections decide what a token asks for, offers and gives (section 3.4; Vaswani et al. 2017).
+    """Learned projections give each token a query, a key and a value (section 3.4; Vaswani et al. 2017).
 
     Maps (T, d_in) or (B, T, d_in) to (…, T, d_out); with `return_weights` also gives the weights (…, T, T).
     """
@@ -50,7 +50,7 @@ class SelfAttention(nn.Module):
 
 
 class CausalAttention(nn.Module):
-    """No token sees a later one, and dropout hides some of the weights in training (section 3.5).
+    """A mask hides later tokens, and dropout zeroes some of the attention weights in training (section 3.5).
 
     Maps (B, T, d_in) with T at most `context_length` to (B, T, d_out); with `return_weights` also gives the weights
     (B, T, T) after dropout.
@@ -172,17 +172,17 @@ class MultiHeadAttention(nn.Module):
 def document_mask(tokens: torch.Tensor, end_of_text: int) -> torch.Tensor:
     """Return (B, 1, T, T) of `tokens` (B, T), True where a token may look: at itself and earlier tokens of its own document.
 
-    <|endoftext|> ends a document, but counts to the next one here: that one's first token is predicted from it, as in generation.
+    <|endoftext|> ends a document, but belongs to the next one here, whose first token is predicted from it, as in generation.
     """
     documents = (tokens == end_of_text).cumsum(dim=1)  # (B, T): how many have begun in the window
     return (documents[:, :, None] == documents[:, None, :]).tril()[:, None]
 
 
 def _scores(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Return scaled dot products (…, T, T): the scale keeps their variance, and so softmax's gradient, from the head's size."""
+    """Return dot products / sqrt(head size), (…, T, T): undivided, their variance grows with it and softmax saturates."""
     return queries @ keys.transpose(-2, -1) / keys.shape[-1] ** 0.5
 
 
 def _future(length: int, device: torch.device | None = None) -> torch.Tensor:
-    """Return (length, length) that is True where a token would see a later one."""
+    """Return the causal mask (length, length), True where a token would see a later one."""
     return torch.ones(length, length, dtype=torch.bool, device=device).triu(diagonal=1)

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens that a model has read, in buffers that are allocated once.
+"""The KV cache: keys and values of the tokens that a model has read, in buffers that are allocated once.
 
 Every row of a batch has its own length: prompts are padded on the right, a row's next token overwrites its padding, and
 no row ever sees what lies behind its own length. So a row's text does not depend on its neighbours.
@@ -10,7 +10,7 @@ import torch
 
 
 class KeyValueCache:
-    """What `GPTModel.hidden` has read so far: for each layer keys and values (B, n_kv_head, capacity, head_size)."""
+    """For each layer keys and values (B, n_kv_head, capacity, head_size) of the tokens that `GPTModel.hidden` has read."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class KeyValueCache:
         self.lengths = [0] * batch_size
         "Tokens of each row that the buffers hold."
         shape = (batch_size, n_kv_head, capacity, head_size)
-        # Zeros, not whatever was there: attention weighs what it must not see with 0, and 0 times NaN is NaN.
+        # Zeros, not uninitialised memory: attention gives masked positions the weight 0, and 0 times NaN is NaN.
         self.layers = [
             LayerCache(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
             for _ in range(n_layer)
@@ -55,17 +55,17 @@ class KeyValueCache:
         return positions
 
     def advance(self, counts: Sequence[int] | int) -> None:
-        """Say how many of the tokens last read count in each row: all but its padding."""
+        """Add to each row's length the tokens just read: its own, without the padding."""
         counts = [counts] * len(self.lengths) if isinstance(counts, int) else counts
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
 
     def put(self, rows: Sequence[int], other: "KeyValueCache") -> None:
-        """Let `rows` hold what the rows of `other` hold, in its order, instead of what they held."""
+        """Replace `rows` by the rows of `other`, in its order."""
         for row, source, length in zip(rows, range(len(rows)), other.lengths, strict=True):
             self._copy_row(row, other, source, length)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Forget all rows but these, which are in ascending order and become 0, 1, …"""
+        """Drop all rows but these (in ascending order), which become rows 0, 1, …"""
         for row, source in enumerate(rows):
             if row != source:
                 self._copy_row(row, self, source, self.lengths[source])
@@ -85,7 +85,7 @@ class KeyValueCache:
 
 
 class LayerCache:
-    """One layer's keys and values, and where the tokens that are being read belong."""
+    """One layer's keys and values, and the positions at which those of new tokens are stored."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         self.keys, self.values = keys, values

@@ -1,7 +1,7 @@
-"""`GPTModel.hidden` and `logits` for one token a row, in fewer and larger calls: what writing text spends its time on.
+"""The decoding step of generation: `GPTModel.hidden` and `logits` for one token a row, in fewer and larger matrix products.
 
-The same function of the same weights, only arranged for a few rows: a pass of one token reads every weight once, so that their
-layout in memory and the number of calls decide its time. tests/model/test_decoder.py holds the two to the same logits.
+It computes the same function of the same weights. A step of one token reads every weight once, so that the layout of weights in
+memory and the number of kernel calls decide its time. tests/model/test_decoder.py compares the logits of both.
 """
 
 import torch
@@ -13,7 +13,7 @@ from gpt.model.layers import GatedFeedForward, gelu
 from gpt.model.transformer import GPTModel, TransformerBlock
 
 _MANY_ROWS = 64
-"From here on a matrix product is limited by arithmetic, and PyTorch's own choice is the best."
+"With more rows a matrix product is limited by arithmetic, and PyTorch's own choice of kernel is the best."
 
 
 class Decoder:
@@ -43,7 +43,7 @@ class Decoder:
 
 
 class _Layer:
-    """A `TransformerBlock`'s weights: queries, keys and values in one matrix, and so gate and expansion."""
+    """A `TransformerBlock` with fused weights: one matrix for queries, keys and values, one for gate and expansion."""
 
     def __init__(self, block: TransformerBlock, transpose: bool) -> None:
         self._block, self._att, ff = block, block.att, block.ff
@@ -65,7 +65,7 @@ class _Layer:
         return x + self._shrink(h)
 
     def _attend(self, x: torch.Tensor, cache: LayerCache) -> torch.Tensor:
-        """Map (B, C) to the heads' contexts side by side (B, C)."""
+        """Map (B, C) to the concatenated contexts of the heads (B, C)."""
         att, B = self._att, len(x)
         heads = self._qkv(x).contiguous().view(B, -1, 1, att.head_dim)  # of queries, then of keys, then of values
         first_key, first_value = att.num_heads, att.num_heads + att.num_kv_heads
@@ -75,7 +75,7 @@ class _Layer:
         if att.rotary is not None:
             queries, keys = att.rotary(queries, cache.positions), att.rotary(keys, cache.positions)
         keys, values = cache.extend(keys, values)
-        # Queries that share a key head stand where a sequence's tokens would: nothing is repeated for them.
+        # Grouped queries: those that share a key head take the place of positions in a sequence, so that no key is repeated.
         queries = queries.reshape(B, att.num_kv_heads, -1, att.head_dim)
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=cache.mask).reshape(B, -1)
 
@@ -85,7 +85,7 @@ class _Linear:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, transpose: bool) -> None:
         self._weight, self._bias = weight, bias
-        # A row of the weight is read at a time as it is, a column of it transposed: the longer the better.
+        # A CPU reads the weight (out, in) in rows of `in` numbers, transposed in rows of `out`: longer rows are read faster.
         widens = weight.shape[0] > weight.shape[1]
         self._transposed = weight.t().contiguous() if transpose and widens else None  # (in, out)
 
@@ -101,7 +101,7 @@ class _Linear:
 
 
 def _joined(layers: list[nn.Linear], transpose: bool) -> _Linear:
-    """Return layers of the same input as one, whose outputs stand side by side."""
+    """Return linear layers of the same input fused into one, with their outputs concatenated."""
     if len(layers) == 1:
         return _Linear(layers[0].weight, layers[0].bias, transpose)
     biases: list[torch.Tensor] = [layer.bias for layer in layers if layer.bias is not None]

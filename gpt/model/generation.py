@@ -1,4 +1,4 @@
-"""Sampling text: one token after the other, each a part of the next one's input.
+"""Autoregressive generation: sampling one token after the other.
 
 A row's tokens depend on the row alone: its prompt, its seed, the model. Which rows it shares a batch with and whether keys and
 values are cached changes how fast they come, not which they are (up to the last bits of floating point).
@@ -15,10 +15,10 @@ from gpt.model.decoder import Decoder
 from gpt.model.transformer import GPTModel
 
 _ROWS = 32
-"Prompts that `generate_texts` continues at a time: more cost memory for their keys and values."
+"Batch size of `generate_texts`: a larger one needs more memory for keys and values."
 
 _TRANSPOSED_FROM = 100
-"Tokens from which on a lone row repays transposed copies of the weights."
+"A single row of at least so many new tokens repays the time that transposing copies of the weights takes."
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def generate_tokens(
     has no say here. A row that is over is no longer computed.
 
     The model sees the last block_size tokens of a longer prompt. When a row has block_size tokens and gets one more, its
-    oldest half is dropped and the rest is read again: one long reading every block_size / 2 tokens, instead of one a token.
+    oldest half is dropped and the rest is read again: one prefill every block_size / 2 tokens, instead of one a token.
     """
     training = model.training
     model.eval()
@@ -81,7 +81,7 @@ def generate_tokens(
         batch = _Batch(model, prompts, sampling, seeds, use_cache)
         for _ in range(sampling.max_new_tokens):
             tokens = batch.step()
-            # Asked before they are handed over: whoever takes a row's last token may well not come back for more.
+            # Before the yield: a caller that has got a row's last token may never resume this generator.
             left = [slot for slot, pair in enumerate(zip(batch.rows, tokens, strict=True)) if not ends(*pair)]
             yield dict(zip(batch.rows, tokens, strict=True))
             if not left:
@@ -141,7 +141,7 @@ def _stream(
 
 
 class _Writer:
-    """Turns a row's tokens into text: holds back what may yet become a character or a stop string."""
+    """Decodes a row's tokens to text as they come; holds back incomplete UTF-8 and what may become a stop string."""
 
     def __init__(self, encoding: tiktoken.Encoding, stop: Sequence[str]) -> None:
         self.over = False
@@ -158,19 +158,19 @@ class _Writer:
         return self.over
 
     def finish(self) -> None:
-        """Nothing more comes: what was held back is text."""
+        """End the text: what was held back belongs to it."""
         if not self.over:
             self._extend(self._characters.decode(b"", final=True))
         self._ready, self._held, self.over = self._ready + self._held, "", True
 
     def take(self) -> str:
-        """Return the text that has become certain since the last time."""
+        """Return the text that was completed since the last call."""
         piece, self._ready = self._ready, ""
         return piece
 
     def _extend(self, new: str) -> None:
         text = self._held + new
-        # The stop string that is complete first; of two that are at once, the longer.
+        # The stop string that is complete first; of two that end at the same place, the longer.
         found = [(text.find(stop) + len(stop), text.find(stop)) for stop in self._stop if stop in text]
         if found:
             self._ready, self._held, self.over = self._ready + text[: min(found)[1]], "", True
@@ -184,7 +184,7 @@ class _Writer:
 
 
 class _Batch:
-    """The rows that go on. Slot i of every list and tensor belongs to row `rows[i]`."""
+    """The rows that are not finished. Slot i of every list and tensor belongs to row `rows[i]`."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ class _Batch:
         self._device, block_size = model.tok_emb.weight.device, model.config.block_size
         self._windows = [list(prompt)[-block_size:] for prompt in prompts]
         seeds = [sampling.seed + row for row in self.rows] if seeds is None else seeds
-        # On the CPU whatever the device: a seed says the same everywhere.
+        # On the CPU whatever the device, so that a seed gives the same draws everywhere.
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._seen = None
         if sampling.repetition_penalty != 1:
@@ -228,7 +228,7 @@ class _Batch:
         return tokens
 
     def keep(self, slots: Sequence[int]) -> None:
-        """Forget all rows but those in these slots."""
+        """Drop all rows but those in these slots."""
         self.rows = [self.rows[slot] for slot in slots]
         self._windows = [self._windows[slot] for slot in slots]
         self._generators = [self._generators[slot] for slot in slots]
@@ -255,7 +255,7 @@ class _Batch:
         return self._model.logits(hidden[torch.arange(len(ends), device=self._device), ends])
 
     def _read(self, slots: Sequence[int]) -> None:
-        """Let the cache hold the windows in these slots but for their last tokens, which the next step reads."""
+        """Prefill the cache with the windows in these slots, without their last tokens, which the next step reads."""
         assert self._cache is not None
         windows = [self._windows[slot][:-1] for slot in slots]
         fresh = self._model.new_cache(len(windows), max(map(len, windows)))
@@ -265,7 +265,7 @@ class _Batch:
         self._cache.put(slots, fresh)
 
     def _padded(self, windows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Return token ids (B, T) of the longest window's length; what fills others up comes after them and is never seen."""
+        """Return token ids (B, T), shorter windows padded on the right, where the causal mask hides the padding."""
         longest = max(map(len, windows))
         return torch.tensor([[*window, *[0] * (longest - len(window))] for window in windows], device=self._device)
 
@@ -279,7 +279,7 @@ def _choose(
         logits = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    # Less the maximum, and within limits: no quotient leaves the range of floats.
+    # The maximum is subtracted and the temperature bounded, so that no quotient overflows.
     logits = (logits - logits.amax(-1, keepdim=True)) / min(max(sampling.temperature, 1e-6), 1e6)
     tokens = None
     if 0 < sampling.top_k < logits.shape[-1]:
@@ -287,13 +287,14 @@ def _choose(
     elif sampling.top_p < 1:
         logits, tokens = logits.sort(descending=True, stable=True)
     probabilities = torch.softmax(logits, dim=-1)
-    if sampling.top_p < 1:  # falling: a token stays if those before it have not yet the mass
+    if sampling.top_p < 1:  # in descending order: a token stays if those before it add up to less
         before = probabilities.cumsum(-1) - probabilities
         probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)
     if sampling.min_p > 0:
         least = sampling.min_p * probabilities.amax(-1, keepdim=True)
         probabilities = probabilities.masked_fill(probabilities < least, 0.0)
-    # A row draws one number a step, whatever the others do: where it falls in the running sum of probabilities.
+    # Inverse transform sampling: a row draws one number a step from its own generator, and takes the token at which the
+    # cumulative probability exceeds it.
     draws = torch.stack([torch.rand((), dtype=torch.float64, generator=generator) for generator in generators])
     sums = probabilities.cumsum(-1, dtype=torch.float64)
     draws = draws.to(sums.device)[:, None] * sums[:, -1:]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 _CHUNK_BYTES = 64 * 2**20
-"Logits held at a time; more brings no speed, less pays for accumulating the head's gradient more often."
+"Of logits at a time. A larger chunk is not faster; a smaller one adds to the head's gradient more often, which costs time."
 
 
 def linear_cross_entropy(
@@ -21,10 +21,10 @@ def linear_cross_entropy(
     *,
     scale: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what to minimise and the cross-entropy in nats, both summed over tokens, of logits `hidden @ weight.T`.
+    """Return the scaled loss and the cross-entropy in nats, both summed over tokens, of logits `hidden @ weight.T`.
 
-    `hidden` is (N, C), `weight` (vocab_size, C), `targets` (N,) token ids. What to minimise is the cross-entropy times `scale`
-    (1 / tokens for a mean), the only one with a gradient.
+    `hidden` is (N, C), `weight` (vocab_size, C), `targets` (N,) token ids. The loss is the cross-entropy times `scale`
+    (1 / tokens for a mean); it alone has a gradient.
     """
     return _LinearCrossEntropy.apply(hidden, weight, targets, scale)
 

@@ -158,7 +158,7 @@ class GPTModel(nn.Module):
         if table is not None:
             x = x + (table[:T] if positions is None else table[positions])
         x = self.drop_emb(x)
-        # Built once for all blocks. Kernels skip the future of a causal mask unseen, but read this one: B × T × T values a block.
+        # Built once for all blocks. Fused kernels need no causal mask to skip later tokens, but read this one: B × T × T a block.
         mask = None if end_of_text is None else document_mask(tokens, end_of_text)
         for number, block in enumerate(self.trf_blocks):
             if self.checkpoint_activations and torch.is_grad_enabled():

@@ -8,6 +8,8 @@ import torch
 
 from gpt.errors import UserError
 from gpt.params.launch import Launch
+from gpt.params.project import Params
+from gpt.processes.environment import check_environment, hide_from_accelerate
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
@@ -25,9 +27,10 @@ def needs_workers(settings: Launch) -> bool:
     return not is_worker() and settings.num_processes * settings.num_machines > 1
 
 
-def check_launch(settings: Launch) -> None:
-    """Raise `UserError` for what this machine or this version would silently not do."""
-    gpus = torch.cuda.device_count()
+def check_launch(params: Params) -> None:
+    """Raise `UserError` for what this machine would silently not do, or what the environment asks for in place of params.yaml."""
+    settings, gpus = params.launch, torch.cuda.device_count()
+    check_environment(params, on_gpu=gpus > 0)
     if gpus and settings.num_processes > gpus:
         raise UserError(
             f"params.yaml: launch.num_processes = {settings.num_processes}, but this machine has {gpus} GPU(s); lower it"
@@ -43,6 +46,7 @@ def join_processes(settings: Launch) -> "PartialState":
     """Return the process group of this run, once all processes are there."""
     from accelerate import PartialState
 
+    hide_from_accelerate()
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=settings.timeout_seconds))
 
 

@@ -61,13 +61,13 @@ class Lineage:
     "dvc.lock records this very evaluation, so it is the lock of this model."
     requirements_lock_sha256: str
     precision: str
-    "In which the passes of training were computed; weights are fp32."
+    "train.precision, of forward and backward passes; weights are fp32."
     hardware: str
     num_processes: int
     fingerprint: str
     "Of the training: what its result depends on, as checkpoints are named by it."
     adopted: str
-    "Other runs that it was taken over from knowingly (fingerprint, step, what differed); then its settings alone do not make it."
+    "Runs whose checkpoints it continued by `--adopt` (fingerprint, step, what differed): its settings alone do not reproduce it."
     python: str
     torch: str
     gpt: str
@@ -256,6 +256,6 @@ def _describe_adoption(record: dict[str, Any]) -> str:
 
 
 def _row_order(name: str) -> tuple[int, str]:
-    """In the order of `Lineage`, then what was measured and decided."""
+    """Sort rows in the order of `Lineage`, then what was measured and decided."""
     names = [entry.name for entry in fields(Lineage)]
     return (names.index(name) if name in names else len(names), name)

@@ -33,6 +33,7 @@ from gpt.registry.versions import (
 )
 from gpt.secrets import public_uri, redact_values
 from gpt.tracking import store
+from gpt.tracking.dataset import read_card
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -99,7 +100,7 @@ def register(params: Params, project: Path) -> RegisteredModel:
 
 
 def _find_same(client: "MlflowClient", name: str, lineage: Lineage) -> "ModelVersion | None":
-    """The newest version of the same identity. One registered from uncommitted code gives way to a clean one."""
+    """Return the newest version of the same model, if there is one; not one of uncommitted code where this is of committed code."""
     tags = lineage.tags()
     for version in all_versions(client, name):
         same = all(version.tags.get(key) == tags[key] for key in _IDENTITY)
@@ -146,6 +147,8 @@ def _create_version(
             for file, content in lineage.files.items():
                 Path(folder, file).write_bytes(content)
             client.log_artifacts(run_id, folder, f"lineage/{model.model_id}")
+        if card := read_card(project / paths.DATA_CARD, project / paths.TOKENS):
+            client.log_text(run_id, card, "data.html")  # training logs it too, but may have begun before it was there
         now, step = int(time.time() * 1000), params.train.max_steps
         metrics = [
             Metric(f"{split}/{figure}", evaluation[split][figure], now, step, model_id=model.model_id, run_id=run_id)

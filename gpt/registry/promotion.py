@@ -1,4 +1,4 @@
-"""The gate between candidate and champion, and the way back.
+"""Promotion of the candidate to champion, if it passes the gate, and rollback.
 
 A verdict is a list of reasons, each with its figure and its threshold. Aliases have no history, so decisions are kept
 in tags: all of them on the registered model, written before the alias moves, and the last one on the version.
@@ -219,19 +219,19 @@ def _version_tags(promotion: Promotion) -> dict[str, str]:
 
 
 def _is_recorded(version: "ModelVersion", promotion: Promotion) -> bool:
-    """Whether the version's tags say this already: asking again every hour does not fill the trail."""
+    """Whether the version's tags say this already: a schedule that asks every hour adds nothing to the audit trail."""
     return all(version.tags.get(key) == value for key, value in _version_tags(promotion).items())
 
 
 def _append_trail(client: "MlflowClient", promotion: Promotion) -> None:
-    """One tag an event: nothing is read and rewritten, so no event can be lost."""
+    """Add a decision to the audit trail, as a tag of its own: no tag is rewritten, so none can be lost."""
     event: dict[str, Any] = {
         "verdict": promotion.verdict,
         "version": promotion.version,
         "previous_version": promotion.previous_version,
         "reason": "; ".join(reason.text for reason in promotion.reasons),
     }
-    # The order decides what a rollback goes back to: it must not be a clock's that was set back, or is another machine's.
+    # A rollback goes by the order of these tags, which are named by time: none may come before the last, whatever this clock says.
     trail = audit_trail(client, promotion.name)
     client.set_registered_model_tag(
         promotion.name, _TRAIL + _time_after(trail[-1]["time"] if trail else ""), json.dumps(redact_values(event))

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def is_registry_uri(spec: str) -> bool:
-    """Whether a model is named by a place in the registry rather than by a folder."""
+    """Whether `spec` names a registered model rather than a folder."""
     return spec.startswith(("models:", "@"))
 
 
@@ -156,7 +156,7 @@ def _is_absent(error: Exception) -> bool:
 
 
 def _listing(client: "MlflowClient", name: str) -> str:
-    """What there is instead, for an error message."""
+    """Return which models or versions there are, for an error message."""
     versions = all_versions(client, name)
     if not versions:
         names = sorted(model.name for model in client.search_registered_models(max_results=20))
@@ -175,7 +175,7 @@ def _local_path(uri: str) -> Path | None:
 
 
 def _downloaded(client: "MlflowClient", source: str) -> Path:
-    """A version's files never change, so the cache is named by where they are from."""
+    """Return the folder of a downloaded version in the user's cache, keyed by its address: a version's files never change."""
     from mlflow.artifacts import download_artifacts
 
     key = hashlib.sha256(f"{client.tracking_uri} {source}".encode()).hexdigest()[:32]

@@ -18,11 +18,14 @@ from gpt.sources.items import NumberedItems, read_common
 from gpt.sources.olmes import read_olmes
 
 
-def build_benchmarks(sources: tuple[Source, ...], output: Path) -> dict[str, dict[str, int]]:
+def build_benchmarks(
+    sources: tuple[Source, ...], output: Path, names: tuple[str, ...] | None = None
+) -> dict[str, dict[str, int]]:
     """Write `output/<benchmark>.jsonl` for each benchmark of the sources, and what they are to `output/benchmarks.json`.
 
+    With `names`, those of evaluate.benchmarks, only these: what nobody judges a model by changes nothing that depends on `output`.
     Returns the number of items by benchmark and split. Raises `UserError` for what `bring` refuses, a file that is not as
-    it should be, and items that come twice; then leaves `output` as it was.
+    it should be, items that come twice, and a name that no source brings; then leaves `output` as it was.
     """
     listing: dict[str, dict[str, Any]] = {}
     origins: dict[tuple[str, str], str] = {}  # of each benchmark's split
@@ -38,6 +41,8 @@ def build_benchmarks(sources: tuple[Source, ...], output: Path) -> dict[str, dic
                                 entry["sources"].append(source.name)
                             with (folder / f"{benchmark}.jsonl").open("ab") as writer:
                                 _write_items(items, writer, entry, origins, f"{source.name}/{file}")
+        if names is not None:
+            _keep_named(names, listing, folder)
         for benchmark, entry in listing.items():
             del entry["ids"]
             entry["sha256"] = sha256_file(folder / f"{benchmark}.jsonl")
@@ -51,8 +56,20 @@ def check_benchmarks(names: tuple[str, ...], folder: Path) -> None:
     if unknown := [name for name in names if name not in known]:
         raise UserError(
             f"params.yaml: evaluate.benchmarks: {', '.join(unknown)} is not in {folder}, which holds"
-            f" {', '.join(known) or 'none'}; add a source of it to fetch.benchmarks, or take the name out"
+            f" {', '.join(known) or 'none'}; run `gpt fetch benchmarks`"
         )
+
+
+def _keep_named(names: tuple[str, ...], listing: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Remove the benchmarks that are not named from `listing` and `folder`."""
+    if unknown := [name for name in names if name not in listing]:
+        raise UserError(
+            f"params.yaml: evaluate.benchmarks: {', '.join(unknown)} is brought by no source of fetch.benchmarks, which bring"
+            f" {', '.join(listing) or 'none'}; add a source of it, or take the name out"
+        )
+    for benchmark in listing.keys() - set(names):
+        del listing[benchmark]
+        (folder / f"{benchmark}.jsonl").unlink()
 
 
 def _bring_files(source: Source, target: Path) -> dict[str, Path]:

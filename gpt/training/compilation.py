@@ -56,7 +56,7 @@ def choose_compile(
     must, lacking = settings.compile is True, missing_for_compile()
     if largest_of_processes(step.accelerator, float(lacking is not None)):
         lacking = lacking or _ELSEWHERE
-        return _give_up(must, lacking, f"{lacking}; install it, or use auto or false")
+        return _give_up(must, lacking, f"{lacking}; change that, or use auto or false")
     eager = math.inf
     if not must:
         eager = step.micro_batches * largest_of_processes(step.accelerator, step.time_pass(number, read)[1])
@@ -107,7 +107,10 @@ def worth_compiling(eager_seconds: float, steps_left: int) -> bool:
 
 
 def missing_for_compile() -> str | None:
-    """Return what torch.compile needs on this machine and does not find, in words, or None."""
+    """Return what torch.compile needs on this machine and does not find, or what forbids it, in words, or None."""
+    for name in ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"):  # torch would then run eager without a word
+        if os.environ.get(name) == "1":
+            return f"{name}=1 forbids it"
     if torch.cuda.is_available():
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed"

@@ -36,7 +36,7 @@ def pretrain(params: Params) -> None:
 
     Raises `UserError` for inputs that are missing or do not fit, `Interrupted` after a signal, with the state saved.
     """
-    check_launch(params.launch)
+    check_launch(params)
     check_precision(params.train.precision, params.launch)
     bound_threads()
     processes = join_processes(params.launch)

@@ -134,13 +134,14 @@ class Trainer:
         self._asks_every_step = seconds * self.settings.log_interval > _STOP_SECONDS
         if counts.most_in_a_row > self.settings.max_skips:
             return False
-        if (skipped := counts.skipped - state.logged_skipped) and self.accelerator.is_main_process:
+        taken, skipped = counts.taken - state.logged_taken, counts.skipped - state.logged_skipped
+        if skipped and self.accelerator.is_main_process:
             logger.warning(
-                "until step %d: %d skipped since the last line, with a loss or gradient not finite or far above the last ones'",
-                state.step,
-                skipped,
+                "step %d: skipped %d of the last %d steps, as their loss or gradient was not finite or far above that of the steps"
+                " before (train.skip_sigma = %g); a skipped step leaves the weights as they were",
+                *(state.step, skipped, skipped + taken, self.settings.skip_sigma),
             )
-        if taken := counts.taken - state.logged_taken:
+        if taken:
             row = {
                 "step": state.step,
                 "train_loss": float(state.loss_sum) / taken,

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from gpt.commands.arguments import at_least, not_empty
+from gpt.commands.checks import training
 from gpt.commands.main import build_parser
 from tests.conftest import ROOT
 
@@ -76,3 +77,13 @@ def test_an_argument_that_is_no_number_is_named(capsys: pytest.CaptureFixture[st
         build_parser().parse_args(["generate", "Hello", "--max-new-tokens", "many"])
     assert "argument --max-new-tokens: invalid int value: 'many'" in capsys.readouterr().err
     assert not_empty("a") == "a"
+
+
+def test_doctor_names_what_the_environment_asks_and_params_yaml_does_not_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    assert [(kind, subject) for kind, subject, _ in training.environment()] == [("missing", "environment")]
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
+    assert not list(training.environment())

@@ -21,6 +21,7 @@ FINGERPRINT = (
     "import sys; from gpt.params.project import load_params; from gpt.training.checkpoints.fingerprint import fingerprint;"
     "print(fingerprint(load_params()).id)"
 )
+AFTER_FETCH = ["prepare", "tokenizer", "tokenize", "data_card"]
 AFTER_TOKENS = ["pretrain", "evaluate", "report"]
 
 
@@ -74,6 +75,11 @@ def benchmark(project: Project) -> None:
     project.change(fetch={"benchmarks": [source]})
 
 
+def named_benchmark(project: Project) -> None:
+    benchmark(project)
+    project.change(evaluate={"benchmarks": ["made"]})
+
+
 class Change(NamedTuple):
     what: str
     make: Callable[[Project], None]
@@ -100,7 +106,8 @@ CHANGES = [
     Change("style of the data card", append("gpt/reports/page.py", "\nX = 1\n"), ["data_card"], True),
     Change("ftfy upgraded", installed("ftfy", "99.0"), ["prepare"], True),
     Change("tiktoken upgraded", installed("tiktoken", "99.0"), ["tokenizer", "tokenize", "evaluate"], True),
-    Change("a benchmark added", benchmark, ["fetch_benchmarks", "prepare", "data_card"], True),
+    Change("a benchmark added to fetch", benchmark, ["fetch_benchmarks", "data_card"], True),
+    Change("and named in evaluate", named_benchmark, ["fetch_benchmarks", *AFTER_FETCH], True),
     Change("evaluate.prompts", setting("evaluate", prompts=["to be"]), ["evaluate", "report"], True),
     Change("code in training/step.py", append("gpt/training/step.py", "\nX = 1\n"), ["pretrain"], False),
     Change("train.learning_rate", setting("train", learning_rate=0.02), AFTER_TOKENS, False),

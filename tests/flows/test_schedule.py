@@ -52,6 +52,7 @@ def address(schedule: "subprocess.Popen[str]") -> str:
     """Read on until the worker is about to start; return the API's address."""
     assert schedule.stdout is not None
     for line in schedule.stdout:
+        assert "prefect worker start" not in line and "separate terminal" not in line, "it starts the worker itself"
         if "PREFECT_API_URL=" in line:
             return line.split("PREFECT_API_URL=")[1].strip()
     raise AssertionError(f"it ended with {schedule.wait()}")

@@ -1,6 +1,8 @@
 """A DVC stage as a Prefect task: what its state says, and when it is tried again."""
 
+import logging
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,22 @@ def test_stage_is_completed_then_cached_then_restored(folder: Path) -> None:
     restored = state_of("fetch")
     assert (restored.name, restored.message) == ("Cached", "Restored from DVC's cache")
     assert (folder / "raw.txt").read_text() == "text\n"
+
+
+def test_of_what_dvc_says_only_its_hints_are_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    (folder / ".dvc/config").write_text("")  # DVC says what to commit where there is git
+    (folder / "fetch.sh").write_text("echo text > raw.txt; echo 'dvc push and git add are a stage'\"'\"'s words too'")
+    with caplog.at_level(logging.INFO):
+        assert run_once("fetch").message == "Ran"
+        (folder / "raw.txt").unlink()
+        assert run_once("fetch").message == "Restored from DVC's cache"
+        shutil.rmtree(folder / ".dvc")
+        assert not run_once("fetch").is_completed()
+    for kept in ("Running stage 'fetch'", "a stage's words too", "is cached", "not inside of a DVC repository"):
+        assert kept in caplog.text
+    for hint in ("To track the changes", "git add dvc.lock", "auto staging", "core.autostage", "Use `dvc push`"):
+        assert hint not in caplog.text
 
 
 def test_what_a_killed_dvc_left_half_written_is_removed(folder: Path) -> None:

@@ -16,6 +16,7 @@ from gpt.processes.launch import RENDEZVOUS
 from gpt.processes.workers import _rendezvous
 from gpt.training.checkpoints import checkpoint as checkpoints
 from tests.conftest import ROOT
+from tests.training.test_process_counts import start_with
 from tests.training.test_trainer import WEIGHTS, start, wait_for_checkpoint
 
 TWO: dict[str, object] = {"num_processes": 2, "micro_batch_size": 4}
@@ -27,10 +28,17 @@ def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return sorted((child for child in children if "RANK" in child.environ()), key=lambda child: child.environ()["RANK"])
 
 
+# However slow this machine is: as if steps were short, where processes ask each other about stops only when they log.
+SHORT_STEPS = """
+import math
+from gpt.training import trainer
+trainer._STOP_SECONDS = math.inf
+"""
+
+
 def test_two_processes_stop_after_the_same_step(make_project: Callable[..., Path]) -> None:
     change = {"max_steps": 3000, "checkpoint_interval": 3000, "eval_interval": 3000, "log_interval": 7}
-    make_project(train=change, launch={"num_processes": 2, "micro_batch_size": 4})
-    process = start()
+    process = start_with(make_project(train=change, launch=TWO), SHORT_STEPS)
     assert process.stderr is not None
     line = ""
     while "step 7/3000" not in line:

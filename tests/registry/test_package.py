@@ -20,6 +20,7 @@ from gpt.registry import package
 from gpt.registry.lineage import Lineage
 from gpt.registry.package import RegisteredModel, register
 from gpt.registry.versions import CANDIDATE, CHAMPION, all_versions, resolve_model, version_of_alias
+from gpt.tokens.shards import data_id
 from gpt.tracking import store
 from tests.registry.conftest import describe_run, make_model, register_model
 
@@ -178,6 +179,17 @@ def test_attaches_to_the_training_run(project: Path, params: Params) -> None:
     expected = read_json(project / paths.EVALUATE_METRICS, "")["test"]["bits_per_byte"]
     assert run.data.metrics["test/bits_per_byte"] == expected
     assert run.data.tags["lineage.num_processes"] == "2"
+
+
+@pytest.mark.parametrize("of_these_data", [True, False])
+def test_the_run_has_the_card_of_its_data_although_that_was_drawn_after_training(
+    project: Path, params: Params, of_these_data: bool
+) -> None:
+    paths.DATA_CARD.parent.mkdir()
+    paths.DATA_CARD.write_text(f"data {data_id(paths.TOKENS) if of_these_data else 'of before'}")
+    run_id = register(params, project).run_id
+    logged = [file.path for file in store.client().list_artifacts(run_id)]
+    assert ("data.html" in logged) is of_these_data
 
 
 def test_makes_a_run_when_the_store_never_heard_of_the_training(project: Path, params: Params) -> None:

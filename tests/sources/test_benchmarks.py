@@ -497,6 +497,22 @@ def test_no_benchmarks_are_none(output: Path) -> None:
     assert [path.name for path in output.iterdir()] == ["benchmarks.json"]
 
 
+def test_a_benchmark_that_the_model_is_not_judged_by_is_left_out(tmp_path: Path, place: Path) -> None:
+    rows, *_ = FORMS["piqa"]
+    write_quiz(place, ITEM)
+    build_benchmarks((local(place),), tmp_path / "before", ("quiz",))
+    write_olmes(place / "olmes" / "piqa" / "rc_0shot", rows)
+    assert build_benchmarks((local(place),), tmp_path / "after", ("quiz",)) == {"quiz": {"test": 1}}
+    assert sha256_tree(tmp_path / "before") == sha256_tree(tmp_path / "after")
+    with pytest.raises(
+        UserError,
+        match=r"^params\.yaml: evaluate\.benchmarks: riddles is brought by no source of fetch\.benchmarks, which bring piqa, quiz;",
+    ):
+        build_benchmarks((local(place),), tmp_path / "after", ("quiz", "riddles"))
+    assert build_benchmarks((local(place),), tmp_path / "none", ()) == {}
+    assert sha256_tree(tmp_path / "before") == sha256_tree(tmp_path / "after"), "what was there stays"
+
+
 def test_a_benchmark_to_judge_by_that_no_source_brings_is_named(place: Path, output: Path) -> None:
     with pytest.raises(UserError, match=r"benchmarks\.json: not found; run `gpt fetch`"):
         check_benchmarks(("quiz",), output)
@@ -505,6 +521,6 @@ def test_a_benchmark_to_judge_by_that_no_source_brings_is_named(place: Path, out
     check_benchmarks(("quiz",), output)
     check_benchmarks((), output)
     with pytest.raises(
-        UserError, match=r"^params\.yaml: evaluate\.benchmarks: riddles is not in .*, which holds quiz; add"
+        UserError, match=r"^params\.yaml: evaluate\.benchmarks: riddles is not in .*, which holds quiz; run `gpt fetch"
     ):
         check_benchmarks(("quiz", "riddles"), output)

@@ -93,6 +93,9 @@ def test_a_run_of_millions_comes_back(encodings: dict[str, tiktoken.Encoding], p
 
 def test_bpe_learns_from_a_run_of_millions(tmp_path: Path) -> None:
     build_tokenizer(SETTINGS["bpe"], [*DOCUMENTS, "a" + "\t" * 1_500_000 + "b"], tmp_path / "tokenizer")
+    encoding = load_tokenizer(tmp_path / "tokenizer")
+    assert any(set(piece) == {ord("\t")} and len(piece) > 1 for piece in encoding.token_byte_values())
+    assert encoding.decode(encoding.encode_ordinary("a" + "\t" * 1000 + "b")) == "a" + "\t" * 1000 + "b"
 
 
 @pytest.mark.parametrize("kind", SETTINGS)

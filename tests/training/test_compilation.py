@@ -48,7 +48,7 @@ def test_without_a_compiler_auto_stays_eager_and_true_is_refused(monkeypatch: py
     step, _ = make_step(make_model(), make_settings())
     choice = choose_compile(launch("auto"), step, 0, 10**9, read)
     assert str(choice) == "eager (there is no C++ compiler (no-such-compiler))"
-    with pytest.raises(UserError, match=r"launch\.compile = True, but there is no C\+\+ compiler .*; install it"):
+    with pytest.raises(UserError, match=r"launch\.compile = True, but there is no C\+\+ compiler .*; change that"):
         choose_compile(launch(True), step, 0, 10, read)
 
 
@@ -80,6 +80,17 @@ def test_a_compiled_run_goes_on_eager_with_one_warning_where_there_is_no_compile
     (warning,) = caplog.messages
     assert "there is no C++ compiler (no-such-compiler)" in warning
     assert "its weights may differ in the last digits" in warning
+
+
+@pytest.mark.parametrize("variable", ["TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"])
+def test_where_torch_would_not_compile_auto_stays_eager_and_true_is_refused(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    step, _ = make_step(make_model(), make_settings())
+    assert str(choose_compile(launch("auto"), step, 0, 10**9, read)) == f"eager ({variable}=1 forbids it)"
+    with pytest.raises(UserError, match=rf"launch\.compile = True, but {variable}=1 forbids it; change that"):
+        choose_compile(launch(True), step, 0, 10, read)
 
 
 @needs_compiler

@@ -1,6 +1,7 @@
 import logging
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 import torch
@@ -27,10 +28,34 @@ def test_fp16_and_a_split_model_are_refused() -> None:
         check_precision("fp16", LAUNCH.model_copy(update={"strategy": "fsdp"}))
 
 
+def accepted() -> list[str]:
+    """Return the precisions in which this machine may train."""
+    names = []
+    for name in ("fp32", "tf32", "bf16", "fp16"):
+        with suppress(UserError):
+            check_precision(name, LAUNCH)
+            names.append(name)
+    return names
+
+
 @on_cpu
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_others_run_anywhere(precision: str) -> None:
-    check_precision(precision, LAUNCH)
+def test_a_machine_without_a_gpu_trains_in_fp32_and_bf16() -> None:
+    assert accepted() == ["fp32", "bf16"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "names"), [((9, 0), ["fp32", "tf32", "bf16", "fp16"]), ((7, 5), ["fp32", "fp16"])]
+)
+def test_a_gpu_trains_in_what_it_computes(
+    capability: tuple[int, int], names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Properties:
+        major, minor = capability
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
+    assert accepted() == names
 
 
 def test_accelerate_and_autocast_are_told_what_params_yaml_says() -> None:

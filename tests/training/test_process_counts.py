@@ -122,7 +122,7 @@ def test_processes_skip_and_go_back_together_when_one_of_them_finds_a_batch_bad(
         folder = make_project(name, train=change, model={"dropout": 0.0}, launch=launch)
         output, errors = start_with(folder, POISON).communicate(timeout=180)
         assert WEIGHTS.exists(), output + errors
-        assert errors.count("until step 8: 1 skipped ") == 1, errors
+        assert errors.count("step 8: skipped 1 of the last 4 steps, ") == 1, errors
         assert (
             errors.count("step 16: more than 3 steps in a row skipped; going back to step 10 and past 6 batches") == 1
         )

@@ -262,8 +262,8 @@ def test_a_bad_batch_is_skipped_counted_and_told(
     make_project()
     Poison(monkeypatch, bad={6, 18})
     train_here()
-    assert "until step 8: 1 skipped " in caplog.text
-    assert "until step 20: 1 skipped " in caplog.text
+    assert "step 8: skipped 1 of the last 4 steps, " in caplog.text
+    assert "step 20: skipped 1 of the last 4 steps, " in caplog.text
     assert the_run().data.metrics["skipped_steps"] == 2
     assert "nan" not in paths.TRAINING_PLOT.read_text(encoding="utf-8")
     assert all(tensor.isfinite().all() for tensor in load_file(WEIGHTS).values())

@@ -17,7 +17,7 @@ Modules = dict[str, tuple[str, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Architecture:
-    """One architecture of transformers, as far as our choices reach."""
+    """One architecture of transformers: which of our choices it computes, and what it calls settings and weights."""
 
     model_type: str
     class_name: str

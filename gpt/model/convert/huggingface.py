@@ -41,7 +41,7 @@ def export_huggingface(folder: Path, output: Path) -> Architecture:
             + "; ".join(f"{found.model_type} has {' and '.join(has)}" for found, has in nearest)
         )
     if model.position_table is not None:
-        state["pos_emb.weight"] = model.position_table  # a table that is not learned is still a table
+        state["pos_emb.weight"] = model.position_table  # sinusoidal: the same numbers as a learned table
     settings = {key: value for key, value in best.describe(config, state).items() if value is not None}
     if rope := {key: settings[key] for key in ROPE if key in settings}:
         # transformers 5 reads the object, 4 the single settings, where a missing rope_scaling is not always none.

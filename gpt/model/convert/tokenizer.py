@@ -26,7 +26,7 @@ Merges = list[tuple[bytes, bytes]]
 
 
 def _byte_alphabet() -> dict[int, str]:
-    """GPT-2's letter for each byte: itself where it shows, else one from U+0100 on."""
+    """Return GPT-2's character for each byte: itself where it is printable, else one from U+0100 on."""
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in shown]
     return {byte: chr(byte) for byte in shown} | {byte: chr(256 + number) for number, byte in enumerate(hidden)}
@@ -167,7 +167,7 @@ def _read_tokenizer_json(file: Path) -> _Found:
 
 
 def _read_vocabulary_and_merges(source: Path) -> _Found:
-    """Read GPT-2's first files, which mean GPT-2's way to cut text."""
+    """Read vocab.json and merges.txt, the files of GPT-2, which imply its pre-tokenizer."""
     vocabulary = _object(source / "vocab.json")
     try:
         lines = (source / "merges.txt").read_text(encoding="utf-8").split("\n")

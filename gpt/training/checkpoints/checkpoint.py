@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gpt.errors import UserError
-from gpt.files import fsync_path, sha256_file, write_json
+from gpt.files import exchange, fsync_path, sha256_file, write_json
 from gpt.processes.owner import OWNER
 
 _MANIFEST, _STATE, _LOCK, _OLD = "manifest.json", "state.json", "lock", ".old_"
@@ -70,9 +70,10 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         write_json(partial / _MANIFEST, manifest)
         fsync_path(partial)
         old = folder / f"{_OLD}{target.name}"
-        if target.exists():
-            target.replace(old)
-        partial.replace(target)
+        if not (target.exists() and exchange(partial, target)):
+            if target.exists():  # until the next line there is none; `_clean_up` puts it back after a kill
+                target.replace(old)
+            partial.replace(target)
         fsync_path(folder)
         shutil.rmtree(old, ignore_errors=True)
     finally:

@@ -53,6 +53,19 @@ def test_of_those_that_signals_had_saved_only_the_newest_checkpoint_stays(tmp_pa
         assert found.is_scheduled == only_scheduled
 
 
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_checkpoint_that_is_saved_again_is_the_new_one(
+    tmp_path: Path, exchanges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchanges:
+        monkeypatch.setattr(checkpoint, "exchange", lambda *_: False)
+    for run in ("first", "second"):
+        checkpoint.save(tmp_path, replace(make(5), state={"run": run}))
+    found = checkpoint.load_latest(tmp_path)
+    assert found is not None and found.state["run"] == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000005"]
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
 def test_a_damaged_checkpoint_is_skipped_with_a_warning(
