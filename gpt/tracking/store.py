@@ -100,11 +100,14 @@ def training_run(client: "MlflowClient", experiment_name: str, fingerprint: str)
     return client.get_run(run.info.run_id)
 
 
-def take_over_registered_run(client: "MlflowClient", experiment: str, fingerprint: str, name: str) -> str | None:
-    """Return the id of the run that `training_run` made for want of one, now the run `name`; None if it made none."""
+def take_over_registered_run(
+    client: "MlflowClient", experiment: str, fingerprint: str, tags: dict[str, str]
+) -> str | None:
+    """Return the id of the run that `training_run` made for want of one, now with `tags`; None if it made none."""
     made = f"tags.fingerprint = '{fingerprint}' and tags.`{_MADE_TAG}` = 'true'"
     for run in client.search_runs([experiment], made, max_results=1):
-        client.set_tag(run.info.run_id, "gpt.run", name)
+        for key, value in tags.items():
+            client.set_tag(run.info.run_id, key, value)
         client.delete_tag(run.info.run_id, _MADE_TAG)
         return run.info.run_id
     return None
@@ -120,7 +123,7 @@ def store_errors() -> Iterator[None]:
     except MlflowException as error:
         reason = " ".join(str(error).split())
         hint = "; see `mlflow db upgrade --help`" if "database schema" in reason else ""
-        raise UserError(f"{_shown(tracking_uri())}: {reason[:500]}{hint}") from error
+        raise UserError(f"{shown(tracking_uri())}: {reason[:500]}{hint}") from error
 
 
 def _check_reachable(uri: str) -> None:
@@ -139,7 +142,7 @@ def _check_reachable(uri: str) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
-            f"{_shown(uri)}: the MLflow store cannot be reached ({reason}); start it, or correct MLFLOW_TRACKING_URI"
+            f"{shown(uri)}: the MLflow store cannot be reached ({reason}); start it, or correct MLFLOW_TRACKING_URI"
         ) from None
 
 
@@ -165,7 +168,7 @@ def _artifact_location(uri: str) -> str | None:
     return None
 
 
-def _shown(uri: str) -> str:
-    """The address without the password it may hold."""
+def shown(uri: str) -> str:
+    """Return an address without the password it may hold."""
     parts = urlsplit(uri)
     return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
