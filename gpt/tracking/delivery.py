@@ -7,7 +7,7 @@ anew from its first event. What is sent twice is there once: a run has a key of 
 import fcntl
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -60,6 +60,7 @@ class Delivery:
         self._state = State()
         self._client: MlflowClient | None = None
         self._database: tuple[int, int] | None = None
+        self.has_sent = False
 
     @property
     def refused(self) -> dict[str, list[int]]:
@@ -89,18 +90,16 @@ class Delivery:
     def _connect(self) -> None:
         """Find out whether the store has the run that the journal became."""
         self._client, here = store.client(), store.shown(store.tracking_uri())
-        self._database = _identity_of_database()
-        state = read_state(self._journal)
-        own = place_of(self._journal)
-        if state.store == here and state.place not in ("", own) and _is_there(state.place):
-            state = State()  # copied with its project, whose own run this store has too
-        state.store, state.place = here, own
-        self._state = state
+        before, own = read_state(self._journal), place_of(self._journal)
+        if before.store == here and before.place not in ("", own) and _is_there(before.place):
+            before = State()  # copied with its project, whose own run this store has too
+        self._state = replace(before, store=here, place=own, blocked="")
         try:
             self._check_run()
         except _RunIsGone:
             self._begin_anew()
-        state.blocked = ""
+        if self._state != before:
+            write_state(self._journal, self._state)
 
     def _check_run(self) -> None:
         """Raise `_RunIsGone` if the store has no such run, `Blocked` if somebody deleted it and did not train on since."""
@@ -133,20 +132,31 @@ class Delivery:
         return Blocked(reason)
 
     def _check_database(self) -> None:
+        """A local database that was deleted goes on to take what nobody will read: MLflow keeps it open."""
+        self._database = self._database or _identity_of_database()
         if _identity_of_database() != self._database:
             raise UserError(
                 f"{store.shown(store.tracking_uri())}: was replaced while this process used it; `gpt sync` delivers to the new one"
             )
 
     def _send_rest(self, again: bool) -> None:
-        if again and self._state.refused:
-            offsets = sorted(offset for some in self._state.refused.values() for offset in some)
-            self._state.refused = {}
-            for offset in offsets:
-                if event := read_event(self._journal, offset):
-                    self._send([event])
+        if again:
+            for reason, offset in [(reason, one) for reason, some in self._state.refused.items() for one in some]:
+                self._send_refused(reason, offset)
         for batch in batches(read_events(self._journal, self._state.offset)):
             self._send(batch)
+
+    def _send_refused(self, reason: str, offset: int) -> None:
+        """Try an event again; it stays among the refused unless the store takes it."""
+        others = [one for one in self._state.refused.pop(reason) if one != offset]
+        if others:
+            self._state.refused[reason] = others
+        try:
+            if event := read_event(self._journal, offset):
+                self._send([event])
+        except BaseException:
+            self._state.refused.setdefault(reason, []).append(offset)
+            raise
 
     def _send(self, batch: list[Event]) -> None:
         """Send one event, or many of metrics; note those that the store refuses."""
@@ -174,6 +184,7 @@ class Delivery:
                     self._journal, event["kind"], reason,
                 )  # fmt: skip
             state.refused.setdefault(reason, []).append(event["begin"])
+        self.has_sent = True
         state.offset = max(state.offset, batch[-1]["end_offset"])
         write_state(self._journal, state)
 
@@ -228,7 +239,8 @@ def deliver_each(spool: Path, skip: str | None = None, *, again: bool = False) -
                 yield Outcome(journal.stem, "refused", _tell_refused(delivery.refused))
                 continue
             remove_if_finished(journal)
-            yield Outcome(journal.stem, "delivered")
+            if delivery.has_sent:
+                yield Outcome(journal.stem, "delivered")
 
 
 def remove_if_finished(journal: Path) -> None:
@@ -267,7 +279,7 @@ def _is_there(place: str) -> bool:
 
 
 def _identity_of_database() -> tuple[int, int] | None:
-    """Which file a local store is: a deleted one would go on to take what nobody will read."""
+    """Return which file a local store is, None before there is one and for a server."""
     file = store.database_file(store.tracking_uri())
     if file is None or not file.exists():
         return None

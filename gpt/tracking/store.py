@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from gpt.errors import UserError
+from gpt.paths import DATABASE, kept
+from gpt.tracking.location import ARTIFACTS, artifacts_folder, put_right
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,7 +39,7 @@ _MLFLOW_SETTINGS = {
 
 def tracking_uri() -> str:
     """Return the address of the store; a path of sqlite is made absolute, so that it means the same from any folder."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip() or _SQLITE + "mlflow.db"
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip() or address_of(kept(DATABASE))
     if uri.startswith(_SQLITE):
         return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute())
     return uri
@@ -45,13 +47,20 @@ def tracking_uri() -> str:
 
 def database_file(uri: str) -> Path | None:
     """Return the file of a sqlite store, None for any other."""
-    return Path(uri.removeprefix(_SQLITE).partition("?")[0]) if uri.startswith(_SQLITE) else None
+    return Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0])) if uri.startswith(_SQLITE) else None
+
+
+def address_of(database: Path) -> str:
+    """Return the address of a sqlite store: SQLAlchemy reads what follows a ? as options, and %20 as a space."""
+    return _SQLITE + str(database.absolute()).replace("%", "%25").replace("?", "%3F")
 
 
 def client() -> "MlflowClient":
     """Connect to the store; raise `UserError` within seconds if it cannot be reached."""
     uri = tracking_uri()
     _check_reachable(uri)
+    if (file := database_file(uri)) and file.exists():
+        put_right(file)
     for name, value in _MLFLOW_SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -162,9 +171,9 @@ def _check_sqlite(file: Path) -> None:
 def _artifact_location(uri: str) -> str | None:
     """Without a server artifacts lie in a folder, beside the database if that is a file."""
     if file := database_file(uri):
-        return (file.parent / "mlartifacts").as_uri()
+        return artifacts_folder(file).as_uri()
     if urlsplit(uri).scheme.partition("+")[0] in _DATABASE_PORTS:
-        return Path("mlartifacts").absolute().as_uri()
+        return Path(ARTIFACTS).absolute().as_uri()
     return None
 
 
