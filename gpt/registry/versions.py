@@ -17,7 +17,7 @@ from gpt.tracking.location import beside
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
@@ -46,7 +46,7 @@ def find_version(client: "MlflowClient", spec: str, default_name: str | None = N
     if match is None or name is None:
         raise UserError(f"{spec}: not a registered model; write models:/NAME@ALIAS or models:/NAME/VERSION")
     found = (
-        version_of_alias(client, name, match["alias"]) if match["alias"] else _version(client, name, match["version"])
+        version_of_alias(client, name, match["alias"]) if match["alias"] else find(client, name, int(match["version"]))
     )
     if found is None:
         raise UserError(f"{spec}: not in {client.tracking_uri}; it has {_listing(client, name)}")
@@ -59,6 +59,30 @@ def version_of_alias(client: "MlflowClient", name: str, alias: str) -> "ModelVer
 
     try:
         return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if _is_absent(error):
+            return None
+        raise
+
+
+def find(client: "MlflowClient", name: str, number: int) -> "ModelVersion | None":
+    """Return a version by its number, None if there is no such version or model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version(name, str(number))
+    except MlflowException as error:
+        if _is_absent(error):
+            return None
+        raise
+
+
+def find_model(client: "MlflowClient", name: str) -> "RegisteredModel | None":
+    """Return a registered model, None if there is no such."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(name)
     except MlflowException as error:
         if _is_absent(error):
             return None
@@ -127,17 +151,6 @@ def registry_lock() -> Iterator[None]:
         path, _LOCK_SECONDS, lambda who: f"{path}: held by a `gpt register` or `gpt promote` ({who}); wait for it"
     ):
         yield
-
-
-def _version(client: "MlflowClient", name: str, version: str) -> "ModelVersion | None":
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_model_version(name, version)
-    except MlflowException as error:
-        if _is_absent(error):
-            return None
-        raise
 
 
 def _is_absent(error: Exception) -> bool:
