@@ -205,6 +205,7 @@ def _write_package(
 def _signature(params: Params) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType
 
     sampling = Sampling(
         params.evaluate.max_new_tokens,
@@ -220,7 +221,8 @@ def _signature(params: Params) -> "ModelSignature":
         for name, default in dataclasses.asdict(sampling).items()
     ]
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "prompt")]),
+        # Not `string`: MLflow itself would refuse an empty table, and a null without naming its row. The model checks.
+        inputs=Schema([ColSpec(AnyType(), "prompt", required=False)]),
         outputs=Schema([ColSpec(DataType.string, "completion")]),
         params=ParamSchema(specs),
     )
