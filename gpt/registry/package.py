@@ -222,7 +222,7 @@ def _signature(params: Params) -> "ModelSignature":
     ]
     return ModelSignature(
         # Not `string`: MLflow itself would refuse an empty table, and a null without naming its row. The model checks.
-        inputs=Schema([ColSpec(AnyType(), "prompt", required=False)]),
+        inputs=Schema([ColSpec(AnyType(), "prompt")]),
         outputs=Schema([ColSpec(DataType.string, "completion")]),
         params=ParamSchema(specs),
     )

@@ -43,10 +43,6 @@ class CompletionModel(PythonModel):
 
 def _prompts(model_input: pd.DataFrame) -> list[str]:
     """Return the prompts of all rows; of {"prompt": [...]} MLflow makes one row that holds a list."""
-    if "prompt" not in model_input.columns:
-        if not len(model_input):  # `empty` is true of rows without columns too
-            return []
-        raise MlflowException.invalid_parameter_value('no column "prompt": give a table or a dictionary with one')
     prompts: list[Any] = []
     for value in model_input["prompt"]:
         prompts += list(value) if isinstance(value, list | tuple | np.ndarray) else [value]

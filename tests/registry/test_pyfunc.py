@@ -45,8 +45,9 @@ def table(*prompts: object) -> pd.DataFrame:
         ({"prompt": ["to be", None]}, "row 1 (null)"),
         ({"prompt": None}, "row 0 (null)"),
         ([{"prompt": "to be"}, {"prompt": None}], "row 1 (null)"),
-        (pd.DataFrame({"text": ["to be"]}), 'no column "prompt"'),
-        (["to be"], 'no column "prompt"'),
+        (pd.DataFrame({"text": ["to be"]}), "missing inputs ['prompt']"),
+        (["to be"], "missing inputs ['prompt']"),
+        ([], "missing inputs ['prompt']"),
     ],
 )
 def test_what_is_no_text_is_named_by_its_row(model: PyFuncModel, prompts: Any, named: str) -> None:
@@ -57,15 +58,7 @@ def test_what_is_no_text_is_named_by_its_row(model: PyFuncModel, prompts: Any, n
 
 
 @pytest.mark.parametrize(
-    "prompts",
-    [
-        table(),
-        pd.DataFrame(),
-        {"prompt": []},
-        [],
-        [{"prompt": []}],
-        pd.DataFrame({"prompt": pd.Series([], dtype="str")}),
-    ],
+    "prompts", [table(), {"prompt": []}, [{"prompt": []}], pd.DataFrame({"prompt": pd.Series([], dtype="str")})]
 )
 def test_an_empty_batch_has_an_empty_answer(model: PyFuncModel, prompts: Any) -> None:
     answer = model.predict(prompts)
@@ -90,7 +83,6 @@ def test_a_server_answers_400_with_the_row_and_an_empty_batch_with_none(model: P
         assert "row 1 (null)" in refused.json()["message"]
         for batch in (
             {"dataframe_split": {"columns": ["prompt"], "data": []}},
-            {"dataframe_records": []},
             {"inputs": {"prompt": []}},
         ):
             answer = server.post("/invocations", json=batch)
