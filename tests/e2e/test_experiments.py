@@ -57,7 +57,7 @@ def test_a_temporary_experiment_is_recorded_in_the_projects_store(project: Proje
 
 
 def test_a_queued_experiment_that_was_killed_goes_on_from_its_checkpoint(project: Project) -> None:
-    slow = ["-S", "train.max_steps=600", "-S", "train.checkpoint_interval=5"]
+    slow = ["-S", "train.max_steps=300", "-S", "train.checkpoint_interval=5"]
     first = subprocess.Popen(
         [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", "killed", *slow],
         cwd=project.folder,
@@ -82,4 +82,4 @@ def test_a_queued_experiment_that_was_killed_goes_on_from_its_checkpoint(project
         time.sleep(1)
     assert "resuming after step" in project.run("dvc", "queue", "logs", "again")
     project.run("dvc", "exp", "apply", "again")
-    check_recorded(project, 600)
+    check_recorded(project, 300)
