@@ -19,13 +19,15 @@ def doctor(options: argparse.Namespace) -> int:
 
 def examine() -> int:
     """Print the findings; return 0 if nothing is missing, else 2."""
-    from gpt.commands.checks import machine, packages, project, servers
+    from gpt.commands.checks import machine, packages, project, servers, store
 
     findings = [
         *packages.packages(),
         *machine.machine(),
         *machine.accelerators(),
         *project.repository(),
+        *store.spool(),
+        *store.artifacts(),
         *servers.servers(),
         *project.settings(),
     ]

@@ -32,6 +32,7 @@ from gpt.registry.versions import (
     version_of_alias,
 )
 from gpt.tracking import store
+from gpt.tracking.delivery import deliver_left_behind
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -82,6 +83,7 @@ def register(params: Params, project: Path) -> RegisteredModel:
         version = _find_same(client, name, lineage)
         new = version is None
         if version is None:
+            deliver_left_behind(project / paths.SPOOL)  # its run may wait there
             version = _create_version(client, name, lineage, params, project)
         alias = _offer(client, version)
         assert version.run_id, "every version of ours has a run"

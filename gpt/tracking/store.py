@@ -4,6 +4,7 @@ MLflow takes seconds to import and minutes to give up on what is not there: its 
 store that cannot be reached is found out here, in seconds, before MLflow tries.
 """
 
+import logging
 import os
 import socket
 import urllib.error
@@ -35,6 +36,8 @@ _MLFLOW_SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+
+logger = logging.getLogger(__name__)
 
 
 def tracking_uri() -> str:
@@ -104,6 +107,11 @@ def training_run(client: "MlflowClient", experiment_name: str, fingerprint: str)
     finished = [run for run in found if run.info.status == "FINISHED"]
     if found:
         return (finished or found)[0]
+    logger.warning(
+        "%s has no run of this training, %s: a run without its settings and curves stands in for it; `gpt sync` in the"
+        " project that trained it delivers what waits there",
+        shown(client.tracking_uri), fingerprint,
+    )  # fmt: skip
     run = client.create_run(experiment, tags={"fingerprint": fingerprint, _MADE_TAG: "true"}, run_name=fingerprint)
     client.set_terminated(run.info.run_id, "FINISHED")
     return client.get_run(run.info.run_id)

@@ -9,6 +9,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from mlflow import MlflowClient
+
 from tests.conftest import ROOT
 
 
@@ -47,6 +49,26 @@ def test_the_ui_serves_the_projects_runs_until_it_is_told_to_stop(tmp_path: Path
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
+
+
+def test_the_ui_of_a_moved_project_shows_its_artifacts(tmp_path: Path, empty_store: Path) -> None:
+    old, moved = tmp_path / "old", tmp_path / "moved"
+    old.mkdir()
+    shutil.copyfile(empty_store, old / "mlflow.db")
+    client = MlflowClient(f"sqlite:///{old}/mlflow.db")
+    run = client.create_run(client.create_experiment("e", artifact_location=(old / "mlartifacts").as_uri()))
+    client.log_text(run.info.run_id, "what it wrote", "sample.txt")
+    old.rename(moved)
+    process = start(moved)
+    try:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        address = next(found for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+/", line)))
+        assert answers(f"{address[0]}get-artifact?path=sample.txt&run_uuid={run.info.run_id}") == b"what it wrote"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert not old.exists()
 
 
 def test_without_a_run_the_ui_says_what_to_do_first(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import pytest
 from mlflow import MlflowClient
 
+from gpt.commands.checks import store as checks
 from gpt.files import sha256_tree
 from gpt.params.project import load_params
 from gpt.registry.promotion import promote, rollback
@@ -133,14 +134,19 @@ def test_what_was_written_to_the_old_place_before_is_found_and_told(
     old = Path(unquote(source.removeprefix("file://")))
     old.parent.mkdir(parents=True)
     (moved / old.relative_to(champions)).rename(old)
+    (_, subject, told), *_ = checks.artifacts()
+    assert (subject, f"was in {champions} before" in told) == ("artifacts", True)
     assert resolve_model(f"models:/{NAME}/1").is_relative_to(moved)
     assert resolve_model(f"models:/{NAME}/2").is_relative_to(old)
+    ((_, subject, told),) = checks.artifacts()
+    assert f"1 models lie in {champions}/mlartifacts only" in told
     left = find_misplaced(moved / "mlflow.db")
     assert {one.kind for one in left} == {"models"}
     assert all(one.is_only_there for one in left)
     shutil.copytree(champions / "mlartifacts", moved / "mlartifacts", dirs_exist_ok=True)
     assert resolve_model(f"models:/{NAME}/2").is_relative_to(moved)
     assert not find_misplaced(moved / "mlflow.db")
+    assert not list(checks.artifacts())
 
 
 def test_mlflow_alone_loads_a_model_after_a_move(champions: Path, monkeypatch: pytest.MonkeyPatch) -> None:

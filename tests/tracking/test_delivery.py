@@ -16,6 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
+from gpt.commands.checks import store as checks
 from gpt.commands.main import main
 from gpt.tracking.delivery import Blocked, deliver, deliver_each, deliver_left_behind
 from gpt.tracking.journal import Journal
@@ -100,6 +101,8 @@ def test_a_run_that_goes_on_at_another_store_is_there_whole_and_the_next_journal
 ) -> None:
     deliver(stopped("one"))
     waiting = stopped("two", status="FINISHED")
+    ((_, _, told),) = checks.spool()
+    assert told.startswith("two: not delivered yet")
     other = empty_copy(empty_store, tmp_path / "elsewhere")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere/mlflow.db")
     assert go_on("one", 4, 5)
@@ -169,6 +172,8 @@ def test_of_a_deleted_run_what_is_left_is_set_aside_and_arrives_once_it_is_resto
     assert deliver_left_behind(SPOOL) == 0, "and it is not asked for again"
     assert main(["sync"]) == 1
     assert f"mlflow runs restore --run-id {run_id}" in capsys.readouterr().out
+    ((_, _, told),) = checks.spool()
+    assert f"mlflow runs restore --run-id {run_id}" in told
     store.restore_run(run_id)
     assert main(["sync"]) == 0
     assert points(store, run_id, "loss") == [(1, 1.0)]
