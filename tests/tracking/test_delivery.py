@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +23,7 @@ from gpt.tracking.delivery import Blocked, deliver, deliver_each, deliver_left_b
 from gpt.tracking.journal import Journal
 from gpt.tracking.spool import read_state
 from tests.conftest import ROOT, without_roots_rights
+from tests.servers import mlflow_server
 from tests.tracking.test_journal import begin, kill, points, run_of, store
 
 __all__ = ["store"]
@@ -416,3 +418,53 @@ def test_runs_that_are_deleted_stay_deleted_for_those_who_look_at_them(store: Ml
     experiment = store.get_experiment_by_name("e")
     assert experiment is not None
     assert len(store.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL)) == 1
+
+
+def test_a_run_begun_here_and_resumed_at_a_real_server_is_there_whole(
+    store: MlflowClient, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(stopped("one"))
+    empty_copy(empty_store, tmp_path / "server")
+    with mlflow_server(tmp_path / "server") as url:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        client = MlflowClient(url)
+        journal = Journal(SPOOL, "one")
+        journal.append("resume")
+        journal.start()
+        journal.append("params", values={"train.max_steps": "changed"})  # which it refuses
+        journal.append_metrics("train", 4, {"loss": 4.0})
+        journal.append("text", path="samples/a.txt", text="what it wrote")
+        journal.append("end", status="FINISHED")
+        assert journal.close(60)
+        run_id = run_of(client, "one")
+        assert points(client, run_id, "loss") == [(step, float(step)) for step in range(1, 5)]
+        assert [file.path for file in client.list_artifacts(run_id, "samples")] == ["samples/a.txt"]
+        assert client.get_run(run_id).info.status == "FINISHED"
+        assert len(read_state(SPOOL / "one.jsonl").refused) == 1
+
+        deliver(stopped("two"))
+        gone = run_of(client, "two")
+        client.delete_run(gone)
+        more = Journal(SPOOL, "two")
+        more.append_metrics("train", 4, {"loss": 4.0})
+        kill(more)
+        stopped("three", status="FINISHED")
+        outcomes = {outcome.run: outcome for outcome in deliver_each(SPOOL)}
+        assert outcomes["two"].kind == "refused"
+        assert f"mlflow runs restore --run-id {gone}" in outcomes["two"].reason
+        assert outcomes["three"].kind == "delivered"
+
+
+@pytest.mark.slow
+def test_deliveries_that_are_killed_leave_every_point_once(store: MlflowClient) -> None:
+    stopped("one", steps=5000, status="FINISHED")
+    for _ in range(3):
+        process = sync()
+        before = read_state(SPOOL / "one.jsonl").offset
+        while process.poll() is None and read_state(SPOOL / "one.jsonl").offset == before:
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+    assert main(["sync"]) == 0
+    assert len(store.get_metric_history(run_of(store, "one"), "loss")) == 5000
+    assert not list(SPOOL.iterdir())
