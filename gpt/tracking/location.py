@@ -85,8 +85,8 @@ def put_right(database: Path) -> None:
     """
     found = find_misplaced(database)
     changes = [one for one in found if one.kind != "models" or not one.is_only_there]
-    if not changes or not os.access(database, os.W_OK):
-        return
+    if not changes or not all(os.access(path, os.W_OK) for path in (database, database.resolve().parent)):
+        return  # sqlite writes a journal beside it
     for one in changes:
         if one.kind == "runs" and one.is_only_there:
             _copy(one.old, one.own)

@@ -19,12 +19,13 @@ from tests.flows.conftest import Project, tree
 
 WaitFor = Callable[[Callable[[], Any]], Any]
 
-# A stage that works until the test lets it go on.
+# A stage that works until the test lets it go on, or has failed before it could.
 GATED = """
 import time
 with open("starts", "a") as file:
     file.write("started\\n")
-while not Path("go").exists():
+deadline = time.monotonic() + 120
+while not Path("go").exists() and time.monotonic() < deadline:
     time.sleep(0.05)
 """
 
