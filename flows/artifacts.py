@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from prefect import get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
@@ -47,14 +48,20 @@ def _loss_curve() -> None:
 def _mlflow_run(registered: dict[str, Any]) -> None:
     run_id = registered["run_id"]
     model = f"models:/{registered['name']}/{registered['version']}"
-    pages = (
-        value for value in registered.values() if isinstance(value, str) and value.startswith(("http://", "https://"))
-    )
-    if page := next((page for page in pages if run_id in page), None):
+    if page := run_page(registered):
         create_link_artifact(key="mlflow-run", link=page, link_text=f"MLflow run {run_id}", description=model)
     else:
         text = f"MLflow run `{run_id}`, registered as `{model}`. To see it, run `make ui` in the project's folder."
         create_markdown_artifact(key="mlflow-run", markdown=text)
+
+
+def run_page(registered: dict[str, Any]) -> str | None:
+    """Return the address of a version's run in MLflow's UI, without credentials; None where no server has a UI."""
+    parts = urlsplit(registered["tracking_uri"])
+    if parts.scheme not in ("http", "https"):
+        return None
+    page = f"/experiments/{registered['experiment_id']}/runs/{registered['run_id']}"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], f"{parts.path.rstrip('/')}/", "", page))
 
 
 def _rounded(value: Any) -> Any:

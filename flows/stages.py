@@ -1,11 +1,9 @@
 """A DVC stage as a Prefect task: DVC decides whether there is work, Prefect records when and what was said."""
 
-import json
 import os
 import re
 import signal
 import sys
-import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +15,13 @@ from prefect.client.schemas import State
 from prefect.states import Completed, Failed
 
 from flows import processes
+from flows.workspace import wait_for_others
 
 # The stages that reach for a network, where the same attempt may succeed a little later.
 _NETWORK_STAGES = {"fetch"}
 _REMEMBERED_LINES = 200
-_RWLOCK = Path(".dvc/tmp/rwlock")
-_WRITING_SECONDS = 1.0
+_ERROR_LINES = 10  # of one of DVC's messages
+_BUSY = "is busy, it is being blocked by:"  # how DVC says that another process works on the same paths
 _STAGE_ENDED = re.compile(r"ERROR: failed to reproduce '.*': failed to run: .*, exited with (-?\d+)$")
 # What DVC advises after a stage: how to commit, said anew each time. The flow's last lines say it once (flows/keeping.py).
 _DVC_HINTS = re.compile(
@@ -61,8 +60,7 @@ def run_stage(name: str) -> State:
     """
     # Without the wait, an IDE's `dvc status` at the wrong moment makes a finished stage fail. The flow has the order.
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name]
-    mend_rwlock()
-    exit_code, said = run_logged(command)
+    exit_code, said = run_in_turn(command)
     if exit_code != 0:
         return Failed(message=str(error := explain(name, exit_code, said)), data=error)
     if f"Running stage '{name}':" in said:
@@ -71,22 +69,14 @@ def run_stage(name: str) -> State:
     return Completed(name="Cached", message="Restored from DVC's cache" if restored else "Nothing changed")
 
 
-def mend_rwlock() -> None:
-    """Remove DVC's list of locked paths if a kill has cut it short: DVC does not write it atomically, and then refuses to run."""
-    if _is_cut_short(_RWLOCK):
-        time.sleep(_WRITING_SECONDS)  # another DVC may be at it
-        if _is_cut_short(_RWLOCK):
-            _RWLOCK.unlink(missing_ok=True)
-
-
-def _is_cut_short(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return False
-    except ValueError:
-        return True
-    return False
+def run_in_turn(command: Sequence[str]) -> tuple[int, list[str]]:
+    """Run DVC as `run_logged` does, one at a time in this workspace: say which process is at work, and wait for it."""
+    while True:
+        wait_for_others(get_run_logger().warning)
+        exit_code, said = run_logged(command)
+        if exit_code == 0 or not any(_BUSY in line for line in said):
+            return exit_code, said
+        # Another one was faster by a moment. Nothing was changed.
 
 
 def run_logged(command: Sequence[str]) -> tuple[int, list[str]]:
@@ -110,8 +100,9 @@ def explain(stage: str, exit_code: int, said: Sequence[str]) -> StageError:
             exit_code, lines = int(ended[1]), lines[:number]
             break
     else:
-        if dvc_errors := [line for line in lines if line.startswith("ERROR: ")]:
-            return StageError(stage, dvc_errors[-1].removeprefix("ERROR: "), exit_code)
+        if found := [number for number, line in enumerate(lines) if line.startswith("ERROR: ")]:
+            message = "\n".join(lines[found[-1] : found[-1] + _ERROR_LINES]).removeprefix("ERROR: ")
+            return StageError(stage, message, exit_code)
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if errors:
         return StageError(stage, "\n".join(errors), exit_code)

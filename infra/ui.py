@@ -9,7 +9,9 @@ import subprocess
 import sys
 
 from flows.server import free_port
+from gpt.errors import UserError
 from gpt.secrets import guard_output, public_uri
+from gpt.tracking.location import put_right
 from gpt.tracking.store import database_file, tracking_uri
 
 _PORT = 5000
@@ -28,6 +30,12 @@ def main() -> int:
             f"error: {database}: no run has been recorded yet; run `make demo` or `gpt pretrain` first", file=sys.stderr
         )
         return 2
+    if database is not None:
+        try:
+            put_right(database)  # of a project that was moved, the server would show no artifact
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     port = free_port(preferred=_PORT)
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port)]

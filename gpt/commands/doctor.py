@@ -14,7 +14,7 @@ def add_commands(commands: Commands) -> None:
 
 def doctor(options: argparse.Namespace) -> int:
     """say what this machine has and what is missing"""
-    from gpt.commands.checks import disclosure, machine, packages, project, servers, training
+    from gpt.commands.checks import disclosure, machine, packages, project, servers, store, training
     from gpt.secrets import redact
 
     findings = [
@@ -23,6 +23,8 @@ def doctor(options: argparse.Namespace) -> int:
         *machine.accelerators(),
         *project.repository(),
         *project.places(),
+        *store.spool(),
+        *store.artifacts(),
         *servers.servers(),
         *project.settings(),
         *disclosure.uploads(),

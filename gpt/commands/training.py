@@ -85,9 +85,20 @@ def checkpoints(options: argparse.Namespace) -> int:
 
 
 def sync(options: argparse.Namespace) -> int:
-    """deliver metrics that a tracking server has not got yet"""
+    """deliver what the tracking server has not got yet of runs that ended, and try again what it refused"""
     from gpt import paths
-    from gpt.tracking.journal import deliver_left_behind
+    from gpt.tracking.delivery import deliver_each
 
-    print(f"{paths.SPOOL}: {deliver_left_behind(paths.SPOOL)} runs delivered")
-    return 0
+    outcomes = list(deliver_each(paths.SPOOL, again=True))
+    for outcome in outcomes:
+        match outcome.kind:
+            case "refused" | "waiting":
+                print(f"{paths.SPOOL / outcome.run}.jsonl: {outcome.kind}: {outcome.reason}")
+            case "live":
+                print(
+                    f"{paths.SPOOL / outcome.run}.jsonl: {outcome.run} trains now ({outcome.reason}), and delivers itself"
+                )
+            case "delivered":
+                pass
+    print(f"{paths.SPOOL}: {sum(outcome.kind == 'delivered' for outcome in outcomes)} runs delivered")
+    return 1 if any(outcome.kind in ("refused", "waiting") for outcome in outcomes) else 0

@@ -34,6 +34,7 @@ from gpt.registry.versions import (
 from gpt.secrets import public_uri, redact_values
 from gpt.tracking import store
 from gpt.tracking.dataset import read_card
+from gpt.tracking.delivery import deliver_left_behind
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -84,6 +85,7 @@ def register(params: Params, project: Path) -> RegisteredModel:
         version = _find_same(client, name, lineage)
         new = version is None
         if version is None:
+            deliver_left_behind(project / paths.SPOOL)  # its run may wait there
             version = _create_version(client, name, lineage, params, project)
         alias = _offer(client, version)
         assert version.run_id, "every version of ours has a run"
@@ -197,7 +199,9 @@ def _write_package(
         ),
         python_model=str(_SCRIPT),
         code_paths=[str(scratch / "gpt")],
-        artifacts={"model": str((project / paths.BASE_MODEL).absolute())},
+        artifacts={
+            "model": (project / paths.BASE_MODEL).absolute().as_uri()
+        },  # a path with a %20 it would read as a URI
         pip_requirements=pinned_requirements(others),
         signature=_signature(params),
         input_example=pd.DataFrame({"prompt": [params.evaluate.prompts[0]]}),
@@ -207,6 +211,7 @@ def _write_package(
 def _signature(params: Params) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType
 
     sampling = Sampling(
         params.evaluate.max_new_tokens,
@@ -222,7 +227,8 @@ def _signature(params: Params) -> "ModelSignature":
         for name, default in dataclasses.asdict(sampling).items()
     ]
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "prompt")]),
+        # Not `string`: MLflow itself would refuse an empty table, and a null without naming its row. The model checks.
+        inputs=Schema([ColSpec(AnyType(), "prompt")]),
         outputs=Schema([ColSpec(DataType.string, "completion")]),
         params=ParamSchema(specs),
     )

@@ -14,11 +14,25 @@ from typing import TYPE_CHECKING, Any
 from gpt import paths
 from gpt.errors import UserError
 from gpt.params.project import Params
+from gpt.registry.trail import (
+    PROMOTED,
+    REFUSED,
+    RESTORED,
+    ROLLED_BACK,
+    TIME,
+    TRAIL,
+    UNCHANGED,
+    audit_trail,
+    champions_before,
+    last_champion,
+)
 from gpt.registry.versions import (
     CANDIDATE,
     CHAMPION,
     ROLLED_BACK_TAG,
-    find_version,
+    find,
+    find_model,
+    is_on_disk,
     model_folder,
     registry_lock,
     version_of_alias,
@@ -30,10 +44,6 @@ if TYPE_CHECKING:
     import numpy as np
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
-
-PROMOTED, REFUSED, UNCHANGED, RESTORED, ROLLED_BACK = "promoted", "refused", "unchanged", "restored", "rolled_back"
-_TRAIL = "promotion."
-_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # sorted as text they are sorted by time
 
 
 @dataclass(frozen=True)
@@ -104,26 +114,26 @@ def promote(params: Params, project: Path) -> Promotion:
 
 
 def rollback(params: Params) -> Promotion:
-    """Give the champion's alias back to the version before it; `gpt promote` does not take the present one again.
+    """Give the champion's alias back to the last champion before it that exists; `gpt promote` does not take this one again.
 
-    Raises `UserError` if there is no champion, none before it, or the one before it is gone.
+    Raises `UserError` if there is no champion, or none before it that exists.
     """
     name = params.register_.name
     client = store.client()
     with store.store_errors(), registry_lock():
         champion = version_of_alias(client, name, CHAMPION)
-        if champion is None:
-            raise UserError(f"{name} has no version with the alias {CHAMPION}; there is nothing to roll back")
-        current = int(champion.version)
-        previous = _champion_before(client, name, current)
-        restored = find_version(client, f"models:/{name}/{previous}")
-        reason = Reason("rollback", True, f"version {current} was rolled back to version {previous}")
+        current = _number(champion) or _deleted_champion(client, name)
+        previous, gone = _champion_before(client, name, current)
+        text = "; ".join([f"version {current} was rolled back to version {previous}", *gone])
+        reason = Reason("rollback", True, text)
         promotion = Promotion(name, previous, RESTORED, (reason,), current)
         _append_trail(client, promotion)
-        client.set_model_version_tag(name, str(current), ROLLED_BACK_TAG, _now())
-        client.set_registered_model_alias(name, CHAMPION, str(restored.version))
+        if champion:
+            client.set_model_version_tag(name, str(current), ROLLED_BACK_TAG, _now())
+        client.set_registered_model_alias(name, CHAMPION, str(previous))
         _tag_version(client, promotion)
-        _tag_version(client, Promotion(name, current, ROLLED_BACK, (reason,), previous))
+        if champion:
+            _tag_version(client, Promotion(name, current, ROLLED_BACK, (reason,), previous))
     return promotion
 
 
@@ -234,26 +244,31 @@ def _append_trail(client: "MlflowClient", promotion: Promotion) -> None:
     # A rollback goes by the order of these tags, which are named by time: none may come before the last, whatever this clock says.
     trail = audit_trail(client, promotion.name)
     client.set_registered_model_tag(
-        promotion.name, _TRAIL + _time_after(trail[-1]["time"] if trail else ""), json.dumps(redact_values(event))
+        promotion.name, TRAIL + _time_after(trail[-1]["time"] if trail else ""), json.dumps(redact_values(event))
     )
 
 
-def audit_trail(client: "MlflowClient", name: str) -> list[dict[str, Any]]:
-    """Return all decisions on a registered model, the oldest first, each with its `time`."""
-    tags = client.get_registered_model(name).tags
-    keys = sorted(key for key in tags if key.startswith(_TRAIL))
-    return [{"time": key.removeprefix(_TRAIL), **json.loads(tags[key])} for key in keys]
+def _deleted_champion(client: "MlflowClient", name: str) -> int:
+    """Return the version that was the champion until it was deleted; raise `UserError` if there is none."""
+    last = last_champion(audit_trail(client, name)) if find_model(client, name) else None
+    if last is None or find(client, name, last):
+        raise UserError(f"{name} has no version with the alias {CHAMPION}; there is nothing to roll back")
+    return last
 
 
-def _champion_before(client: "MlflowClient", name: str, current: int) -> int:
-    """The champion that `current` was promoted over the last time."""
-    for event in reversed(audit_trail(client, name)):
-        if event["verdict"] == PROMOTED and event["version"] == current:
-            if event["previous_version"] is None:
-                raise UserError(f"{name} version {current} is the first {CHAMPION}; there is none to go back to")
-            return event["previous_version"]
+def _champion_before(client: "MlflowClient", name: str, current: int) -> tuple[int, list[str]]:
+    """Return the last champion before `current` that exists, and what became of those in between, a text each."""
+    gone: list[str] = []
+    for number in champions_before(audit_trail(client, name), current):
+        version = find(client, name, number)
+        if version and is_on_disk(client, version):
+            return number, gone
+        gone.append(f"version {number} " + ("has lost its files" if version else "was deleted"))
+    if not gone:
+        raise UserError(f"{name} version {current} is the first {CHAMPION}; there is none to go back to")
     raise UserError(
-        f"{name}: nothing records how version {current} became the {CHAMPION}; set the alias in MLflow yourself"
+        f"{name}: no {CHAMPION} before version {current} exists any more ({', '.join(gone)});"
+        " run `gpt register` and `gpt promote` with a model that does"
     )
 
 
@@ -262,7 +277,7 @@ def _number(version: "ModelVersion | None") -> int | None:
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime(_TIME)
+    return datetime.now(UTC).strftime(TIME)
 
 
 def _time_after(last: str) -> str:
@@ -270,4 +285,4 @@ def _time_after(last: str) -> str:
     now = _now()
     if now > last:
         return now
-    return (datetime.strptime(last, _TIME) + timedelta(microseconds=1)).strftime(_TIME)
+    return (datetime.strptime(last, TIME) + timedelta(microseconds=1)).strftime(TIME)

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from gpt.errors import UserError
 from gpt.files import atomic_folder, sha256_file
+from gpt.locks import locked
 from gpt.paths import cache_folder
 from gpt.tracking import store
+from gpt.tracking.location import beside
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
@@ -45,7 +46,7 @@ def find_version(client: "MlflowClient", spec: str, default_name: str | None = N
     if match is None or name is None:
         raise UserError(f"{spec}: not a registered model; write models:/NAME@ALIAS or models:/NAME/VERSION")
     found = (
-        version_of_alias(client, name, match["alias"]) if match["alias"] else _version(client, name, match["version"])
+        version_of_alias(client, name, match["alias"]) if match["alias"] else find(client, name, int(match["version"]))
     )
     if found is None:
         raise UserError(f"{spec}: not in {client.tracking_uri}; it has {_listing(client, name)}")
@@ -58,6 +59,30 @@ def version_of_alias(client: "MlflowClient", name: str, alias: str) -> "ModelVer
 
     try:
         return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if _is_absent(error):
+            return None
+        raise
+
+
+def find(client: "MlflowClient", name: str, number: int) -> "ModelVersion | None":
+    """Return a version by its number, None if there is no such version or model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version(name, str(number))
+    except MlflowException as error:
+        if _is_absent(error):
+            return None
+        raise
+
+
+def find_model(client: "MlflowClient", name: str) -> "RegisteredModel | None":
+    """Return a registered model, None if there is no such."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(name)
     except MlflowException as error:
         if _is_absent(error):
             return None
@@ -96,7 +121,7 @@ def model_folder(client: "MlflowClient", version: "ModelVersion") -> Path:
     if expected is None:
         raise UserError(f"{uri}: not registered by `gpt register`; it has no weights_sha256")
     source = client.get_model_version_download_uri(version.name, version.version)
-    if (local := _local_path(source)) is not None:
+    if (local := _local_path(client, source)) is not None:
         folder = local / MODEL_FOLDER
         if not folder.is_dir():
             raise UserError(f"{uri}: its files are not in {folder}; bring them back, or register the model again")
@@ -110,7 +135,7 @@ def model_folder(client: "MlflowClient", version: "ModelVersion") -> Path:
 
 def is_on_disk(client: "MlflowClient", version: "ModelVersion") -> bool:
     """Whether a version's files are where a local store keeps them; a server is trusted to have them."""
-    local = _local_path(client.get_model_version_download_uri(version.name, version.version))
+    local = _local_path(client, client.get_model_version_download_uri(version.name, version.version))
     return local is None or (local / MODEL_FOLDER).is_dir()
 
 
@@ -121,32 +146,11 @@ def registry_lock() -> Iterator[None]:
     if file is None:
         yield
         return
-    import fcntl
-
-    with file.with_name(file.name + ".registry.lock").open("a") as lock:
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise UserError(
-                        f"{lock.name}: another `gpt register` or `gpt promote` has held it for a minute"
-                    ) from None
-                time.sleep(0.1)
+    path = file.resolve().with_name(file.name + ".registry.lock")
+    with locked(
+        path, _LOCK_SECONDS, lambda who: f"{path}: held by a `gpt register` or `gpt promote` ({who}); wait for it"
+    ):
         yield
-
-
-def _version(client: "MlflowClient", name: str, version: str) -> "ModelVersion | None":
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_model_version(name, version)
-    except MlflowException as error:
-        if _is_absent(error):
-            return None
-        raise
 
 
 def _is_absent(error: Exception) -> bool:
@@ -167,11 +171,14 @@ def _listing(client: "MlflowClient", name: str) -> str:
     return f"version {numbers} of {name}" + (f"; {shown}" if shown else "")
 
 
-def _local_path(uri: str) -> Path | None:
+def _local_path(client: "MlflowClient", uri: str) -> Path | None:
     from mlflow.utils.file_utils import local_file_uri_to_path
     from mlflow.utils.uri import is_local_uri
 
-    return Path(local_file_uri_to_path(uri)) if is_local_uri(uri) else None
+    if not is_local_uri(uri):
+        return None
+    path, database = Path(local_file_uri_to_path(uri)), store.database_file(client.tracking_uri)
+    return beside(database, path) if database else path
 
 
 def _downloaded(client: "MlflowClient", source: str) -> Path:

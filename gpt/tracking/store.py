@@ -4,6 +4,7 @@ MLflow takes seconds to import and minutes to give up on what is not there: its 
 store that cannot be reached is found out here, in seconds, before MLflow tries.
 """
 
+import logging
 import os
 import socket
 import urllib.error
@@ -12,10 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from gpt.errors import UserError
+from gpt.paths import DATABASE, kept
 from gpt.secrets import public_uri, redact, without_userinfo
+from gpt.tracking.location import ARTIFACTS, artifacts_folder, put_right
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,10 +38,12 @@ _MLFLOW_SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
+logger = logging.getLogger(__name__)
+
 
 def tracking_uri() -> str:
     """Return the address of the store; a path of sqlite is made absolute, so that it means the same from any folder."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip() or _SQLITE + "mlflow.db"
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip() or address_of(kept(DATABASE))
     if uri.startswith(_SQLITE):
         return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute())
     return uri
@@ -46,13 +51,20 @@ def tracking_uri() -> str:
 
 def database_file(uri: str) -> Path | None:
     """Return the file of a sqlite store, None for any other."""
-    return Path(uri.removeprefix(_SQLITE).partition("?")[0]) if uri.startswith(_SQLITE) else None
+    return Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0])) if uri.startswith(_SQLITE) else None
+
+
+def address_of(database: Path) -> str:
+    """Return the address of a sqlite store: SQLAlchemy reads what follows a ? as options, and %20 as a space."""
+    return _SQLITE + str(database.absolute()).replace("%", "%25").replace("?", "%3F")
 
 
 def client() -> "MlflowClient":
     """Connect to the store; raise `UserError` within seconds if it cannot be reached."""
     uri = tracking_uri()
     _check_reachable(without_userinfo(uri))
+    if (file := database_file(uri)) and file.exists():
+        put_right(file)
     for name, value in _MLFLOW_SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -96,16 +108,24 @@ def training_run(client: "MlflowClient", experiment_name: str, fingerprint: str)
     finished = [run for run in found if run.info.status == "FINISHED"]
     if found:
         return (finished or found)[0]
+    logger.warning(
+        "%s has no run of this training, %s: a run without its settings and curves stands in for it; `gpt sync` in the"
+        " project that trained it delivers what waits there",
+        public_uri(client.tracking_uri), fingerprint,
+    )  # fmt: skip
     run = client.create_run(experiment, tags={"fingerprint": fingerprint, _MADE_TAG: "true"}, run_name=fingerprint)
     client.set_terminated(run.info.run_id, "FINISHED")
     return client.get_run(run.info.run_id)
 
 
-def take_over_registered_run(client: "MlflowClient", experiment: str, fingerprint: str, name: str) -> str | None:
-    """Return the id of the run that `training_run` made for want of one, now the run `name`; None if it made none."""
+def take_over_registered_run(
+    client: "MlflowClient", experiment: str, fingerprint: str, tags: dict[str, str]
+) -> str | None:
+    """Return the id of the run that `training_run` made for want of one, now with `tags`; None if it made none."""
     made = f"tags.fingerprint = '{fingerprint}' and tags.`{_MADE_TAG}` = 'true'"
     for run in client.search_runs([experiment], made, max_results=1):
-        client.set_tag(run.info.run_id, "gpt.run", name)
+        for key, value in tags.items():
+            client.set_tag(run.info.run_id, key, value)
         client.delete_tag(run.info.run_id, _MADE_TAG)
         return run.info.run_id
     return None
@@ -140,7 +160,7 @@ def _check_reachable(uri: str) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
-            f"{uri}: the MLflow store cannot be reached ({reason}); start it, or correct MLFLOW_TRACKING_URI"
+            f"{public_uri(uri)}: the MLflow store cannot be reached ({reason}); start it, or correct MLFLOW_TRACKING_URI"
         ) from None
 
 
@@ -160,7 +180,7 @@ def _check_sqlite(file: Path) -> None:
 def _artifact_location(uri: str) -> str | None:
     """Without a server artifacts lie in a folder, beside the database if that is a file."""
     if file := database_file(uri):
-        return (file.parent / "mlartifacts").as_uri()
+        return artifacts_folder(file).as_uri()
     if urlsplit(uri).scheme.partition("+")[0] in _DATABASE_PORTS:
-        return Path("mlartifacts").absolute().as_uri()
+        return Path(ARTIFACTS).absolute().as_uri()
     return None

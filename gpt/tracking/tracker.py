@@ -38,7 +38,10 @@ class Tracker:
         self.run = run or time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + uuid.uuid4().hex[:6]
         self._journal = Journal(spool, self.run)
         if self._journal.is_new:
-            self._journal.append("start", experiment=params.base.name, run=self.run, fingerprint=tags["fingerprint"])
+            # A run that goes on without its journal is found by its name: it has begun in MLflow.
+            known = {"id": ""} if run else {}
+            fingerprint = tags["fingerprint"]
+            self._journal.append("start", experiment=params.base.name, run=self.run, fingerprint=fingerprint, **known)
             self._journal.append("params", values=_flat_params(params))
             self._journal.append("dataset", **dataset)
             if card:

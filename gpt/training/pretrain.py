@@ -42,7 +42,7 @@ def pretrain(params: Params) -> None:
     processes = join_processes(params.launch)
     check_tokenizer(paths.TOKENS, paths.TOKENIZER, "run `gpt tokenize` again")  # it is packed with the model
     identity = fingerprint(params)
-    folder = paths.CHECKPOINTS / identity.id
+    folder = paths.kept(paths.CHECKPOINTS) / identity.id
     _check_sameness(processes, params, identity.id)
     accelerator = start_accelerator(params.launch, mixed_precision(params.train.precision))
     if accelerator.device.type == "cpu":
@@ -59,7 +59,7 @@ def pretrain(params: Params) -> None:
         if accelerator.is_main_process:
             stack.enter_context(checkpoints.single_trainer(folder))
             identity.save(folder)
-            if other := describe_other_run(paths.CHECKPOINTS, identity):
+            if other := describe_other_run(folder.parent, identity):
                 print(other, flush=True)
             keep_last, keep_every = params.train.checkpoint_keep_last, params.train.checkpoint_keep_every
             saver = stack.enter_context(Saver(folder, keep_last=keep_last, keep_every=keep_every))
@@ -127,7 +127,7 @@ def _track(trainer: Trainer, choices: dict[str, Choice], fingerprint: str) -> No
     tags |= {name: str(choice) for name, choice in choices.items()}
     dataset = describe_dataset(trainer.params.base.name, paths.DOCUMENTS, paths.TOKENS, trainer.params.fetch.by_name())
     card = read_card(paths.DATA_CARD, paths.TOKENS)
-    trainer.record.tracker = Tracker(paths.SPOOL, trainer.params, trainer.state.run, tags, dataset, card)
+    trainer.record.tracker = Tracker(paths.kept(paths.SPOOL), trainer.params, trainer.state.run, tags, dataset, card)
     trainer.state.run = trainer.record.tracker.run
 
 

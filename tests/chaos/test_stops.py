@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows.stages import mend_rwlock
+from flows.workspace import wait_for_others
 from gpt.training.checkpoints import checkpoint as checkpoints
 from tests.chaos.conftest import Family, checkpoint_folder
 from tests.e2e.conftest import Project
@@ -65,7 +65,7 @@ def test_stopped_at_any_instant_it_saves_leaves_nothing_behind_and_goes_on(
         family.wait_until_gone(30)
         if last_command == REPRO:  # what the flow does by itself, and docs/operations.md tells people to do
             monkeypatch.chdir(project.folder)
-            mend_rwlock()
+            wait_for_others(print)
         folder = checkpoint_folder(project.folder)
         if folder is not None and (steps := checkpoints.steps(folder)):
             assert checkpoints.holder(folder) is None

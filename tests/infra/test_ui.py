@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import psutil
+from mlflow import MlflowClient
 
 from tests.conftest import ROOT
 
@@ -79,6 +80,26 @@ def test_a_server_is_named_without_its_password(tmp_path: Path) -> None:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert output == "MLFLOW_TRACKING_URI is a server: open https://mlflow.host:5000\n"
+
+
+def test_the_ui_of_a_moved_project_shows_its_artifacts(tmp_path: Path, empty_store: Path) -> None:
+    old, moved = tmp_path / "old", tmp_path / "moved"
+    old.mkdir()
+    shutil.copyfile(empty_store, old / "mlflow.db")
+    client = MlflowClient(f"sqlite:///{old}/mlflow.db")
+    run = client.create_run(client.create_experiment("e", artifact_location=(old / "mlartifacts").as_uri()))
+    client.log_text(run.info.run_id, "what it wrote", "sample.txt")
+    old.rename(moved)
+    process = start(moved)
+    try:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        address = next(found for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+/", line)))
+        assert answers(f"{address[0]}get-artifact?path=sample.txt&run_uuid={run.info.run_id}") == b"what it wrote"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert not old.exists()
 
 
 def test_without_a_run_the_ui_says_what_to_do_first(tmp_path: Path) -> None:

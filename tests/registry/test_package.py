@@ -22,6 +22,7 @@ from gpt.registry.package import RegisteredModel, register
 from gpt.registry.versions import CANDIDATE, CHAMPION, all_versions, resolve_model, version_of_alias
 from gpt.tokens.shards import data_id
 from gpt.tracking import store
+from gpt.tracking.journal import Journal
 from tests.registry.conftest import describe_run, make_model, register_model
 
 NAME = "small-gpt"
@@ -192,10 +193,25 @@ def test_the_run_has_the_card_of_its_data_although_that_was_drawn_after_training
     assert ("data.html" in logged) is of_these_data
 
 
-def test_makes_a_run_when_the_store_never_heard_of_the_training(project: Path, params: Params) -> None:
+def test_a_run_that_waits_in_the_spool_is_delivered_first(project: Path, params: Params) -> None:
+    journal = Journal(project / paths.SPOOL, "waiting")
+    journal.append("start", experiment=params.base.name, run="waiting", fingerprint="trained")
+    journal.append("tags", values={"fingerprint": "trained"})
+    journal.append("params", values={"train.max_steps": 5})
+    journal.append("end", status="FINISHED")
+    del journal  # and its server was away
+    write_json(project / paths.RUN, describe_run(project, "trained"))
+    run = store.client().get_run(register(params, project).run_id)
+    assert (run.info.run_name, run.data.params["train.max_steps"]) == ("waiting", "5")
+
+
+def test_makes_a_run_when_the_store_never_heard_of_the_training_and_says_so(
+    project: Path, params: Params, caplog: pytest.LogCaptureFixture
+) -> None:
     write_json(project / paths.RUN, describe_run(project, "far-away"))
     run = store.client().get_run(register(params, project).run_id)
     assert (run.info.run_name, run.data.tags["fingerprint"], run.info.status) == ("far-away", "far-away", "FINISHED")
+    assert "has no run of this training, far-away" in caplog.text
 
 
 def test_tags_say_everything_that_made_the_version(registered: Registered, monkeypatch: pytest.MonkeyPatch) -> None:

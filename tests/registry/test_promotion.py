@@ -244,3 +244,64 @@ def test_foreign_versions_are_refused_by_name(project: Path, params: Params) -> 
         resolve_model(f"models:/{NAME}/1")
     make_model(project, steps=2)
     assert register(params, project).version == 2
+
+
+def make_champions(project: Path, params: Params, count: int) -> None:
+    """Let version 1 to `count` become the champion, one after the other."""
+    for number, steps in zip(range(1, count + 1), (5, 20, 40), strict=False):
+        register_model(project, steps)
+        assert (promote(params, project).verdict, champion()) == ("promoted", number)
+
+
+def test_rollback_goes_to_the_last_champion_that_exists(project: Path, params: Params) -> None:
+    make_champions(project, params, 3)
+    store.client().delete_model_version(NAME, "2")
+    result = rollback(params)
+    assert (result.version, champion()) == (1, 1)
+    assert "version 2 was deleted" in result.describe()
+    assert "promotion.rolled_back" in tags(3)
+    with pytest.raises(UserError, match="version 1 is the first champion"):
+        rollback(params)
+
+
+def test_rollback_passes_over_a_champion_that_has_lost_its_files(project: Path, params: Params) -> None:
+    make_champions(project, params, 3)
+    shutil.rmtree(resolve_model(f"models:/{NAME}/2").parent)
+    result = rollback(params)
+    assert champion() == 1
+    assert "version 2 has lost its files" in result.describe()
+
+
+def test_rollback_without_any_champion_left_changes_nothing(project: Path, params: Params) -> None:
+    make_champions(project, params, 3)
+    for number in ("1", "2"):
+        store.client().delete_model_version(NAME, number)
+    trail = audit_trail(store.client(), NAME)
+    with pytest.raises(UserError, match=r"version 2 was deleted, version 1 was deleted"):
+        rollback(params)
+    assert champion() == 3
+    assert "promotion.rolled_back" not in tags(3)
+    assert audit_trail(store.client(), NAME) == trail
+
+
+def test_rollback_from_a_champion_that_was_deleted(project: Path, params: Params) -> None:
+    make_champions(project, params, 3)
+    store.client().delete_model_version(NAME, "3")
+    assert champion() is None
+    assert rollback(params).version == 2
+    assert champion() == 2
+    store.client().delete_registered_model_alias(NAME, CHAMPION)
+    with pytest.raises(UserError, match="nothing to roll back"):
+        rollback(params)
+
+
+def test_rollback_from_a_champion_that_a_person_set_goes_to_the_last_of_the_trail(
+    project: Path, params: Params
+) -> None:
+    make_champions(project, params, 2)
+    register_model(project, 40)
+    client = store.client()
+    client.set_registered_model_alias(NAME, CHAMPION, "3")
+    client.set_registered_model_tag(NAME, "promotion.note", "a person's own, and no JSON")
+    assert rollback(params).version == 2
+    assert rollback(params).version == 1

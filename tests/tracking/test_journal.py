@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from gpt.tracking.journal import Journal, deliver, deliver_left_behind
+from gpt.tracking.delivery import deliver, deliver_left_behind
+from gpt.tracking.journal import Journal
 from gpt.tracking.store import training_run
 from tests.training.checkpoints.test_saver import files_of_at_most
 
@@ -23,6 +24,11 @@ def begin(run: str) -> Journal:
     journal.append("start", experiment="e", run=run, fingerprint=f"f-{run}")
     journal.append("params", values={"train.max_steps": 3})
     return journal
+
+
+def kill(journal: Journal) -> None:
+    """Leave a journal as a killed process does."""
+    journal._file.close()
 
 
 def run_of(store: MlflowClient, name: str) -> str:
@@ -99,6 +105,7 @@ def test_the_next_run_delivers_what_an_earlier_one_could_not(store: MlflowClient
     left = begin("earlier")
     left.append_metrics("train", 1, {"loss": 2.0})
     left.append("end", status="FINISHED")
+    kill(left)
     journal = begin("later")
     journal.start()
     journal.append("end", status="FINISHED")

@@ -1,9 +1,12 @@
+import shutil
 import socket
+import sqlite3
 import time
 from pathlib import Path
 
 import pytest
 
+from gpt import paths
 from gpt.errors import UserError
 from gpt.tracking import store
 
@@ -16,6 +19,38 @@ def test_local_store_is_absolute_and_in_the_project(tmp_path: Path, monkeypatch:
     assert store.tracking_uri() == f"sqlite:///{tmp_path}/other.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
     assert store.tracking_uri() == "http://tracking:5000"
+
+
+def test_the_store_of_an_experiments_copy_is_the_projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC names the project in DVC_ROOT; a foreign project, whose stage calls a command of this one, is not believed."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    copy = tmp_path / "a project/.dvc/tmp/exps/standalone/tmp123/sub"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    for root, folder in (
+        (str(tmp_path / "a project"), tmp_path / "a project"),
+        (str(tmp_path), copy),
+        (str(tmp_path / "gone"), copy),
+        ("", copy),
+    ):
+        monkeypatch.setenv("DVC_ROOT", root)
+        assert store.tracking_uri() == f"sqlite:///{folder}/mlflow.db"
+        assert paths.kept(paths.SPOOL).absolute() == folder / "spool"
+
+
+@pytest.mark.parametrize("name", ["100%", "a%20b", "what?", "a#b", "ü ñ"])
+def test_a_project_may_lie_in_any_folder(
+    tmp_path: Path, empty_store: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / name).mkdir()
+    shutil.copyfile(empty_store, tmp_path / name / "mlflow.db")
+    monkeypatch.chdir(tmp_path / name)
+    assert store.database_file(store.tracking_uri()) == tmp_path / name / "mlflow.db"
+    identifier = store.experiment_id(store.client(), "a-study")
+    with sqlite3.connect(tmp_path / name / "mlflow.db") as database:
+        assert ("a-study",) in list(database.execute("select name from experiments"))
+    assert store.client().get_experiment(identifier).artifact_location == (tmp_path / name / "mlartifacts").as_uri()
 
 
 def test_experiment_keeps_its_artifacts_beside_the_database(project: Path) -> None:

@@ -28,7 +28,7 @@ def adopt(params: Params, source: Path) -> str:
     or the checkpoint does not fit the present model and optimizer.
     """
     now = fingerprint(params)
-    target = paths.CHECKPOINTS / now.id
+    target = paths.kept(paths.CHECKPOINTS) / now.id
     if not source.is_dir():
         raise UserError(f"--adopt {source}: no folder; `gpt checkpoints` shows those of runs")
     if target.exists() and source.resolve() == target.resolve():
