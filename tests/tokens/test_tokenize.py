@@ -16,9 +16,10 @@ from gpt.errors import UserError
 from gpt.files import sha256_file, sha256_tree, write_json
 from gpt.params.engine import Engine
 from gpt.params.tokens import Tokenize, Tokenizer
-from gpt.tokens.shards import TokenReader, data_id, read_index, verify_shards
+from gpt.tokens.shards import TokenReader, data_id, read_index
 from gpt.tokens.tokenize import count_copies, document_key, tokenize
 from gpt.tokens.tokenizer import build_tokenizer, load_tokenizer, tokenizer_id
+from gpt.tokens.verification import verify_shards
 from tests.tasks.killed import run_and_kill
 from tests.tasks.power import Disk
 
