@@ -68,6 +68,8 @@ def prepare(options: argparse.Namespace) -> int:
             print(f"  {removed['documents']:,} dropped: {reason.replace('_', ' ')}")
     if counts["cut"]["documents"]:
         print(f"  {counts['cut']['documents']:,} cut where they match a benchmark or a held-out document")
+    if beside := sum(counts["near_copies_held_out"].values()):
+        print(f"  {beside:,} held-out documents are near copies of others; they stay, so that new documents move none")
     for split in corpus.SPLITS:
         print(f"  {split}: {counts[split]['documents']:,} documents, {counts[split]['bytes']:,} bytes")
     return 0

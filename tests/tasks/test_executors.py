@@ -21,7 +21,9 @@ from tests.tasks.power import Disk
 
 
 def engine(kind: str = "local", workers: int = 2) -> Engine:
-    return Engine.model_validate({"kind": kind, "workers": workers, "slurm_partition": "", "slurm_time": "1:00:00"})
+    return Engine.model_validate(
+        {"kind": kind, "workers": workers, "memory_gb": 1, "slurm_partition": "", "slurm_time": "1:00:00"}
+    )
 
 
 class Note(PipelineStep):

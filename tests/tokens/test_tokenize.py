@@ -76,7 +76,7 @@ def write_shards(
     # Smaller shards than params.yaml allows, so that there are many of few tokens.
     values = {"shard_tokens": shard_tokens, "shuffle_seed": SEED, "weights": {}} | change
     settings = Tokenize.model_construct(**values)
-    engine = Engine(kind=kind, workers=workers, slurm_partition="", slurm_time="1:00:00")
+    engine = Engine(kind=kind, workers=workers, memory_gb=1, slurm_partition="", slurm_time="1:00:00")
     return tokenize(settings, engine, made / "documents", made / "tokenizer", output, output.parent / "tokenize.json")
 
 
