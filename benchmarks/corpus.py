@@ -97,7 +97,7 @@ def _leaks() -> list[str]:
             matcher = Matcher(index, n)
             found = [matcher.find(split_words(document)) for document in documents]
             hashes = [match.hashes for matches in found for match in matches]
-            touched = find_owners(index, 1, [np.concatenate(hashes)])[0][0]
+            touched = find_owners(index, [np.concatenate(hashes)])[0][0]
             assert (len(touched), sum(map(bool, found))) == _leaks_by_words(documents, owners[0][1], n)
             rows.append(f"| {title} ({len(documents):,}) | {benchmark} | {len(touched)} | {sum(map(bool, found))} |")
         return ["Leaks of 13 words, the same as a search with sets of words finds:", "", *rows]

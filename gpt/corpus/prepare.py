@@ -110,7 +110,7 @@ def _decontaminate(settings: Prepare, benchmarks: dict[str, Path], work: Path, t
         "decontaminate",
         settings.shards,
         _ReadShard(read, work, held_out=False),
-        Decontaminate(settings.decontaminate, len(owners), index, work / "matches"),
+        Decontaminate(settings.decontaminate, index, work / "matches"),
         _WriteDocuments(documents, work, SPLITS[:1]),
     )
     return owners
