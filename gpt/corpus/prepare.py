@@ -23,6 +23,7 @@ from gpt.corpus.decontamination import Decontaminate
 from gpt.corpus.deduplication.choice import EXACT, ChooseRemoved, copy_numbers, removed_documents
 from gpt.corpus.deduplication.pairs import FindPairs
 from gpt.corpus.deduplication.signatures import Sign, bucket_names
+from gpt.corpus.documents import Places
 from gpt.corpus.filters import Filtered, build_filters
 from gpt.corpus.index import IndexTexts, MergeIndex
 from gpt.corpus.reading.readers import ReadSources, hash_sources, list_files
@@ -207,17 +208,19 @@ class _WriteDocuments(WritingStep):
 
     def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         stats: dict[str, dict[str, Counter[str]]] = {split: defaultdict(Counter) for split in self._splits}
+        paths = {split: self.new_file(self._folder / f"{split}_{rank:05d}.jsonl") for split in self._splits}
+        places = Places()
         with ExitStack() as stack:
-            files = {
-                split: stack.enter_context(self.new_file(self._folder / f"{split}_{rank:05d}.jsonl").open("wb"))
-                for split in self._splits
-            }
+            files = {split: stack.enter_context(path.open("wb")) for split, path in paths.items()}
             for document in data or ():
                 split, source, words = (document.metadata[key] for key in ("split", "source", "words"))
                 record = {"id": document.id, "source": source, "text": document.text, "words": words}
                 if metadata := document.metadata["metadata"]:
                     record["metadata"] = metadata
-                files[split].write(orjson.dumps(record) + b"\n")
+                line = orjson.dumps(record) + b"\n"
+                files[split].write(line)
+                if split == "train":  # of which a tokenizer reads a sample
+                    places.add(document.id, line)
                 encoded = document.text.encode()
                 size = len(encoded)
                 stats[split][source].update(
@@ -226,6 +229,8 @@ class _WriteDocuments(WritingStep):
                 # A sum does not depend on the order, so the same documents have the same hash in any number of files.
                 stats[split][source]["hash"] += int.from_bytes(hashlib.sha256(encoded).digest(), "big")
                 stats[split][source][f"length {size.bit_length() - 1}"] += 1
+        if "train" in paths:
+            places.write(self.new_file(paths["train"].with_suffix(".places")))
         for split in self._splits:
             self.write_report(self._work / "written" / split, rank, stats[split])
         yield from ()

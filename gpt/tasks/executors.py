@@ -167,6 +167,7 @@ class _Ray(_Marking, RayPipelineExecutor):
     def run(self) -> None:
         import ray
 
+        executor: Any = ray.put(self)
         memory = int(self.mem_per_cpu_gb * self.cpus_per_task * 2**30)
         largest = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
         if memory > largest:  # Ray would wait for such a machine for ever
@@ -174,7 +175,6 @@ class _Ray(_Marking, RayPipelineExecutor):
                 f"params.yaml: prepare.engine.memory_gb = {self.mem_per_cpu_gb}: no machine of the Ray cluster gives a task more"
                 f" than {largest / 2**30:.1f} GiB; lower it"
             )
-        executor: Any = ray.put(self)
         task = ray.remote(num_cpus=self.cpus_per_task, memory=memory)(_run_rank)
         left, running = self.get_incomplete_ranks(), []
         while left or running:

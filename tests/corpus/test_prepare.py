@@ -1,11 +1,15 @@
+import hashlib
 import json
 import random
+import sys
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -442,6 +446,62 @@ def test_a_sample_is_of_about_the_size_asked_for_and_always_the_same(corpus: Cor
     assert sum(map(len, sample)) == pytest.approx(size / 2, rel=0.25)
     assert sample == list(sample_texts(corpus.output, "train", size // 2))
     assert list(sample_texts(corpus.output, "train", size)) == corpus.splits()["train"]
+    for wanted in (1, size // 100, size - 1):
+        chosen = list(sample_texts(corpus.output, "train", wanted))
+        by_hash = [
+            record["text"]
+            for record in corpus.records("train")
+            if int.from_bytes(hashlib.sha256(record["id"].encode()).digest()[:8], "big") < wanted * 2**64 / size
+        ]
+        assert chosen == by_hash
+
+
+def test_a_sample_is_the_same_texts_for_any_number_of_shards_and_workers(tmp_path: Path) -> None:
+    samples = set()
+    for shards, workers in ((1, 1), (5, 1), (5, 2)):
+        corpus = Corpus(tmp_path / f"{shards}{workers}")
+        corpus.write({f"{part}.jsonl": jsonl(*(prose(50, 9 * seed + part) for seed in range(9))) for part in range(9)})
+        engine = ENGINE.model_copy(update={"workers": workers})
+        corpus.prepare(SETTINGS.model_copy(update={"shards": shards, "engine": engine}))
+        samples.add(frozenset(sample_texts(corpus.output, "train", 3000)))
+    assert len(samples) == 1
+    assert 1 < len(samples.pop()) < 30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts bytes that only Linux counts")
+def test_a_sample_reads_little_more_than_it_takes(corpus: Corpus) -> None:
+    corpus.write({"a.jsonl": jsonl(*(prose(2000, seed) for seed in range(300)))})
+    size = corpus.prepare()["train"]["bytes"]
+    process: Any = psutil.Process()  # its stubs know no Linux
+    before = process.io_counters().read_chars
+    taken = sum(len(text) for text in sample_texts(corpus.output, "train", size // 20))
+    assert process.io_counters().read_chars - before < 2 * taken + 100_000 < size
+
+
+@pytest.mark.parametrize(
+    ("ending", "damage", "message"),
+    [
+        ("jsonl", lambda data: data[:1000] + b"#" + data[1001:], "is not as gpt prepare wrote it"),
+        ("jsonl", lambda data: b"", "is not as gpt prepare wrote it"),
+        ("places", lambda data: data[:5] + bytes([data[5] ^ 1]) + data[6:], "is not as gpt prepare wrote it"),
+        ("places", lambda data: data[:14] + bytes([data[14] ^ 1]) + data[15:], "is not as gpt prepare wrote it"),
+        ("places", lambda data: data[:-28], "lists .* of .* documents"),
+        ("places", lambda data: b"", "lists .* of .* documents"),
+        ("places", None, "places: not found"),
+    ],
+)
+def test_damage_where_a_sample_is_read_is_a_clear_error(
+    corpus: Corpus, ending: str, damage: Callable[[bytes], bytes] | None, message: str
+) -> None:
+    corpus.write({"a.jsonl": jsonl(*(prose(50, seed) for seed in range(100)))})
+    size = corpus.prepare(SETTINGS.model_copy(update={"shards": 1}))["train"]["bytes"]
+    path = corpus.output / f"train_00000.{ending}"
+    if damage:
+        path.write_bytes(damage(path.read_bytes()))
+    else:
+        path.unlink()
+    with pytest.raises(UserError, match=f"{message}.*run `gpt prepare` again"):
+        list(sample_texts(corpus.output, "train", size - 1))
 
 
 def test_damaged_documents_are_a_clear_error(corpus: Corpus) -> None:
