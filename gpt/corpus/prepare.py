@@ -35,7 +35,7 @@ from gpt.params.corpus import Prepare
 from gpt.params.types import flatten
 from gpt.sources.benchmarks import check_benchmarks
 from gpt.tasks.executors import Tasks
-from gpt.tasks.reports import link_files
+from gpt.tasks.reports import link_files, read_reports
 from gpt.tasks.steps import WritingStep
 from gpt.tasks.work import work_folder
 
@@ -69,7 +69,7 @@ def prepare(
         _check_splits(counts)
         with atomic_folder(output) as folder:
             link_files(sorted((work / "documents").iterdir()), folder)
-            write_json(folder / "documents.json", _describe(folder, counts))
+            write_json(folder / "documents.json", _describe(work, counts))
             write_json(folder / "report.json", describe_inputs(settings, raw, benchmarks, names) | report)
             write_json(metrics, counts)  # in here: if it cannot be written, the old documents stay
     return counts
@@ -209,6 +209,7 @@ class _WriteDocuments(WritingStep):
     def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         stats: dict[str, dict[str, Counter[str]]] = {split: defaultdict(Counter) for split in self._splits}
         paths = {split: self.new_file(self._folder / f"{split}_{rank:05d}.jsonl") for split in self._splits}
+        digests = {split: hashlib.sha256() for split in self._splits}
         places = Places()
         with ExitStack() as stack:
             files = {split: stack.enter_context(path.open("wb")) for split, path in paths.items()}
@@ -219,6 +220,7 @@ class _WriteDocuments(WritingStep):
                     record["metadata"] = metadata
                 line = orjson.dumps(record) + b"\n"
                 files[split].write(line)
+                digests[split].update(line)
                 if split == "train":  # of which a tokenizer reads a sample
                     places.add(document.id, line)
                 encoded = document.text.encode()
@@ -231,21 +233,16 @@ class _WriteDocuments(WritingStep):
                 stats[split][source][f"length {size.bit_length() - 1}"] += 1
         if "train" in paths:
             places.write(self.new_file(paths["train"].with_suffix(".places")))
-        for split in self._splits:
+        for split, path in paths.items():
             self.write_report(self._work / "written" / split, rank, stats[split])
+            described = {"file": path.name, "bytes": path.stat().st_size, "sha256": digests[split].hexdigest()}
+            self.write_report(self._work / "files" / split, rank, described)
         yield from ()
 
 
-def _describe(folder: Path, counts: dict[str, Any]) -> dict[str, Any]:
+def _describe(work: Path, counts: dict[str, Any]) -> dict[str, Any]:
     """Return what documents.json says: of each split its counts, files and one hash of them all."""
-    described = {}
-    for split in SPLITS:
-        files = [
-            {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-            for path in sorted(folder.glob(f"{split}_*.jsonl"))
-        ]
-        described[split] = counts[split] | {"files": files}
-    return described
+    return {split: counts[split] | {"files": read_reports(work / "files" / split)} for split in SPLITS}
 
 
 def _check_splits(counts: dict[str, Any]) -> None:
