@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from gpt import paths
+from gpt.commands.main import main
 from gpt.errors import UserError
 from gpt.files import write_json
 from gpt.tokens import verification
@@ -268,3 +270,17 @@ def test_several_threads_read_at_the_same_time(tokens: Path, monkeypatch: pytest
         while not work.wait(1):
             pass
     assert work.read_bytes == SHARDS * SIZE
+
+
+def test_the_command_reads_all_again_and_names_the_damaged_shard(
+    prepared_project: Path, copy_project: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy_project(prepared_project)
+    size = sum(path.stat().st_size for path in paths.TOKENS.glob("*.bin"))
+    for _ in range(2):
+        assert main(["tokens", "verify"]) == 0
+        assert f"data/tokens: {size:,} bytes read" in capsys.readouterr().out
+    shard = paths.TOKENS / "test_00000.bin"
+    shard.write_bytes(bytes(shard.stat().st_size))
+    assert main(["tokens", "verify"]) == 2
+    assert "error: data/tokens/test_00000.bin: SHA-256 is " in capsys.readouterr().err
