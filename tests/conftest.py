@@ -65,7 +65,7 @@ def small_change(text: Path) -> Change:
     return {
         "fetch": {"sources": [source], "benchmarks": []},
         "prepare": {
-            "engine": {"kind": "local", "workers": 1, "slurm_partition": "", "slurm_time": "1:00:00"},
+            "engine": {"kind": "local", "workers": 1, "memory_gb": 1, "slurm_partition": "", "slurm_time": "1:00:00"},
             "shards": 1,
             "validation_fraction": 0.2,
             "test_fraction": 0.2,

@@ -1,6 +1,7 @@
 """Commands that make and look at data: from the sources of params.yaml to tokens."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from gpt.commands.arguments import Commands, add_command, add_group, at_least
@@ -13,7 +14,9 @@ def add_commands(commands: Commands) -> None:
     _add_fetch(commands)
     for command in (prepare, tokenizer, tokenize, data_card):
         add_command(commands, command)
-    _add_show(add_group(commands, "tokens", "look at what the model learns from"))
+    tokens = add_group(commands, "tokens", "look at what the model learns from")
+    _add_show(tokens)
+    add_command(tokens, verify)
     _add_diff(add_group(commands, "data", "compare versions of the data"))
 
 
@@ -66,6 +69,8 @@ def prepare(options: argparse.Namespace) -> int:
             print(f"  {removed['documents']:,} dropped: {reason.replace('_', ' ')}")
     if counts["cut"]["documents"]:
         print(f"  {counts['cut']['documents']:,} cut where they match a benchmark or a held-out document")
+    if beside := sum(counts["near_copies_held_out"].values()):
+        print(f"  {beside:,} held-out documents are near copies of others; they stay, so that new documents move none")
     for split in corpus.SPLITS:
         print(f"  {split}: {counts[split]['documents']:,} documents, {counts[split]['bytes']:,} bytes")
     return 0
@@ -159,6 +164,16 @@ def show(options: argparse.Namespace) -> int:
         lines = display.show_documents(reader, encoding, options.sequences, length, ids=options.ids)
     for line in (*display.describe_split(options.split, reader, encoding), *lines):
         print(line)
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """read every token shard again, whatever was verified before, and compare it with its hash"""
+    from gpt import paths
+    from gpt.tokens.verification import verify_shards
+
+    size = verify_shards(paths.TOKENS, again=True, tell=partial(print, flush=True))
+    print(f"{paths.TOKENS}: {size:,} bytes read, all shards are as gpt tokenize wrote them")
     return 0
 
 

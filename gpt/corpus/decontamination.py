@@ -25,7 +25,7 @@ _MOST_TO_SPACE = 50  # characters: a cut is widened to the next space, if there 
 _SHOWN_CHARACTERS = 300
 _SHOWN_ITEMS = 3
 _PLANTED = 200  # texts that measure the search
-_MATCHES_AT_ONCE = 1 << 10  # looked up together: an owner's n-grams are mapped once for all
+_MATCHES_AT_ONCE = 1 << 10  # looked up together
 
 
 class Decontaminate(WritingStep):
@@ -36,9 +36,9 @@ class Decontaminate(WritingStep):
 
     name = "decontaminate"
 
-    def __init__(self, settings: Settings, owners: int, index: Path, folder: Path) -> None:
+    def __init__(self, settings: Settings, index: Path, folder: Path) -> None:
         super().__init__()
-        self._settings, self._owners, self._index, self._folder = settings, owners, index, folder
+        self._settings, self._index, self._folder = settings, index, folder
 
     def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         matcher = Matcher(self._index, self._settings.ngram)
@@ -77,7 +77,7 @@ class Decontaminate(WritingStep):
     def _write_matches(self, pending: list[tuple[dict[str, Any], Match]], file: IO[bytes]) -> np.ndarray:
         """Write a line a match, with the items it is in; return the hashes of all, each once."""
         groups = [match.hashes for _, match in pending]
-        for (record, _), held in zip(pending, find_owners(self._index, self._owners, groups), strict=True):
+        for (record, _), held in zip(pending, find_owners(self._index, groups), strict=True):
             shown = [[number, item] for number, items in held.items() for item in items[:_SHOWN_ITEMS].tolist()]
             file.write(orjson.dumps(record | {"in": shown}) + b"\n")
         return sort_unique(np.concatenate([np.empty(0, HASH), *groups]))
@@ -121,7 +121,7 @@ def cut(text: str, ranges: list[tuple[int, int]], window: int) -> list[str]:
 def summarise(owners: list[tuple[str, Path]], index: Path, matches: Path) -> dict[str, dict[str, Any]]:
     """Return by benchmark or split: its items, those that training documents shared an n-gram with, those too short to protect."""
     hashes = sort_unique(np.concatenate([np.fromfile(path, HASH) for path in sorted(matches.glob("*.hashes"))]))
-    (touched,) = find_owners(index, len(owners), [hashes])
+    (touched,) = find_owners(index, [hashes])
     summary: dict[str, dict[str, Any]] = {}
     for number, ((name, path), report) in enumerate(zip(owners, read_reports(index), strict=True)):
         entry = summary.setdefault(name, {"items": 0, "touched": [], "unprotected": []})

@@ -1,14 +1,22 @@
 """The documents that `prepare` wrote, for the stages after it."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
+from gpt.corpus.arrays import find_places, read_places
 from gpt.corpus.splits import SPLITS
+from gpt.errors import UserError
 from gpt.files import read_json, verify_file
+
+PLACE = np.dtype([("key", "<u8"), ("start", "<u8"), ("size", "<u4"), ("check", "<u8")])
+"A document's key, its first byte in the file, how many bytes its line has, and a part of their hash."
+_AGAIN = "run `gpt prepare` again"
 
 
 def read_documents(folder: Path, split: str) -> Iterator[dict[str, Any]]:
@@ -18,11 +26,38 @@ def read_documents(folder: Path, split: str) -> Iterator[dict[str, Any]]:
 
 
 def sample_texts(folder: Path, split: str, wanted_bytes: int) -> Iterator[str]:
-    """Yield the texts of about so many bytes of a split, documents chosen by their hash, in the order of the files."""
-    share = wanted_bytes / max(describe_documents(folder)[split]["bytes"], 1)
-    for document in read_documents(folder, split):
-        if share >= 1 or int.from_bytes(hashlib.sha256(document["id"].encode()).digest()[:8], "big") / 2**64 < share:
-            yield document["text"]
+    """Yield the texts of about so many bytes of a split, documents chosen by their hash, in the order of the files.
+
+    Little more is read than these. Raises `UserError` if a document is not as `prepare` wrote it.
+    """
+    described = describe_documents(folder)[split]
+    if wanted_bytes >= described["bytes"]:
+        yield from (document["text"] for document in read_documents(folder, split))
+        return
+    below = -(-(wanted_bytes << 64) // described["bytes"])
+    paths = [folder / entry["file"] for entry in described["files"]]
+    listed = sum(_size(_places_of(path)) for path in paths) // PLACE.itemsize
+    if listed != described["documents"]:
+        raise UserError(f"{folder}: lists {listed:,} of {described['documents']:,} documents of {split}; {_AGAIN}")
+    for path in paths:
+        yield from _read_below(path, below)
+
+
+class Places:
+    """Where the documents of a file are, in the order of their keys: those that a sample takes stand first."""
+
+    def __init__(self) -> None:
+        self._records, self._end = bytearray(), 0
+
+    def add(self, name: str, line: bytes) -> None:
+        """Note the next document of the file, by its id and its line."""
+        self._records += np.array([(_key(name), self._end, len(line), _check(line))], PLACE).tobytes()
+        self._end += len(line)
+
+    def write(self, path: Path) -> None:
+        """Write them to `path`: the name of the file of documents, but that it ends in `.places`."""
+        records = np.frombuffer(self._records, PLACE)
+        records[np.lexsort((records["start"], records["key"]))].tofile(path)
 
 
 def describe_documents(folder: Path) -> dict[str, Any]:
@@ -33,6 +68,44 @@ def describe_documents(folder: Path) -> dict[str, Any]:
 def read_file(folder: Path, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the documents of a file of documents.json; raise `UserError` if it is not the one that `prepare` wrote."""
     path = folder / entry["file"]
-    verify_file(path, entry["sha256"], "documents.json", "run `gpt prepare` again")
+    verify_file(path, entry["sha256"], "documents.json", _AGAIN)
     with path.open("rb") as file:
         yield from map(orjson.loads, file)
+
+
+def _read_below(path: Path, below: int) -> Iterator[str]:
+    """Yield the texts of the documents whose keys are below a bound.
+
+    The one that comes next is read too: if all of these have the keys that are listed, no other is below.
+    """
+    listed = _places_of(path)
+    (last,) = find_places(listed, PLACE, (below,))
+    records = read_places(listed, PLACE, 0, min(last + 1, _size(listed) // PLACE.itemsize))
+    with path.open("rb", buffering=0) as file:
+        for key, start, size, check in np.sort(records, order="start").tolist():
+            line = os.pread(file.fileno(), size, start)
+            document = orjson.loads(line) if _check(line) == check else {"id": ""}
+            if _key(document["id"]) != key:
+                raise UserError(f"{path}: the document at byte {start} is not as gpt prepare wrote it; {_AGAIN}")
+            if key < below:
+                yield document["text"]
+
+
+def _key(name: str) -> int:
+    """Return what decides whether a sample takes a document: the part of a split below a bound is a part of all texts."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+
+
+def _check(line: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(line).digest()[:8], "big")
+
+
+def _places_of(path: Path) -> Path:
+    return path.with_suffix(".places")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; {_AGAIN}") from None

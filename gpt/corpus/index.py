@@ -1,10 +1,10 @@
 """The index of what judges a model, by word n-grams: whose each is, and what a text shares with it.
 
-It is a sorted array of n-gram hashes in a file, which all workers map.
+It is a sorted array of n-gram hashes in a file, which all workers map, and beside it a table of whose each is.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,21 @@ import numpy as np
 import orjson
 from datatrove.data import Document
 
-from gpt.corpus.arrays import first_of_equal, map_array, read_between, sort_unique
+from gpt.corpus.arrays import find_places, first_of_equal, map_array, read_between, read_places, sort_unique
 from gpt.corpus.words import ngram_hashes, split_words
 from gpt.tasks.steps import WritingStep
 
 HASH = np.dtype("<u8")
 _ITEM = np.dtype("<u4")
+_PLACE = np.dtype("<u8")
+_HOLDER = np.dtype([("owner", "<u4"), ("item", "<u4")])
+"Whose an n-gram is: the number of an owner, and of its item."
+_HELD = np.dtype([("group", "<u4"), *_HOLDER.descr])
 # Few items at a time are slow to hash, many take memory.
 _ITEMS_AT_ONCE = 256
 _CHARACTERS_AT_ONCE = 1 << 20
 _HASHES_AT_ONCE = 1 << 20  # of the index, in memory
+_HOLDERS_AT_ONCE = 1 << 20  # looked up together
 _LEAST_FILTER_BITS = 16
 
 
@@ -81,10 +86,11 @@ class IndexTexts(WritingStep):
 
 
 class MergeIndex(WritingStep):
-    """The one task that makes the index of all owners: `index`, each n-gram once, sorted, and `filter`.
+    """The one task that makes the index of all owners: `index`, each n-gram once, sorted, `filter`, and `holders`.
 
     The filter has a bit for every value of a hash's first bits, sixteen times as many as there are n-grams: few texts
-    pass it that are not in the index, and most never look there. Both are written a range of hashes at a time.
+    pass it that are not in the index, and most never look there. `holders` says whose the n-grams are, in their order, and
+    `places` where those of each begin. All are written a range of hashes at a time.
     """
 
     name = "index"
@@ -98,8 +104,12 @@ class MergeIndex(WritingStep):
         total = sum(path.stat().st_size // HASH.itemsize for path in paths)
         part_bits = (total // _HASHES_AT_ONCE).bit_length()
         filter_bits = max(_LEAST_FILTER_BITS, (16 * total).bit_length())
-        places = (self.new_file(self._folder / name) for name in ("index", "filter"))
-        with next(places).open("wb") as index, next(places).open("wb") as filter_:
+        count = 0
+        with ExitStack() as stack:
+            index, filter_, holders, places = (
+                stack.enter_context(self.new_file(self._folder / name).open("wb"))
+                for name in ("index", "filter", "holders", "places")
+            )
             for part in range(1 << part_bits):
                 low, high = part << (64 - part_bits), (part + 1) << (64 - part_bits)
                 pieces = [read_between(path, HASH, low, high) for path in paths]
@@ -108,7 +118,25 @@ class MergeIndex(WritingStep):
                 bits = np.zeros(1 << (filter_bits - part_bits), np.bool_)
                 bits[(merged - np.uint64(low)) >> np.uint64(64 - filter_bits)] = True
                 np.packbits(bits).tofile(filter_)
+                grams, held = self._holders(low, high)
+                held.tofile(holders)
+                (np.searchsorted(grams, merged) + count).astype(_PLACE).tofile(places)
+                count += len(held)
+            np.array([count], _PLACE).tofile(places)
         yield from ()
+
+    def _holders(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the n-grams of all owners in a range of hashes, sorted, and the HOLDER of each, by owner and item."""
+        grams, holders = [np.empty(0, HASH)], [np.empty(0, _HOLDER)]
+        for path in sorted(self._folder.glob("*.grams")):
+            first, last = find_places(path, HASH, (low, high))
+            held = np.empty(last - first, _HOLDER)
+            held["owner"], held["item"] = int(path.stem), read_places(path.with_suffix(".items"), _ITEM, first, last)
+            grams.append(read_places(path, HASH, first, last))
+            holders.append(held)
+        found = np.concatenate(grams)
+        order = np.argsort(found, kind="stable")
+        return found[order], np.concatenate(holders)[order]
 
 
 @dataclass(frozen=True)
@@ -147,20 +175,49 @@ class Matcher:
         return matches
 
 
-def find_owners(index: Path, owners: int, groups: list[np.ndarray]) -> list[dict[int, np.ndarray]]:
+def find_owners(index: Path, groups: list[np.ndarray]) -> list[dict[int, np.ndarray]]:
     """Return for each group of hashes, by owner's number, the numbers of the items that hold one of them, sorted."""
-    hashes = np.concatenate([np.empty(0, np.uint64), *groups])
+    hashes = np.concatenate([np.empty(0, HASH), *groups])
     group_of = np.repeat(np.arange(len(groups)), np.array([len(group) for group in groups], np.int64))
-    held: list[dict[int, np.ndarray]] = [{} for _ in groups]
-    for owner in range(owners):  # mapped one at a time: what is mapped counts as this process's memory
-        grams, items = map_array(index / f"{owner:05d}.grams", HASH), map_array(index / f"{owner:05d}.items", _ITEM)
-        firsts, lasts = np.searchsorted(grams, hashes, "left"), np.searchsorted(grams, hashes, "right")
-        ranges: dict[int, list[np.ndarray]] = defaultdict(list)
-        for place in np.flatnonzero(lasts > firsts):
-            ranges[int(group_of[place])].append(items[firsts[place] : lasts[place]])
-        for group, pieces in ranges.items():
-            held[group][owner] = np.unique(np.concatenate(pieces))
-    return held
+    known, places = map_array(index / "index", HASH), map_array(index / "places", _PLACE)
+    holders = map_array(index / "holders", _HOLDER)
+    found = np.searchsorted(known, hashes)
+    is_known = found < len(known)
+    is_known[is_known] = known[found[is_known]] == hashes[is_known]
+    found, group_of = found[is_known], group_of[is_known]
+    starts = places[found].astype(np.int64)
+    counts = places[found + 1].astype(np.int64) - starts
+    table = np.empty(0, _HELD)
+    for piece in _pieces(counts):  # what many items share is looked up a part at a time
+        size = counts[piece]
+        rows = np.repeat(starts[piece] - np.cumsum(size) + size, size) + np.arange(size.sum())
+        held = np.empty(len(rows), _HELD)
+        held["group"] = np.repeat(group_of[piece], size)
+        for name in ("owner", "item"):
+            held[name] = holders[name][rows]
+        table = _sort_held(np.concatenate([table, held]))
+    result: list[dict[int, np.ndarray]] = [{} for _ in groups]
+    ends = np.flatnonzero(first_of_equal(table["group"]) | first_of_equal(table["owner"]))
+    for piece in np.split(table, ends)[1:]:
+        result[int(piece["group"][0])][int(piece["owner"][0])] = piece["item"].copy()
+    return result
+
+
+def _pieces(counts: np.ndarray) -> Iterator[slice]:
+    """Yield slices of n-grams with about so many holders as are looked up together."""
+    ends = np.cumsum(counts)
+    start = 0
+    while start < len(counts):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + _HOLDERS_AT_ONCE, "right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def _sort_held(table: np.ndarray) -> np.ndarray:
+    """Return the records sorted, each once."""
+    table = table[np.lexsort((table["item"], table["owner"], table["group"]))]
+    return table[np.logical_or.reduce([first_of_equal(table[name]) for name in ("group", "owner", "item")])]
 
 
 def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:

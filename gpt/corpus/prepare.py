@@ -1,8 +1,8 @@
 """Raw files to documents: read, cleaned, filtered, each text once, split by its own hash, clean of what judges the model.
 
 The work is done in `prepare.shards` pieces, by steps of files and processes that share nothing else: what comes out does
-not depend on where, in which order or how often they ran. A document's split depends on its text alone, so adding data
-moves no document from training into test.
+not depend on where, in which order or how often they ran. A document's split depends on its text alone, and no near copy takes
+a held-out one's place, so adding data moves no document out of test, nor from train into it.
 """
 
 import hashlib
@@ -20,26 +20,28 @@ from datatrove.pipeline.base import PipelineStep
 
 from gpt.corpus.cleaning import Clean
 from gpt.corpus.decontamination import Decontaminate
-from gpt.corpus.deduplication import EXACT, KEY, ChooseRemoved, FindPairs, Sign, bucket_names, removed_documents
+from gpt.corpus.deduplication.choice import EXACT, ChooseRemoved, copy_numbers, removed_documents
+from gpt.corpus.deduplication.pairs import FindPairs
+from gpt.corpus.deduplication.signatures import Sign, bucket_names
+from gpt.corpus.documents import Places
 from gpt.corpus.filters import Filtered, build_filters
 from gpt.corpus.index import IndexTexts, MergeIndex
 from gpt.corpus.reading.readers import ReadSources, hash_sources, list_files
 from gpt.corpus.splits import SPLITS, choose_split
 from gpt.corpus.summary import describe_inputs, summarise_corpus
 from gpt.errors import UserError
-from gpt.files import atomic_folder, sha256_file, write_json
+from gpt.files import atomic_folder, read_json, sha256_file, write_json
 from gpt.params.corpus import Prepare
 from gpt.params.types import flatten
 from gpt.sources.benchmarks import check_benchmarks
 from gpt.tasks.executors import Tasks
-from gpt.tasks.reports import link_files
+from gpt.tasks.reports import link_files, read_reports
 from gpt.tasks.steps import WritingStep
 from gpt.tasks.work import work_folder
 
 _PRIORITY = {"test": 0, "validation": 1, "train": 2}  # whose copy of a text stays
 _DUPLICATES = ("exact_duplicate", "near_duplicate")
 _EXAMPLES = 5  # of what a task removed, for the report
-_SIGNATURES_PER_PART = 20_000_000  # of a bucket, in memory at once
 
 
 def prepare(
@@ -61,10 +63,13 @@ def prepare(
         _deduplicate(settings, raw, sources, work, tasks)
         owners = _decontaminate(settings, dict(zip(names, paths, strict=True)), work, tasks)
         counts, report = summarise_corpus(settings, owners, paths, work)
+        counts |= {
+            "near_copies_held_out": read_json(work / "signatures" / "near_copies.json", "run `gpt prepare` again")
+        }
         _check_splits(counts)
         with atomic_folder(output) as folder:
             link_files(sorted((work / "documents").iterdir()), folder)
-            write_json(folder / "documents.json", _describe(folder, counts))
+            write_json(folder / "documents.json", _describe(work, counts))
             write_json(folder / "report.json", describe_inputs(settings, raw, benchmarks, names) | report)
             write_json(metrics, counts)  # in here: if it cannot be written, the old documents stay
     return counts
@@ -85,13 +90,9 @@ def _deduplicate(settings: Prepare, raw: Path, sources: list[str], work: Path, t
         Sign(settings.deduplicate, signatures),
         _WriteShard(work / "read", {"read": reader, "clean": clean, "filters": filtered}),
     )
-    buckets = bucket_names(settings.deduplicate)
-    size = sum(path.stat().st_size for path in (signatures / "keys").iterdir())
-    if buckets:
-        tasks.run(
-            "pairs", len(buckets), FindPairs(buckets, signatures, 1 + size // (KEY.itemsize * _SIGNATURES_PER_PART))
-        )
-    tasks.run("clusters", 1, ChooseRemoved(settings.deduplicate, signatures))
+    buckets, memory_gb = bucket_names(settings.deduplicate), settings.engine.memory_gb
+    tasks.run("pairs", len(buckets), FindPairs(buckets, signatures, memory_gb))
+    tasks.run("clusters", 1, ChooseRemoved(settings.deduplicate, signatures, memory_gb))
 
 
 def _decontaminate(settings: Prepare, benchmarks: dict[str, Path], work: Path, tasks: Tasks) -> list[tuple[str, Path]]:
@@ -110,7 +111,7 @@ def _decontaminate(settings: Prepare, benchmarks: dict[str, Path], work: Path, t
         "decontaminate",
         settings.shards,
         _ReadShard(read, work, held_out=False),
-        Decontaminate(settings.decontaminate, len(owners), index, work / "matches"),
+        Decontaminate(settings.decontaminate, index, work / "matches"),
         _WriteDocuments(documents, work, SPLITS[:1]),
     )
     return owners
@@ -171,13 +172,14 @@ class _ReadShard(WritingStep):
         self._folder, self._work, self._held_out = folder, work, held_out
 
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        removed = removed_documents(self._work / "signatures", rank)
+        signatures = self._work / "signatures"
+        removed, copies = removed_documents(signatures, rank), copy_numbers(signatures, rank).tolist()
         dropped: dict[str, dict[str, Any]] = {
             reason: {"documents": 0, "bytes": 0, "examples": []} for reason in _DUPLICATES
         }
         # zstandard's own reader gives no lines.
         with io.BufferedReader(zstandard.open(self._folder / f"{rank:05d}.jsonl.zst", "rb"), 1 << 20) as file:
-            for line, gone in zip(file, removed, strict=True):
+            for line, gone, copy in zip(file, removed, copies, strict=True):
                 record = orjson.loads(line)
                 if (record["split"] != "train") != self._held_out:
                     continue
@@ -188,7 +190,9 @@ class _ReadShard(WritingStep):
                     if len(entry["examples"]) < _EXAMPLES:
                         entry["examples"].append({"id": record["id"], "text": record["text"][:200]})
                     continue
-                yield Document(text=record.pop("text"), id=record.pop("id"), metadata=record)
+                # Copies that stay have names of their own: they would stand side by side among the tokens.
+                name = record.pop("id") + (f"+{copy}" if copy else "")
+                yield Document(text=record.pop("text"), id=name, metadata=record)
         name = "duplicates_held_out" if self._held_out else "duplicates_train"
         self.write_report(self._work / name, rank, dropped)
 
@@ -204,17 +208,21 @@ class _WriteDocuments(WritingStep):
 
     def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         stats: dict[str, dict[str, Counter[str]]] = {split: defaultdict(Counter) for split in self._splits}
+        paths = {split: self.new_file(self._folder / f"{split}_{rank:05d}.jsonl") for split in self._splits}
+        digests = {split: hashlib.sha256() for split in self._splits}
+        places = Places()
         with ExitStack() as stack:
-            files = {
-                split: stack.enter_context(self.new_file(self._folder / f"{split}_{rank:05d}.jsonl").open("wb"))
-                for split in self._splits
-            }
+            files = {split: stack.enter_context(path.open("wb")) for split, path in paths.items()}
             for document in data or ():
                 split, source, words = (document.metadata[key] for key in ("split", "source", "words"))
                 record = {"id": document.id, "source": source, "text": document.text, "words": words}
                 if metadata := document.metadata["metadata"]:
                     record["metadata"] = metadata
-                files[split].write(orjson.dumps(record) + b"\n")
+                line = orjson.dumps(record) + b"\n"
+                files[split].write(line)
+                digests[split].update(line)
+                if split == "train":  # of which a tokenizer reads a sample
+                    places.add(document.id, line)
                 encoded = document.text.encode()
                 size = len(encoded)
                 stats[split][source].update(
@@ -223,21 +231,18 @@ class _WriteDocuments(WritingStep):
                 # A sum does not depend on the order, so the same documents have the same hash in any number of files.
                 stats[split][source]["hash"] += int.from_bytes(hashlib.sha256(encoded).digest(), "big")
                 stats[split][source][f"length {size.bit_length() - 1}"] += 1
-        for split in self._splits:
+        if "train" in paths:
+            places.write(self.new_file(paths["train"].with_suffix(".places")))
+        for split, path in paths.items():
             self.write_report(self._work / "written" / split, rank, stats[split])
+            described = {"file": path.name, "bytes": path.stat().st_size, "sha256": digests[split].hexdigest()}
+            self.write_report(self._work / "files" / split, rank, described)
         yield from ()
 
 
-def _describe(folder: Path, counts: dict[str, Any]) -> dict[str, Any]:
+def _describe(work: Path, counts: dict[str, Any]) -> dict[str, Any]:
     """Return what documents.json says: of each split its counts, files and one hash of them all."""
-    described = {}
-    for split in SPLITS:
-        files = [
-            {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-            for path in sorted(folder.glob(f"{split}_*.jsonl"))
-        ]
-        described[split] = counts[split] | {"files": files}
-    return described
+    return {split: counts[split] | {"files": read_reports(work / "files" / split)} for split in SPLITS}
 
 
 def _check_splits(counts: dict[str, Any]) -> None:

@@ -13,8 +13,9 @@ from gpt.model.storage import default_device, load_model
 from gpt.model.transformer import GPTModel
 from gpt.params.project import Params
 from gpt.processes.cores import bound_threads
-from gpt.tokens.shards import TokenReader, verify_shards
+from gpt.tokens.shards import TokenReader
 from gpt.tokens.tokenizer import check_tokenizer
+from gpt.tokens.verification import verify_shards
 
 HELD_OUT = ("validation", "test")
 

@@ -28,4 +28,4 @@ class Launch(Section):
     max_restarts: NonNegativeInt
     "How often several processes are started again, from the last checkpoint, after one of them has died."
     timeout_seconds: PositiveInt
-    "How long a process waits for the others before it takes them for lost; longer than verifying the data takes."
+    "How long a process waits for the others before it takes them for lost."

@@ -34,12 +34,16 @@ class Stop:
         """From now on only note the signal: the training loop looks at `signum` between steps."""
         self._is_deferred = True
 
+    def before_the_first_step(self, signum: int) -> Interrupted:
+        """Return what ends a run that has nothing to save."""
+        name = signal.Signals(signum).name
+        return Interrupted(signum, f"stopped by {name} before the first step; run it again to go on")
+
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         if not self.signum:
             self.signum, self._since = signum, time.monotonic()
             if not self._is_deferred:
-                name = signal.Signals(signum).name
-                raise Interrupted(signum, f"stopped by {name} before the first step; run it again to go on")
+                raise self.before_the_first_step(signum)
         elif time.monotonic() - self._since > _SAME_STOP_SECONDS:
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)

@@ -95,13 +95,16 @@ class Tasks:
                     self._pool = ProcessPoolExecutor(self._workers, context, initializer=_begin_worker)
                 return _Local(pipeline, tasks=tasks, workers=workers, logging_dir=str(logs), pool=self._pool)
             case "ray":
-                return _Ray(pipeline, tasks=tasks, workers=workers, logging_dir=str(logs), mem_per_cpu_gb=0.5)
+                return _Ray(
+                    pipeline, tasks=tasks, workers=workers, logging_dir=str(logs), mem_per_cpu_gb=self._engine.memory_gb
+                )
             case "slurm":
                 return _Slurm(
                     pipeline,
                     tasks=tasks,
                     workers=self._engine.workers or -1,
                     time=self._engine.slurm_time,
+                    mem_per_cpu_gb=self._engine.memory_gb,
                     partition=self._engine.slurm_partition,
                     qos="",
                     job_name=f"gpt-{logs.name}",
@@ -206,6 +209,12 @@ class _Ray(_Marking, RayPipelineExecutor):
 
         executor: Any = ray.put(self)
         memory = int(self.mem_per_cpu_gb * self.cpus_per_task * 2**30)
+        largest = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
+        if memory > largest:  # Ray would wait for such a machine for ever
+            raise UserError(
+                f"params.yaml: prepare.engine.memory_gb = {self.mem_per_cpu_gb}: no machine of the Ray cluster gives a task more"
+                f" than {largest / 2**30:.1f} GiB; lower it"
+            )
         task = ray.remote(num_cpus=self.cpus_per_task, memory=memory)(_run_rank)
         left, running = self.get_incomplete_ranks(), []
         while left or running:

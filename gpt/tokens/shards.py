@@ -4,16 +4,15 @@ A split is `<split>_<number>.bin` files of little-endian integers; `index.json` 
 Every document ends with <|endoftext|>, which no text encodes to, so document boundaries need no table.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpt.corpus.splits import SPLITS
 from gpt.errors import UserError
-from gpt.files import read_json, sha256_json, verify_file
+from gpt.files import read_json, sha256_json
 from gpt.limits import open_files
 
 _HINT = "run `gpt tokenize` again"
@@ -82,11 +81,3 @@ def read_index(folder: Path) -> dict[str, Any]:
 def data_id(folder: Path) -> str:
     """Return the hash of the index, which holds the hash of every shard and of the tokenizer."""
     return sha256_json(read_index(folder))
-
-
-def verify_shards(folder: Path, splits: Iterable[str] = SPLITS) -> None:
-    """Raise `UserError` that gives both hashes if the bytes of a shard of `splits` are not the index's."""
-    index = read_index(folder)
-    for split in splits:
-        for shard in index["splits"][split]["shards"]:
-            verify_file(folder / shard["file"], shard["sha256"], "the index", _HINT)

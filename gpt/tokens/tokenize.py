@@ -63,6 +63,7 @@ def tokenize(
             if not total:
                 raise UserError(f"params.yaml: tokenize.weights leave no document in {split}; raise them")
             plan += [(split, number, ranks) for number in range(math.ceil(total / settings.shard_tokens))]
+            _histogram(placed, ranks).tofile(placed / f"{split}.histogram")  # added up once, not by every task
         shards = work / "shards"
         tasks.run("shuffle", len(plan), _Shuffle(plan, encoded, placed, shards, settings.shard_tokens, dtype))
         written = read_reports(shards)
@@ -119,6 +120,14 @@ def count_copies(name: str, weight: float) -> int:
     whole = math.floor(weight)
     place = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8, person=b"weight").digest(), "big") / 2**64
     return whole + (place < weight - whole)
+
+
+def _histogram(placed: Path, ranks: list[int]) -> np.ndarray:
+    """Return how many tokens the files of these tasks have in each bucket of keys."""
+    histogram = np.zeros(1 << _BUCKET_BITS, np.int64)
+    for rank in ranks:
+        histogram += np.fromfile(placed / f"{rank:05d}.histogram", np.int64)
+    return histogram
 
 
 class _Place(WritingStep):
@@ -185,7 +194,7 @@ class _Shuffle(WritingStep):
 
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         split, number, ranks = self._plan[rank]
-        ends = np.cumsum(sum(np.fromfile(self._placed / f"{of:05d}.histogram", np.int64) for of in ranks))
+        ends = np.cumsum(np.fromfile(self._placed / f"{split}.histogram", np.int64))
         begin, end = number * self._shard_tokens, min((number + 1) * self._shard_tokens, int(ends[-1]))
         first, last = int(np.searchsorted(ends, begin, "right")), int(np.searchsorted(ends, end, "left"))
         entries = self._read(ranks, first, last)

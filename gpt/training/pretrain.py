@@ -2,23 +2,27 @@
 
 import csv
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from typing import Any
 
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 
 from gpt import paths
 from gpt.errors import Interrupted, UserError
 from gpt.files import atomic_file, sha256_json, write_json
+from gpt.limits import usable_cores
 from gpt.model.storage import save_model
+from gpt.params.launch import Launch
 from gpt.params.project import Params
-from gpt.processes.agreement import is_same_everywhere
+from gpt.processes.agreement import is_same_everywhere, work_together
 from gpt.processes.cores import bound_threads
 from gpt.processes.launch import check_launch, join_processes, start_accelerator
 from gpt.processes.machine import describe_hardware, keep_freed_memory
 from gpt.processes.owner import tell_owner
 from gpt.processes.signals import Stop
-from gpt.tokens.shards import data_id, verify_shards
+from gpt.tokens.shards import data_id
 from gpt.tokens.tokenizer import check_tokenizer
+from gpt.tokens.verification import Verification
 from gpt.tracking.dataset import describe_dataset, read_card
 from gpt.tracking.tracker import Tracker
 from gpt.training.checkpoints import checkpoint as checkpoints
@@ -63,9 +67,7 @@ def pretrain(params: Params) -> None:
                 print(other, flush=True)
             keep_last, keep_every = params.train.checkpoint_keep_last, params.train.checkpoint_keep_every
             saver = stack.enter_context(Saver(folder, keep_last=keep_last, keep_every=keep_every))
-        if accelerator.is_local_main_process:  # other machines may have files of their own
-            verify_shards(paths.TOKENS)
-        accelerator.wait_for_everyone()
+        _verify_data(accelerator, params.launch, stop)
         trainer = Trainer(params, accelerator, folder, saver, stop)
         trainer.resume()
         compiled = _compile(trainer)
@@ -95,6 +97,27 @@ def _check_sameness(processes: PartialState, params: Params, fingerprint: str) -
             "params.yaml, data/tokens, models/tokenizer or the versions of gpt and torch are not the same on all machines;"
             " make them the same"
         )
+
+
+def _verify_data(accelerator: Accelerator, launch: Launch, stop: Stop) -> None:
+    """Verify the shards that training reads, in one process a machine; raise `UserError` if one is damaged."""
+    with ExitStack() as stack:
+        verification: Verification | None = None
+        if accelerator.is_local_main_process:  # other machines may have files of their own
+            verification = stack.enter_context(
+                Verification(
+                    paths.TOKENS,
+                    ("train", "validation"),
+                    threads=usable_cores(),
+                    part=(accelerator.process_index // launch.num_processes, launch.num_machines),
+                    tell=partial(print, flush=True) if accelerator.is_main_process else None,
+                )
+            )
+        try:
+            work_together(accelerator, lambda seconds: verification is None or verification.wait(seconds), stop)
+        except Interrupted as stopped:
+            tell_owner(stopped)
+            raise
 
 
 def _compile(trainer: Trainer) -> Choice:

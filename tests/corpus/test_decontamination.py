@@ -48,7 +48,7 @@ class Index:
             )
             for number, text in enumerate(texts)
         )
-        step = Decontaminate(self.settings, len(self.owners), self.root / "index", self.root / "matches")
+        step = Decontaminate(self.settings, self.root / "index", self.root / "matches")
         return [document.text for document in step.run(documents)]
 
     def matches(self) -> list[dict[str, Any]]:

@@ -1,7 +1,9 @@
 import hashlib
+import json
 import random
 import tracemalloc
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +12,16 @@ from datatrove.data import Document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt.corpus.deduplication import (
-    EXACT,
-    NEAR,
-    ChooseRemoved,
-    FindPairs,
-    MinHash,
-    Sign,
-    bucket_names,
-    removed_documents,
-)
+from gpt.corpus.deduplication.choice import EXACT, NEAR, ChooseRemoved, copy_numbers, removed_documents
+from gpt.corpus.deduplication.numbering import class_of
+from gpt.corpus.deduplication.pairs import FindPairs
+from gpt.corpus.deduplication.signatures import MinHash, Sign, bucket_names, signature_type
+from gpt.corpus.words import split_words
 from gpt.params.corpus import Deduplicate
 
 SETTINGS = Deduplicate(exact=True, minhash=True, ngram=5, buckets=14, hashes=8, seed=1)
 TEST, VALIDATION, TRAIN = range(3)
+LITTLE = 20 * 256 / 2**30  # for twenty values at once
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,9 @@ def replace_words(text: str, count: int) -> str:
     return " ".join(words)
 
 
-def flags(folder: Path, shards: list[list[Text]], change: Deduplicate = SETTINGS, parts: int = 1) -> list[list[int]]:
+def flags(
+    folder: Path, shards: list[list[Text]], change: Deduplicate = SETTINGS, memory_gb: float = 1.0
+) -> list[list[int]]:
     """Return what happens to each document of each shard: 0 if it stays, else EXACT or NEAR."""
     for rank, shard in enumerate(shards):
         documents = (
@@ -65,8 +65,8 @@ def flags(folder: Path, shards: list[list[Text]], change: Deduplicate = SETTINGS
         ]
     buckets = bucket_names(change)
     for task in range(len(buckets)):
-        list(FindPairs(buckets, folder, parts).run(rank=task, world_size=len(buckets)))
-    list(ChooseRemoved(change, folder).run())
+        list(FindPairs(buckets, folder, memory_gb).run(rank=task, world_size=len(buckets)))
+    list(ChooseRemoved(change, folder, memory_gb).run())
     return [removed_documents(folder, rank).tolist() for rank in range(len(shards))]
 
 
@@ -119,15 +119,164 @@ def test_what_judges_stays_and_what_trains_goes(tmp_path: Path) -> None:
         Text(replace_words(text, 1), VALIDATION, 1),
         Text(text + " end", TEST, 2),
     )
-    assert kept(tmp_path, [[train], [validation, test]]) == [test]
+    assert kept(tmp_path, [[train], [validation, test]]) == [validation, test]
+
+
+def near(text: str, split: int, source: int, number: int) -> Text:
+    """Return a near copy of a text: another first and last word."""
+    return Text(f"first{number} {text} last{number}", split, source)
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=25)
+def test_documents_that_are_added_take_no_held_out_one_away(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Whatever is added: nearer to the front of the order, in test, between two that were not connected before."""
+    originals = [prose(60, seed) for seed in range(3)]
+    draw = st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 3), st.integers(0, 5))
+    choices = data.draw(st.lists(draw, min_size=2, max_size=14))
+    texts = []
+    for which, split, source, number in choices:
+        text = originals[which] if which < 3 else f"{originals[number % 3]} {originals[(number + 1) % 3]}"
+        texts.append(near(text, hash((which, number)) % 3 if split else TRAIN, source, number))
+    count = data.draw(st.integers(1, len(texts) - 1))
+    before = {text.text for text in kept(tmp_path_factory.mktemp("before"), [texts[:count]]) if text.split != TRAIN}
+    after = kept(tmp_path_factory.mktemp("after"), [texts[count:], texts[:count]])
+    assert before <= {text.text for text in after if text.split != TRAIN}
+
+
+def test_a_training_text_that_is_near_a_held_out_one_goes_though_others_stand_between(tmp_path: Path) -> None:
+    words = [f"word{number}" for number in range(1000)]
+    links = [Text(" ".join(words[start : start + 600])) for start in range(0, 300, 30)]
+    judge = Text(" ".join(words[300:900]), VALIDATION, 9)
+    assert kept(tmp_path, [links, [judge]]) == [judge]
+
+
+def test_near_copies_among_what_judges_are_counted(tmp_path: Path) -> None:
+    text, other = prose(200, seed=0), prose(200, seed=1)
+    judges = [near(text, TEST, 0, 0), near(text, TEST, 1, 1), near(text, VALIDATION, 0, 2), Text(other, VALIDATION)]
+    assert kept(tmp_path, [[*judges, near(text, TRAIN, 0, 3), Text(other, VALIDATION)]]) == judges
+    assert json.loads((tmp_path / "near_copies.json").read_text()) == {"test": 1, "validation": 1}
+
+
+@dataclass
+class Oracle:
+    """What stays, by union-find in a dictionary over all pairs that share a signature."""
+
+    change: Deduplicate
+
+    def flags(self, texts: list[Text]) -> list[int]:
+        parent = list(range(len(texts)))
+
+        def find(number: int) -> int:
+            while parent[number] != number:
+                number = parent[number]
+            return number
+
+        minhash, seen = MinHash(self.change), dict[tuple[int, int], int]()
+        digests = [hashlib.sha256(text.text.encode()).digest() for text in texts]
+        for number, text in enumerate(texts):
+            words = split_words(text.text)
+            half = int.from_bytes(digests[number][8:16], "big")
+            for bucket, value in enumerate(minhash.sign(words).tolist() if words else [half] * self.change.buckets):
+                parent[find(number)] = find(seen.setdefault((bucket, value), number))
+        order = sorted(range(len(texts)), key=lambda n: (texts[n].split, texts[n].source, digests[n][:8], n))
+        stays, had, found = set[int](), set[str](), [0] * len(texts)
+        for number in order:
+            text, cluster = texts[number], find(number)
+            if text.text in had:
+                found[number] = EXACT if self.change.exact else NEAR
+            elif cluster in stays and text.split == TRAIN:
+                found[number] = NEAR
+            had.add(text.text)
+            stays.add(cluster)
+        return found
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("memory_gb", [1.0, 200 * 256 / 2**30, LITTLE])
+def test_what_goes_is_what_a_plain_search_finds_however_little_memory_there_is(
+    tmp_path: Path, memory_gb: float, exact: bool
+) -> None:
+    choose = random.Random(1)
+    originals = [prose(60, seed) for seed in range(25)]
+    texts = [
+        Text(
+            replace_words(choose.choice(originals), choose.choice([0, 0, 1, 1])),
+            choose.randrange(3),
+            choose.randrange(3),
+        )
+        for _ in range(250)
+    ]
+    texts += [Text("?!", TRAIN), Text("", TRAIN), Text("?!", TRAIN), Text("...", TRAIN)]
+    shards = [texts[start : start + 64] for start in range(0, len(texts), 64)]
+    change = SETTINGS.model_copy(update={"exact": exact, "buckets": 6})
+    assert [*chain.from_iterable(flags(tmp_path, shards, change, memory_gb))] == Oracle(change).flags(texts)
+    assert not (tmp_path / "clusters").exists(), "what was sorted on the way is gone"
+
+
+def test_copies_that_stay_are_numbered(tmp_path: Path) -> None:
+    change = SETTINGS.model_copy(update={"exact": False, "minhash": False})
+    shards = [[Text("a", TRAIN, 1), Text("b"), Text("a", TRAIN, 0)], [Text("a"), Text("c"), Text("b")]]
+    for memory_gb in (1.0, 2 * 256 / 2**30):
+        assert flags(tmp_path / str(memory_gb), shards, change, memory_gb) == [[0] * 3] * 2
+        numbers = [copy_numbers(tmp_path / str(memory_gb), shard).tolist() for shard in range(2)]
+        assert numbers == [[2, 0, 0], [1, 0, 1]], "by source, then in order"
+
+
+def test_a_signature_that_more_documents_have_than_fit_in_memory_is_read_a_shard_at_a_time(tmp_path: Path) -> None:
+    """As of the page that a server sends for every address that it does not know."""
+    shards = [[Text("not found"), Text(f"page {shard}"), Text("Not found!"), Text("not found")] for shard in range(30)]
+    found = flags(tmp_path, shards, memory_gb=LITTLE)
+    assert sum(flag == 0 for shard in found for flag in shard) == 1 + 30
+    first = min((hashlib.sha256(text.encode()).digest()[:8], text) for text in ("not found", "Not found!"))[1]
+    assert [text for text in kept(tmp_path / "again", shards) if "page" not in text.text] == [Text(first)]
+
+
+@pytest.mark.parametrize("memory_gb", [256 * 50_000 / 2**30])
+def test_pairs_and_clusters_take_the_memory_that_they_are_given(tmp_path: Path, memory_gb: float) -> None:
+    """Half a million documents, half of them copies: in memory at once they would take twenty times as much."""
+    numbers = np.random.default_rng(0)
+    change = SETTINGS.model_copy(update={"exact": False, "buckets": 1})
+    count, shards = 25_000, 20
+    for shard in range(shards):
+        name = f"{shard:05d}"
+        for bucket in bucket_names(change):
+            records = np.empty(count, signature_type(bucket))
+            records["signature"] = numbers.integers(0, count * shards // 2, count)
+            records["document"] = np.arange(count)
+            if bucket == "exact":
+                records["signature"] = np.arange(count) + shard * count
+                records["digest"] = 0
+            records = records[np.argsort(records["signature"], kind="stable")]
+            (tmp_path / bucket).mkdir(exist_ok=True)
+            records.tofile(tmp_path / bucket / name)
+        for kind, values in (
+            ("positions", np.arange(count, dtype="<u4")),
+            ("digests", numbers.integers(0, 2**63, count)),
+        ):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            values.tofile(tmp_path / kind / name)
+        (tmp_path / "numbers").mkdir(exist_ok=True)
+        (tmp_path / "numbers" / f"{name}.json").write_text(json.dumps({str(class_of(TRAIN, 0)): count}))
+    tracemalloc.start()
+    for task in range(2):
+        list(FindPairs(bucket_names(change), tmp_path, memory_gb).run(rank=task))
+    list(ChooseRemoved(change, tmp_path, memory_gb).run())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    removed = sum(np.count_nonzero(removed_documents(tmp_path, shard)) for shard in range(shards))
+    assert 0.5 < removed / (count * shards) < 0.6, "of n draws from n / 2 values as many repeat one as come"
+    assert peak < memory_gb * 2**30
 
 
 def test_a_chain_of_near_duplicates_is_one_cluster(tmp_path: Path) -> None:
     """The ends of the chain are not alike, but each link is."""
     words = [f"word{number}" for number in range(1000)]
-    chain = [Text(" ".join(words[start : start + 600])) for start in range(0, 300, 30)]
-    found = flags(tmp_path, [chain])[0]
-    assert sorted(found) == [0] + [NEAR] * (len(chain) - 1)
+    links = [Text(" ".join(words[start : start + 600])) for start in range(0, 300, 30)]
+    found = flags(tmp_path, [links])[0]
+    assert sorted(found) == [0] + [NEAR] * (len(links) - 1)
 
 
 def test_copies_of_a_near_duplicate_count_as_copies(tmp_path: Path) -> None:
@@ -138,8 +287,10 @@ def test_copies_of_a_near_duplicate_count_as_copies(tmp_path: Path) -> None:
     assert sorted(found[1:3]) == [EXACT, NEAR]
 
 
-@pytest.mark.parametrize("parts", [1, 7])
-def test_which_texts_stay_depends_neither_on_shards_nor_on_their_order_nor_on_parts(tmp_path: Path, parts: int) -> None:
+@pytest.mark.parametrize("memory_gb", [1.0, LITTLE])
+def test_which_texts_stay_depends_neither_on_shards_nor_on_their_order_nor_on_memory(
+    tmp_path: Path, memory_gb: float
+) -> None:
     choose = random.Random(0)
     originals = [prose(80, seed) for seed in range(30)]
     texts = [
@@ -153,7 +304,7 @@ def test_which_texts_stay_depends_neither_on_shards_nor_on_their_order_nor_on_pa
         choose.shuffle(texts)
         count = choose.randint(1, 5)
         shards = [texts[number::count] for number in range(count)]
-        found = flags(tmp_path / str(trial), shards, parts=parts)
+        found = flags(tmp_path / str(trial), shards, memory_gb=memory_gb)
         outcomes.add(
             frozenset(
                 text
@@ -163,7 +314,7 @@ def test_which_texts_stay_depends_neither_on_shards_nor_on_their_order_nor_on_pa
             )
         )
     assert len(outcomes) == 1
-    assert len(outcomes.pop()) <= len(originals)
+    assert sum(text.split == TRAIN for text in outcomes.pop()) < len(originals)
 
 
 @pytest.mark.parametrize(

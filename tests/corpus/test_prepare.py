@@ -1,10 +1,15 @@
+import hashlib
 import json
 import random
+import sys
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +21,10 @@ from gpt.errors import UserError
 from gpt.files import read_json, sha256_tree, write_json
 from gpt.params.corpus import Prepare
 from gpt.params.project import load_params
+from gpt.params.tokens import Tokenize, Tokenizer
+from gpt.tokens.shards import TokenReader
+from gpt.tokens.tokenize import tokenize
+from gpt.tokens.tokenizer import build_tokenizer
 from tests.conftest import ROOT
 from tests.tasks.killed import run_and_kill
 from tests.tasks.power import Disk
@@ -158,6 +167,66 @@ def test_adding_documents_moves_none_between_splits(
     together.prepare(settings)
     for split, texts in alone.splits().items():
         assert set(texts) <= set(together.splits()[split])
+
+
+NEAR = SETTINGS.model_copy(
+    update={"deduplicate": SHARED.deduplicate, "validation_fraction": 0.15, "test_fraction": 0.15}
+)
+
+
+@pytest.mark.parametrize("source", ["another", "zzz"])  # named before made-up, and after it
+def test_near_copies_that_are_added_take_no_held_out_place(tmp_path: Path, source: str) -> None:
+    """They fall into test, validation and train as the hash will have it; each text of before has several near copies."""
+    alone, together = Corpus(tmp_path / "alone"), Corpus(tmp_path / "together")
+    texts = [prose(60, seed) for seed in range(40)]
+    texts += [f"{text} once more" for text in texts[:10]]
+    copies = [f"{text} by {name}" for text in texts for name in ("ann", "bob", "eve")]
+    bridges = [f"{texts[number]} {texts[number + 1]}" for number in range(0, 40, 2)]
+    texts += [prose(60, seed) for seed in range(100, 150)]
+    alone.write({"a.jsonl": jsonl(*texts)})
+    together.write({"a.jsonl": jsonl(*texts)})
+    together.write({"b.jsonl": jsonl(*copies, *bridges, *texts[:3])}, source=source)
+    before, after = alone.prepare(NEAR), together.prepare(NEAR)
+    for split in ("validation", "test"):
+        kept, now = alone.splits()[split], together.splits()[split]
+        assert set(kept) <= set(now)
+        assert len(set(now)) == len(now)
+    assert after["dropped"]["near_duplicate"]["documents"] > before["dropped"]["near_duplicate"]["documents"]
+    assert sum(after["near_copies_held_out"].values()) > sum(before["near_copies_held_out"].values()), "and it is told"
+    judged = {" ".join(text.split()[:60]) for split in ("validation", "test") for text in together.splits()[split]}
+    assert not judged & {" ".join(text.split()[:60]) for text in together.splits()["train"]}
+
+
+BOTH = SETTINGS.model_copy(update={"deduplicate": SETTINGS.deduplicate.model_copy(update={"exact": False})})
+
+
+def test_copies_that_stay_are_spread_over_the_tokens(tmp_path: Path) -> None:
+    """Side by side they would fill whole training sequences with one text."""
+    texts = [prose(20, seed) for seed in range(100)] + [prose(30, 1000 + number % 25) for number in range(100)]
+    streams, names = [], []
+    for shards, workers in ((1, 1), (3, 1), (3, 2)):
+        corpus = Corpus(tmp_path / f"{shards}{workers}")
+        corpus.write({"a.jsonl": jsonl(*texts[:150]), "b.jsonl": jsonl(*texts[150:])})
+        engine = ENGINE.model_copy(update={"workers": workers})
+        corpus.prepare(BOTH.model_copy(update={"shards": shards, "engine": engine}))
+        records = corpus.records("train")
+        names.append(sorted(record["id"] for record in records))
+        tokenizer = build_tokenizer(
+            Tokenizer(kind="char", vocab_size=400, train_bytes=1), [], corpus.root / "tokenizer"
+        )
+        tokens, settings = corpus.root / "tokens", Tokenize(shard_tokens=10_000, shuffle_seed=1, weights={})
+        tokenize(settings, engine, corpus.output, corpus.root / "tokenizer", tokens, corpus.metrics)
+        reader = TokenReader(tokens, "train")
+        spans = reader.document_spans()
+        streams.append([tokenizer.decode(reader.read(a, b - a - 1).tolist()) for a, b in spans])
+    assert names[0] == names[1] == names[2]
+    assert len(set(names[0])) == len(names[0]), "each copy has a name of its own"
+    assert streams[0] == streams[1] == streams[2]
+    assert Counter(streams[0]) == Counter(record["text"] for record in records)
+    copies = sum(count for count in Counter(streams[0]).values() if count > 1)
+    assert copies > 20
+    beside = sum(first == second for first, second in pairwise(streams[0]))
+    assert beside < copies / 4, "by chance a few stand side by side, not three of four"
 
 
 def test_the_split_is_a_share_of_the_documents() -> None:
@@ -377,6 +446,62 @@ def test_a_sample_is_of_about_the_size_asked_for_and_always_the_same(corpus: Cor
     assert sum(map(len, sample)) == pytest.approx(size / 2, rel=0.25)
     assert sample == list(sample_texts(corpus.output, "train", size // 2))
     assert list(sample_texts(corpus.output, "train", size)) == corpus.splits()["train"]
+    for wanted in (1, size // 100, size - 1):
+        chosen = list(sample_texts(corpus.output, "train", wanted))
+        by_hash = [
+            record["text"]
+            for record in corpus.records("train")
+            if int.from_bytes(hashlib.sha256(record["id"].encode()).digest()[:8], "big") < wanted * 2**64 / size
+        ]
+        assert chosen == by_hash
+
+
+def test_a_sample_is_the_same_texts_for_any_number_of_shards_and_workers(tmp_path: Path) -> None:
+    samples = set()
+    for shards, workers in ((1, 1), (5, 1), (5, 2)):
+        corpus = Corpus(tmp_path / f"{shards}{workers}")
+        corpus.write({f"{part}.jsonl": jsonl(*(prose(50, 9 * seed + part) for seed in range(9))) for part in range(9)})
+        engine = ENGINE.model_copy(update={"workers": workers})
+        corpus.prepare(SETTINGS.model_copy(update={"shards": shards, "engine": engine}))
+        samples.add(frozenset(sample_texts(corpus.output, "train", 3000)))
+    assert len(samples) == 1
+    assert 1 < len(samples.pop()) < 30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts bytes that only Linux counts")
+def test_a_sample_reads_little_more_than_it_takes(corpus: Corpus) -> None:
+    corpus.write({"a.jsonl": jsonl(*(prose(2000, seed) for seed in range(300)))})
+    size = corpus.prepare()["train"]["bytes"]
+    process: Any = psutil.Process()  # its stubs know no Linux
+    before = process.io_counters().read_chars
+    taken = sum(len(text) for text in sample_texts(corpus.output, "train", size // 20))
+    assert process.io_counters().read_chars - before < 2 * taken + 100_000 < size
+
+
+@pytest.mark.parametrize(
+    ("ending", "damage", "message"),
+    [
+        ("jsonl", lambda data: data[:1000] + b"#" + data[1001:], "is not as gpt prepare wrote it"),
+        ("jsonl", lambda data: b"", "is not as gpt prepare wrote it"),
+        ("places", lambda data: data[:5] + bytes([data[5] ^ 1]) + data[6:], "is not as gpt prepare wrote it"),
+        ("places", lambda data: data[:14] + bytes([data[14] ^ 1]) + data[15:], "is not as gpt prepare wrote it"),
+        ("places", lambda data: data[:-28], "lists .* of .* documents"),
+        ("places", lambda data: b"", "lists .* of .* documents"),
+        ("places", None, "places: not found"),
+    ],
+)
+def test_damage_where_a_sample_is_read_is_a_clear_error(
+    corpus: Corpus, ending: str, damage: Callable[[bytes], bytes] | None, message: str
+) -> None:
+    corpus.write({"a.jsonl": jsonl(*(prose(50, seed) for seed in range(100)))})
+    size = corpus.prepare(SETTINGS.model_copy(update={"shards": 1}))["train"]["bytes"]
+    path = corpus.output / f"train_00000.{ending}"
+    if damage:
+        path.write_bytes(damage(path.read_bytes()))
+    else:
+        path.unlink()
+    with pytest.raises(UserError, match=f"{message}.*run `gpt prepare` again"):
+        list(sample_texts(corpus.output, "train", size - 1))
 
 
 def test_damaged_documents_are_a_clear_error(corpus: Corpus) -> None:

@@ -61,7 +61,13 @@ def test_no_byte_of_the_data_depends_on_its_surroundings(tmp_path: Path) -> None
             {
                 "fetch": {"sources": [source], "benchmarks": []},
                 "prepare": {
-                    "engine": {"kind": "local", "workers": workers, "slurm_partition": "", "slurm_time": "1:00:00"},
+                    "engine": {
+                        "kind": "local",
+                        "workers": workers,
+                        "memory_gb": 1,
+                        "slurm_partition": "",
+                        "slurm_time": "1:00:00",
+                    },
                     "shards": 3,
                     "validation_fraction": 0.2,
                     "test_fraction": 0.2,

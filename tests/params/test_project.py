@@ -95,6 +95,7 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
         ("fetch.sources", []),
         ("prepare.engine.kind", "threads"),
         ("prepare.engine.workers", -1),
+        ("prepare.engine.memory_gb", 0),
         ("prepare.engine.slurm_time", "soon"),
         ("prepare.shards", 0),
         ("prepare.read.text_field", ""),

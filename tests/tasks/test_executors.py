@@ -20,8 +20,10 @@ from tests.conftest import ROOT
 from tests.tasks.power import Disk
 
 
-def engine(kind: str = "local", workers: int = 2) -> Engine:
-    return Engine.model_validate({"kind": kind, "workers": workers, "slurm_partition": "", "slurm_time": "1:00:00"})
+def engine(kind: str = "local", workers: int = 2, memory_gb: int = 1) -> Engine:
+    return Engine.model_validate(
+        {"kind": kind, "workers": workers, "memory_gb": memory_gb, "slurm_partition": "", "slurm_time": "1:00:00"}
+    )
 
 
 class Note(PipelineStep):
@@ -208,6 +210,17 @@ def test_ray_runs_the_same_tasks_and_tells_the_users_error(tmp_path: Path, notes
     assert ran(notes)["0"] == ["1 of 2", "1 of 2"]
 
 
+def test_more_memory_than_a_machine_of_ray_has_is_an_error_and_not_a_wait_for_ever(tmp_path: Path, notes: Path) -> None:
+    with (
+        Tasks(engine("ray", memory_gb=10**6), tmp_path / "work") as tasks,
+        pytest.raises(
+            UserError, match=r"prepare\.engine\.memory_gb = 1000000: no machine of the Ray cluster .*lower it"
+        ),
+    ):
+        tasks.run("a", 2, Note(notes))
+    assert ran(notes) == {}
+
+
 SBATCH = """#!{python}
 # Stands in for Slurm: runs the array's tasks of the script one after the other, in the background, as its jobs would.
 import os, re, subprocess, sys
@@ -245,10 +258,12 @@ def test_slurm_jobs_are_waited_for_and_their_errors_told(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr("gpt.tasks.executors._POLL_SECONDS", 0.2)
     monkeypatch.setattr("gpt.tasks.executors._SLURM_GRACE_SECONDS", 1.0)
-    with Tasks(engine("slurm"), tmp_path / "work") as tasks:
+    with Tasks(engine("slurm", memory_gb=3), tmp_path / "work") as tasks:
         tasks.run("a", 2, Note(notes))
         tasks.run("a", 2, Note(notes))
         assert ran(notes) == {"0": ["1 of 2"], "1": ["1 of 2"]}
+        (script,) = (tmp_path / "work" / "a").rglob("launch_script.slurm")
+        assert "--mem-per-cpu=3G" in script.read_text()
         with pytest.raises(UserError, match="file 0: cannot be read"):
             tasks.run("b", 1, Note(notes, {0: "user error"}))
         with pytest.raises(UserError, match="1 of 3 tasks ended before they were done: jobs that need more memory or"):

@@ -19,9 +19,10 @@ from gpt.errors import UserError
 from gpt.files import sha256_file, sha256_tree, write_json
 from gpt.params.engine import Engine
 from gpt.params.tokens import Tokenize, Tokenizer
-from gpt.tokens.shards import TokenReader, data_id, read_index, verify_shards
+from gpt.tokens.shards import TokenReader, data_id, read_index
 from gpt.tokens.tokenize import count_copies, document_key, tokenize
 from gpt.tokens.tokenizer import build_tokenizer, load_tokenizer, tokenizer_id
+from gpt.tokens.verification import verify_shards
 from tests.tasks.killed import run_and_kill
 from tests.tasks.power import Disk
 
@@ -78,7 +79,7 @@ def write_shards(
     # Smaller shards than params.yaml allows, so that there are many of few tokens.
     values = {"shard_tokens": shard_tokens, "shuffle_seed": SEED, "weights": {}} | change
     settings = Tokenize.model_construct(**values)
-    engine = Engine(kind=kind, workers=workers, slurm_partition="", slurm_time="1:00:00")
+    engine = Engine(kind=kind, workers=workers, memory_gb=1, slurm_partition="", slurm_time="1:00:00")
     return tokenize(settings, engine, made / "documents", made / "tokenizer", output, output.parent / "tokenize.json")
 
 

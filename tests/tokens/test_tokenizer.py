@@ -237,3 +237,14 @@ def test_gpt2_is_openais(tmp_path: Path) -> None:
     assert (encoding.n_vocab, encoding.eot_token) == (50257, 50256)
     text = "naïve 漢字 😀\r\n\t  x"
     assert encoding.decode(encoding.encode_ordinary(text)) == text
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_the_order_of_documents_changes_no_byte(tmp_path: Path, kind: Kind) -> None:
+    """A sample comes in the order of the files, which depends on their number."""
+    made = set()
+    for seed in range(4):
+        documents = random.Random(seed).sample(DOCUMENTS, len(DOCUMENTS))
+        build_tokenizer(SETTINGS[kind], documents, tmp_path / str(seed))
+        made.add(sha256_tree(tmp_path / str(seed)))
+    assert len(made) == 1
