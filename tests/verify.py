@@ -186,6 +186,13 @@ PROMISES = (
         minutes=45,
         read=last_line,
     ),
+    Promise(
+        "pythons",
+        "the lock is what each named Python resolves to, on x86-64 and arm64, from wheels alone",
+        (PYTHON, "-m", "tests.pythons"),
+        minutes=20,
+        read=last_line,
+    ),
 )
 
 

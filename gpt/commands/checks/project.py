@@ -17,6 +17,10 @@ def repository() -> Iterator[Finding]:
         "DVC",
         "repository here" if inside else "no .dvc here; run this in the project's folder",
     )
+    try:
+        str(Path.cwd()).format()  # DVC 3.67 does this with the path of its cache
+    except (LookupError, ValueError):
+        yield "missing", "folder", f"DVC cannot work under a name with {{ or }}: rename what has one in {Path.cwd()}"
 
 
 def settings() -> Iterator[Finding]:
