@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow verify lint ui schedule bench lock clean
+.PHONY: demo test test-slow verify lint ui schedule bench lock clean moved
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -42,12 +42,14 @@ bench: $(STAMP)
 # torch alone brings its dependencies: a build for CUDA needs gigabytes of NVIDIA's libraries, one for the processor none of them. It
 # names those it was built with, the lock holds their versions, and what is installed after it leaves them out ($(OF_TORCH)).
 # Bytecode is compiled once, on all cores; meanwhile Prefect makes the database of its embedded server.
+# An environment names its own folder: where the project was moved or copied it would run the code of the old one, and is made anew.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
 OF_TORCH := ^(cuda-|nvidia-|triton)
-$(STAMP): requirements.lock pyproject.toml
+MOVED := $(shell test ! -s $(STAMP) || test "$$(cat $(STAMP))" = "$$(cd $(VENV) && pwd -P)" || echo moved)
+$(STAMP): requirements.lock pyproject.toml $(MOVED)
 	@"$(PYTHON)" -I gpt/commands/checks/interpreter.py
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv $(VENV)
+	@$(if $(MOVED),false,$(BIN)/python -m pip --version) >/dev/null 2>&1 || "$(PYTHON)" -m venv $(if $(MOVED),--clear) $(VENV)
 	@$(BIN)/python -I gpt/commands/checks/interpreter.py
 	@echo "Installing requirements.lock into $(VENV) (one to three minutes, more where torch is built for CUDA: it brings gigabytes)"
 	@$(PIP) --no-deps $$(grep -E '^uv==' requirements.lock)
@@ -58,7 +60,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/uv pip check --quiet --python $(BIN)/python
 	@PREFECT_SERVER_ANALYTICS_ENABLED=false $(BIN)/prefect server database upgrade -y >/dev/null 2>&1 & \
 	$(BIN)/python -W ignore -m compileall -q -j 0 $(VENV)/lib >/dev/null; wait
-	@touch $@
+	@cd $(VENV) && pwd -P >.installed
 
 # Resolve again after a change of pyproject.toml, for every Python that it admits and every machine at once. What is pinned stays as it
 # is where it can; UPGRADE=--upgrade takes the newest of everything, UPGRADE="--upgrade-package NAME" of one package.
