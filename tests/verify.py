@@ -193,6 +193,13 @@ PROMISES = (
         minutes=20,
         read=last_line,
     ),
+    Promise(
+        "folders",
+        "the whole way works in a folder of any name",
+        (*PYTEST, "tests/e2e/test_paths.py"),
+        minutes=30,
+        read=all_passed,
+    ),
 )
 
 

@@ -193,7 +193,7 @@ def _write_package(
         ),
         python_model=str(_SCRIPT),
         code_paths=[str(scratch / "gpt")],
-        artifacts={"model": str((project / paths.BASE_MODEL).absolute())},
+        artifacts={"model": (project / paths.BASE_MODEL).absolute().as_uri()},
         pip_requirements=pinned_requirements(others),
         signature=_signature(params),
         input_example=pd.DataFrame({"prompt": [params.evaluate.prompts[0]]}),
