@@ -1,7 +1,7 @@
 """requirements.lock is what each Python and machine that README names resolves to, from wheels alone: `python -m tests.pythons`.
 
 It asks the package index, so it is no test; those of tests/commands/test_packages.py need none. To admit another Python, change
-gpt/commands/checks/interpreter.py and what its docstring names, `make lock`, run this.
+gpt/commands/checks/interpreter.py and what its docstring names, `make lock`, run this, and `python -m tests.elsewhere` with it.
 """
 
 import itertools
