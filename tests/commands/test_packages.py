@@ -148,6 +148,8 @@ def test_doctor_tells_a_folder_that_dvc_fails_in(
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / name)
     assert ("folder" in [subject for _, subject, _ in repository()]) is not works
+    monkeypatch.setattr(sys, "prefix", "/100%/.venv")
+    assert "MLflow cannot be installed under a name with %" in "".join(text for *_, text in repository())
 
 
 @pytest.mark.parametrize(

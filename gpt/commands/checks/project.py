@@ -1,6 +1,7 @@
 """The project's folder: its repository, DVC and params.yaml."""
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,12 @@ def repository() -> Iterator[Finding]:
         str(Path.cwd()).format()  # DVC 3.67 does this with the path of its cache
     except (LookupError, ValueError):
         yield "missing", "folder", f"DVC cannot work under a name with {{ or }}: rename what has one in {Path.cwd()}"
+    if "%" in sys.prefix:  # MLflow 3.17 hands its own folder to alembic, which reads % as the start of a variable
+        yield (
+            "missing",
+            "folder",
+            f"MLflow cannot be installed under a name with %: rename what has one in {sys.prefix}",
+        )
 
 
 def settings() -> Iterator[Finding]:
