@@ -68,6 +68,8 @@ def attempt(python: Path) -> str:
         environment = {name: value for name, value in clean_environment().items() if name.lower() not in PROXIES}
         environment |= {"HOME": str(home), "USER": "nobody", "LOGNAME": "nobody", "TMPDIR": str(home)}
         environment.pop("GPT_CACHE", None)
+        if os.geteuid() == 0:
+            environment["PATH"] = "/usr/local/bin:/usr/bin:/bin"  # root's may name folders that only root may enter
         if python.is_relative_to(top):
             environment["LD_LIBRARY_PATH"] = str(python.parents[1] / "lib")  # pyenv's name the place of their own
         cut_off = environment | dict.fromkeys((*PROXIES, *map(str.upper, PROXIES)), DEAD)
