@@ -1,10 +1,10 @@
-# Two commands do everything on a machine with CPython 3.11+, make and git: `make demo` and `make test`.
+# Two commands do everything on a machine with Linux, CPython 3.11 to 3.13, make and git: `make demo` and `make test`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow verify lint ui schedule bench lock clean
+.PHONY: demo test test-slow verify lint ui schedule bench lock clean moved
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -34,32 +34,39 @@ schedule: $(STAMP)
 
 # Side-by-side measurements into benchmarks/RESULTS.md; TEXT=FILE adds the time-to-quality race on that text.
 bench: $(STAMP)
-	@$(UV) -r benchmarks/requirements.lock || $(PIP) -r benchmarks/requirements.lock
-	$(BIN)/python -m benchmarks $(if $(TEXT),--text $(TEXT))
+	@$(UV) -r benchmarks/requirements.lock || $(PIP) --no-deps -r benchmarks/requirements.lock
+	$(BIN)/python -m benchmarks $(if $(TEXT),--text "$(TEXT)")
 
 # Exact versions that were tried together are installed from the lock; nothing is resolved again. uv takes seconds where pip takes
 # minutes; torch goes through pip, which knows the machine's own builds of it, and so does everything if uv reaches no index.
+# torch alone brings its dependencies: a build for CUDA needs gigabytes of NVIDIA's libraries, one for the processor none of them. It
+# names those it was built with, the lock holds their versions, and what is installed after it leaves them out ($(OF_TORCH)).
 # Bytecode is compiled once, on all cores; meanwhile Prefect makes the database of its embedded server.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps
+# An environment names its own folder: where the project was moved or copied it would run the code of the old one, and is made anew.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
-$(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, not {sys.version.split()[0]}; name it with PYTHON=")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing requirements.lock into $(VENV) (one to three minutes)"
-	@$(PIP) $$(grep -E '^uv==' requirements.lock)
-	@$(PIP) $$(grep -E '^torch==' requirements.lock)
-	@$(UV) -r requirements.lock || $(PIP) -r requirements.lock
+OF_TORCH := ^(cuda-|nvidia-|triton)
+MOVED := $(shell test ! -s $(STAMP) || test "$$(cat $(STAMP))" = "$$(cd $(VENV) && pwd -P)" || echo moved)
+$(STAMP): requirements.lock pyproject.toml $(MOVED)
+	@"$(PYTHON)" -I gpt/commands/checks/interpreter.py
+	@$(if $(MOVED),false,$(BIN)/python -m pip --version) >/dev/null 2>&1 || "$(PYTHON)" -m venv $(if $(MOVED),--clear) $(VENV)
+	@$(BIN)/python -I gpt/commands/checks/interpreter.py
+	@echo "Installing requirements.lock into $(VENV) (one to three minutes, more where torch is built for CUDA: it brings gigabytes)"
+	@$(PIP) --no-deps $$(grep -E '^uv==' requirements.lock)
+	@$(PIP) --constraint requirements.lock torch
+	@grep -vE '$(OF_TORCH)' requirements.lock >$(VENV)/requirements.txt
+	@$(UV) -r $(VENV)/requirements.txt || $(PIP) --no-deps -r $(VENV)/requirements.txt
 	@$(UV) --no-build-isolation -e .
+	@$(BIN)/uv pip check --quiet --python $(BIN)/python
 	@PREFECT_SERVER_ANALYTICS_ENABLED=false $(BIN)/prefect server database upgrade -y >/dev/null 2>&1 & \
-	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null; wait
-	@touch $@
+	$(BIN)/python -W ignore -m compileall -q -j 0 $(VENV)/lib >/dev/null; wait
+	@cd $(VENV) && pwd -P >.installed
 
-# Resolve again after a change of pyproject.toml. A local torch build is written without its suffix, so that the lock installs anywhere.
+# Resolve again after a change of pyproject.toml, for every Python that it admits and every machine at once. What is pinned stays as it
+# is where it can; UPGRADE=--upgrade takes the newest of everything, UPGRADE="--upgrade-package NAME" of one package.
 lock: $(STAMP)
-	printf 'torch==2.13.0\n' > $(VENV)/constraints.txt
-	$(BIN)/pip-compile --quiet --upgrade --extra dev --extra ray --extra s3 --allow-unsafe --strip-extras --no-header \
-		--no-emit-index-url --no-emit-find-links --no-emit-options --constraint $(VENV)/constraints.txt --output-file requirements.lock pyproject.toml
-	sed -i 's/+cpu$$//' requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra ray --extra s3 $(UPGRADE) \
+		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml >/dev/null
 
 # What runs leave beside the committed files; the environment and the DVC cache stay.
 clean:

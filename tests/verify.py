@@ -69,6 +69,11 @@ def takes_at_most(limit_seconds: float) -> Callable[[Outcome], Verdict]:
     return read
 
 
+def tried_where_it_can(outcome: Outcome) -> Verdict:
+    """Take the last line of a command that leaves out what it finds no interpreter for, and says so."""
+    return Verdict("in part" if " is not here" in outcome.lines[-1] else "yes", outcome.lines[-1])
+
+
 def last_line(outcome: Outcome) -> Verdict:
     """Take the last line for the figure of a command whose exit code says whether the promise is kept."""
     return Verdict("yes", outcome.lines[-1] if outcome.lines else "")
@@ -200,6 +205,27 @@ PROMISES = (
         (PYTHON, "-m", "tests.fresh_clone"),
         minutes=45,
         read=last_line,
+    ),
+    Promise(
+        "pythons",
+        "the lock is what each named Python resolves to, on x86-64 and arm64, from wheels alone",
+        (PYTHON, "-m", "tests.pythons"),
+        minutes=20,
+        read=last_line,
+    ),
+    Promise(
+        "elsewhere",
+        "`make demo` and `make test` pass in a folder `a b/ü`, as another user, cut off, on the oldest and newest Python",
+        (PYTHON, "-m", "tests.elsewhere"),
+        minutes=240,
+        read=tried_where_it_can,
+    ),
+    Promise(
+        "folders",
+        "the whole way works in a folder of any name",
+        (*PYTEST, "tests/e2e/test_paths.py"),
+        minutes=30,
+        read=all_passed,
     ),
 )
 

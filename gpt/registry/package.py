@@ -199,9 +199,8 @@ def _write_package(
         ),
         python_model=str(_SCRIPT),
         code_paths=[str(scratch / "gpt")],
-        artifacts={
-            "model": (project / paths.BASE_MODEL).absolute().as_uri()
-        },  # a path with a %20 it would read as a URI
+        # As a URI: in a path MLflow would read a %20.
+        artifacts={"model": (project / paths.BASE_MODEL).absolute().as_uri()},
         pip_requirements=pinned_requirements(others),
         signature=_signature(params),
         input_example=pd.DataFrame({"prompt": [params.evaluate.prompts[0]]}),

@@ -8,6 +8,8 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -108,7 +110,6 @@ class Tasks:
                     partition=self._engine.slurm_partition,
                     qos="",
                     job_name=f"gpt-{logs.name}",
-                    env_command=f"export PATH={sys.prefix}/bin:$PATH",
                     logging_dir=str(logs),
                 )
 
@@ -234,9 +235,20 @@ class _Slurm(_Marking, SlurmPipelineExecutor):
     """datatrove's own returns when the jobs are queued; this one waits for them."""
 
     def get_sbatch_args(self, max_array: int = 1) -> dict[str, Any]:
-        """Name no partition where none is set: the cluster has a default."""
+        """Name no partition where none is set: the cluster has a default. Job logs lie where datatrove has them."""
         options = super().get_sbatch_args(max_array)
-        return options if options["partition"] else {key: value for key, value in options.items() if key != "partition"}
+        folder, file = os.path.split(os.path.relpath(options["output"]))  # from the project's folder, where jobs start
+        logs = f"{folder.replace('%', '%%')}/{file}"
+        options |= {"output": logs, "error": logs}
+        return {key: value for key, value in options.items() if value or key != "partition"}
+
+    def get_launch_file_contents(self, sbatch_args: dict[str, Any], run_script: str) -> str:
+        """Return the job's script; datatrove's own cannot hold a path with a space. It runs with this very interpreter."""
+        pipeline = self.logging_dir.resolve_paths("executor.pik")
+        module = ("-m", "datatrove.tools.launch_pickled_pipeline")
+        command = shlex.join(["srun", "-l", "-n", str(self.nodes_per_task), sys.executable, *module, str(pipeline)])
+        options = [f"#SBATCH --{key}{_sbatch_value(value)}" for key, value in sbatch_args.items()]
+        return "\n".join(["#!/bin/bash", *options, "set -xe", "export PYTHONUNBUFFERED=TRUE", command, ""])
 
     def run(self) -> None:
         try:
@@ -262,6 +274,14 @@ class _Slurm(_Marking, SlurmPipelineExecutor):
 
     def launch_merge_stats(self) -> None:
         """Launch nothing: each task's own report is read."""
+
+
+def _sbatch_value(value: object) -> str:
+    """Return `=value` as sbatch reads it: a backslash takes the next character, in double quotes too; nothing for a mere flag."""
+    text = str(value)
+    if not text or re.fullmatch(r"[\w./:%-]+", text, re.ASCII):
+        return text and f"={text}"
+    return '="' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
 def _connect_to_ray() -> None:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Self
 from gpt.corpus.splits import SPLITS
 from gpt.errors import UserError
 from gpt.files import write_json
+from gpt.limits import usable_cores
 from gpt.tokens.shards import read_index
 
 _CHUNK_BYTES = 1 << 20  # a stop is obeyed after one of them
@@ -70,7 +71,7 @@ class Verification:
     ) -> None:
         described = read_index(folder)["splits"]
         self._folder, self._tell = folder, tell
-        self._threads = min(threads or _cores(), _MOST_THREADS)
+        self._threads = min(threads or usable_cores(), _MOST_THREADS)
         self._notes = Notes(folder, {shard["file"] for split in SPLITS for shard in described[split]["shards"]})
         shards: list[dict[str, Any]] = [shard for split in splits for shard in described[split]["shards"]]
         first = len(shards) * part[0] // part[1]
@@ -220,10 +221,6 @@ class Notes:
             return {name: Stamp(*stamp) for name, stamp in value["shards"].items() if name in self._names}
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return {}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _stamp(sha256: str, status: os.stat_result) -> Stamp:

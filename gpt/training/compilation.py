@@ -12,6 +12,7 @@ import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -117,7 +118,11 @@ def missing_for_compile() -> str | None:
         compilers = (os.environ["CC"],) if os.environ.get("CC") else ("gcc", "clang")
         return None if any(map(shutil.which, compilers)) else f"there is no C compiler ({', '.join(compilers)})"
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    return None if shutil.which(compiler) else f"there is no C++ compiler ({compiler})"
+    if not shutil.which(compiler):
+        return f"there is no C++ compiler ({compiler})"
+    # torch 2.13 (_inductor/cpp_builder.py) splits the command as a shell does, with this folder unquoted after -L.
+    folder = str(Path(torch.__file__).parent)
+    return f"torch cannot link what lies under a space or a quote ({folder})" if set(folder) & set(" \t'\"\\") else None
 
 
 def eager_blocks(model: GPTModel) -> AbstractContextManager[object]:

@@ -23,11 +23,12 @@ ROOT = Path(__file__).parents[2]
 class Project:
     folder: Path
     environment: dict[str, str]
+    python: str = sys.executable
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start a Python module of the project's environment, output and errors together."""
         return subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+            [self.python, "-m", *arguments],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -79,7 +80,7 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_project(tmp_path: Path, prefect_home: Path, empty_store: Path) -> Callable[..., Project]:
     """Return a function that copies the repository's tracked files to a folder of their own, with small settings."""
 
-    def make(name: str = "project", **change: dict[str, object]) -> Project:
+    def make(name: str = "a project, ü", **change: dict[str, object]) -> Project:
         folder = tmp_path / name
         tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
         for path in filter(None, tracked.stdout.split("\0")):

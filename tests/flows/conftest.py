@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import site
 import sqlite3
@@ -65,14 +66,14 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 @pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment with everything of ours, and with `$PROJECT/gpt-stub` as its `gpt`."""
-    folder = tmp_path_factory.mktemp("venv")
+    folder = tmp_path_factory.mktemp("an environment, ü")
     venv.EnvBuilder(symlinks=True).create(folder)
     packages = next(folder.glob("lib/python*/site-packages"))
     shared = [path for path in site.getsitepackages() if Path(path).is_dir()]
     lines = [f"import site; site.addsitedir({path!r})" for path in shared]  # also reads their .pth files
     (packages / "shared.pth").write_text("\n".join([str(REPOSITORY), *lines]) + "\n")
     stub = folder / "bin" / "gpt"
-    stub.write_text(f'#!/bin/sh\nexec {sys.executable} ./gpt-stub "$@"\n')
+    stub.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} ./gpt-stub "$@"\n')
     stub.chmod(0o755)
     return folder / "bin" / "python"
 
@@ -190,7 +191,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(REPOSITORY / "params.yaml", root)
     (root / "gpt-stub").write_text(STUB)
     stages = {
-        name: {"cmd": r"\${VIRTUAL_ENV}/bin/gpt " + name, "deps": needs, "outs": [_OUTPUTS[name]]}
+        name: {"cmd": r'"\${VIRTUAL_ENV}/bin/gpt" ' + name, "deps": needs, "outs": [_OUTPUTS[name]]}
         for name, needs in _DEPENDENCIES.items()
     }
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
@@ -202,9 +203,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(tmp_path: Path, template: Path, python: Path, api: Api) -> Project:
     """A new project whose flows report to the server of the tests."""
-    shutil.copytree(template, tmp_path / "project")
+    root = tmp_path / "a project, ü"
+    shutil.copytree(template, root)
     env = environment() | {"PREFECT_API_URL": api.url, "PREFECT_HOME": str(tmp_path / "home")}
-    return Project(tmp_path / "project", python, env)
+    return Project(root, python, env)
 
 
 def tree(process: "subprocess.Popen[str]") -> list[psutil.Process]:

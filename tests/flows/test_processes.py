@@ -1,6 +1,7 @@
 """A command's whole tree is ours: what it says, how it ends, and that nothing of it outlives us."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from flows import processes
 
 WaitFor = Callable[[Callable[[], Any]], Any]
-PYTHON = sys.executable
+PYTHON = shlex.quote(sys.executable)
 
 # A trainer below a shell below a tool that does not pass signals on, as `dvc repro` runs it, with a worker in a session
 # of its own, as torchrun makes them. Every one writes its pid; the trainer says what it does when it is told to stop.
@@ -74,7 +75,7 @@ def running(pid: int) -> bool:
 
 
 def python(code: str) -> list[str]:
-    return [PYTHON, "-c", code]
+    return [sys.executable, "-c", code]
 
 
 def test_exit_code_is_the_commands(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """A trainer stops with the process that it trains for, however that one ends: real processes, a real DVC."""
 
+import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,7 @@ from gpt.processes.owner import OWNER, stop_with
 from gpt.processes.signals import Stop
 from tests.conftest import ROOT
 
+PYTHON = shlex.quote(sys.executable)
 SLEEPER = [sys.executable, "-S", "-c", "import time; time.sleep(100)"]
 TRAINER = """
 import os, time
@@ -91,7 +94,7 @@ def test_a_worker_whose_launcher_has_ended_before_it_looked_ends(folder: Path) -
 
 
 def test_without_an_owner_nothing_is_watched(folder: Path) -> None:
-    shell = subprocess.Popen(["sh", "-c", f"{sys.executable} trainer.py; true"], cwd=folder, env=environment())
+    shell = subprocess.Popen(["sh", "-c", f"{PYTHON} trainer.py; true"], cwd=folder, env=environment())
     wait_until((folder / "number").exists)
     trainer = psutil.Process(int((folder / "number").read_text()))
     shell.kill()
@@ -112,7 +115,7 @@ def test_a_killed_dvc_repro_leaves_no_trainer(folder: Path, shell: str, rest: st
         pytest.skip(f"no {shell} here")
     (folder / ".dvc").mkdir()
     (folder / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
-    (folder / "dvc.yaml").write_text(f"stages:\n  train:\n    cmd: {sys.executable} trainer.py{rest}\n")
+    (folder / "dvc.yaml").write_text(json.dumps({"stages": {"train": {"cmd": f"{PYTHON} trainer.py{rest}"}}}))
     command = [sys.executable, "-m", "dvc", "repro", "-q"]
     dvc = subprocess.Popen(command, cwd=folder, env=environment(SHELL=path))
     wait_until((folder / "number").exists, 60)
@@ -125,7 +128,7 @@ def test_a_killed_dvc_repro_leaves_no_trainer(folder: Path, shell: str, rest: st
 
 def test_a_dvc_repro_that_was_killed_before_its_trainer_looked_leaves_none(folder: Path) -> None:
     """The shell plays DVC: it ends as soon as it has started the trainer, which the system's first process adopts."""
-    command = f"WAIT_FOR_ORPHAN=$$ {sys.executable} trainer.py & true"
+    command = f"WAIT_FOR_ORPHAN=$$ {PYTHON} trainer.py & true"
     variables = environment(DVC_STAGE="pretrain")
     subprocess.run(["sh", "-c", command], cwd=folder, env=variables, check=True, start_new_session=True)
     wait_until((folder / "saved").exists)

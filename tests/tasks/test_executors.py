@@ -1,4 +1,5 @@
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -221,7 +222,8 @@ def test_more_memory_than_a_machine_of_ray_has_is_an_error_and_not_a_wait_for_ev
     assert ran(notes) == {}
 
 
-SBATCH = """#!{python}
+SBATCH = """#!/bin/sh
+exec {python} - "$@" <<'END'
 # Stands in for Slurm: runs the array's tasks of the script one after the other, in the background, as its jobs would.
 import os, re, subprocess, sys
 script = open(sys.argv[-1]).read()
@@ -233,6 +235,7 @@ run = f"SLURM_ARRAY_TASK_ID=$i SLURM_NODELIST=localhost RUN_OFFSET=0 bash {{path
 loop = f"for i in $(seq 0 {{last}}); do {{run}}; done; rm {{path}}"
 subprocess.Popen(["bash", "-c", loop], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 print("Submitted batch job 7")
+END
 """
 SQUEUE = """#!/bin/sh
 ls "$FAKE_SLURM" | grep -q "[.]job$" && echo "7 running"
@@ -240,14 +243,15 @@ exit 0
 """
 
 
+@pytest.mark.parametrize("place", ["work", 'wörk $HOME 100%25 it\'s "it" #1'])
 def test_slurm_jobs_are_waited_for_and_their_errors_told(
-    tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, notes: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With stand-ins for sbatch, squeue and scontrol: the job script, the array and the wait are real."""
     commands = tmp_path / "bin"
     commands.mkdir()
     for name, text in (
-        ("sbatch", SBATCH.format(python=sys.executable)),
+        ("sbatch", SBATCH.format(python=shlex.quote(sys.executable))),
         ("squeue", SQUEUE),
         ("scontrol", "#!/bin/sh\necho localhost\n"),
     ):
@@ -258,11 +262,11 @@ def test_slurm_jobs_are_waited_for_and_their_errors_told(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr("gpt.tasks.executors._POLL_SECONDS", 0.2)
     monkeypatch.setattr("gpt.tasks.executors._SLURM_GRACE_SECONDS", 1.0)
-    with Tasks(engine("slurm", memory_gb=3), tmp_path / "work") as tasks:
+    with Tasks(engine("slurm", memory_gb=3), tmp_path / place) as tasks:
         tasks.run("a", 2, Note(notes))
         tasks.run("a", 2, Note(notes))
         assert ran(notes) == {"0": ["1 of 2"], "1": ["1 of 2"]}
-        (script,) = (tmp_path / "work" / "a").rglob("launch_script.slurm")
+        (script,) = (tmp_path / place / "a").rglob("launch_script.slurm")
         assert "--mem-per-cpu=3G" in script.read_text()
         with pytest.raises(UserError, match="file 0: cannot be read"):
             tasks.run("b", 1, Note(notes, {0: "user error"}))
@@ -270,3 +274,9 @@ def test_slurm_jobs_are_waited_for_and_their_errors_told(
             tasks.run("c", 3, Note(notes, {1: "killed"}))
         with pytest.raises(UserError, match=r"out of memory, of which .*: raise prepare\.shards"):
             tasks.run("d", 2, Note(notes, {1: "memory"}))
+    for job in ("a", "b"):
+        # As sbatch reads a line of options (its get_argument), which is close to how a POSIX shell does.
+        script = (tmp_path / place / job / "launch_script.slurm").read_text(encoding="utf-8")
+        lines = [shlex.split(line)[1] for line in script.splitlines() if line.startswith("#SBATCH")]
+        folder = os.path.relpath(tmp_path / place / job / "slurm_logs").replace("%", "%%")
+        assert {f"--{key}={folder}/%A_%a.out" for key in ("output", "error")} <= set(lines)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,16 @@ def repository() -> Iterator[Finding]:
         "DVC",
         "repository here" if inside else "no .dvc here; run this in the project's folder",
     )
+    try:
+        str(Path.cwd()).format()  # DVC 3.67 does this with the path of its cache
+    except (LookupError, ValueError):
+        yield "missing", "folder", f"DVC cannot work under a name with {{ or }}: rename what has one in {Path.cwd()}"
+    if "%" in sys.prefix:  # MLflow 3.17 hands its own folder to alembic, which reads % as the start of a variable
+        yield (
+            "missing",
+            "folder",
+            f"MLflow cannot be installed under a name with %: rename what has one in {sys.prefix}",
+        )
 
 
 def _code() -> Iterator[Finding]:
