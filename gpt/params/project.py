@@ -21,7 +21,7 @@ from gpt.params.training import Base, Model, Train
 from gpt.params.types import Section
 
 PARAMS_FILE = Path("params.yaml")
-_MOVED = {"launch.precision": "train.precision"}
+_MOVED = {"launch.precision": "train.precision", "prepare.read_by_source": "prepare.by_source"}
 
 
 class Params(Section):
@@ -40,7 +40,7 @@ class Params(Section):
     def _sources_are_known(self) -> Self:
         names = {source.name for source in self.fetch.sources}
         for key, named in (
-            ("prepare.read_by_source", self.prepare.read_by_source),
+            ("prepare.by_source", self.prepare.by_source),
             ("tokenize.weights", self.tokenize.weights),
         ):
             if unknown := sorted(set(named) - names):
