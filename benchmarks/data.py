@@ -70,7 +70,7 @@ def _make_project(folder: Path, fetch: dict[str, Any]) -> None:
     values = YAML(typ="safe").load((_ROOT / "params.yaml").read_text(encoding="utf-8"))
     values["fetch"]["sources"].append(_KING_JAMES)
     values["fetch"] |= fetch
-    values["prepare"]["read_by_source"] = {} if fetch else {"king-james": _READING}
+    values["prepare"]["by_source"] = {} if fetch else {"king-james": {"read": _READING}}
     values["tokenizer"]["vocab_size"] = _VOCABULARY
     folder.mkdir()
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:

@@ -78,7 +78,7 @@ class Stage(NamedTuple):
 STAGES = {
     "fetch": Stage(("sources/fetch.py",)),
     "fetch_benchmarks": Stage(("sources/benchmarks.py",)),
-    # `Prepare.reading` decides what is read of a source. What the room of sources brought is data.
+    # `Prepare.of` decides what is done to a source's documents. What the room of sources brought is data.
     "prepare": Stage(("corpus/prepare.py", "params/corpus.py"), ("sources",)),
     "tokenizer": Stage(("tokens/tokenizer.py", "corpus/documents.py"), ("sources", "tokens/shards.py")),
     "tokenize": Stage(("tokens/tokenize.py",), ("sources",)),

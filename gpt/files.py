@@ -34,12 +34,15 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sha256_tree(folder: Path, hash_of: Callable[[Path], str] = sha256_file) -> str:
+def sha256_tree(
+    folder: Path, hash_of: Callable[[Path], str] = sha256_file, without: Callable[[Path], bool] = lambda path: False
+) -> str:
     """Return one SHA-256 for a folder: of its `<sha256>  <relative path>` lines (the form of `sha256sum`), sorted by path.
 
-    `hash_of` gives a file's, for a caller who knows some already.
+    `hash_of` gives a file's, for a caller who knows some already; `without` says of relative paths which do not count.
     """
-    names = sorted(os.fsencode(path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file())
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    names = sorted(os.fsencode(path.as_posix()) for path in files if not without(path))
     lines = (f"{hash_of(folder / os.fsdecode(name))}  ".encode() + name + b"\n" for name in names)
     return hashlib.sha256(b"".join(lines)).hexdigest()
 

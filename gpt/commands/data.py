@@ -71,6 +71,9 @@ def prepare(options: argparse.Namespace) -> int:
         print(f"  {counts['cut']['documents']:,} cut where they match a benchmark or a held-out document")
     if beside := sum(counts["near_copies_held_out"].values()):
         print(f"  {beside:,} held-out documents are near copies of others; they stay, so that new documents move none")
+    if common := counts["common_ngrams"]:
+        limit = params.prepare.decontaminate.max_documents
+        print(f"  {common:,} n-grams of these left alone: more than {limit:,} training documents share them")
     for split in corpus.SPLITS:
         print(f"  {split}: {counts[split]['documents']:,} documents, {counts[split]['bytes']:,} bytes")
     return 0

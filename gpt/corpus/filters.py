@@ -96,14 +96,20 @@ def _load_model(file: str) -> Any:
 
 
 class Filtered(PipelineStep):
-    """Run filters one after the other and count, by filter and reason, what goes."""
+    """Run filters one after the other, those of a document's source, and count, by filter and reason, what goes."""
 
     type = "FILTER"
     name = "quality"
 
-    def __init__(self, filters: list[BaseFilter]) -> None:
+    def __init__(self, settings: params.Prepare) -> None:
+        """Raise `UserError` for a language model that is not there."""
         super().__init__()
-        self.filters = filters
+        self._filters = build_filters(settings.filters)
+        self._by_source = {
+            source: build_filters(settings.of(source).filters)
+            for source, change in settings.by_source.items()
+            if "filters" in change
+        }
         self.documents = Counter[tuple[str, str]]()
         "Dropped, by filter and reason."
         self.bytes = Counter[tuple[str, str]]()
@@ -112,7 +118,8 @@ class Filtered(PipelineStep):
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
         for document in data:
-            if all(self._passes(filter_, document) for filter_ in self.filters):
+            filters = self._by_source.get(document.metadata["source"], self._filters)
+            if all(self._passes(filter_, document) for filter_ in filters):
                 yield document
 
     def report(self) -> dict[str, Any]:

@@ -18,18 +18,18 @@ import zstandard
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
+from gpt.corpus.boilerplate import ChooseCommon, CountDocuments, ListUnprotected
 from gpt.corpus.cleaning import Clean
-from gpt.corpus.decontamination import Decontaminate
+from gpt.corpus.decontamination import BENCHMARKS, HELD_OUT, Decontaminate, Judges
 from gpt.corpus.deduplication.choice import EXACT, ChooseRemoved, copy_numbers, removed_documents
 from gpt.corpus.deduplication.pairs import FindPairs
 from gpt.corpus.deduplication.signatures import Sign, bucket_names
 from gpt.corpus.documents import Places
-from gpt.corpus.filters import Filtered, build_filters
+from gpt.corpus.filters import Filtered
 from gpt.corpus.index import IndexTexts, MergeIndex
 from gpt.corpus.reading.readers import ReadSources, hash_sources, list_files
-from gpt.corpus.splits import SPLITS, choose_split
-from gpt.corpus.summary import describe_inputs, summarise_corpus
-from gpt.errors import UserError
+from gpt.corpus.splits import SPLITS, split_text
+from gpt.corpus.summary import check_splits, describe_inputs, summarise_corpus
 from gpt.files import atomic_folder, read_json, sha256_file, write_json
 from gpt.params.corpus import Prepare
 from gpt.params.types import flatten
@@ -61,12 +61,12 @@ def prepare(
     inputs = hash_sources(raw) | {path.as_posix(): sha256_file(path) for path in paths}
     with work_folder(output, "prepare", decide, inputs) as work, Tasks(settings.engine, work / "tasks") as tasks:
         _deduplicate(settings, raw, sources, work, tasks)
-        owners = _decontaminate(settings, dict(zip(names, paths, strict=True)), work, tasks)
-        counts, report = summarise_corpus(settings, owners, paths, work)
+        judges = _decontaminate(settings, dict(zip(names, paths, strict=True)), work, tasks)
+        counts, report = summarise_corpus(judges, work, settings.decontaminate.ngram)
         counts |= {
             "near_copies_held_out": read_json(work / "signatures" / "near_copies.json", "run `gpt prepare` again")
         }
-        _check_splits(counts)
+        check_splits(settings, counts, report["matches"])
         with atomic_folder(output) as folder:
             link_files(sorted((work / "documents").iterdir()), folder)
             write_json(folder / "documents.json", _describe(work, counts))
@@ -78,8 +78,8 @@ def prepare(
 def _deduplicate(settings: Prepare, raw: Path, sources: list[str], work: Path, tasks: Tasks) -> None:
     """Read, clean and filter into `work/read`, and find which documents go."""
     signatures = work / "signatures"
-    reader, clean = ReadSources(settings, raw), Clean(settings.clean)
-    filtered = Filtered(build_filters(settings.filters))
+    reader, clean, filtered = ReadSources(settings, raw), Clean(settings), Filtered(settings)
+    comparison = settings.comparison()
     tasks.run(
         "read",
         settings.shards,
@@ -87,38 +87,54 @@ def _deduplicate(settings: Prepare, raw: Path, sources: list[str], work: Path, t
         clean,
         filtered,
         _Identify(settings, sources),
-        Sign(settings.deduplicate, signatures),
+        Sign(comparison, signatures),
         _WriteShard(work / "read", {"read": reader, "clean": clean, "filters": filtered}),
     )
-    buckets, memory_gb = bucket_names(settings.deduplicate), settings.engine.memory_gb
+    buckets, memory_gb = bucket_names(comparison), settings.engine.memory_gb
     tasks.run("pairs", len(buckets), FindPairs(buckets, signatures, memory_gb))
-    tasks.run("clusters", 1, ChooseRemoved(settings.deduplicate, signatures, memory_gb))
+    tasks.run("clusters", 1, ChooseRemoved(comparison, signatures, memory_gb))
 
 
-def _decontaminate(settings: Prepare, benchmarks: dict[str, Path], work: Path, tasks: Tasks) -> list[tuple[str, Path]]:
+def _decontaminate(settings: Prepare, benchmarks: dict[str, Path], work: Path, tasks: Tasks) -> list[Judges]:
     """Write the documents that stay to `work/documents`; return whose n-grams the training documents were searched for."""
-    read, documents, index = work / "read", work / "documents", work / "index"
+    read, documents, common, ngram = work / "read", work / "documents", work / "common", settings.decontaminate.ngram
     tasks.run(
-        "held-out", settings.shards, _ReadShard(read, work, held_out=True), _WriteDocuments(documents, work, SPLITS[1:])
+        "held-out",
+        settings.shards,
+        _ReadShard(settings, read, work, held_out=True),
+        _WriteDocuments(documents, work, SPLITS[1:]),
     )
     shards = [
         (split, documents / f"{split}_{shard:05d}.jsonl") for shard in range(settings.shards) for split in SPLITS[1:]
     ]
-    owners = [*benchmarks.items(), *shards]
-    tasks.run("n-grams", len(owners), IndexTexts(owners, index, settings.decontaminate.ngram))
-    tasks.run("index", 1, MergeIndex(index))
+    judges = [
+        Judges(kind, owners, work / "index" / kind)
+        for kind, owners in ((BENCHMARKS, [*benchmarks.items()]), (HELD_OUT, shards))
+        if owners
+    ]
+    for each in judges:
+        tasks.run(f"n-grams-{each.kind}", len(each.owners), IndexTexts(each.owners, each.index, ngram))
+        tasks.run(f"index-{each.kind}", 1, MergeIndex(each.index))
+    training = _ReadShard(settings, read, work, held_out=False)
+    indexes = [each.index for each in judges]
+    tasks.run("shared", settings.shards, training, CountDocuments(indexes, ngram, common))
+    tasks.run("common", 1, ChooseCommon(settings.decontaminate.max_documents, common))
+    tasks.run("index-common", 1, MergeIndex(common))
+    for each in judges:
+        unprotected = ListUnprotected(each.owners, each.index, common, ngram, work / "unprotected" / each.kind)
+        tasks.run(f"unprotected-{each.kind}", len(each.owners), unprotected)
     tasks.run(
         "decontaminate",
         settings.shards,
-        _ReadShard(read, work, held_out=False),
-        Decontaminate(settings.decontaminate, index, work / "matches"),
+        training,
+        Decontaminate(settings.decontaminate, judges, common, work / "matches"),
         _WriteDocuments(documents, work, SPLITS[:1]),
     )
-    return owners
+    return judges
 
 
 class _Identify(PipelineStep):
-    """Give each document its digest, split and source, by number, and its digest as its name."""
+    """Give each document, or each part of one, its digest, split and source, by number, and its digest as its name."""
 
     name = "identify"
     type = "corpus"
@@ -129,17 +145,15 @@ class _Identify(PipelineStep):
 
     def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         for document in data or ():
-            digest = hashlib.sha256(document.text.encode()).digest()
-            split = choose_split(digest, self._settings)
             source = document.metadata["source"]
-            document.id = digest.hex()
-            document.metadata = {
-                "digest": digest,
-                "split": _PRIORITY[split],
-                "source": self._sources[source],
-                "record": {"source": source, "split": split, "metadata": document.metadata["metadata"]},
-            }
-            yield document
+            for split, text, digest in split_text(document.text, self._settings):
+                metadata = {
+                    "digest": digest,
+                    "split": _PRIORITY[split],
+                    "source": self._sources[source],
+                    "record": {"source": source, "split": split, "metadata": document.metadata["metadata"]},
+                }
+                yield Document(text=text, id=digest.hex(), metadata=metadata)
 
 
 class _WriteShard(WritingStep):
@@ -167,9 +181,11 @@ class _ReadShard(WritingStep):
 
     name = "read"
 
-    def __init__(self, folder: Path, work: Path, held_out: bool) -> None:
+    def __init__(self, settings: Prepare, folder: Path, work: Path, held_out: bool) -> None:
         super().__init__()
         self._folder, self._work, self._held_out = folder, work, held_out
+        self._deduplicate = settings.deduplicate
+        self._by_source = {source: settings.of(source).deduplicate for source in settings.by_source}
 
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         signatures = self._work / "signatures"
@@ -183,8 +199,10 @@ class _ReadShard(WritingStep):
                 record = orjson.loads(line)
                 if (record["split"] != "train") != self._held_out:
                     continue
-                if gone:
-                    entry = dropped[_DUPLICATES[0 if gone == EXACT else 1]]
+                own = self._by_source.get(record["source"], self._deduplicate)
+                is_exact, is_near = own.exact and gone == EXACT, own.minhash and gone  # a copy is near too
+                if is_exact or is_near:
+                    entry = dropped[_DUPLICATES[0 if is_exact else 1]]
                     entry["documents"] += 1
                     entry["bytes"] += len(record["text"].encode())
                     if len(entry["examples"]) < _EXAMPLES:
@@ -243,22 +261,3 @@ class _WriteDocuments(WritingStep):
 def _describe(work: Path, counts: dict[str, Any]) -> dict[str, Any]:
     """Return what documents.json says: of each split its counts, files and one hash of them all."""
     return {split: counts[split] | {"files": read_reports(work / "files" / split)} for split in SPLITS}
-
-
-def _check_splits(counts: dict[str, Any]) -> None:
-    total = sum(counts[split]["documents"] for split in SPLITS)
-    if not counts["read"]["documents"]:
-        raise UserError("data/raw: holds no document with text; check fetch.sources in params.yaml")
-    if not total:
-        reasons = ", ".join(
-            f"{reason} {entry['documents']}" for reason, entry in counts["dropped"].items() if entry["documents"]
-        )
-        raise UserError(
-            f"params.yaml: prepare drops all {counts['read']['documents']} documents ({reasons}); change what drops them"
-        )
-    for split in SPLITS:
-        if not counts[split]["documents"]:
-            raise UserError(
-                f"params.yaml: prepare: none of {total} documents falls into {split};"
-                " change prepare.split_seed or the fractions, or add documents"
-            )

@@ -4,23 +4,31 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
-from gpt.corpus.decontamination import plant, summarise
-from gpt.corpus.index import Matcher, read_items
+from gpt.corpus.arrays import sort_unique
+from gpt.corpus.boilerplate import common_grams
+from gpt.corpus.decontamination import Judges
+from gpt.corpus.index import HASH, Matcher, find_owners, read_items
 from gpt.corpus.splits import SPLITS
+from gpt.corpus.words import split_words, word_spans
+from gpt.errors import UserError
 from gpt.files import read_json
 from gpt.params.corpus import Prepare
 from gpt.tasks.reports import add_up, read_reports
 
 _SHOWN_MATCHES = 20  # per benchmark or split
+_SHOWN_COMMON = 20
+_SHOWN_CHARACTERS = 300
+_CANDIDATES = 1 << 16  # n-grams of which the passages that are shown are made
 _SHOWN_EXAMPLES = 5
 _SHOWN_IDS = 1000
 
+Json = dict[str, Any]
 
-def summarise_corpus(
-    settings: Prepare, owners: list[tuple[str, Path]], benchmarks: list[Path], work: Path
-) -> tuple[dict[str, Any], dict[str, Any]]:
+
+def summarise_corpus(judges: list[Judges], work: Path, ngram: int) -> tuple[Json, Json]:
     """Return counts (documents and bytes through each step), and a report with examples of what each step removed."""
     read, dropped, examples = _read(work)
     for folder in ("duplicates_held_out", "duplicates_train"):
@@ -30,28 +38,26 @@ def summarise_corpus(
     contaminated = add_up(read_reports(work / "matches")) or {}
     if "drop" in contaminated:
         dropped["contaminated"] = {key: contaminated["drop"][key] for key in ("documents", "bytes")}
-    judges = summarise(owners, work / "index", work / "matches")
-    ngram = settings.decontaminate.ngram
-    planted = plant(
-        benchmarks or [path for _, path in owners], Matcher(work / "index", ngram), ngram, settings.split_seed
-    )
+    judged = {name: entry for each in judges for name, entry in _judged(each, work).items()}
     counts = {
         "read": read,
         "dropped": dropped,
         "cut": {key: contaminated.get("cut", {}).get(key, 0) for key in ("documents", "bytes", "pieces")},
         "contamination": {
-            name: {"items": entry["items"], "touched": len(entry["touched"]), "unprotected": len(entry["unprotected"])}
-            for name, entry in judges.items()
+            name: {key: value if key == "items" else len(value) for key, value in entry.items()}
+            for name, entry in judged.items()
         },
-        "planted": planted,
+        "common_ngrams": len(common_grams(work / "common")),
         **{split: _split(work, split) for split in SPLITS},
     }
     report = {
         "counts": counts,
         "examples": {reason: shown[:_SHOWN_EXAMPLES] for reason, shown in examples.items() if shown},
-        "matches": _matches(work / "matches", owners),
+        "matches": sorted((match for each in judges for match in _matches(work / "matches", each)), key=_longest_first),
+        "common": _common(judges, work / "common", ngram),
         "contaminated": {
-            name: {key: entry[key][:_SHOWN_IDS] for key in ("touched", "unprotected")} for name, entry in judges.items()
+            name: {key: ids[:_SHOWN_IDS] for key, ids in entry.items() if key != "items"}
+            for name, entry in judged.items()
         },
         "sources": {
             split: {
@@ -62,6 +68,44 @@ def summarise_corpus(
         },
     }
     return counts, report
+
+
+def check_splits(settings: Prepare, counts: Json, matches: list[Json]) -> None:
+    """Raise `UserError` that names the cause if a split is empty."""
+    read, kept = counts["read"]["documents"], sum(counts[split]["documents"] for split in SPLITS)
+    dropped = {reason: entry["documents"] for reason, entry in counts["dropped"].items() if entry["documents"]}
+    reasons = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in dropped.items())
+    if not read:
+        raise UserError("data/raw: holds no document with text; check fetch.sources in params.yaml")
+    if not counts["train"]["documents"] and dropped.get("contaminated"):
+        raise UserError(
+            f"params.yaml: prepare.decontaminate drops all {dropped['contaminated']:,} training documents, which share"
+            f" {settings.decontaminate.ngram} words in a row with what judges the model, such as {matches[0]['text'][:80]!r};"
+            f" lower prepare.decontaminate.max_documents (now {settings.decontaminate.max_documents}) if that is boilerplate,"
+            " set prepare.decontaminate.action.held_out or .benchmarks to report, or add documents"
+        )
+    if not kept:
+        raise UserError(f"params.yaml: prepare drops all {read:,} documents ({reasons}); change what drops them")
+    for split in SPLITS:
+        if not counts[split]["documents"]:
+            raise UserError(f"params.yaml: prepare: {split} is empty: {_why_empty(settings, split, kept, reasons)}")
+
+
+def _why_empty(settings: Prepare, split: str, kept: int, reasons: str) -> str:
+    left = f"after what goes ({reasons}; change what drops them if that is wrong) " if reasons else ""
+    if settings.hold_out == "ends":
+        return (
+            f"{left}no end of a document is left to hold out; raise the fractions, or set prepare.hold_out: documents"
+        )
+    if kept == 1:
+        return (
+            f"{left}there is one document, and a document is in one split; say where the documents of its file begin with"
+            " prepare.read.separator or prepare.read.pattern, or hold out its end with prepare.hold_out: ends"
+        )
+    return (
+        f"{left}none of {kept:,} documents falls into it; change prepare.split_seed or the fractions, add documents, or hold out"
+        " the end of each with prepare.hold_out: ends"
+    )
 
 
 def _read(work: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]]]:
@@ -116,10 +160,33 @@ def _split(work: Path, split: str) -> dict[str, Any]:
     return sizes | {"sha256": f"{total['hash'] % 2**256:064x}", "by_source": by_source}
 
 
-def _matches(folder: Path, owners: list[tuple[str, Path]]) -> list[dict[str, Any]]:
-    """Return the longest matches with every benchmark and split, each with the ids of the items that it is in."""
-    longest: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for path in sorted(folder.glob("*.jsonl")):
+def _judged(judges: Judges, work: Path) -> dict[str, Json]:
+    """Return by benchmark or split: its items; those that training documents shared an n-gram with; those that cannot be found.
+
+    `unprotected` are too short, `common` are those of which no n-gram is left between what many training documents share.
+    """
+    seen = [np.fromfile(path, HASH) for path in sorted((work / "matches" / judges.kind).glob("*.hashes"))]
+    (touched,) = find_owners(judges.index, [sort_unique(np.concatenate(seen))])
+    reports = zip(
+        judges.owners, read_reports(judges.index), read_reports(work / "unprotected" / judges.kind), strict=True
+    )
+    summary: dict[str, Json] = {}
+    for number, ((name, path), indexed, common) in enumerate(reports):
+        entry = summary.setdefault(name, {"items": 0, "touched": [], "unprotected": [], "common": []})
+        entry["items"] += indexed["items"]
+        entry["unprotected"] += indexed["unprotected"]
+        entry["common"] += common
+        if number in touched:
+            numbers = set(touched[number].tolist())
+            entry["touched"] += [item["id"] for place, item in enumerate(read_items(path)) if place in numbers]
+    return summary
+
+
+def _matches(folder: Path, judges: Judges) -> list[Json]:
+    """Return the longest matches with every benchmark or split, each with the ids of the items that it is in."""
+    owners = judges.owners
+    longest: dict[str, list[Json]] = defaultdict(list)
+    for path in sorted((folder / judges.kind).glob("*.jsonl")):
         with path.open("rb") as file:
             for match in map(orjson.loads, file):
                 for name in {owners[number][0] for number, _ in match["in"]}:
@@ -147,8 +214,43 @@ def _matches(folder: Path, owners: list[tuple[str, Path]]) -> list[dict[str, Any
         for number, item in match["in"]:
             held[owners[number][0]].append(ids[number, item])
         match["in"] = {name: sorted(held[name]) for name in sorted(held)}
-    return sorted(shown.values(), key=_longest_first)
+    return list(shown.values())
 
 
-def _longest_first(match: dict[str, Any]) -> tuple[Any, ...]:
+def _longest_first(match: Json) -> tuple[Any, ...]:
     return -match["words"], match["document"], match["text"]
+
+
+def _common(judges: list[Judges], folder: Path, ngram: int) -> list[Json]:
+    """Return the passages that most training documents share and that are left alone, with the benchmarks or splits that have them.
+
+    Only their n-grams are known: a passage is shown as the first item that has it.
+    """
+    grams = common_grams(folder)
+    most = np.argsort(-grams["documents"].astype(np.int64), kind="stable")[:_CANDIDATES]
+    left, matcher, shown = np.array(grams[most]), Matcher(folder, ngram), list[Json]()
+    while len(left) and len(shown) < _SHOWN_COMMON:
+        gram, documents = left[0]
+        owners = [
+            (name, path, int(items[0]))
+            for each in judges
+            for number, items in find_owners(each.index, [left["gram"][:1]])[0].items()
+            for name, path in [each.owners[number]]
+        ]
+        words, text, hashes = _passage(gram, owners[0][1], owners[0][2], matcher)
+        left = left[~np.isin(left["gram"], hashes)]
+        names = sorted({name for name, *_ in owners})
+        shown.append({"documents": int(documents), "words": words, "text": text, "in": names})
+    return shown
+
+
+def _passage(gram: np.uint64, path: Path, number: int, matcher: Matcher) -> tuple[int, str, np.ndarray]:
+    """Return the passage of an owner's item that has an n-gram: its number of words, its beginning, its n-grams."""
+    item = next(item for place, item in enumerate(read_items(path)) if place == number)
+    for text in item["texts"]:
+        for match in matcher.find(split_words(text)):
+            if gram in match.hashes:
+                spans = word_spans(text)
+                start, end = spans[match.first][0], spans[match.last - 1][1]
+                return match.last - match.first, text[start : min(end, start + _SHOWN_CHARACTERS)], match.hashes
+    raise AssertionError(f"{path}: item {number} has the n-gram {gram}")

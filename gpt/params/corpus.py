@@ -48,6 +48,8 @@ class Read(Section):
 class Clean(Section):
     repair_unicode: bool
     "Mend text that was decoded wrongly (ftfy); composed Unicode (NFC) and plain line ends come in any case."
+    unescape_html: bool
+    "Turn HTML's &amp; and &#233; into what they stand for, once: for sources whose text was escaped, not for code."
     remove_control_characters: bool
     "Take out control characters but tab and line feed, and marks of byte order; joiners and direction marks stay."
 
@@ -135,40 +137,64 @@ class Deduplicate(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)]
 
 
+class Action(Section):
+    """What happens to a training document with a match: cut the passage, drop the document, or only report it."""
+
+    benchmarks: Literal["cut", "drop", "report"]
+    "With an item of a benchmark."
+    held_out: Literal["cut", "drop", "report"]
+    "With a validation or test document."
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_each(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f"is said of both kinds apart, as in {{benchmarks: {value}, held_out: {value}}}")
+        return value
+
+
 class Decontaminate(Section):
-    action: Literal["cut", "drop", "report"]
-    "Of a training document with a match: cut the passage, drop the document, or only report it."
+    action: Action
     ngram: Annotated[int, Field(ge=2)]
     "Words in a row that make a match, in lower case and without punctuation."
+    max_documents: NonNegativeInt
+    "What more training documents than this share is boilerplate and no match; 0: everything is one."
     window: NonNegativeInt
-    "Characters that are cut on each side of a match too."
+    "Characters that are cut on each side of a benchmark's passage too: its answer may stand there."
     min_characters: NonNegativeInt
     "Pieces that a cut leaves shorter than this go too."
     max_pieces: PositiveInt
     "A document that cuts leave in more pieces than this is dropped."
 
 
-class Prepare(Section):
-    engine: Engine
-    "Where it runs, never what comes out."
-    shards: PositiveInt
-    "Pieces that are worked on in parallel, and files of each split."
+class ForSource(Section):
+    """What is done to the documents of one source."""
+
     read: Read
-    read_by_source: dict[FileName, dict[str, Any]]
-    "What is otherwise than in `read` for a source, by its name."
-    malformed: Literal["error", "skip"]
-    "What happens to a record or file that cannot be read: end with an error, or leave it out and count it."
-    max_document_bytes: PositiveInt
-    "Longer records count as malformed: they are held in memory."
     clean: Clean
     filters: Annotated[tuple[Filter, ...], Field(strict=False)]
     "One after the other; docs/data.md has them with their published values."
     deduplicate: Deduplicate
+
+
+class Prepare(ForSource):
+    engine: Engine
+    "Where it runs, never what comes out."
+    shards: PositiveInt
+    "Pieces that are worked on in parallel, and files of each split."
+    by_source: dict[FileName, dict[str, Any]]
+    "What is otherwise in `read`, `clean`, `filters` and `deduplicate` for a source, by its name."
+    malformed: Literal["error", "skip"]
+    "What happens to a record or file that cannot be read: end with an error, or leave it out and count it."
+    max_document_bytes: PositiveInt
+    "Longer records count as malformed: they are held in memory."
     decontaminate: Decontaminate
+    hold_out: Literal["documents", "ends"]
+    "documents: whole ones, chosen by their hash; ends: the last part of every document, as nanoGPT does with one text."
     validation_fraction: Annotated[float, Field(gt=0, lt=1)]
-    "Share of documents to measure on while training."
+    "Share of documents, or of each document, to measure on while training."
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
-    "Share of documents that judge the finished model."
+    "Share of documents, or of each document, that judges the finished model."
     split_seed: NonNegativeInt
     "Another seed puts other documents in validation and test."
 
@@ -179,16 +205,42 @@ class Prepare(Section):
         return self
 
     @model_validator(mode="after")
-    def _sources_can_be_read(self) -> Self:
-        for name in self.read_by_source:
+    def _sources_differ_as_they_may(self) -> Self:
+        for name, changes in self.by_source.items():
+            key = f"by_source.{name}"
+            if unknown := sorted(changes.keys() - ForSource.model_fields.keys()):
+                raise ValueError(f"{key}: {', '.join(unknown)} cannot differ; {', '.join(ForSource.model_fields)} can")
+            for section, change in changes.items():
+                if section != "filters" and not isinstance(change, dict):
+                    raise ValueError(f"{key}.{section} = {change!r}: must be keys of {section} with their values")
+            if unknown := sorted(changes.get("deduplicate", {}).keys() - _OWN_OF_DEDUPLICATE):
+                raise ValueError(
+                    f"{key}.deduplicate: {', '.join(unknown)} must be the same for all sources, whose documents are compared"
+                    f" with each other; {' and '.join(_OWN_OF_DEDUPLICATE)} can differ"
+                )
             try:
-                self.reading(name)
+                self.of(name)
             except ValidationError as error:
                 fault = error.errors(include_url=False)[0]
-                key = ".".join(str(part) for part in ("read_by_source", name, *fault["loc"]))
-                raise ValueError(f"{key} = {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}") from None
+                place = ".".join((key, *map(str, fault["loc"])))
+                message = fault["msg"].removeprefix("Value error, ")
+                raise ValueError(f"{place} = {fault['input']!r}: {message[0].lower()}{message[1:]}") from None
         return self
 
-    def reading(self, source: str) -> Read:
-        """Return how the files of a source are read: `read`, and what `read_by_source` says otherwise."""
-        return Read.model_validate(self.read.model_dump() | self.read_by_source.get(source, {}))
+    def of(self, source: str) -> ForSource:
+        """Return what is done to a source's documents: what params.yaml says of all, and otherwise of this one."""
+        values = {name: getattr(self, name) for name in ForSource.model_fields}
+        for name, change in self.by_source.get(source, {}).items():
+            values[name] = values[name].model_dump() | change if name != "filters" else change
+        return ForSource.model_validate(values)
+
+    def comparison(self) -> Deduplicate:
+        """Return how documents are compared: as any source wants it. `of(source)` decides which of them may go."""
+        wanted = [self.deduplicate, *(self.of(source).deduplicate for source in self.by_source)]
+        return self.deduplicate.model_copy(
+            update={name: any(getattr(each, name) for each in wanted) for name in _OWN_OF_DEDUPLICATE}
+        )
+
+
+_OWN_OF_DEDUPLICATE = ("exact", "minhash")
+"Keys that decide about a source's documents alone."

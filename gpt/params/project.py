@@ -27,7 +27,7 @@ _NO_SECRETS = (
     "settings are recorded by DVC, MLflow and the data card: take it out, and give it in the environment"
     " (for a source: ~/.netrc, or FSSPEC_… as docs/data.md says)"
 )
-_MOVED = {"launch.precision": "train.precision"}
+_MOVED = {"launch.precision": "train.precision", "prepare.read_by_source": "prepare.by_source"}
 
 
 class Params(Section):
@@ -46,7 +46,7 @@ class Params(Section):
     def _sources_are_known(self) -> Self:
         names = {source.name for source in self.fetch.sources}
         for key, named in (
-            ("prepare.read_by_source", self.prepare.read_by_source),
+            ("prepare.by_source", self.prepare.by_source),
             ("tokenize.weights", self.tokenize.weights),
         ):
             if unknown := sorted(set(named) - names):

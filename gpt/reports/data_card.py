@@ -4,7 +4,6 @@ It is made of data/documents/report.json, data/tokens/index.json and params.yaml
 """
 
 import json
-from collections import Counter
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,23 @@ from gpt.files import atomic_file, read_json
 from gpt.params.project import Params
 from gpt.params.sources import Source
 from gpt.params.types import flatten
-from gpt.reports.page import NONE, Markup, escape_text, pictures_in_a_row, quote, render, short_hash, table
+from gpt.reports.contamination import describe_contamination
+from gpt.reports.page import (
+    NONE,
+    Markup,
+    escape_text,
+    percent,
+    pictures_in_a_row,
+    quote,
+    render,
+    shares_of,
+    short_hash,
+    table,
+)
 from gpt.reports.pictures import draw_lengths, draw_steps, short_number
 from gpt.tokens.shards import data_id, read_index
 
-_ID_CHARACTERS = 24
-_SHOWN_MATCHES = 10  # of each benchmark and split
-_ACTIONS = {"cut": "passage cut", "drop": "document dropped", "report": "left as it is"}
-_KEYS = ("fetched", "benchmarks", "settings", "counts", "examples", "matches", "sources")
+_KEYS = ("fetched", "benchmarks", "settings", "counts", "examples", "matches", "common", "sources")
 
 Json = dict[str, Any]
 
@@ -43,12 +51,12 @@ def write_card(params: Params, documents: Path, tokens: Path, output: Path) -> N
     flat = {key: value for section, values in settings.items() for key, value in flatten(values, section).items()}
     sections = {
         "Sources": _sources(report, index, params.tokenize.weights, fetched),
-        "From raw files to documents": _steps(report["counts"]),
+        "From raw files to documents": _steps(report["counts"], report["settings"]["hold_out"]),
         "Splits": _splits(report["counts"], index),
         "Lengths": _lengths(report["sources"], index),
         "Tokens": _tokens(index),
         "Duplicates": _duplicates(report["counts"]),
-        "Contamination": _contamination(report, fetched),
+        "Contamination": describe_contamination(report, fetched),
         "Examples of what was removed": _examples(report["examples"]),
         "Settings": table(["key", "value"], [[key, _value(value)] for key, value in flat.items()]),
         "Hashes": _hashes(digest, report, index, fetched),
@@ -80,11 +88,13 @@ def _summary(digest: str, report: Json, index: Json) -> str:
 def _sources(report: Json, index: Json, weights: dict[str, float], fetched: dict[str, Source]) -> str:
     read, train = report["counts"]["read"]["by_source"], index["splits"]["train"]
     rows = []
-    for source in report["fetched"]:
+    names = [source["name"] for source in report["fetched"]]
+    shares = shares_of([train["sources"].get(name, {}).get("tokens", 0) for name in names], train["tokens"])
+    for source, share in zip(report["fetched"], shares, strict=True):
         name = source["name"]
         documents, size = (read.get(name, {}).get(key, 0) for key in ("documents", "bytes"))
         tokens = train["sources"].get(name, {}).get("tokens", 0)
-        share, weight = _percent(tokens, train["tokens"]), f"{weights.get(name, 1):g}"
+        weight = f"{weights.get(name, 1):g}"
         of = fetched.get(name)  # none, if params.yaml has lost it since
         licence, digest = (of.licence, short_hash(of.sha256)) if of else ("unknown", "")
         rows.append([name, licence, source["files"], documents, size, weight, tokens, share, digest])
@@ -92,8 +102,11 @@ def _sources(report: Json, index: Json, weights: dict[str, float], fetched: dict
     return table(["source", "licence", *counted, "SHA-256"], rows)
 
 
-def _steps(counts: Json) -> str:
-    """A table of what every step removed, and pictures of it; a step that removed nothing is only named."""
+def _steps(counts: Json, hold_out: str) -> str:
+    """A table of what every step removed, and pictures of it; a step that removed nothing is only named.
+
+    Shares are of the bytes that were read. Those of documents would not add up: some become several.
+    """
     removed = {name: (entry["documents"], entry["bytes"]) for name, entry in counts["dropped"].items()}
     malformed = {name: entry for name, entry in removed.items() if name.startswith("malformed") and any(entry)}
     idle = [_plain(name) for name, entry in removed.items() if not any(entry)]
@@ -101,13 +114,13 @@ def _steps(counts: Json) -> str:
     left = [counts["read"][key] for key in ("documents", "bytes")]
     # What cannot be read is no document, so it comes on top of those that were read.
     left = [have + sum(entry[place] for entry in malformed.values()) for place, have in enumerate(left)]
-    read = list(left)
-    rows, steps = [["read", *left, "", "", ""]], [("read", *left, 0, 0)]
+    read, parts = left[1], list[int]()
+    rows, steps = [["read", *left, "", ""]], [("read", *left, 0, 0)]
 
     def step(name: str, documents: int, size: int) -> None:
         left[0], left[1] = left[0] - documents, left[1] - size
-        share = _percent(documents, read[0]) if documents > 0 else ""
-        rows.append([name, *left, _signed(-documents), _signed(-size), share])
+        rows.append([name, *left, _signed(-documents), _signed(-size)])
+        parts.append(size)
         steps.append((name, *left, max(documents, 0), max(size, 0)))
 
     # Decontamination comes last, whatever the order of the counts.
@@ -118,16 +131,19 @@ def _steps(counts: Json) -> str:
     if cut["documents"]:
         step("cut into pieces", cut["documents"] - cut["pieces"], cut["bytes"])
     if left != kept:
-        step("repaired and trimmed", left[0] - kept[0], left[1] - kept[1])
+        name = "repaired and trimmed" + (", divided among the splits" if hold_out == "ends" else "")
+        step(name, left[0] - kept[0], left[1] - kept[1])
     for split in SPLITS:
-        documents, size = counts[split]["documents"], counts[split]["bytes"]
-        rows.append([split, documents, size, "", "", _percent(documents, read[0])])
+        rows.append([split, counts[split]["documents"], counts[split]["bytes"], "", ""])
+        parts.append(counts[split]["bytes"])
+    shares = ["", *shares_of(parts, read)]
     pictures = pictures_in_a_row(
         draw_steps([(name, left, gone) for name, left, _, gone, _ in steps], "documents"),
         draw_steps([(name, left, gone) for name, _, left, _, gone in steps], "bytes"),
     )
     pictures += "<p>Blue is left after a step, orange is what it removed.</p>\n"
-    changes = table(["step", "documents", "bytes", "± documents", "± bytes", "share"], rows)
+    head = ["step", "documents", "bytes", "± documents", "± bytes", "share of bytes"]
+    changes = table(head, [[*row, share] for row, share in zip(rows, shares, strict=True)])
     return pictures + changes + f"<p>Removed nothing: {escape_text(', '.join(idle)) or 'none'}.</p>\n"
 
 
@@ -175,71 +191,11 @@ def _tokens(index: Json) -> str:
 def _duplicates(counts: Json) -> str:
     read = counts["read"]
     rows = [
-        [_plain(name), entry["documents"], _percent(entry["documents"], read["documents"]), entry["bytes"],
-         _percent(entry["bytes"], read["bytes"])]
+        [_plain(name), entry["documents"], percent(entry["documents"], read["documents"]), entry["bytes"],
+         percent(entry["bytes"], read["bytes"])]
         for name, entry in counts["dropped"].items() if name.endswith("duplicate") and entry["documents"]
     ]  # fmt: skip
     return table(["removed as", "documents", "share", "bytes", "share"], rows)
-
-
-def _contamination(report: Json, fetched: dict[str, Source]) -> str:
-    counts, planted = report["counts"], report["counts"]["planted"]
-
-    def sources_of(benchmark: str) -> list[str]:
-        return report["benchmarks"].get(benchmark, {}).get("sources", [])
-
-    rows = [
-        [
-            name,
-            ", ".join(sorted({fetched[of].licence if of in fetched else "unknown" for of in sources_of(name)})),
-            entry["items"],
-            entry["touched"],
-            _percent(entry["touched"], entry["items"]),
-            entry["unprotected"],
-        ]
-        for name, entry in counts["contamination"].items()
-    ]
-    found, flagged = planted["leaks_found"], planted["near_misses_flagged"]
-    measured = [
-        ["planted leaks that were found (recall)", f"{found} of {planted['leaks']}", _percent(found, planted["leaks"])],
-        ["findings that were leaks (precision)", f"{found} of {found + flagged}", _percent(found, found + flagged)],
-    ]
-    matches = [
-        [
-            match["words"],
-            quote(match["text"]),
-            "; ".join(
-                f"{name}: {', '.join(item.removeprefix(f'{name}/')[:_ID_CHARACTERS] for item in items)}"
-                for name, items in match["in"].items()
-            ),
-            _ACTIONS.get(match["action"], match["action"]),
-            match["source"],
-            short_hash(match["document"]),
-        ]
-        for match in _longest(report["matches"])
-    ]
-    head = ["benchmark or split", "licence", "items", "met in training text", "share", "too short to protect"]
-    settings = report["settings"]["decontaminate"]
-    return (
-        f"<p>A training document that has {settings['ngram']:,} words in a row with an item:"
-        f" {escape(_ACTIONS[settings['action']])}.</p>\n"
-        + table(head, rows)
-        + "<h3>What the search is worth</h3>\n"
-        + (table(["texts made to test it", "count", "share"], measured) if planted["leaks"] else NONE)
-        + "<h3>Longest matches</h3>\n"
-        + table(["words", "text", "is in", "what was done", "source", "document"], matches)
-    )
-
-
-def _longest(matches: list[Json]) -> list[Json]:
-    """Return the longest matches with each benchmark and split, the longest first, as they come."""
-    shown: Counter[str] = Counter()
-    chosen = []
-    for match in matches:
-        if any(shown[name] < _SHOWN_MATCHES for name in match["in"]):
-            shown.update(match["in"].keys())
-            chosen.append(match)
-    return chosen
 
 
 def _examples(examples: Json) -> str:
@@ -271,10 +227,6 @@ def _hashes(digest: str, report: Json, index: Json, fetched: dict[str, Source]) 
 
 def _value(value: Any) -> Markup:
     return Markup(f"<code>{escape_text(json.dumps(value, ensure_ascii=False))}</code>")
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.2f} %" if whole else ""
 
 
 def _signed(change: int) -> str:

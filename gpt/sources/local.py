@@ -9,6 +9,7 @@ from typing import Any
 
 from gpt.files import sha256_file, sha256_tree, write_json
 from gpt.paths import cache_folder
+from gpt.sources.hidden import is_hidden
 
 _SETTLED_NS = 2_000_000_000  # a file that was changed just now may change again within the same tick of its time
 
@@ -16,8 +17,9 @@ _SETTLED_NS = 2_000_000_000  # a file that was changed just now may change again
 def content_hash(path: Path) -> str | None:
     """Return the SHA-256 of a file, or of a folder's `sha256sum` listing in sorted order; None if there is no such path.
 
-    A file is read again only if its size, times or inode are others than when it was read last. The time of change is among
-    them, which nobody can set: a copy with the time of the file that it replaces is seen.
+    Hidden files in a folder do not count, as they are not fetched. A file is read again only if its size, times or inode are others
+    than when it was read last. The time of change is among them, which nobody can set: a copy with the time of the file that it
+    replaces is seen.
     """
     if not path.exists():
         return None
@@ -33,7 +35,7 @@ def content_hash(path: Path) -> str | None:
         seen[name] = [stamp, digest]
         return digest
 
-    found = sha256_tree(path, hash_of) if path.is_dir() else hash_of(path)
+    found = sha256_tree(path, hash_of, without=is_hidden) if path.is_dir() else hash_of(path)
     if seen != known:
         newest = time.time_ns() - _SETTLED_NS
         settled = {name: entry for name, entry in seen.items() if max(entry[0][1:3]) < newest}
@@ -42,7 +44,15 @@ def content_hash(path: Path) -> str | None:
 
 
 def _load(memory: Path) -> dict[str, Any]:
+    """Return [stamp, hash] by file, as `content_hash` wrote it; nothing if it did not, or if the file is damaged."""
     try:
-        return json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # nothing is remembered
+        known = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(known, dict):
+        return {}
+    return {
+        name: entry
+        for name, entry in known.items()
+        if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
+    }

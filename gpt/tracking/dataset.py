@@ -48,12 +48,13 @@ def describe_dataset(name: str, documents: Path, tokens: Path, fetched: dict[str
 def describe_contamination(documents: Path, tokens: Path) -> str | None:
     """Return how many items of each benchmark and split training documents had a passage of, and what was done about it.
 
-    As in `hellaswag 3/10042, test 0/2; cut`. None if the documents that `tokens` were made of are not at hand.
+    As in `hellaswag 3/10042, test 0/2; benchmarks cut, held_out report`. None if the documents of `tokens` are not at hand.
     """
     if not (report := read_report(documents, tokens)):
         return None
     found = (f"{name} {entry['touched']}/{entry['items']}" for name, entry in report["counts"]["contamination"].items())
-    return f"{', '.join(found)}; {report['settings']['decontaminate']['action']}"
+    actions = report["settings"]["decontaminate"]["action"]
+    return f"{', '.join(found)}; {', '.join(f'{whose} {action}' for whose, action in actions.items())}"
 
 
 def read_card(card: Path, tokens: Path) -> str | None:

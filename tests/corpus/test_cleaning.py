@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gpt.corpus.cleaning import Clean, clean_text
-from gpt.corpus.filters import Filtered, build_filters
+from gpt.corpus.filters import Filtered
 from gpt.errors import UserError
 from gpt.files import sha256_file
 from gpt.params import corpus as params
@@ -21,11 +21,13 @@ from gpt.params.sources import PypiSource
 from gpt.sources.fetch import bring
 from tests.corpus.raw import sent
 
-PLAIN = params.Clean(repair_unicode=False, remove_control_characters=False)
+PLAIN = params.Clean(repair_unicode=False, unescape_html=False, remove_control_characters=False)
 REPAIR = PLAIN.model_copy(update={"repair_unicode": True})
 CONTROL = PLAIN.model_copy(update={"remove_control_characters": True})
 STEERING = "\u200eleft\u200f\u202a\u202e\u2066\u2069 \u200d\u200c\u2028\xad"
-BOTH = params.Clean(repair_unicode=True, remove_control_characters=True)
+BOTH = params.Clean(repair_unicode=True, unescape_html=False, remove_control_characters=True)
+UNESCAPE = PLAIN.model_copy(update={"unescape_html": True})
+PREPARE = load_params(Path(__file__).parents[2] / "params.yaml").prepare
 
 
 @pytest.mark.parametrize(
@@ -41,10 +43,29 @@ BOTH = params.Clean(repair_unicode=True, remove_control_characters=True)
         # repair
         ("naÃ¯ve, itâ€™s", "naïve, it’s", REPAIR),
         ("naÃ¯ve", "naÃ¯ve", CONTROL),
-        ("fish &amp; chips", "fish & chips", REPAIR),
-        ("fish &amp; chips", "fish &amp; chips", CONTROL),
-        ("<b>\nfish &amp; chips", "<b>\nfish &amp; chips", REPAIR),
-        ("a&#13;b", "a\nb", REPAIR),
+        ("It’s naÃ¯ve — donâ€™t", "It’s naïve — don’t", REPAIR),
+        ("Ã la carte", "à la carte", REPAIR),
+        ("\x93quoted\x94", "“quoted”", REPAIR),
+        # what its author wrote stays
+        ('s.replace("&", "&amp;")', 's.replace("&", "&amp;")', BOTH),
+        ("naïve: write &amp;lt; for &lt;, é is &eacute;", "naïve: write &amp;lt; for &lt;, é is &eacute;", BOTH),
+        ("“a” ‘b’ «c» ﬁ ﬂ ＡＢＣ１２３，！ ｶﾅ 10³ ½ ™ … —", "“a” ‘b’ «c» ﬁ ﬂ ＡＢＣ１２３，！ ｶﾅ 10³ ½ ™ … —", BOTH),
+        ("line\u2028separator\u2029paragraph", "line\u2028separator\u2029paragraph", BOTH),
+        ("👩‍👩‍👧‍👦 👍🏽 ❤️ 🇩🇪 🏴󠁧󠁢󠁥󠁮󠁧󠁿", "👩‍👩‍👧‍👦 👍🏽 ❤️ 🇩🇪 🏴󠁧󠁢󠁥󠁮󠁧󠁿", BOTH),
+        ("مَرْحَبًا نمی‌خواهم", "مَرْحَبًا نمی‌خواهم", BOTH),
+        ("क्षत्रिय हिन्दी क्‍ष", "क्षत्रिय हिन्दी क्‍ष", BOTH),
+        ("ภาษาไทย น้ำ กำลัง", "ภาษาไทย น้ำ กำลัง", BOTH),
+        (r"$\alpha\&\beta$ \& \'e \ss ``q''", r"$\alpha\&\beta$ \& \'e \ss ``q''", BOTH),
+        (r'{"html": "&lt;p&gt; \u00e9 \n"}', r'{"html": "&lt;p&gt; \u00e9 \n"}', BOTH),
+        ("├── a\n│   └── b ─ ✓", "├── a\n│   └── b ─ ✓", BOTH),
+        ("# *a* `&nbsp;` [é](http://x/?a=1&copy=2)", "# *a* `&nbsp;` [é](http://x/?a=1&copy=2)", BOTH),
+        # entities, for text that was escaped: once
+        ("fish &amp; chips &eacute; &#233; &#x201c;", "fish & chips é é “", UNESCAPE),
+        ("&amp;lt; &lt;b&gt; <i>&amp;</i>", "&lt; <b> <i>&</i>", UNESCAPE),
+        ("?a=1&copy=2 &amp &nonsense;", "?a=1&copy=2 &amp &nonsense;", UNESCAPE),
+        ("na&Atilde;&macr;ve", "naïve", UNESCAPE.model_copy(update={"repair_unicode": True})),
+        ("a&#13;b", "a\nb", UNESCAPE),
+        ("a&#7;b", "ab", UNESCAPE),
         ("\x1b[1mbold\x07", "\x1b[1mbold\x07", REPAIR),
         # control characters
         ("\x1b[36;44mblue\x1b[0m", "blue", CONTROL),
@@ -81,9 +102,15 @@ FRAGMENTS = [
 @given(st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=12).map("".join))
 @hypothesis_settings(deadline=None, max_examples=500)
 def test_the_shortcut_changes_nothing_of_what_ftfy_does(text: str) -> None:
-    formatter = FTFYFormatter(remove_terminal_escapes=False, remove_control_chars=False)
+    formatter = FTFYFormatter(unescape_html=False, remove_terminal_escapes=False, remove_control_chars=False)
     expected = formatter.format(text).replace("\r\n", "\n").replace("\r", "\n")
     assert clean_text(text, REPAIR) == unicodedata.normalize("NFC", expected)
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=60))
+def test_no_ascii_is_repaired(text: str) -> None:
+    """Code above all: whatever stands in it was meant."""
+    assert clean_text(text, REPAIR) == text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 @given(st.text(st.characters(codec=None), max_size=30), st.sampled_from([PLAIN, CONTROL, BOTH]))
@@ -99,15 +126,26 @@ def test_clean_text_is_valid_and_stays_as_it_is(text: str, settings: params.Clea
         assert all(unicodedata.category(character) != "Cc" or character in "\t\n" for character in clean)
 
 
-def document(text: str, id_: str = "id") -> Document:
-    return Document(text, id_)
+def document(text: str, id_: str = "id", source: str = "web") -> Document:
+    return Document(text, id_, metadata={"source": source})
 
 
 def test_documents_that_are_empty_when_clean_go() -> None:
-    step = sent(Clean(BOTH))
+    step = sent(Clean(PREPARE.model_copy(update={"clean": BOTH})))
     cleaned = list(step.run(map(document, ["a\r\n", "\x00", " \ufeff", "b\x00"])))
     assert [document.text for document in cleaned] == ["a\n", "b"]
     assert step.report() == {"empty": 2}
+
+
+def test_sources_can_be_cleaned_differently() -> None:
+    by_source = {"forum": {"clean": {"unescape_html": True}}, "encodings": {"clean": {"repair_unicode": False}}}
+    step = sent(Clean(PREPARE.model_copy(update={"clean": BOTH, "by_source": by_source})))
+    documents = [document("a &lt; b naÃ¯ve\x07", source=source) for source in ("code", "forum", "encodings")]
+    assert [document.text for document in step.run(documents)] == [
+        "a &lt; b naïve",
+        "a < b naïve",
+        "a &lt; b naÃ¯ve",
+    ]
 
 
 SENTENCES = [
@@ -139,10 +177,9 @@ FINEWEB = {
 }  # fmt: skip
 
 
-def filters(*values: dict[str, Any]) -> Filtered:
-    prepare = load_params(Path(__file__).parents[2] / "params.yaml").prepare.model_dump()
-    settings = params.Prepare.model_validate(prepare | {"filters": values}).filters
-    return sent(Filtered(build_filters(settings)))
+def filters(*values: dict[str, Any], **by_source: list[dict[str, Any]]) -> Filtered:
+    change = {"filters": values, "by_source": {source: {"filters": own} for source, own in by_source.items()}}
+    return sent(Filtered(params.Prepare.model_validate(PREPARE.model_dump() | change)))
 
 
 def judge(step: Filtered, *texts: str) -> list[str]:
@@ -200,6 +237,15 @@ def test_filters_run_in_order_and_only_on_what_is_left() -> None:
     assert judge(step, *texts) == [GOOD]
     assert step.documents["c4", "lorem_ipsum"] == 1
     assert step.documents["c4", "empty"] == 2  # all their lines went
+
+
+def test_sources_can_be_filtered_differently() -> None:
+    step = filters(GOPHER, code=[], news=[C4])
+    documents = [document(text, source=source) for source in ("web", "code", "news") for text in ("short", GOOD)]
+    kept = [(kept.metadata["source"], kept.text) for kept in step.run(documents)]
+    assert kept == [("web", GOOD), ("code", "short"), ("code", GOOD), ("news", GOOD)]
+    counts = {kind: {reason: count["documents"] for reason, count in of.items()} for kind, of in step.report().items()}
+    assert counts == {"gopher_quality": {"gopher_short_doc": 1}, "c4": {"too_few_sentences": 1}}
 
 
 def test_lines_that_a_filter_drops_are_counted() -> None:

@@ -26,6 +26,7 @@ from gpt.tokens.shards import TokenReader
 from gpt.tokens.tokenize import tokenize
 from gpt.tokens.tokenizer import build_tokenizer
 from tests.conftest import ROOT
+from tests.corpus import readmes
 from tests.tasks.killed import run_and_kill
 from tests.tasks.power import Disk
 
@@ -121,7 +122,7 @@ def test_mapped_metadata_stays_with_the_document(corpus: Corpus) -> None:
     corpus.write({"a.jsonl": MANY}, source="first")
     corpus.write({"a.jsonl": json.dumps(record).encode()}, source="second")
     mapping = {"text_field": "body.text", "id_field": "nr", "metadata_fields": ["url"]}
-    corpus.prepare(SETTINGS.model_copy(update={"read_by_source": {"second": mapping}}))
+    corpus.prepare(SETTINGS.model_copy(update={"by_source": {"second": {"read": mapping}}}))
     (found,) = [record for split in SPLITS for record in corpus.records(split) if record["source"] == "second"]
     assert (found["text"], found["metadata"]) == ("hello", {"url": "x", "id": 7})
 
@@ -136,7 +137,7 @@ def test_what_is_read_is_kept_once_or_counted_with_a_reason(
 ) -> None:
     corpus = Corpus(tmp_path_factory.mktemp("corpus"))
     corpus.write({"a.jsonl": MANY + jsonl(*texts)})
-    clean = {"repair_unicode": False, "remove_control_characters": False}
+    clean = {"repair_unicode": False, "unescape_html": False, "remove_control_characters": False}
     counts = corpus.prepare(SETTINGS.model_copy(update={"clean": SETTINGS.clean.model_validate(clean)}))
     filled = [unicodedata.normalize("NFC", text) for text in texts if text.strip()]
     splits = corpus.splits()
@@ -252,8 +253,8 @@ def test_another_seed_gives_other_splits() -> None:
 REAL = SETTINGS.model_copy(update={"shards": 3, "deduplicate": SHARED.deduplicate, "test_fraction": 0.1})
 
 
-def write_real(corpus: Corpus) -> None:
-    """Write documents of which some are nearly the same and some hold a benchmark's item, in several files."""
+def write_real(corpus: Corpus, licence: str = readmes.MIT) -> None:
+    """Write documents of which some are nearly the same, some hold a benchmark's item and some a licence, in several files."""
     choose = random.Random(0)
     items = [prose(40, seed) for seed in range(1000, 1010)]
     corpus.write_benchmark("quiz", *items)
@@ -261,11 +262,12 @@ def write_real(corpus: Corpus) -> None:
     for number in range(6):
         texts = [choose.choice(originals) + choose.choice(["", "", f" end {number}"]) for _ in range(20)]
         texts += [f"{prose(150, 2000 + number)} {choose.choice(items)} {prose(150, 3000 + number)}"]
+        texts += [f"{prose(300, 4000 + 10 * number + place)} {licence}" for place in range(4)]
         corpus.write({f"{number}.jsonl": jsonl(*texts)})
 
 
 def test_neither_duplicates_nor_what_judges_are_trained_on(corpus: Corpus) -> None:
-    write_real(corpus)
+    write_real(corpus, licence="")
     counts = corpus.prepare(REAL, "quiz")
     assert counts["dropped"]["exact_duplicate"]["documents"] > 0
     assert counts["dropped"]["near_duplicate"]["documents"] > 0
@@ -288,7 +290,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Corpus, str]:
     """A corpus prepared by one worker, and the hash of its documents."""
     corpus = Corpus(tmp_path_factory.mktemp("reference"))
     write_real(corpus)
-    corpus.prepare(REAL, "quiz")
+    counts = corpus.prepare(REAL, "quiz")
+    assert counts["common_ngrams"] and counts["cut"]["documents"], "or it tests less"
     return corpus, sha256_tree(corpus.output)
 
 
@@ -314,6 +317,8 @@ def test_the_number_of_shards_changes_files_but_no_document(
         assert there == here
         described = [json.loads((each.output / "documents.json").read_text())[split] for each in (reference[0], corpus)]
         assert described[0]["sha256"] == described[1]["sha256"]
+    reports = [json.loads((each.output / "report.json").read_text()) for each in (reference[0], corpus)]
+    assert reports[0]["common"] and reports[0]["common"] == reports[1]["common"]
 
 
 RUN = """
@@ -328,7 +333,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("phase", ["read", "n-grams", "decontaminate"])
+@pytest.mark.parametrize("phase", ["read", "n-grams-held_out", "shared", "decontaminate"])
 def test_a_killed_run_goes_on_and_makes_the_same_bytes(
     corpus: Corpus, reference: tuple[Corpus, str], phase: str
 ) -> None:
@@ -416,10 +421,165 @@ def test_a_corpus_without_text_is_refused(corpus: Corpus, files: dict[str, bytes
     assert not corpus.metrics.exists()
 
 
-def test_a_split_without_documents_is_refused(corpus: Corpus) -> None:
-    corpus.write({"a.txt": b"the only document"})
-    with pytest.raises(UserError, match="none of 1 documents falls into"):
-        corpus.prepare()
+def fails(corpus: Corpus, **change: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        corpus.prepare(SETTINGS.model_copy(update=change))
+    assert not corpus.output.exists()
+    assert not corpus.metrics.exists()
+    return str(caught.value)
+
+
+def test_a_corpus_of_one_document_is_told_how_to_have_several(corpus: Corpus) -> None:
+    """What nanoGPT's input.txt is: another seed cannot help it."""
+    corpus.write({"input.txt": prose(5000, seed=1).encode()})
+    message = fails(corpus)
+    assert "there is one document" in message
+    for key in ("prepare.read.separator", "prepare.read.pattern", "prepare.hold_out: ends"):
+        assert key in message
+    assert "split_seed" not in message
+
+
+def test_copies_of_one_document_are_one_and_said_to_be(corpus: Corpus) -> None:
+    corpus.write({"a.jsonl": jsonl(*["the same"] * 50)})
+    assert (
+        "is empty: after what goes (exact duplicate 49; change what drops them if that is wrong) there is one"
+        in fails(corpus)
+    )
+
+
+def test_a_split_that_no_document_falls_into_is_told_what_to_change(corpus: Corpus) -> None:
+    corpus.write({"a.jsonl": jsonl("one", "two")})
+    message = fails(corpus)
+    assert "none of 2 documents falls into it; change prepare.split_seed or the fractions" in message
+    assert "prepare.hold_out: ends" in message
+
+
+def test_when_nothing_is_left_to_train_on_the_error_names_what_was_shared(corpus: Corpus) -> None:
+    header = prose(30, seed=1)
+    corpus.write({"a.jsonl": jsonl(*(f"{header} {number}" for number in range(40)))})
+    decontaminate = {"action": {"benchmarks": "cut", "held_out": "cut"}, "ngram": 13, "max_documents": 0}
+    decontaminate |= {"window": 200, "min_characters": 200, "max_pieces": 10}
+    settings = SETTINGS.decontaminate.model_validate(decontaminate)
+    message = fails(corpus, decontaminate=settings)
+    trained = sum(choose_split(digest, SETTINGS) == "train" for digest in digests(header))
+    assert f"prepare.decontaminate drops all {trained} training documents, which share 13 words in a row" in message
+    assert repr(header[:80]) in message
+    assert "prepare.decontaminate.max_documents (now 0)" in message
+    counts = corpus.prepare()  # with the limit of params.yaml it is boilerplate
+    assert counts["train"]["documents"] == trained
+    assert counts["cut"]["documents"] == 0
+    report = json.loads((corpus.output / "report.json").read_text())
+    assert [(passage["documents"], passage["in"]) for passage in report["common"]] == [
+        (trained, ["test", "validation"])
+    ]
+    assert report["contaminated"]["test"]["common"], "they have nothing else to be found by"
+
+
+def digests(header: str) -> list[bytes]:
+    return [hashlib.sha256(f"{header} {number}".encode()).digest() for number in range(40)]
+
+
+ENDS = SETTINGS.model_copy(update={"hold_out": "ends", "validation_fraction": 0.1, "test_fraction": 0.1})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"line {number} of {prose(8, number)}\n" for number in range(400)),
+        prose(3000, seed=1),
+        "".join(chr(0x4E00 + number * 7 % 20_000) for number in range(5000)),
+        "".join(f"👩‍👩‍👧‍👦{number}e\u0301" for number in range(500)),
+        "".join(map(str, range(2000))),
+    ],
+    ids=["lines", "words", "no spaces", "emoji", "one word"],
+)
+def test_the_end_of_a_text_can_be_held_out_as_nanogpt_does(corpus: Corpus, text: str) -> None:
+    text = unicodedata.normalize("NFC", text)
+    corpus.write({"input.txt": text.encode()})
+    corpus.prepare(ENDS.model_copy(update={"decontaminate": REPORT}))
+    splits = {split: "".join(texts) for split, texts in corpus.splits().items()}
+    assert splits["train"] + splits["validation"] + splits["test"] == text
+    for split, share in (("train", 0.8), ("validation", 0.1), ("test", 0.1)):
+        assert len(splits[split]) == pytest.approx(share * len(text), abs=0.02 * len(text) + 20)
+    for part in (splits["validation"], splits["test"]):
+        assert unicodedata.combining(part[0]) == 0 and part[0] not in "\u200d\ufe0f"
+    if "\n" in text:
+        assert splits["train"].endswith("\n") and splits["validation"].endswith("\n")
+
+
+REPORT = SETTINGS.decontaminate.model_copy(
+    update={"action": SETTINGS.decontaminate.action.model_copy(update={"benchmarks": "report", "held_out": "report"})}
+)
+
+
+def test_the_ends_of_many_texts_are_held_out_and_new_texts_move_none(tmp_path: Path) -> None:
+    texts = [prose(200, seed) for seed in range(12)]
+    few, more = Corpus(tmp_path / "few"), Corpus(tmp_path / "more")
+    few.write({"a.jsonl": jsonl(*texts[:6])})
+    few.prepare(ENDS)
+    more.write({"a.jsonl": jsonl(*reversed(texts))})
+    more.prepare(ENDS)
+    for split in SPLITS:
+        assert len(few.records(split)) == 6
+        assert set(few.splits()[split]) <= set(more.splits()[split])
+
+
+def test_texts_too_short_to_hold_out_their_ends_are_told(corpus: Corpus) -> None:
+    corpus.write({"a.jsonl": jsonl("a", "b")})
+    assert "no end of a document is left to hold out" in fails(corpus, hold_out="ends")
+    corpus.write({"a.jsonl": jsonl("x" * 5000)})
+    message = fails(corpus, hold_out="ends", validation_fraction=0.25, test_fraction=0.25)
+    assert "after what goes (exact duplicate 1; " in message and "no end of a document is left" in message
+
+
+def test_a_source_can_keep_its_copies_and_those_of_others_still_go(corpus: Corpus) -> None:
+    """Each source says what happens to its own documents; of several the first named source's stays, as ever."""
+    copies, near = [f"copied {number}" for number in range(8)], [prose(200, seed) for seed in range(8)]
+    for source in ("a-web", "b-books", "c-forum"):
+        texts = [*copies, *copies, *(f"{text} {source}" for text in near)]
+        corpus.write({"a.jsonl": jsonl(*texts, *(f"{source} {number}" for number in range(30)))}, source=source)
+    deduplicate = SHARED.deduplicate.model_copy(update={"buckets": 20, "hashes": 4})
+    by_source = {"b-books": {"deduplicate": {"exact": False, "minhash": False}}}
+    corpus.prepare(
+        SETTINGS.model_copy(update={"deduplicate": deduplicate, "by_source": by_source, "decontaminate": REPORT})
+    )
+    found = Counter((record["source"], record["text"]) for split in SPLITS for record in corpus.records(split))
+    trained = Counter((record["source"], record["text"]) for record in corpus.records("train"))
+    for text in copies:
+        assert [found[source, text] for source in ("a-web", "b-books", "c-forum")] == [1, 2, 0]
+    for text in near:
+        assert found["b-books", f"{text} b-books"] == 1
+        assert sum(trained[source, f"{text} {source}"] for source in ("a-web", "c-forum")) <= 1
+
+
+def test_one_source_alone_can_be_deduplicated(corpus: Corpus) -> None:
+    for source in ("a-web", "b-books"):
+        texts = [*["copied"] * 3, *(f"{source} {number}" for number in range(30))]
+        corpus.write({"a.jsonl": jsonl(*texts)}, source=source)
+    deduplicate = SETTINGS.deduplicate.model_copy(update={"exact": False})
+    by_source = {"b-books": {"deduplicate": {"exact": True}}}
+    counts = corpus.prepare(SETTINGS.model_copy(update={"deduplicate": deduplicate, "by_source": by_source}))
+    found = Counter((record["source"], record["text"]) for split in SPLITS for record in corpus.records(split))
+    assert [found[source, "copied"] for source in ("a-web", "b-books")] == [3, 0]
+    assert counts["dropped"]["exact_duplicate"]["documents"] == 3
+
+
+def test_sources_are_read_cleaned_and_filtered_each_in_its_way(corpus: Corpus) -> None:
+    escaped = "s = '&amp;' # naÃ¯ve"
+    corpus.write({"a.jsonl": MANY})
+    for source in ("code", "forum"):
+        corpus.write({"a.txt": f"{escaped} {source}|short".encode()}, source=source)
+    kept = {"kind": "gopher_quality", "min_doc_words": 2, "max_doc_words": 0, "min_avg_word_length": 0}
+    kept |= {"max_avg_word_length": 0, "max_symbol_word_ratio": 0.0, "max_bullet_lines_ratio": 0.0}
+    kept |= {"max_ellipsis_lines_ratio": 0.0, "max_non_alpha_words_ratio": 0.0, "min_stop_words": 0}
+    by_source = {
+        "code": {"clean": {"repair_unicode": False}},
+        "forum": {"read": {"separator": "|"}, "clean": {"unescape_html": True}, "filters": [kept]},
+    }
+    corpus.prepare(Prepare.model_validate(SETTINGS.model_dump() | {"by_source": by_source}))
+    texts = {(record["source"], record["text"]) for split in SPLITS for record in corpus.records(split)}
+    assert {text for source, text in texts if source == "code"} == {f"{escaped} code|short"}
+    assert {text for source, text in texts if source == "forum"} == {"s = '&' # naïve forum"}
 
 
 def test_a_benchmark_that_judges_nothing_changes_no_byte(corpus: Corpus) -> None:

@@ -268,7 +268,7 @@ DAMAGED: dict[str, tuple[str, Damage, str]] = {
     "prepare: bad JSONL": ("prepare", raw("a.jsonl", b'{"text": "a"}\n{"text'), r"a\.jsonl: line 2: not valid JSON"),
     "prepare: another field": ("prepare", raw("a.jsonl", b'{"body": "a"}\n'), r"a\.jsonl: line 1: has no text field"),
     "prepare: no Parquet": ("prepare", raw("a.parquet", b"PAR1 not"), r"a\.parquet: the Parquet file breaks off"),
-    "prepare: one document": ("prepare", raw("a.txt", b"a"), "none of 1 documents falls into"),
+    "prepare: one document": ("prepare", raw("a.txt", b"a"), r"there is one document.*prepare\.read\.separator"),
     "prepare: unwritable metrics": ("prepare", replace_by_file("metrics"), "metrics"),
     "tokenizer: no documents": ("tokenizer", remove(paths.DOCUMENTS), r"documents\.json: not found; run `gpt prepare`"),
     "tokenizer: damaged": ("tokenizer", cut(paths.DOCUMENTS / "train_00000.jsonl"), r"train_00000\.jsonl: SHA-256 is "),

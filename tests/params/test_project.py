@@ -103,7 +103,12 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
         ("prepare.read.format", "csv"),
         ("prepare.malformed", "ignore"),
         ("prepare.deduplicate.hashes", 0),
-        ("prepare.decontaminate.action", "mask"),
+        ("prepare.decontaminate.action", "cut"),
+        ("prepare.decontaminate.action.benchmarks", "mask"),
+        ("prepare.decontaminate.action.held_out", ""),
+        ("prepare.decontaminate.max_documents", -1),
+        ("prepare.clean.unescape_html", "auto"),
+        ("prepare.hold_out", "end"),
         ("prepare.decontaminate.ngram", 1),
         ("prepare.validation_fraction", 0),
         ("prepare.validation_fraction", 1),
@@ -245,6 +250,52 @@ def test_values_that_do_not_fit_each_other_are_refused(tmp_path: Path, change: d
     (line,) = faults(tmp_path, changed(**change))
     assert line.startswith("params.yaml: ")
     assert message in line
+
+
+GOPHER = {"kind": "gopher_quality", "min_doc_words": "many"}
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"separator": "|"}, "by_source.shakespeare: separator cannot differ; read, clean, filters, deduplicate can"),
+        ({"read": {"seperator": "|"}}, "by_source.shakespeare.read.seperator = '|': extra inputs are not permitted"),
+        ({"read": {"separator": "|", "pattern": "a"}}, "separator and pattern both say"),
+        ({"read": "text"}, "by_source.shakespeare.read = 'text': must be keys of read with their values"),
+        ({"clean": {"repair_unicode": "no"}}, "by_source.shakespeare.clean.repair_unicode = 'no'"),
+        ({"filters": [GOPHER]}, "by_source.shakespeare.filters.0.gopher_quality.min_doc_words = 'many'"),
+        ({"filters": {}}, "by_source.shakespeare.filters = {}"),
+        ({"deduplicate": {"exact": 1}}, "by_source.shakespeare.deduplicate.exact = 1"),
+        ({"deduplicate": {"ngram": 4}}, "deduplicate: ngram must be the same for all sources"),
+        ({"decontaminate": {}}, "by_source.shakespeare: decontaminate cannot differ"),
+    ],
+)
+def test_what_a_source_has_otherwise_is_checked_and_named(tmp_path: Path, own: dict[str, Any], message: str) -> None:
+    (line,) = faults(tmp_path, changed(prepare={"by_source": {"shakespeare": own}}))
+    assert line.startswith("params.yaml: prepare: by_source")
+    assert message in line
+
+
+def test_a_source_has_what_all_have_but_for_its_own(tmp_path: Path) -> None:
+    own = {"read": {"separator": "|"}, "clean": {"unescape_html": True}, "deduplicate": {"minhash": False}}
+    prepare = load_values(tmp_path, changed(prepare={"by_source": {"shakespeare": own}})).prepare
+    found = prepare.of("shakespeare")
+    assert (found.read.separator, found.clean.unescape_html, found.deduplicate.minhash) == ("|", True, False)
+    assert (found.clean.repair_unicode, found.deduplicate.exact) == (True, True)
+    assert prepare.of("another") == prepare.of("a third")
+    assert prepare.of("another").read == prepare.read
+
+
+@pytest.mark.parametrize(("key", "name"), [("prepare.by_source", "by_source"), ("prepare.read_by_source", "moved")])
+def test_an_unknown_source_and_the_former_key_are_named(tmp_path: Path, key: str, name: str) -> None:
+    if name == "moved":
+        values = changed(prepare={"read_by_source": {}})
+        del values["prepare"]["by_source"]
+        (line,) = faults(tmp_path, values)
+        assert "prepare.read_by_source = {}: the key has moved to prepare.by_source" in line
+    else:
+        (line,) = faults(tmp_path, changed(prepare={"by_source": {"wikipedia": {}}}))
+        assert "prepare.by_source: wikipedia is no source of fetch.sources; known are shakespeare" in line
 
 
 def test_a_long_value_is_shortened(tmp_path: Path) -> None:

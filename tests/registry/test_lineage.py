@@ -174,7 +174,11 @@ def test_a_version_and_its_lineage_say_what_was_contaminated(project: Path, para
     write_json(path, report)
     model = register(params, project)
     tags = store.client().get_model_version(model.name, str(model.version)).tags
-    assert tags["contaminated_items"] == "piqa 2/9; cut"
-    assert re.search(r"^contaminated_items +piqa 2/9; cut$", describe(model.uri, model.name), re.MULTILINE)
+    assert tags["contaminated_items"] == "piqa 2/9; benchmarks cut, held_out cut"
+    assert re.search(
+        r"^contaminated_items +piqa 2/9; benchmarks cut, held_out cut$",
+        describe(model.uri, model.name),
+        re.MULTILINE,
+    )
     path.unlink()
     assert collect(project).contaminated_items == "none"

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gpt import paths
 from gpt.commands.main import main
@@ -20,6 +22,7 @@ from gpt.errors import UserError
 from gpt.files import sha256_file
 from gpt.params.project import load_params
 from gpt.reports.data_card import write_card
+from gpt.reports.page import shares_of
 from gpt.sources import benchmarks
 from gpt.sources import fetch as sources
 from gpt.tokens.shards import data_id
@@ -109,7 +112,14 @@ def write(project: Path, output: Path, **change: Any) -> str:
 
 def test_no_text_acts_on_the_page_and_the_page_needs_nothing_else(project: Path, tmp_path: Path) -> None:
     match = {"document": EVIL, "source": EVIL, "action": "cut", "words": 13, "text": EVIL, "in": {EVIL: ["0"]}}
-    html = write(project, tmp_path / "data.html", matches=[match], examples={EVIL: [{"text": EVIL, EVIL: EVIL}, EVIL]})
+    passage = {"documents": 11, "words": 13, "text": EVIL, "in": [EVIL]}
+    html = write(
+        project,
+        tmp_path / "data.html",
+        matches=[match],
+        common=[passage],
+        examples={EVIL: [{"text": EVIL, EVIL: EVIL}, EVIL]},
+    )
     page = Page(html)
     assert page.tags.isdisjoint({"script", "img", "link", "iframe", "object", "base", "form", "a"})
     assert page.tags == Page(write(project, tmp_path / "other.html")).tags
@@ -149,8 +159,49 @@ def test_the_card_accounts_for_every_document_and_byte(project: Path, tmp_path: 
     assert numbers[-1][:2] == [sum(counts[split][key] for split in SPLITS) for key in ("documents", "bytes")]
     removed = {row[0]: row[3] for row in rows}
     assert removed["exact duplicate"] == "-7"
+    shares = [row[5] for row in page.rows[steps + 2 : steps + len(rows) + 4]]
+    assert sum(hundredths(share) for share in shares) == 10_000, "what was removed and the splits are all that was read"
     assert counts["contamination"]["test"]["touched"] and counts["cut"]["documents"], "or it tests nothing"
     assert int(removed["cut into pieces"]) == counts["cut"]["pieces"] - counts["cut"]["documents"]
+
+
+def hundredths(share: str) -> int:
+    return round(100 * float(share.removesuffix(" %")))
+
+
+@given(st.lists(st.integers(-5, 1000), min_size=1, max_size=12))
+def test_shares_add_up_to_the_whole(parts: list[int]) -> None:
+    whole = sum(parts)
+    if whole <= 0:
+        return
+    shares = [hundredths(share) for share in shares_of(parts, whole)]
+    assert sum(shares) == 10_000
+    assert all(abs(share - 10_000 * part / whole) < 1 for share, part in zip(shares, parts, strict=True))
+
+
+def test_shares_of_sources_add_up_to_all_training_tokens(project: Path, tmp_path: Path) -> None:
+    page = Page(write(project, tmp_path / "data.html"))
+    rows = [row for row in page.rows if row[0] in ("forum", "books") and len(row) == 9]
+    assert len(rows) == 2
+    assert sum(hundredths(row[7]) for row in rows) == 10_000
+
+
+def test_a_text_whose_end_is_held_out_is_accounted_for_too(tmp_path: Path) -> None:
+    (tmp_path / "input.txt").write_text(
+        "".join(f"line {number} of one text\n" for number in range(500)), encoding="utf-8"
+    )
+    change = small_change(tmp_path / "input.txt")
+    change["prepare"] |= {"hold_out": "ends"}
+    write_params(tmp_path, change)
+    params = load_params(tmp_path / "params.yaml")
+    sources.fetch(params.fetch.sources, tmp_path / paths.RAW)
+    benchmarks.build_benchmarks(params.fetch.benchmarks, tmp_path / paths.BENCHMARKS)
+    prepare_data(tmp_path)
+    page = Page(write(tmp_path, tmp_path / "data.html"))
+    assert page.row("repaired and trimmed, divided among the splits")[2:4] == ["+2", "0"]
+    shares = [row[5] for row in page.rows if row[0] in SPLITS and len(row) == 6]
+    assert len(shares) == 3
+    assert sum(map(hundredths, shares)) == 10_000
 
 
 def test_the_card_names_the_data_their_sources_hashes_and_settings(project: Path, tmp_path: Path) -> None:
@@ -166,9 +217,13 @@ def test_the_card_names_the_data_their_sources_hashes_and_settings(project: Path
 
 
 def test_what_there_is_none_of_is_said_to_be_none(project: Path, tmp_path: Path) -> None:
-    page = Page(write(project, tmp_path / "data.html", matches=[], examples={}))
+    page = Page(write(project, tmp_path / "data.html", matches=[], common=[], examples={}))
     assert page.sections["Examples of what was removed"].split() == ["Examples", "of", "what", "was", "removed", "none"]
-    assert page.sections["Contamination"].split("Longest matches")[1].strip() == "none"
+    matches, common = (
+        page.sections["Contamination"].split("Longest matches")[1].split("What many training documents share")
+    )
+    assert matches.strip() == "none"
+    assert common.split()[-1] == "none"
 
 
 def test_the_command_writes_the_card_and_asks_for_a_report_that_is_missing(

@@ -1,5 +1,6 @@
 """What `gpt data diff` says, in a real git repository with a real DVC cache."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from gpt import paths
+from gpt.commands.inputs import write_inputs
 from gpt.commands.main import main
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_file
@@ -94,6 +96,84 @@ def test_it_says_which_sources_settings_documents_and_tokens_changed(
     )
     assert f"  {grown}: 1 added, 0 removed, {documents} the same" in lines
     assert any(line.startswith("  train made-up: documents") and "tokens" in line for line in lines)
+
+
+def lock(**params: dict[str, object]) -> None:
+    """Write what DVC notes of stages' settings when it has run them."""
+    path = Path("dvc.lock")
+    values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    for stage, noted in params.items():
+        values["stages"].setdefault(stage, {"cmd": "true"})["params"] = {"params.yaml": noted}
+    YAML().dump(values, path)
+
+
+def test_a_stage_that_has_not_run_since_its_settings_changed_is_named(repository: Path) -> None:
+    """Its figures are of before: "documents: the same" alone would be wrong."""
+    params = load_params()
+    noted = {
+        "prepare": {
+            "prepare.split_seed": params.prepare.split_seed,
+            "prepare.clean": params.section("prepare")["clean"],
+        },
+        "tokenizer": {"tokenizer": params.section("tokenizer")},
+        "tokenize": {"tokenize": params.section("tokenize")},
+    }
+    lock(**noted)
+    assert diff(repository, "HEAD")[2:] == ["documents: the same", "tokens: the same"]
+    seed = params.prepare.split_seed
+    change(prepare={"split_seed": seed + 1})
+    assert diff(repository, "HEAD")[2:] == [
+        f"  prepare.split_seed: {seed} → {seed + 1}",
+        "documents: the same",
+        "tokens: the same",
+        "the working tree has figures of data from before its params.yaml; `dvc repro tokenize` makes them anew",
+        f"  prepare has not run with prepare.split_seed = {seed + 1} (ran with {seed})",
+        "  tokenizer has not run after prepare",
+        "  tokenize has not run after prepare",
+    ]
+    git(repository, "add", "-A")
+    git(repository, "commit", "-qm", "settings without the data")
+    assert diff(repository, "HEAD")[4].startswith("HEAD has figures of data from before its params.yaml")
+    change(prepare={"split_seed": seed}, tokenize={"weights": {"made-up": 2.0}})
+    assert diff(repository, "HEAD~1")[-2:] == [
+        "the working tree has figures of data from before its params.yaml; `dvc repro tokenize` makes them anew",
+        "  tokenize has not run with tokenize.weights = none (ran with {}), tokenize.weights.made-up = 2.0 (ran with none)",
+    ]
+
+
+def test_sources_that_were_not_fetched_are_named(repository: Path) -> None:
+    write_inputs(load_params())
+    noted = Path("data/inputs/fetch.json")
+    path = Path("dvc.lock")
+    values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    digest = hashlib.md5(noted.read_bytes(), usedforsecurity=False).hexdigest()
+    values["stages"]["fetch"] = {"cmd": "true", "deps": [{"path": noted.as_posix(), "md5": digest}]}
+    YAML().dump(values, path)
+    late = "  fetch has not run with the sources of params.yaml"
+    assert late not in diff(repository, "HEAD")
+    with Path("text.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"text": "more"}\n')
+    listed = {"name": "made-up", "kind": "local", "path": str(Path("text.jsonl").absolute()), "licence": "none"}
+    change(fetch={"sources": [listed | {"sha256": sha256_file(Path("text.jsonl"))}]})
+    lines = diff(repository, "HEAD")
+    assert lines[-2:] == [late, "  prepare has not run after fetch"]
+    write_inputs(load_params())  # what `dvc repro` does first; then the fetch failed
+    assert diff(repository, "HEAD") == lines
+
+
+def test_a_stage_that_has_not_run_at_all_is_named(repository: Path) -> None:
+    paths.TOKENIZE_METRICS.unlink()
+    assert diff(repository, "HEAD") == [
+        "sources: the same",
+        "settings: the same",
+        "documents: the same",
+        "tokens: tokenize has not run in the working tree; `dvc repro tokenize` runs it",
+    ]
+    paths.PREPARE_METRICS.unlink()
+    assert (
+        diff(repository, "HEAD")[2]
+        == "documents: prepare has not run in the working tree; `dvc repro tokenize` runs it"
+    )
 
 
 def test_documents_that_are_not_at_hand_are_named_with_what_brings_them(repository: Path) -> None:

@@ -55,3 +55,17 @@ def test_a_file_that_changed_just_now_is_not_remembered(folder: Path, monkeypatc
 
 def test_what_is_not_there_has_no_hash(folder: Path) -> None:
     assert content_hash(folder / "c.txt") is None
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    ["[]", "1", '"text"', "null", '{"a.txt": 1}', '{"a.txt": [[1], 2]}', '{"a.txt": []}', "[" * 100_000, "{", "\0"],
+)
+def test_a_memory_that_is_damaged_is_forgotten(folder: Path, tmp_path: Path, damaged: str) -> None:
+    before = content_hash(folder)
+    (memory,) = (tmp_path / "cache" / "hashes").iterdir()
+    memory.write_text(damaged)
+    assert content_hash(folder) == before
+    assert content_hash(folder) == before
+    memory.write_bytes(b"\xff\xfe")
+    assert content_hash(folder) == before

@@ -66,7 +66,7 @@ def test_a_dataset_says_what_the_data_are_and_fits_into_mlflow(project: Path) ->
     _validate_dataset(Dataset(many["name"], many["digest"], "dvc", many["source"], profile=many["profile"]))
     assert "1000" in many["source"]
     assert json.loads(many["profile"])["contamination"]["piqa"]["touched"] == 2
-    assert describe_contamination(paths.DOCUMENTS, paths.TOKENS) == "piqa 2/9; cut"
+    assert describe_contamination(paths.DOCUMENTS, paths.TOKENS) == "piqa 2/9; benchmarks cut, held_out cut"
 
 
 def test_what_is_said_of_other_documents_is_not_said_of_these_tokens(project: Path) -> None:

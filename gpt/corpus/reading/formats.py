@@ -25,6 +25,7 @@ _SIGNATURES = {
 # Rows at a time: a batch of long documents is held in memory, and 256 are no faster than 64.
 _PARQUET_ROWS = 64
 _PARQUET_BUFFER_BYTES = 1 << 20
+_LOOKED_AT = 100  # characters, to tell what it is
 _ABSENT = object()
 
 
@@ -107,7 +108,7 @@ def _load_leniently(line: bytes, error: Exception) -> Any:
 
     decode(line)
     if b"\0" in line:
-        raise Fault("nul_bytes", "holds NUL bytes, so it is no text")
+        raise nul_bytes(line.decode())
     if _SURROGATE.search(line):
         try:
             record = json.loads(line, parse_constant=_refuse)
@@ -139,7 +140,7 @@ def read_parquet(path: Path, settings: Read, limit: int, span: Span | None = Non
             if not _has_column(schema, settings.text_field):
                 raise UserError(
                     f"{path}: has no column {settings.text_field!r} but {', '.join(schema.names)};"
-                    " set prepare.read.text_field, or that of prepare.read_by_source"
+                    " set prepare.read.text_field, or that of the source in prepare.by_source"
                 )
             columns = [name for name in (settings.text_field, *fields) if _has_column(schema, name)]
             groups, number = _row_groups(file.metadata, span)
@@ -257,6 +258,13 @@ def decode(data: bytes) -> str:
     except UnicodeDecodeError as error:
         looks = next((f"; {what}" for start, what in _SIGNATURES.items() if data.startswith(start)), "")
         raise Fault("not_utf8", f"not UTF-8 text (byte {error.start}{looks})") from None
+
+
+def nul_bytes(text: str) -> Fault:
+    """Return the fault of a text with NUL bytes; in UTF-16 without a byte order mark every second one is."""
+    begins = text[:_LOOKED_AT]
+    looks = "; it looks like UTF-16: convert it to UTF-8" if 3 * begins.count("\0") > len(begins) else ""
+    return Fault("nul_bytes", f"holds NUL bytes, so it is no text{looks}")
 
 
 def too_long(number: int, limit: int) -> Fault:

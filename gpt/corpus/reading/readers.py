@@ -15,7 +15,7 @@ import orjson
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from gpt.corpus.reading.formats import Record, read_jsonl, read_parquet, read_text
+from gpt.corpus.reading.formats import Record, nul_bytes, read_jsonl, read_parquet, read_text
 from gpt.corpus.reading.streams import COMPRESSIONS, Fault, Span
 from gpt.corpus.reading.warc import read_warc
 from gpt.errors import UserError
@@ -37,8 +37,8 @@ _BY_ENDING = {ending: kind for kind, (_, _, endings) in _FORMATS.items() for end
 _ADVICE = {
     "not_utf8": "convert it to UTF-8",
     "nul_bytes": "take it out of the source",
-    "missing_text": "set prepare.read.text_field, or that of prepare.read_by_source",
-    "text_not_a_string": "set prepare.read.text_field, or that of prepare.read_by_source",
+    "missing_text": "set prepare.read.text_field, or that of the source in prepare.by_source",
+    "text_not_a_string": "set prepare.read.text_field, or that of the source in prepare.by_source",
     "too_long": "raise prepare.max_document_bytes if the memory is there",
     "truncated": "bring the whole file",
     "corrupt": "bring an undamaged copy",
@@ -97,7 +97,7 @@ class ReadSources(PipelineStep):
 
     def _read_piece(self, piece: Piece) -> Iterator[Document]:
         source, name, kind, span = piece
-        settings = self.settings.reading(source)
+        settings = self.settings.of(source).read
         path = self.raw / source / name
         reader, unit, _ = _FORMATS[kind]
         place = str(path)
@@ -142,7 +142,7 @@ class ReadSources(PipelineStep):
         if not isinstance(text, str):
             raise Fault("text_not_a_string", f"its text is of type {type(text).__name__}")
         if "\0" in text:
-            raise Fault("nul_bytes", "holds NUL bytes, so it is no text")
+            raise nul_bytes(text)
         # A Parquet row: others were measured before they were read.
         if len(text) > (limit := self.settings.max_document_bytes) or 4 * len(text) > limit < len(text.encode()):
             raise Fault("too_long", f"longer than prepare.max_document_bytes ({self.settings.max_document_bytes})")
@@ -168,7 +168,7 @@ def list_pieces(raw: Path, settings: Prepare) -> list[Piece]:
     pieces: list[Piece] = []
     for source, name, size in list_files(raw):
         path = raw / source / name
-        kind = _choose_format(path, settings.reading(source))
+        kind = _choose_format(path, settings.of(source).read)
         if kind in _DIVISIBLE and size > _PIECE_BYTES and path.suffix.lower() not in COMPRESSIONS:
             pieces += [
                 Piece(source, name, kind, (start, start + _PIECE_BYTES)) for start in range(0, size, _PIECE_BYTES)

@@ -188,8 +188,8 @@ def test_sources_can_be_read_differently(raw: Raw) -> None:
     raw.write("a.txt", b"one|two", source="whole")
     raw.write("a.data", b'{"body": "three"}\n', source="named")
     values = settings().model_dump()
-    by_source = {"split": {"separator": "|"}, "named": {"format": "jsonl", "text_field": "body"}}
-    assert raw.texts(settings().model_validate(values | {"read_by_source": by_source})) == [
+    by_source = {"split": {"read": {"separator": "|"}}, "named": {"read": {"format": "jsonl", "text_field": "body"}}}
+    assert raw.texts(settings().model_validate(values | {"by_source": by_source})) == [
         "one",
         "two",
         "one|two",
