@@ -13,8 +13,8 @@ MOST_FILES = 12
 
 # From the ground up: a file imports its own floor and those before it. The files on the first floor are rooms too.
 ROOMS = (
-    "errors", "files", "paths", "code", "params", "tasks", "sources", "corpus", "tokens", "model", "processes", "tracking",
-    "evaluation", "training", "registry", "reports", "commands", "__main__",
+    "errors", "files", "paths", "addresses", "entry", "code", "params", "tasks", "sources", "corpus", "tokens", "model",
+    "processes", "tracking", "evaluation", "training", "registry", "reports", "commands", "__main__",
 )  # fmt: skip
 
 
