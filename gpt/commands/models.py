@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from gpt.commands.arguments import Commands, add_command, add_model, at_least, not_empty
+from gpt.commands.arguments import Commands, add_command, add_model, at_least, not_empty, readable
+from gpt.paths import from_here
 
 
 def add_commands(commands: Commands) -> None:
@@ -99,6 +100,7 @@ def _add_lineage(commands: Commands) -> None:
     parser = add_command(commands, lineage)
     parser.add_argument(
         "model",
+        type=readable,
         nargs="?",
         default="@candidate",
         metavar="MODEL",
@@ -116,7 +118,7 @@ def generate(options: argparse.Namespace) -> int:
     from gpt.registry.versions import resolve_model
 
     settings = params.evaluate
-    model, encoding = load_model(resolve_model(options.model, params.register_.name), default_device())
+    model, encoding = load_model(resolve_model(str(options.model), params.register_.name), default_device())
     sampling = Sampling(
         max_new_tokens=settings.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens,
         temperature=settings.temperature if options.temperature is None else options.temperature,
@@ -141,7 +143,11 @@ def generate(options: argparse.Namespace) -> int:
 def _add_generate(commands: Commands) -> None:
     parser = add_command(commands, generate)
     parser.add_argument(
-        "prompts", nargs="+", metavar="PROMPT", help="one is printed as it is generated, several when all are done"
+        "prompts",
+        type=readable,
+        nargs="+",
+        metavar="PROMPT",
+        help="one is printed as it is generated, several when all are done",
     )
     add_model(parser)
     parser.add_argument("--max-new-tokens", type=at_least(int, 1), metavar="N")
@@ -195,13 +201,13 @@ def import_(options: argparse.Namespace) -> int:
 
 def _add_import(commands: Commands) -> None:
     parser = add_command(commands, import_, name="import")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="config.json, safetensors and tokenizer files")
+    parser.add_argument("folder", type=from_here, metavar="DIR", help="config.json, safetensors and tokenizer files")
     parser.add_argument(
         "--from", dest="form", choices=["huggingface"], default="huggingface", help="form of the folder"
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=from_here,
         default=Path("models/imported"),
         metavar="DIR",
         help="the model folder to make (default: %(default)s)",
@@ -216,14 +222,14 @@ def export(options: argparse.Namespace) -> int:
     from gpt.model.convert.huggingface import export_huggingface
     from gpt.registry.versions import resolve_model
 
-    architecture = export_huggingface(resolve_model(options.model, params.register_.name), options.folder)
+    architecture = export_huggingface(resolve_model(str(options.model), params.register_.name), options.folder)
     print(f"{options.folder}: {architecture.class_name}; AutoModelForCausalLM and AutoTokenizer load it")
     return 0
 
 
 def _add_export(commands: Commands) -> None:
     parser = add_command(commands, export)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder to make")
+    parser.add_argument("folder", type=from_here, metavar="DIR", help="the folder to make")
     parser.add_argument(
         "--format", dest="form", choices=["huggingface"], default="huggingface", help="form of the folder"
     )
