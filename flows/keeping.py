@@ -1,6 +1,7 @@
 """How to keep what a run made: git keeps what names it (dvc.lock, metrics, plots), a DVC remote the bytes."""
 
 import configparser
+import os
 import subprocess
 from pathlib import Path
 
@@ -54,8 +55,8 @@ def _changed(project: Path) -> list[str] | None:
 def _git(project: Path, *arguments: str) -> list[str]:
     """Return the paths that git prints, separated by zero bytes."""
     command = ["git", *arguments]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True, timeout=_SECONDS)
-    return [path for path in done.stdout.split("\0") if path]
+    done = subprocess.run(command, cwd=project, capture_output=True, check=True, timeout=_SECONDS)
+    return [os.fsdecode(path) for path in done.stdout.split(b"\0") if path]  # names are bytes, of no particular locale
 
 
 def _remote(project: Path) -> str | None:

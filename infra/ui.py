@@ -9,23 +9,31 @@ import subprocess
 import sys
 
 from flows.server import free_port
-from gpt.tracking.store import database_file, tracking_uri
+from gpt.entry import begin, end_with
+from gpt.errors import UserError
+from gpt.paths import ensure_user, enter_project
+from gpt.tracking.store import check_reachable, database_file, tracking_uri
 
 _PORT = 5000
 
 
 def main() -> int:
     """Serve the UI until Ctrl-C; return 0, or 2 if there is nothing to show yet."""
+    begin()
+    return end_with(_show)
+
+
+def _show() -> int:
+    enter_project()
+    ensure_user()
     uri = tracking_uri()
     if uri.startswith(("http://", "https://")):
         print(f"MLFLOW_TRACKING_URI is a server: open {uri}")
         return 0
     database = database_file(uri)
     if database is not None and not database.exists():
-        print(
-            f"error: {database}: no run has been recorded yet; run `make demo` or `gpt pretrain` first", file=sys.stderr
-        )
-        return 2
+        raise UserError(f"{database}: no run has been recorded yet; run `make demo` or `gpt pretrain` first")
+    check_reachable(uri)
     port = free_port(preferred=_PORT)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
@@ -38,6 +46,7 @@ def main() -> int:
     try:
         return server.wait()
     except KeyboardInterrupt:
+        server.terminate()  # a terminal's Ctrl-C has reached it too, a signal to us alone has not
         server.wait()
         return 0
 
