@@ -69,6 +69,14 @@ def client() -> "MlflowClient":
             ) from None
 
 
+def existing_client() -> "MlflowClient":
+    """Connect to the store to look for what it holds; raise `UserError` where there is none yet: MLflow would make one for it."""
+    file = database_file(tracking_uri())
+    if file and not file.exists():
+        raise UserError(f"{file}: not there yet, no run has been recorded; run `gpt pretrain` and `gpt register` first")
+    return client()
+
+
 def experiment_id(client: "MlflowClient", name: str) -> str:
     """Return the id of an experiment; create it if need be, with its artifacts beside the database if that is local.
 

@@ -133,6 +133,17 @@ def test_every_command_that_needs_a_store_names_the_variable_of_an_address_that_
     assert {path.name for path in project.iterdir()} == before
 
 
+@pytest.mark.parametrize("command", [["lineage"], ["promote"], ["rollback"], ["generate", "a", "--model", "@champion"]])
+def test_a_command_that_looks_for_a_version_makes_no_store(
+    project: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name for path in project.iterdir()}
+    assert main(command) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ")
+    assert {path.name for path in project.iterdir()} == before
+
+
 def test_a_variable_that_mlflow_cannot_read_is_named(
     project: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
