@@ -11,23 +11,28 @@ from typing import Any
 from flows.keeping import how_to_keep
 from flows.server import ensure_api
 from gpt import paths
-from gpt.errors import UserError
+from gpt.entry import begin, end_with, tell
 from gpt.files import read_json
 from gpt.git import check_repository
 from gpt.params.project import load_params
-from gpt.secrets import guard_output, redact
+from gpt.paths import ensure_user, enter_project
+from gpt.tracking.store import tracking_uri
 
 _SAMPLE_CHARACTERS = 300
 
 
 def main() -> int:
     """Run the flow and say what came of it; return 0 done, 1 failed, 2 the user must change something."""
-    guard_output()
-    try:
-        load_params()
-        check_repository(Path.cwd())
-    except UserError as error:
-        return _fail(str(error), 2)
+    begin()
+    return end_with(_pretrain)
+
+
+def _pretrain() -> int:
+    enter_project()
+    ensure_user()
+    load_params()
+    check_repository(Path.cwd())
+    tracking_uri()  # that it is an address: models are registered there in the end
     # Prefect records the crash first and then raises the signal again, for this handler; the default would leave no
     # time to deliver the record and to stop what we own.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -42,7 +47,8 @@ def main() -> int:
         return 130
     result: Any = state.result(raise_on_failure=False)
     if not state.is_completed():
-        return _fail(str(result), 2 if getattr(result, "exit_code", 1) == 2 else 1)
+        tell(str(result))
+        return 2 if getattr(result, "exit_code", 1) == 2 else 1
     print(summary(result), flush=True)
     return 0
 
@@ -66,12 +72,6 @@ def summary(registered: dict[str, Any]) -> str:
             *how_to_keep(Path.cwd()),
         ]
     )
-
-
-def _fail(message: str, exit_code: int) -> int:
-    for line in redact(message).splitlines():
-        print(f"error: {line}", file=sys.stderr)
-    return exit_code
 
 
 if __name__ == "__main__":

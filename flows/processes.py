@@ -132,6 +132,8 @@ class Lines:
 def _start(
     command: Sequence[str], cwd: Path, env: Mapping[str, str] | None, grace_seconds: float, output: int
 ) -> subprocess.Popen[bytes]:
+    # Whatever the locale: `Lines` reads UTF-8, and no character may end a command.
+    env = {**(os.environ if env is None else env), "PYTHONIOENCODING": "utf-8:backslashreplace"}
     return subprocess.Popen(
         [sys.executable, "-I", "-S", str(_SUPERVISOR), str(grace_seconds), *command],
         cwd=cwd,

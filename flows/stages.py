@@ -121,6 +121,7 @@ def _environment() -> dict[str, str]:
     return {
         **os.environ,
         "VIRTUAL_ENV": sys.prefix,  # dvc.yaml finds `gpt` by it
+        "SHELL": "/bin/sh",  # DVC runs commands in the user's, which may be none or one of another language, such as fish
         "PYTHONUNBUFFERED": "1",  # lines arrive when they are written
         "DVC_NO_ANALYTICS": "1",
         "DVC_DAEMON": "1",  # no background processes of DVC's own

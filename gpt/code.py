@@ -22,7 +22,9 @@ _PACKAGE = Path(gpt.__file__).parent
 # Files and rooms that change no byte of any stage's output, and why. What is not named here counts.
 _NEUTRAL = {
     "__init__.py": "holds the version",
+    "addresses.py": "where servers are",
     "code.py": "describes the code",
+    "entry.py": "how a process begins and ends",
     "errors.py": "says what is wrong",
     "files.py": "writes and hashes bytes that others made; tests pin the form of JSON and of hashes",
     "git.py": "names versions",

@@ -1,7 +1,11 @@
-"""Where things are in a project, relative to its folder. Commands run in that folder, as DVC does."""
+"""Where things are in a project, relative to its folder. Commands run in that folder, wherever in it they were started."""
 
+import logging
 import os
+import pwd
 from pathlib import Path
+
+from gpt.errors import UserError
 
 INPUTS = Path("data/inputs")
 RAW = Path("data/raw")
@@ -43,9 +47,99 @@ def kept(path: Path) -> Path:
     return path if main == Path.cwd() else main / path
 
 
+logger = logging.getLogger(__name__)
+
+
+def find_project(folder: Path) -> Path | None:
+    """Return the nearest folder with a params.yaml, from an absolute one upwards; None if there is none.
+
+    What lies above a DVC repository is another project.
+    """
+    for candidate in (folder, *folder.parents):
+        if os.path.lexists(candidate / "params.yaml"):
+            return candidate
+        if (candidate / ".dvc").is_dir():
+            return None
+    return None
+
+
+def current_folder() -> Path:
+    """Return where the user stands; raise `UserError` if that folder was removed meanwhile."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise UserError("the current folder does not exist any more; go to another one") from None
+
+
+def enter_project() -> None:
+    """Go to the folder of the project that the current one lies in; stay if it lies in none."""
+    here = current_folder()
+    project = find_project(here)
+    if project and project != here:
+        os.chdir(project)
+        os.environ["PWD"] = str(project)  # what we start may believe it
+
+
+def from_here(path: str) -> Path:
+    """Return a path as it was typed, for use in the project's folder: it means what it means where the user stands."""
+    here = current_folder()
+    return Path(path) if find_project(here) in (here, None) else here / path
+
+
+def ensure_user() -> None:
+    """Leave HOME naming a folder and USER a name, as libraries and DVC fail without: as a container may run us.
+
+    They are those of the user's entry; for a user who has none, `.cache/home` in this folder, which is told, and the number.
+    """
+    try:
+        entry = pwd.getpwuid(os.getuid())
+    except KeyError:
+        entry = None
+    if entry is None and not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+        os.environ["LOGNAME"] = os.environ["USER"] = str(os.getuid())
+    if Path(os.environ.get("HOME", "")).is_absolute():
+        return
+    if entry:
+        os.environ["HOME"] = entry.pw_dir
+        return
+    os.environ["HOME"] = str(current_folder() / ".cache" / "home")
+    logger.warning("HOME is not set, and user %d has none; %s stands in for it", os.getuid(), os.environ["HOME"])
+
+
+def why_unwritable(folder: Path) -> str | None:
+    """Return why files cannot be made in a folder, which need not exist yet; None if they can. It only looks."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        return f"{existing} is no folder"
+    return None if os.access(existing, os.W_OK | os.X_OK) else f"{existing} is not writable"
+
+
+def make_writable(folder: Path) -> str | None:
+    """Make a folder if it does not exist; return why files cannot be made in it, None if they can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return why_unwritable(folder) or f"{folder}: {error.strerror}"
+    return why_unwritable(folder)
+
+
 def cache_folder(kind: str) -> Path:
-    """Return where this machine keeps what any project may fetch again: GPT_CACHE, else the user's cache folder."""
-    base = os.environ.get("GPT_CACHE") or Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "gpt-pretrain"
-    )
-    return Path(base, kind)
+    """Return where this machine keeps what any project may fetch again: GPT_CACHE, else the user's cache folder.
+
+    Where the user has none that can be written, `.cache` in this folder stands in for it, which is told. Raises `UserError`
+    if GPT_CACHE itself cannot be written.
+    """
+    if named := os.environ.get("GPT_CACHE"):
+        if reason := make_writable(Path(named, kind)):
+            raise UserError(f"GPT_CACHE = {named!r}: {reason}; name a folder that can be written, or unset it")
+        return Path(named, kind)
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # then the specification says to ignore it
+        ensure_user()
+        base = Path.home() / ".cache"
+    folder = base / "gpt-pretrain" / kind
+    if reason := make_writable(folder):
+        folder = current_folder() / ".cache" / "gpt-pretrain" / kind
+        logger.warning("%s; %s keeps what is fetched (GPT_CACHE names another place)", reason, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder

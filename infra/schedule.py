@@ -14,8 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows import processes
-from flows.server import free_port, is_healthy
-from gpt.secrets import guard_output, public_uri
+from flows.server import configured_api, free_port, is_healthy, not_started, prepare_prefect
+from gpt.entry import begin, end_with
+from gpt.errors import UserError
+from gpt.paths import ensure_user, enter_project
+from gpt.secrets import public_uri
+from gpt.tracking.store import tracking_uri
 
 POOL = "gpt"  # as in prefect.yaml
 _PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
@@ -24,13 +28,19 @@ _START_SECONDS = 120.0
 
 def main() -> int:
     """Deploy and serve runs; return 0 when stopped by Ctrl-C, otherwise the exit code of what failed."""
-    guard_output()
+    begin()
+    return end_with(_schedule)
+
+
+def _schedule() -> int:
+    enter_project()
+    ensure_user()
     if not Path("prefect.yaml").is_file():
-        print(f"error: prefect.yaml: not found in {Path.cwd()}; run this in the project's folder", file=sys.stderr)
-        return 2
+        raise UserError(f"prefect.yaml: not found in {Path.cwd()}; run this in the project's folder")
+    tracking_uri()  # that it is an address, for the runs to come
+    prepare_prefect()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started with it ignored
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ["PWD"] = str(Path.cwd())  # prefect.yaml takes the project's folder from it
     try:
         with server() as url:
@@ -43,9 +53,7 @@ def main() -> int:
 @contextmanager
 def server() -> Iterator[str]:
     """Yield the address of the API: the configured one, else that of a server that lives as long as the block."""
-    from prefect.settings import PREFECT_API_URL
-
-    if configured := PREFECT_API_URL.value():
+    if configured := configured_api():
         yield configured
         return
     port = free_port(preferred=4200)
@@ -62,7 +70,7 @@ def server() -> Iterator[str]:
         while not is_healthy(url):
             if own.poll() is not None or time.monotonic() > deadline:
                 log.seek(0)
-                raise RuntimeError(f"the Prefect server did not start:\n{log.read().decode(errors='replace')[-2000:]}")
+                raise not_started(log.read())
             time.sleep(0.1)
         yield url
 

@@ -9,33 +9,35 @@ import subprocess
 import sys
 
 from flows.server import free_port
+from gpt.entry import begin, end_with
 from gpt.errors import UserError
-from gpt.secrets import guard_output, public_uri
+from gpt.paths import ensure_user, enter_project
+from gpt.secrets import public_uri
 from gpt.tracking.location import put_right
-from gpt.tracking.store import database_file, tracking_uri
+from gpt.tracking.store import check_reachable, database_file, tracking_uri
 
 _PORT = 5000
 
 
 def main() -> int:
     """Serve the UI until Ctrl-C; return 0, or 2 if there is nothing to show yet."""
-    guard_output()
+    begin()
+    return end_with(_show)
+
+
+def _show() -> int:
+    enter_project()
+    ensure_user()
     uri = tracking_uri()
     if uri.startswith(("http://", "https://")):
         print(f"MLFLOW_TRACKING_URI is a server: open {public_uri(uri)}")
         return 0
     database = database_file(uri)
     if database is not None and not database.exists():
-        print(
-            f"error: {database}: no run has been recorded yet; run `make demo` or `gpt pretrain` first", file=sys.stderr
-        )
-        return 2
+        raise UserError(f"{database}: no run has been recorded yet; run `make demo` or `gpt pretrain` first")
+    check_reachable(uri)
     if database is not None:
-        try:
-            put_right(database)  # of a project that was moved, the server would show no artifact
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        put_right(database)  # of a project that was moved, the server would show no artifact
     port = free_port(preferred=_PORT)
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
@@ -51,6 +53,7 @@ def main() -> int:
     try:
         return server.wait()
     except KeyboardInterrupt:
+        server.terminate()  # a terminal's Ctrl-C has reached it too, a signal to us alone has not
         server.wait()
         return 0
 

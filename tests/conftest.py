@@ -41,6 +41,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--chaos-busy", action="store_true", help="beside processes that keep all cores busy")
     group.addoption("--chaos-seed", type=int, default=0, help="of the random instants (default: another one each time)")
+    group = parser.getgroup("environments", "how much of what tests/e2e/test_broken_environment.py does")
+    group.addoption("--environments", type=int, default=4, help="random broken environments (default: %(default)s)")
+    group.addoption("--environments-seed", type=int, default=0, help="of them (default: %(default)s)")
 
 
 def write_params(folder: Path, change: Change) -> None:

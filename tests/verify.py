@@ -200,6 +200,13 @@ PROMISES = (
         read=last_line,
     ),
     Promise(
+        "environment",
+        "200 random broken environments over all commands: no traceback, no exit code but ours, no stray file",
+        (*PYTEST, "tests/e2e/test_broken_environment.py", "--environments", "200"),
+        minutes=90,
+        read=all_passed,
+    ),
+    Promise(
         "repro",
         "a second `dvc repro` does nothing, a forced one gives the same bytes",
         (*PYTEST, "tests/e2e/test_pipeline.py"),

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from typing import TypeAlias
 
+from gpt import entry, paths
+
 Command: TypeAlias = Callable[[argparse.Namespace], int]
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -25,7 +27,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Add `--model`, for `gpt.registry.versions.resolve_model`."""
     parser.add_argument(
         "--model",
-        default="models/base",
+        type=model,
+        default=paths.BASE_MODEL,  # of the project; text would be taken for typed
         metavar="PATH|URI",
         help="a model folder, models:/NAME/VERSION or models:/NAME@ALIAS (default: %(default)s)",
     )
@@ -45,8 +48,18 @@ def at_least(kind: type, least: float, most: float | None = None) -> Callable[[s
     return convert
 
 
+def model(text: str) -> str:
+    """The argument type of a model: a URI as it is, a folder as `gpt.paths.from_here` says."""
+    return entry.readable(text) if text.startswith(("models:", "@")) else str(paths.from_here(text))
+
+
+def readable(text: str) -> str:
+    """The argument type of a text, whatever bytes were typed."""
+    return entry.readable(text)
+
+
 def not_empty(text: str) -> str:
     """The argument type of a text that must not be empty."""
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
-    return text
+    return entry.readable(text)

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from gpt.commands.arguments import Commands, add_command, add_model, at_least, not_empty
+from gpt.commands.arguments import Commands, add_command, add_model, at_least, not_empty, readable
+from gpt.paths import from_here
 
 
 def add_commands(commands: Commands) -> None:
@@ -99,6 +100,7 @@ def _add_lineage(commands: Commands) -> None:
     parser = add_command(commands, lineage)
     parser.add_argument(
         "model",
+        type=readable,
         nargs="?",
         default="@candidate",
         metavar="MODEL",
@@ -132,7 +134,7 @@ def generate(options: argparse.Namespace) -> int:
     with told_if_out_of_memory(
         "give fewer prompts at a time, or compute elsewhere: CUDA_VISIBLE_DEVICES='' takes the processor"
     ):
-        model, encoding = load_model(resolve_model(options.model, params.register_.name), default_device())
+        model, encoding = load_model(resolve_model(str(options.model), params.register_.name), default_device())
         if len(options.prompts) == 1:
             print(options.prompts[0], end="", flush=True)
             for piece in generate_text(model, encoding, options.prompts[0], sampling):
@@ -147,7 +149,11 @@ def generate(options: argparse.Namespace) -> int:
 def _add_generate(commands: Commands) -> None:
     parser = add_command(commands, generate)
     parser.add_argument(
-        "prompts", nargs="+", metavar="PROMPT", help="one is printed as it is generated, several when all are done"
+        "prompts",
+        type=readable,
+        nargs="+",
+        metavar="PROMPT",
+        help="one is printed as it is generated, several when all are done",
     )
     add_model(parser)
     parser.add_argument("--max-new-tokens", type=at_least(int, 1), metavar="N")
@@ -201,13 +207,13 @@ def import_(options: argparse.Namespace) -> int:
 
 def _add_import(commands: Commands) -> None:
     parser = add_command(commands, import_, name="import")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="config.json, safetensors and tokenizer files")
+    parser.add_argument("folder", type=from_here, metavar="DIR", help="config.json, safetensors and tokenizer files")
     parser.add_argument(
         "--from", dest="form", choices=["huggingface"], default="huggingface", help="form of the folder"
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=from_here,
         default=Path("models/imported"),
         metavar="DIR",
         help="the model folder to make (default: %(default)s)",
@@ -222,14 +228,14 @@ def export(options: argparse.Namespace) -> int:
     from gpt.model.convert.huggingface import export_huggingface
     from gpt.registry.versions import resolve_model
 
-    architecture = export_huggingface(resolve_model(options.model, params.register_.name), options.folder)
+    architecture = export_huggingface(resolve_model(str(options.model), params.register_.name), options.folder)
     print(f"{options.folder}: {architecture.class_name}; AutoModelForCausalLM and AutoTokenizer load it")
     return 0
 
 
 def _add_export(commands: Commands) -> None:
     parser = add_command(commands, export)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder to make")
+    parser.add_argument("folder", type=from_here, metavar="DIR", help="the folder to make")
     parser.add_argument(
         "--format", dest="form", choices=["huggingface"], default="huggingface", help="form of the folder"
     )

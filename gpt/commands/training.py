@@ -1,10 +1,11 @@
 """Commands that train a model, and that show what training has left: checkpoints, metrics to deliver."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt.addresses import mlflow_address
 from gpt.commands.arguments import Commands, add_command
+from gpt.paths import from_here
 
 if TYPE_CHECKING:
     from gpt.params.project import Params
@@ -22,6 +23,7 @@ def pretrain(options: argparse.Namespace) -> int:
     from gpt.params.project import load_params
 
     params = load_params()
+    mlflow_address()  # a server that is away costs a warning; an address that is none is the user's to correct
     from gpt.processes.owner import watch_owner
 
     watch_owner()  # before the imports of torch, which take seconds
@@ -65,7 +67,7 @@ def _add_pretrain(commands: Commands) -> None:
     parser = add_command(commands, pretrain)
     parser.add_argument(
         "--adopt",
-        type=Path,
+        type=from_here,
         metavar="FOLDER",
         help="go on from the newest checkpoint of another run, such as checkpoints/0123456789abcdef, although something differs",
     )

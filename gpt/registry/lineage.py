@@ -139,7 +139,7 @@ def collect(project: Path) -> Lineage:
 
 def describe(spec: str, default_name: str) -> str:
     """Return a registered version's lineage as a table; `spec` as `find_version` takes it."""
-    client = store.client()
+    client = store.existing_client()
     with store.store_errors():
         version = find_version(client, spec, default_name)
         aliases = client.get_registered_model(version.name).aliases

@@ -92,7 +92,7 @@ def promote(params: Params, project: Path) -> Promotion:
     Raises `UserError` if there is no candidate, it cannot be compared with the champion, or either changed meanwhile.
     """
     name = params.register_.name
-    client = store.client()
+    client = store.existing_client()
     with store.store_errors():
         candidate = version_of_alias(client, name, CANDIDATE)
         if candidate is None:
@@ -119,7 +119,7 @@ def rollback(params: Params) -> Promotion:
     Raises `UserError` if there is no champion, or none before it that exists.
     """
     name = params.register_.name
-    client = store.client()
+    client = store.existing_client()
     with store.store_errors(), registry_lock():
         champion = version_of_alias(client, name, CHAMPION)
         current = _number(champion) or _deleted_champion(client, name)

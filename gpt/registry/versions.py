@@ -109,7 +109,7 @@ def resolve_model(spec: str, default_name: str | None = None) -> Path:
     """
     if not is_registry_uri(spec):
         return Path(spec)
-    client = store.client()
+    client = store.existing_client()
     with store.store_errors():
         return model_folder(client, find_version(client, spec, default_name))
 

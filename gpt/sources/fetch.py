@@ -14,6 +14,7 @@ from typing import Any
 
 import fsspec
 
+from gpt.addresses import proxies, proxy_of
 from gpt.errors import UserError, located
 from gpt.files import atomic_folder, sha256_file, sha256_tree, write_json
 from gpt.params.sources import LocalSource, PypiSource, Source, UrlSource
@@ -133,18 +134,26 @@ def _download(source: UrlSource, part: Path) -> None:
             raise UserError(
                 f"cannot read {source.url}: the server refuses it (HTTP status {status}); {WHERE}"
             ) from None
+        proxy = proxy_of(source.url)
+        way = f" through the proxy {proxy.described}" if proxy else ""
         raise UserError(
-            f"cannot read {source.url}: {type(error).__name__}: {error};"
+            f"cannot read {source.url}{way}: {type(error).__name__}: {error};"
             " check the address and the network, then run it again (it resumes)"
         ) from None
 
 
 def _append(url: str, part: Path, **options: Any) -> None:
     """Add to `part` what it does not hold of the file at `url`."""
-    with fsspec.open(url, "rb", **login(url), **options) as remote, part.open("ab") as local:
+    with fsspec.open(url, "rb", **login(url), **_proxy(url), **options) as remote, part.open("ab") as local:
         if have := local.tell():
             remote.seek(have)  # pyright: ignore[reportAttributeAccessIssue]
         shutil.copyfileobj(remote, local, _CHUNK_BYTES)  # pyright: ignore[reportArgumentType]
+
+
+def _proxy(url: str) -> dict[str, str]:
+    """Return, as options of fsspec, the proxy that the environment names for a web address: by itself it asks directly."""
+    proxy = proxy_of(url)
+    return {"proxy": proxy.url} if proxy else {}
 
 
 def _copy_local(source: LocalSource, target: Path) -> list[str]:
@@ -186,4 +195,6 @@ def _pip_failure(source: PypiSource, stderr: str) -> str:
             return f"{source.package}: sha256 is {source.sha256}, but the index serves {line.split()[-1]}; correct the hash"
     reason = next((line for line in lines if line.startswith("ERROR:")), lines[-1] if lines else "no message")
     reason = reason.removeprefix("ERROR: ")
-    return f"{source.package} ({source.distribution}) cannot be downloaded: {reason}; check name, version and network"
+    named = " and ".join(proxy.described for proxy in proxies())
+    network = f"network (the environment names the proxy {named})" if named else "network"
+    return f"{source.package} ({source.distribution}) cannot be downloaded: {reason}; check name, version and {network}"

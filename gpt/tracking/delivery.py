@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gpt.errors import UserError
 from gpt.locks import holder, try_lock
+from gpt.secrets import public_uri
 from gpt.tracking import store
 from gpt.tracking.events import batches, brief, refusal, send_events
 from gpt.tracking.spool import (
@@ -89,7 +90,7 @@ class Delivery:
 
     def _connect(self) -> None:
         """Find out whether the store has the run that the journal became."""
-        self._client, here = store.client(), store.shown(store.tracking_uri())
+        self._client, here = store.client(), public_uri(store.tracking_uri())
         before, own = read_state(self._journal), place_of(self._journal)
         if before.store == here and before.place not in ("", own) and _is_there(before.place):
             before = State()  # copied with its project, whose own run this store has too
@@ -136,7 +137,7 @@ class Delivery:
         self._database = self._database or _identity_of_database()
         if _identity_of_database() != self._database:
             raise UserError(
-                f"{store.shown(store.tracking_uri())}: was replaced while this process used it; `gpt sync` delivers to the new one"
+                f"{public_uri(store.tracking_uri())}: was replaced while this process used it; `gpt sync` delivers to the new one"
             )
 
     def _send_rest(self, again: bool) -> None:
@@ -259,7 +260,7 @@ def remove_if_finished(journal: Path) -> None:
 def _is_due(journal: Path) -> bool:
     """Whether something of a journal waits that the store of now has not refused as a whole."""
     state = read_state(journal)
-    return not is_delivered(journal) and not (state.blocked and state.store == store.shown(store.tracking_uri()))
+    return not is_delivered(journal) and not (state.blocked and state.store == public_uri(store.tracking_uri()))
 
 
 def _answers() -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from gpt.errors import UserError
+from gpt.secrets import redact
 from gpt.tracking import store
 from gpt.tracking.spool import Event
 
@@ -110,4 +111,4 @@ def _start(client: "MlflowClient", event: Event, place: str) -> str:
 
 
 def _short(text: str) -> str:
-    return " ".join(text.split())[:_REASON_CHARACTERS]
+    return redact(" ".join(text.split()))[:_REASON_CHARACTERS]

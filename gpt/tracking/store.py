@@ -7,17 +7,16 @@ store that cannot be reached is found out here, in seconds, before MLflow tries.
 import logging
 import os
 import socket
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from gpt import addresses
 from gpt.errors import UserError
 from gpt.paths import DATABASE, kept
-from gpt.secrets import public_uri, redact, without_userinfo
+from gpt.secrets import public_uri, redact
 from gpt.tracking.location import ARTIFACTS, artifacts_folder, put_right
 
 if TYPE_CHECKING:
@@ -42,10 +41,13 @@ logger = logging.getLogger(__name__)
 
 
 def tracking_uri() -> str:
-    """Return the address of the store; a path of sqlite is made absolute, so that it means the same from any folder."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip() or address_of(kept(DATABASE))
-    if uri.startswith(_SQLITE):
-        return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute())
+    """Return the address of the store; a path of sqlite is made absolute, so that it means the same from any folder.
+
+    Raises `UserError` if MLFLOW_TRACKING_URI is no address.
+    """
+    uri = addresses.mlflow_address() or address_of(kept(DATABASE))
+    if uri.startswith(_SQLITE) and not uri.startswith(_SQLITE + "/"):
+        return f"{address_of(Path.cwd())}/{uri.removeprefix(_SQLITE)}"
     return uri
 
 
@@ -62,15 +64,30 @@ def address_of(database: Path) -> str:
 def client() -> "MlflowClient":
     """Connect to the store; raise `UserError` within seconds if it cannot be reached."""
     uri = tracking_uri()
-    _check_reachable(without_userinfo(uri))
+    addresses.check_registry_address()
+    check_reachable(uri)
     if (file := database_file(uri)) and file.exists():
         put_right(file)
     for name, value in _MLFLOW_SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
+    _check_settings()
     with store_errors():
-        return MlflowClient(uri)
+        try:
+            return MlflowClient(uri)
+        except ImportError as error:  # the driver of a database
+            raise UserError(
+                f"{addresses.MLFLOW} = {public_uri(uri)!r}: {error}; install the driver of that database"
+            ) from None
+
+
+def existing_client() -> "MlflowClient":
+    """Connect to the store to look for what it holds; raise `UserError` where there is none yet: MLflow would make one for it."""
+    file = database_file(tracking_uri())
+    if file and not file.exists():
+        raise UserError(f"{file}: not there yet, no run has been recorded; run `gpt pretrain` and `gpt register` first")
+    return client()
 
 
 def experiment_id(client: "MlflowClient", name: str) -> str:
@@ -135,33 +152,48 @@ def take_over_registered_run(
 def store_errors() -> Iterator[None]:
     """Turn what MLflow raises about its store into a `UserError` that names the store."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:
         reason = redact(" ".join(str(error).split()))  # before it is cut
         hint = "; see `mlflow db upgrade --help`" if "database schema" in reason else ""
         raise UserError(f"{public_uri(tracking_uri())}: {reason[:500]}{hint}") from error
 
 
-def _check_reachable(uri: str) -> None:
+def check_reachable(uri: str) -> None:
+    """Raise `UserError` within seconds if there is no store at an address. It only looks."""
     parts = urlsplit(uri)
     if file := database_file(uri):
         _check_sqlite(file)
         return
     try:
         if parts.scheme in ("http", "https"):
-            with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=_PROBE_SECONDS):
-                return
-        if (port := parts.port or _DATABASE_PORTS.get(parts.scheme.partition("+")[0])) and parts.hostname:
+            if not addresses.is_mlflow(uri, _PROBE_SECONDS):
+                raise UserError(
+                    f"{addresses.MLFLOW} = {public_uri(uri)!r}: what answers there is not an MLflow server; correct or unset it"
+                )
+        elif (port := parts.port or _DATABASE_PORTS.get(parts.scheme.partition("+")[0])) and parts.hostname:
             socket.create_connection((parts.hostname, port), timeout=_PROBE_SECONDS).close()
-    except urllib.error.HTTPError:
-        return  # whoever answers is there; MLflow says what it thinks of the answer
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+    except (OSError, ValueError, addresses.Unreachable) as error:
         raise UserError(
-            f"{public_uri(uri)}: the MLflow store cannot be reached ({reason}); start it, or correct MLFLOW_TRACKING_URI"
+            f"{public_uri(uri)}: the MLflow store cannot be reached ({error}); start it, or correct {addresses.MLFLOW}"
         ) from None
+
+
+def _check_settings() -> None:
+    """Raise `UserError` for a variable of MLflow's own that it cannot read: it would fail of it in the middle of its work."""
+    from mlflow import environment_variables
+
+    for name in sorted(os.environ):
+        variable = getattr(environment_variables, name, None) if name.startswith("MLFLOW_") else None
+        if variable is not None:
+            try:
+                variable.get()
+            except ValueError as error:
+                reason = " ".join(str(error).split())
+                raise UserError(f"{name} = {os.environ[name]!r}: {reason}; correct or unset it") from None
 
 
 def _check_sqlite(file: Path) -> None:

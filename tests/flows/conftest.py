@@ -92,10 +92,10 @@ class Project:
     python: Path
     env: dict[str, str]
 
-    def start(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, cwd: str = ".", **env: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [str(self.python), *arguments],
-            cwd=self.root,
+            cwd=self.root / cwd,
             env=self.env | env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -104,8 +104,8 @@ class Project:
             start_new_session=True,
         )
 
-    def run(self, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
-        process = self.start(*arguments, **env)
+    def run(self, *arguments: str, cwd: str = ".", **env: str) -> "subprocess.CompletedProcess[str]":
+        process = self.start(*arguments, cwd=cwd, **env)
         output, errors = process.communicate(timeout=120)
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 

@@ -11,6 +11,7 @@ from flows.server import free_port
 from gpt.commands.main import main
 from gpt.params.project import load_params
 from gpt.registry.disclosure import check_project
+from gpt.registry.git import read_code
 from gpt.registry.package import register
 from gpt.registry.versions import find_version
 from gpt.tracking import store
@@ -127,6 +128,7 @@ def test_ordinary_changes_are_no_secrets(repository: Path) -> None:
     shutil.copytree(package, repository / "gpt", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     (repository / "params.yaml").write_text((repository / "params.yaml").read_text() + "# a remark\n")
     check_project(repository)
+    assert read_code(repository).dirty, "there was something to look through"
 
 
 @pytest.mark.parametrize(

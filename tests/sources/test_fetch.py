@@ -378,6 +378,18 @@ def test_an_unreachable_server_is_a_clear_error(server: Server, raw: Path, cache
     assert [path.name for path in cache.iterdir() if path.suffix != ".part"] == []
 
 
+def test_a_url_is_fetched_through_the_proxy_of_the_environment_and_an_error_names_it(
+    server: Server, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "http://texts.example/a.txt"  # whole, as a proxy is asked for it
+    server.files[address] = TEXT
+    monkeypatch.setenv("http_proxy", server.url)
+    source = UrlSource(kind="url", name="web", url=address, sha256=sha256(TEXT), members=(), licence="CC0")
+    assert fetch((source,), raw) == 1
+    gone = UrlSource(kind="url", name="web", url=address + "2", sha256="0" * 64, members=(), licence="CC0")
+    assert f"cannot read {gone.url} through the proxy http_proxy={server.url}: " in fails(gone, raw)
+
+
 def test_an_unknown_protocol_is_a_clear_error(raw: Path) -> None:
     source = UrlSource(kind="url", name="odd", url="gopher9://x/y", sha256="0" * 64, members=(), licence="-")
     assert "gopher9" in fails(source, raw)

@@ -7,7 +7,8 @@ import pytest
 from mlflow import MlflowClient
 
 from flows.server import free_port
-from gpt.tracking.journal import Journal, deliver, deliver_left_behind
+from gpt.tracking.delivery import deliver, deliver_left_behind
+from gpt.tracking.journal import Journal
 
 SECRET = "s3cr3t" + "Xk7vQ2pL9"
 
@@ -47,5 +48,5 @@ def test_a_server_that_is_away_is_named_without_its_password(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://me:{SECRET}%2F@127.0.0.1:{free_port()}/x")
         with caplog.at_level(logging.WARNING):
             assert deliver_left_behind(Path("spool")) == 0
-    assert caplog.text.count("waits for the next time") == 2
+    assert caplog.text.count("waits for `gpt sync`") == 2
     assert SECRET not in caplog.text
