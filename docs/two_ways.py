@@ -51,7 +51,11 @@ ROOMS: dict[str, tuple[Point, str, str]] = {
 }
 BASES = (
     ("commands", "one `gpt` command for each stage; DVC and the flow (flows/) run them", 5.4),
-    ("params · tasks · errors · files · paths", "what all rooms stand on: settings, pieces of work side by side", 0.35),
+    (
+        "params · tasks · secrets · errors · files · paths",
+        "what all rooms stand on: settings, pieces of work side by side",
+        0.35,
+    ),
 )
 
 

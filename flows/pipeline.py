@@ -17,7 +17,7 @@ from flows.artifacts import publish
 from flows.stages import StageError, explain, run_logged, run_stage
 from gpt.errors import UserError
 from gpt.registry.disclosure import check_project
-from gpt.secrets import guard_output
+from gpt.secrets.hiding import guard_output
 
 # The stages of dvc.yaml, in an order in which each comes after what it depends on.
 STAGES = (

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gpt.secrets import redact
+from gpt.secrets.hiding import redact
 
 GRACE_SECONDS = 30.0  # a trainer saves a checkpoint in it; Prefect's worker waits as long
 

@@ -23,7 +23,7 @@ from gpt import addresses
 from gpt.entry import begin
 from gpt.errors import UserError
 from gpt.paths import make_writable
-from gpt.secrets import public_uri
+from gpt.secrets.hiding import public_uri
 
 _START_SECONDS = 120.0  # the first start on a machine makes the database: 10 to 20 seconds
 _STOP_SECONDS = 5.0

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from gpt.errors import UserError
-from gpt.secrets import public_uri, without_userinfo
+from gpt.secrets.hiding import public_uri, without_userinfo
 
 MLFLOW = "MLFLOW_TRACKING_URI"
 PREFECT = "PREFECT_API_URL"

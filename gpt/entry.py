@@ -17,7 +17,7 @@ from pathlib import Path
 from gpt.addresses import spare_loopback
 from gpt.errors import Interrupted, UserError
 from gpt.limits import open_files
-from gpt.secrets import guard_output, redact
+from gpt.secrets.hiding import guard_output, redact
 
 # What the system says when a path or a disk cannot take what we write: the user's to change, no bug of ours.
 _USERS_OS_ERRORS = {

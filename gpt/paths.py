@@ -30,6 +30,8 @@ DATABASE = Path("mlflow.db")
 # Where `dvc exp run --temp` and `--queue` make the copies of a project that they run in, and delete afterwards.
 _EXPERIMENTS = Path(".dvc/tmp/exps")
 
+logger = logging.getLogger(__name__)
+
 
 def main_project() -> Path:
     """Return the folder of the project: of a copy that DVC runs an experiment in, the one that it is a copy of.
@@ -45,9 +47,6 @@ def kept(path: Path) -> Path:
     """Return where what outlives a run lies: checkpoints, the spool, the store. Relative, but for an experiment's copy."""
     main = main_project()
     return path if main == Path.cwd() else main / path
-
-
-logger = logging.getLogger(__name__)
 
 
 def find_project(folder: Path) -> Path | None:

@@ -18,7 +18,7 @@ from flows.server import configured_api, free_port, is_healthy, not_started, pre
 from gpt.entry import begin, end_with
 from gpt.errors import UserError
 from gpt.paths import ensure_user, enter_project
-from gpt.secrets import public_uri
+from gpt.secrets.hiding import public_uri
 from gpt.tracking.store import tracking_uri
 
 POOL = "gpt"  # as in prefect.yaml

@@ -12,7 +12,7 @@ from flows.server import free_port
 from gpt.entry import begin, end_with
 from gpt.errors import UserError
 from gpt.paths import ensure_user, enter_project
-from gpt.secrets import public_uri
+from gpt.secrets.hiding import public_uri
 from gpt.tracking.location import put_right
 from gpt.tracking.store import check_reachable, database_file, tracking_uri
 

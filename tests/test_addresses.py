@@ -284,3 +284,4 @@ def test_usual_proxies_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "proxy.example:3128")
     monkeypatch.setenv("https_proxy", "http://me:password@proxy.example:3128/")
     addresses.check_proxies()
+    assert [proxy.scheme for proxy in addresses.proxies()] == ["http", "http"]

@@ -13,7 +13,7 @@ MOST_FILES = 12
 
 # From the ground up: a file imports its own floor and those before it. The files on the first floor are rooms too.
 ROOMS = (
-    "errors", "secrets", "scanner", "files", "locks", "paths", "addresses", "limits", "memory", "entry", "git", "code",
+    "errors", "secrets", "files", "locks", "paths", "addresses", "limits", "memory", "entry", "git", "code",
     "params", "tasks", "sources", "corpus", "tokens", "model",
     "processes", "tracking", "evaluation", "training", "registry", "reports", "commands", "__main__",
 )  # fmt: skip

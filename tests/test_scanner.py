@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt.errors import UserError
-from gpt.scanner import Finding, find_in_patch, find_in_settings, find_in_text, refuse
+from gpt.secrets.scanner import Finding, find_in_patch, find_in_settings, find_in_text, refuse
 from tests.conftest import ROOT
 from tests.test_secrets import TOKENS
 

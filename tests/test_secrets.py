@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt.secrets import HIDDEN, guard_output, public_uri, redact, redact_values, without_userinfo
+from gpt.secrets.hiding import HIDDEN, guard_output, public_uri, redact, redact_values, without_userinfo
 from tests.conftest import ROOT
 
 # Put together here: scanners of repositories find whole ones.
@@ -280,7 +280,7 @@ def test_log_records_of_any_library_show_no_secret(record_factory: None, caplog:
 @pytest.mark.parametrize("thread", [False, True])
 def test_tracebacks_show_no_secret_and_are_tracebacks_still(thread: bool) -> None:
     code = (
-        "import threading\nfrom gpt.secrets import guard_output\nguard_output()\n"
+        "import threading\nfrom gpt.secrets.hiding import guard_output\nguard_output()\n"
         "def fail():\n"
         "    try: open('/none?token=' + 's3cr3t')\n"
         "    except OSError as error: raise RuntimeError('of ' + 'mysql://u:s3cr3t@h') from error\n"  # gitleaks:allow

@@ -133,7 +133,7 @@ def data_card(options: argparse.Namespace) -> int:
 def diff(options: argparse.Namespace) -> int:
     """say what changed in the data since a git revision"""
     from gpt.reports.data_diff import diff
-    from gpt.secrets import redact
+    from gpt.secrets.hiding import redact
 
     print(redact("\n".join(diff(Path.cwd(), options.revision))))  # an earlier commit's settings may hold one
     return 0

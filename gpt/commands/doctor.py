@@ -15,7 +15,7 @@ def add_commands(commands: Commands) -> None:
 def doctor(options: argparse.Namespace) -> int:
     """say what this machine has and what is missing"""
     from gpt.commands.checks import disclosure, machine, packages, project, servers, store, training
-    from gpt.secrets import redact
+    from gpt.secrets.hiding import redact
 
     findings = [
         *packages.packages(),

@@ -14,7 +14,7 @@ from gpt.commands import data, doctor, models, training
 from gpt.entry import begin, end_with, users_errors
 from gpt.memory import told_if_out_of_memory
 from gpt.paths import ensure_user, enter_project
-from gpt.secrets import redact
+from gpt.secrets.hiding import redact
 
 # For commands that have no better: their needs follow from the model and the data.
 _MEMORY_ADVICE = (

@@ -19,8 +19,8 @@ from gpt.params.sources import Fetch
 from gpt.params.tokens import Tokenize, Tokenizer
 from gpt.params.training import Base, Model, Train
 from gpt.params.types import Section
-from gpt.scanner import find_in_settings, refuse
-from gpt.secrets import redact
+from gpt.secrets.hiding import redact
+from gpt.secrets.scanner import find_in_settings, refuse
 
 PARAMS_FILE = Path("params.yaml")
 _NO_SECRETS = (

@@ -39,7 +39,7 @@ from gpt.memory import KillWatch, describe_kill
 from gpt.params.launch import Launch
 from gpt.processes.launch import RENDEZVOUS
 from gpt.processes.owner import OWNER
-from gpt.secrets import redact
+from gpt.secrets.hiding import redact
 
 # From a signal to SIGKILL: to agree on it, and to save.
 _SHUTDOWN_SECONDS = 30

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpt.registry.git import read_code
-from gpt.scanner import Finding, find_in_patch, find_in_settings, refuse
+from gpt.secrets.scanner import Finding, find_in_patch, find_in_settings, refuse
 
 PATCH = "uncommitted.patch"
 LOCKS = (Path("dvc.lock"), Path("requirements.lock"))

@@ -24,7 +24,7 @@ from gpt.params.project import PARAMS_FILE, Params, load_params
 from gpt.registry.disclosure import PATCH, check_uploads
 from gpt.registry.git import read_code
 from gpt.registry.versions import find_version
-from gpt.secrets import redact, redact_values
+from gpt.secrets.hiding import redact, redact_values
 from gpt.tokens.shards import data_id, read_index
 from gpt.tokens.tokenizer import tokenizer_id
 from gpt.tracking import store

@@ -31,7 +31,7 @@ from gpt.registry.versions import (
     registry_lock,
     version_of_alias,
 )
-from gpt.secrets import public_uri, redact_values
+from gpt.secrets.hiding import public_uri, redact_values
 from gpt.tracking import store
 from gpt.tracking.dataset import read_card
 from gpt.tracking.delivery import deliver_left_behind

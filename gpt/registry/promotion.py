@@ -37,7 +37,7 @@ from gpt.registry.versions import (
     registry_lock,
     version_of_alias,
 )
-from gpt.secrets import redact, redact_values
+from gpt.secrets.hiding import redact, redact_values
 from gpt.tracking import store
 
 if TYPE_CHECKING:

@@ -8,14 +8,9 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import re
-import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,7 +18,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor
 from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
@@ -32,10 +27,8 @@ from gpt.errors import UserError
 from gpt.limits import usable_cores
 from gpt.memory import KillWatch, describe_kill, told_if_out_of_memory
 from gpt.params.engine import Engine
-from gpt.tasks.steps import WritingStep, sync_files
-
-_POLL_SECONDS = 5.0
-_SLURM_GRACE_SECONDS = 60.0  # a job that has left the queue may have marks that a shared filesystem shows late
+from gpt.tasks.marking import Marking, memory_advice
+from gpt.tasks.slurm import SlurmExecutor
 
 
 class Tasks:
@@ -73,7 +66,7 @@ class Tasks:
         logs = self._folder / name
         shutil.rmtree(logs / "errors", ignore_errors=True)
         executor = self._executor(list(pipeline), tasks, logs)
-        with told_if_out_of_memory(_memory_advice(self._workers)):  # in this process, or Ray's word on its workers
+        with told_if_out_of_memory(memory_advice(self._workers)):  # in this process, or Ray's word on its workers
             executor.run()
         for error in sorted((logs / "errors").glob("*")):
             raise UserError(error.read_text(encoding="utf-8", errors="surrogateescape"))
@@ -101,7 +94,7 @@ class Tasks:
                     pipeline, tasks=tasks, workers=workers, logging_dir=str(logs), mem_per_cpu_gb=self._engine.memory_gb
                 )
             case "slurm":
-                return _Slurm(
+                return SlurmExecutor(
                     pipeline,
                     tasks=tasks,
                     workers=self._engine.workers or -1,
@@ -121,32 +114,7 @@ def quiet_datatrove() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
-class _Marking:
-    """Marks a task as done when what it wrote is on the disk, so that the mark is true after a power cut too.
-
-    Leaves a user's error of a task in a file: executors tell their caller little of what went wrong elsewhere.
-    """
-
-    def mark_rank_as_completed(self, rank: int) -> None:
-        pipeline: list[PipelineStep] = self.pipeline  # pyright: ignore[reportAttributeAccessIssue]
-        written = [path for step in pipeline if isinstance(step, WritingStep) for path in step.written]
-        sync_files(written, beside=Path(self.logging_dir.path))  # pyright: ignore[reportAttributeAccessIssue]
-        super().mark_rank_as_completed(rank)  # pyright: ignore[reportAttributeAccessIssue]
-
-    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
-        # Slurm gives each task a memory of its own: fewer at a time would change nothing.
-        beside = 1 if isinstance(self, SlurmPipelineExecutor) else self.workers  # pyright: ignore[reportAttributeAccessIssue]
-        try:
-            with told_if_out_of_memory(_memory_advice(beside)):
-                return super()._run_for_rank(rank, local_rank, node_rank)  # pyright: ignore[reportAttributeAccessIssue]
-        except UserError as error:
-            folder = Path(self.logging_dir.path, "errors")  # pyright: ignore[reportAttributeAccessIssue]
-            folder.mkdir(exist_ok=True)
-            (folder / f"{rank:05d}").write_text(str(error), encoding="utf-8", errors="surrogateescape")
-            raise
-
-
-class _Local(_Marking, LocalPipelineExecutor):
+class _Local(Marking, LocalPipelineExecutor):
     """datatrove's own waits forever for a worker that the system has killed (as for want of memory); this one says so."""
 
     def __init__(self, *arguments: Any, pool: ProcessPoolExecutor | None, **keywords: Any) -> None:
@@ -190,19 +158,12 @@ def _death_of(codes: Sequence[int], by_kernel: bool, workers: int) -> Exception:
     code = min((code for code in codes if code not in (0, -signal.SIGTERM)), default=-signal.SIGTERM)
     if code == -signal.SIGKILL:
         return UserError(
-            f"a worker process {describe_kill(code, by_kernel=by_kernel)}; {_memory_advice(workers)}; what is done already is kept"
+            f"a worker process {describe_kill(code, by_kernel=by_kernel)}; {memory_advice(workers)}; what is done already is kept"
         )
     return RuntimeError(f"a worker process {describe_kill(code)}")
 
 
-def _memory_advice(workers: int) -> str:
-    """Say what makes tasks take less memory: all that work at a time, or if that is one already, this one."""
-    fewer = f"lower prepare.engine.workers ({workers} work at a time)"
-    smaller = "raise prepare.shards, so that each task has less to do, or use machines with more memory"
-    return f"params.yaml: {fewer}" if workers > 1 else f"params.yaml: {smaller}"
-
-
-class _Ray(_Marking, RayPipelineExecutor):
+class _Ray(Marking, RayPipelineExecutor):
     """datatrove's own starts an actor and a process per task; plain tasks share Ray's workers, and survive the loss of one."""
 
     def run(self) -> None:
@@ -229,59 +190,6 @@ class _Ray(_Marking, RayPipelineExecutor):
 def _run_rank(executor: PipelineExecutor, rank: int) -> None:
     quiet_datatrove()
     executor._run_for_rank(rank)
-
-
-class _Slurm(_Marking, SlurmPipelineExecutor):
-    """datatrove's own returns when the jobs are queued; this one waits for them."""
-
-    def get_sbatch_args(self, max_array: int = 1) -> dict[str, Any]:
-        """Name no partition where none is set: the cluster has a default. Job logs lie where datatrove has them."""
-        options = super().get_sbatch_args(max_array)
-        folder, file = os.path.split(os.path.relpath(options["output"]))  # from the project's folder, where jobs start
-        logs = f"{folder.replace('%', '%%')}/{file}"
-        options |= {"output": logs, "error": logs}
-        return {key: value for key, value in options.items() if value or key != "partition"}
-
-    def get_launch_file_contents(self, sbatch_args: dict[str, Any], run_script: str) -> str:
-        """Return the job's script; datatrove's own cannot hold a path with a space. It runs with this very interpreter."""
-        pipeline = self.logging_dir.resolve_paths("executor.pik")
-        module = ("-m", "datatrove.tools.launch_pickled_pipeline")
-        command = shlex.join(["srun", "-l", "-n", str(self.nodes_per_task), sys.executable, *module, str(pipeline)])
-        options = [f"#SBATCH --{key}{_sbatch_value(value)}" for key, value in sbatch_args.items()]
-        return "\n".join(["#!/bin/bash", *options, "set -xe", "export PYTHONUNBUFFERED=TRUE", command, ""])
-
-    def run(self) -> None:
-        try:
-            super().run()
-        except (FileNotFoundError, subprocess.CalledProcessError) as error:
-            raise UserError(
-                f"params.yaml: prepare.engine.kind = 'slurm': sbatch cannot be run ({error}); run this where jobs are submitted"
-            ) from None
-        if "SLURM_ARRAY_TASK_ID" in os.environ or self.job_id == -1:  # in a job, or nothing was left to do
-            return
-        gone_since = None
-        while self.get_incomplete_ranks(skip_completed=True):
-            time.sleep(_POLL_SECONDS)
-            queue = subprocess.run(
-                ["squeue", "--noheader", f"--jobs={self.job_id}"], capture_output=True, text=True, check=False
-            )
-            if queue.returncode == 0 and queue.stdout.strip():
-                gone_since = None
-            elif gone_since is None:
-                gone_since = time.monotonic()
-            elif time.monotonic() - gone_since > _SLURM_GRACE_SECONDS:
-                return
-
-    def launch_merge_stats(self) -> None:
-        """Launch nothing: each task's own report is read."""
-
-
-def _sbatch_value(value: object) -> str:
-    """Return `=value` as sbatch reads it: a backslash takes the next character, in double quotes too; nothing for a mere flag."""
-    text = str(value)
-    if not text or re.fullmatch(r"[\w./:%-]+", text, re.ASCII):
-        return text and f"={text}"
-    return '="' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
 def _connect_to_ray() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gpt.errors import UserError
 from gpt.locks import holder, try_lock
-from gpt.secrets import public_uri
+from gpt.secrets.hiding import public_uri
 from gpt.tracking import store
 from gpt.tracking.events import batches, brief, refusal, send_events
 from gpt.tracking.spool import (

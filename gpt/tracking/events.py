@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from gpt.errors import UserError
-from gpt.secrets import redact
+from gpt.secrets.hiding import redact
 from gpt.tracking import store
 from gpt.tracking.spool import Event
 

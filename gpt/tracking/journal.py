@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from gpt.locks import is_still, try_lock
-from gpt.secrets import redact_values
+from gpt.secrets.hiding import redact_values
 from gpt.tracking.delivery import Delivery, deliver_left_behind, remove_if_finished
 from gpt.tracking.events import brief
 from gpt.tracking.spool import is_delivered, lock_path, read_events

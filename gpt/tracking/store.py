@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from gpt import addresses
 from gpt.errors import UserError
 from gpt.paths import DATABASE, kept
-from gpt.secrets import public_uri, redact
+from gpt.secrets.hiding import public_uri, redact
 from gpt.tracking.location import ARTIFACTS, artifacts_folder, put_right
 
 if TYPE_CHECKING:

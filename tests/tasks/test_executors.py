@@ -260,8 +260,8 @@ def test_slurm_jobs_are_waited_for_and_their_errors_told(
     monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_SLURM", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr("gpt.tasks.executors._POLL_SECONDS", 0.2)
-    monkeypatch.setattr("gpt.tasks.executors._SLURM_GRACE_SECONDS", 1.0)
+    monkeypatch.setattr("gpt.tasks.slurm._POLL_SECONDS", 0.2)
+    monkeypatch.setattr("gpt.tasks.slurm._SLURM_GRACE_SECONDS", 1.0)
     with Tasks(engine("slurm", memory_gb=3), tmp_path / place) as tasks:
         tasks.run("a", 2, Note(notes))
         tasks.run("a", 2, Note(notes))

@@ -10,6 +10,7 @@ from gpt import addresses
 from gpt.commands.checks.finding import Finding
 from gpt.errors import UserError
 from gpt.paths import why_unwritable
+from gpt.secrets.hiding import public_uri
 
 _SECONDS = 5.0
 

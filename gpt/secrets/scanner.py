@@ -1,4 +1,4 @@
-"""Finds what looks like a secret in a file that is about to leave this machine, by the rules of gpt/secrets.py.
+"""Finds what looks like a secret in a file that is about to leave this machine, by the rules of gpt/secrets/hiding.py.
 
 A finding says the file, the line and the kind: never the secret. Better one missed than an honest file refused: in code
 only literal values count that nobody would write as an example.
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gpt.errors import UserError
-from gpt.secrets import (
+from gpt.secrets.hiding import (
     ASSIGNMENTS,
     BEARER,
     ENCODED_URI_PASSWORD,

@@ -1,7 +1,7 @@
 """Keeps passwords, tokens and keys out of what is printed, logged and stored (rule 10 of the design).
 
 `redact` hides them in a text, `guard_output` in the log records and tracebacks of a process. What is hidden is shown as `***`.
-What a secret looks like is said here once; gpt/scanner.py finds them in files by the same rules.
+What a secret looks like is said here once; gpt/secrets/scanner.py finds them in files by the same rules.
 """
 
 import json
