@@ -547,6 +547,8 @@ def test_a_source_can_keep_its_copies_and_those_of_others_still_go(corpus: Corpu
     trained = Counter((record["source"], record["text"]) for record in corpus.records("train"))
     for text in copies:
         assert [found[source, text] for source in ("a-web", "b-books", "c-forum")] == [1, 2, 0]
+    ids = [record["id"] for split in SPLITS for record in corpus.records(split)]
+    assert len(set(ids)) == len(ids), "copies that stay are shuffled apart"
     for text in near:
         assert found["b-books", f"{text} b-books"] == 1
         assert sum(trained[source, f"{text} {source}"] for source in ("a-web", "c-forum")) <= 1

@@ -34,8 +34,8 @@ _NOTE = np.dtype([("place", "<u4"), ("value", "<u4")])
 class ChooseRemoved(WritingStep):
     """The one task that decides which documents go.
 
-    `removed/<shard>` has a byte a document: 0, EXACT or NEAR; `copies/<shard>`, if copies stay, the number of each document among
-    those of the same text. `near_copies.json` counts the held-out documents that stay beside a near copy of theirs.
+    `removed/<shard>` has a byte a document: 0, EXACT or NEAR; `copies/<shard>` the number of each document among those of the
+    same text, since a source may keep its copies. `near_copies.json` counts the held-out documents that stay beside a near copy of theirs.
     """
 
     name = "clusters"
@@ -59,12 +59,10 @@ class ChooseRemoved(WritingStep):
                 documents, _ = unpack(pairs)
                 beside -= numbering.splits(documents)
                 self._note(numbering, "removed", documents, np.full(len(documents), EXACT if settings.exact else NEAR))
-        else:
-            self._number_copies(numbering, copies)
+        self._number_copies(numbering, copies)
         for shard in range(numbering.shards):
             self._write(shard, "removed", np.dtype("u1"))
-            if not (settings.exact or settings.minhash):
-                self._write(shard, "copies", np.dtype("<u4"))
+            self._write(shard, "copies", np.dtype("<u4"))
         counted = {"test": int(beside[0]), "validation": int(beside[1])} if settings.minhash else {}
         write_report(self.new_file(self._folder / "near_copies.json"), counted)
         shutil.rmtree(self._work, ignore_errors=True)
@@ -159,9 +157,8 @@ def removed_documents(folder: Path, shard: int) -> np.ndarray:
 
 
 def copy_numbers(folder: Path, shard: int) -> np.ndarray:
-    """Return for every document of a shard how many of the same text stand before it, of those that stay: (documents,) uint32."""
-    path = folder / "copies" / f"{shard:05d}"
-    return np.fromfile(path, "<u4") if path.exists() else np.zeros(len(removed_documents(folder, shard)), "<u4")
+    """Return for every document of a shard how many of the same text have lower numbers: (documents,) uint32."""
+    return np.fromfile(folder / "copies" / f"{shard:05d}", "<u4")
 
 
 def _first_to_stay(candidates: np.ndarray) -> np.ndarray:
