@@ -208,7 +208,8 @@ def _value(name: str) -> str | None:
 
 def _split(name: str, value: str, schemes: tuple[str, ...], *, or_of_plugin: bool = False) -> SplitResult:
     """Return the parts of an address; raise `UserError`, with what was probably meant, if it is none of these schemes."""
-    if re.search(r"[\s\x00-\x1f\x7f]", value):
+    # A file's path may hold spaces.
+    if re.search(r"[\x00-\x1f\x7f]" if value.startswith("sqlite:") else r"[\s\x00-\x1f\x7f]", value):
         raise _refuse(name, value, "an address holds no space; correct or unset it")
     try:
         parts = urlsplit(value)

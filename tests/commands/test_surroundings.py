@@ -78,9 +78,11 @@ def test_outside_a_project_the_error_says_where_it_looked(
 
 
 def test_any_locale_shows_any_text(project: Path) -> None:
+    # Neither Python nor torch starts from a path that the locale cannot hold.
+    ascii_only = ASCII if sys.prefix.isascii() else {"PYTHONIOENCODING": "ascii:strict"}
     for environment, arguments in (
-        (ASCII, ("tokens", "show", "--sequences", "1")),
-        (ASCII, (*GENERATE, "Ünü│ 王")),
+        (ascii_only, ("tokens", "show", "--sequences", "1")),
+        (ascii_only, (*GENERATE, "Ünü│ 王")),
         ({"PYTHONIOENCODING": "latin-1:strict"}, (*GENERATE, "naïve", "王")),
     ):
         result = run(*arguments, **environment)
@@ -225,5 +227,5 @@ def test_doctor_tells_of_a_proxy_without_its_password(tmp_path: Path, monkeypatc
     monkeypatch.setenv("HTTPS_PROXY", "http://me:s3cret@proxy.example:3128")
     assert found()["proxy"] == (
         "note",
-        "HTTPS_PROXY=http://me:***@proxy.example:3128; servers of this machine are asked without it",
+        "HTTPS_PROXY=http://proxy.example:3128; servers of this machine are asked without it",
     )

@@ -89,8 +89,9 @@ def test_in_a_project_that_is_read_only_each_command_works_or_says_so(
     assert done.returncode == 0, done.stderr
     done = run(folder, *writing, under=under)
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == len(writing)
-    for line in done.stderr.splitlines():
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("WARNING: ")]
+    assert len(errors) == len(writing)
+    for line in errors:
         assert re.fullmatch(
             r"error: .*: (Read-only file system|Permission denied); make it writable, or make room", line
         )

@@ -98,3 +98,13 @@ def test_a_file_that_is_no_database_is_an_error(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/missing/mlflow.db")
     with pytest.raises(UserError, match="folder is missing"):
         store.client()
+
+
+def test_a_relative_path_of_sqlite_is_made_absolute_in_a_folder_of_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a%20b?c #1"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs.db")
+    assert store.database_file(store.tracking_uri()) == folder / "runs.db"

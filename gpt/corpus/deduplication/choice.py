@@ -35,7 +35,8 @@ class ChooseRemoved(WritingStep):
     """The one task that decides which documents go.
 
     `removed/<shard>` has a byte a document: 0, EXACT or NEAR; `copies/<shard>` the number of each document among those of the
-    same text, since a source may keep its copies. `near_copies.json` counts the held-out documents that stay beside a near copy of theirs.
+    same text, since a source may keep its copies. `near_copies.json` counts the held-out documents that stay beside a near copy
+    of theirs.
     """
 
     name = "clusters"
