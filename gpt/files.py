@@ -19,10 +19,8 @@ from typing import Any
 from gpt.errors import UserError
 
 _CHUNK_BYTES = 1 << 20
-_PARTIAL, _ASIDE = (
-    ".partial",
-    ".aside",
-)  # ends of the hidden names `.<name>.<8 letters>.<end>` beside a file or folder that is written
+# Ends of the hidden names `.<name>.<8 letters>.<end>` beside a file or folder that is written.
+_PARTIAL, _ASIDE = ".partial", ".aside"
 
 
 def sha256_file(path: Path) -> str:

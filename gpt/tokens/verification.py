@@ -142,7 +142,7 @@ class Verification:
                 if is_old and stamp == _stamp(found, os.fstat(file.fileno())) and _is_on_disk(file):
                     self._notes.add(shard["file"], stamp)
         except FileNotFoundError:
-            raise UserError(f"{path}: SHA-256 is no file, the index says {shard['sha256']}; {_HINT}") from None
+            raise UserError(f"{path}: is not there, though the index names it; {_HINT}") from None
 
     def _hash(self, file: FileIO) -> str | None:
         """Return the SHA-256 of a file, None if it is to stop before the end. Hashing lets other threads run."""
