@@ -209,7 +209,7 @@ def test_a_shard_of_another_length_is_a_clear_error(made: Path, tmp_path: Path, 
     damage(tmp_path / "tokens" / "train_00001.bin")
     with pytest.raises(UserError, match=rf"train_00001\.bin: .*{message}.*run `gpt tokenize` again"):
         TokenReader(tmp_path / "tokens", "train")
-    with pytest.raises(UserError, match=r"train_00001\.bin: SHA-256 is "):
+    with pytest.raises(UserError, match=r"train_00001\.bin: (SHA-256 is |is not there)"):
         verify_shards(tmp_path / "tokens")
     TokenReader(tmp_path / "tokens", "test")  # the others are whole
     verify_shards(tmp_path / "tokens", ["validation", "test"])
