@@ -10,6 +10,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from gpt import paths
 from gpt.files import read_json
+from gpt.secrets.hiding import without_userinfo
 
 _FIGURES = ("documents", "loss", "perplexity", "bits_per_byte")
 
@@ -57,11 +58,11 @@ def _mlflow_run(registered: dict[str, Any]) -> None:
 
 def run_page(registered: dict[str, Any]) -> str | None:
     """Return the address of a version's run in MLflow's UI, without credentials; None where no server has a UI."""
-    parts = urlsplit(registered["tracking_uri"])
+    parts = urlsplit(without_userinfo(registered["tracking_uri"]))
     if parts.scheme not in ("http", "https"):
         return None
     page = f"/experiments/{registered['experiment_id']}/runs/{registered['run_id']}"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], f"{parts.path.rstrip('/')}/", "", page))
+    return urlunsplit((parts.scheme, parts.netloc, f"{parts.path.rstrip('/')}/", "", page))
 
 
 def _rounded(value: Any) -> Any:

@@ -180,3 +180,19 @@ def memory_group() -> Iterator[Callable[[int], Path]]:
     yield make
     if group.is_dir():
         group.rmdir()
+
+
+@pytest.fixture
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Return a function that lets torch say that there is a GPU of a compute capability, as in 9, 0."""
+    import torch
+
+    def pretend(*capability: int) -> None:
+        class Properties:
+            major, minor = capability
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
+
+    return pretend

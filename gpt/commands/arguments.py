@@ -53,11 +53,6 @@ def model(text: str) -> str:
     return entry.readable(text) if text.startswith(("models:", "@")) else str(paths.from_here(text))
 
 
-def readable(text: str) -> str:
-    """The argument type of a text, whatever bytes were typed."""
-    return entry.readable(text)
-
-
 def not_empty(text: str) -> str:
     """The argument type of a text that must not be empty."""
     if not text:

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from gpt.commands.arguments import Commands, add_command, add_model, at_least, not_empty, readable
+from gpt.commands.arguments import Commands, add_command, add_model, at_least, not_empty
+from gpt.entry import readable
 from gpt.paths import from_here
 
 

@@ -4,7 +4,6 @@ The folder says what it was made with (settings, inputs, the stage's code, versi
 it is not gone on with, but set aside: what a person changes they may change back.
 """
 
-import fcntl
 import json
 import logging
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 from gpt.code import describe_differences, stage_identity
 from gpt.errors import UserError
 from gpt.files import fsync_path, sha256_json, write_json
+from gpt.locks import try_lock
 
 IDENTITY = "identity.json"
 _SHORT = 12  # digits of an identity in a folder's name
@@ -37,11 +37,10 @@ def work_folder(output: Path, stage: str, settings: dict[str, Any], inputs: dict
     identity: Identity = {"settings": settings, "inputs": inputs, **stage_identity(stage)}
     folder = output.parent / f".{output.name}.work"
     output.parent.mkdir(parents=True, exist_ok=True)
-    with (output.parent / f"{folder.name}.lock").open("w") as lock:  # stays: who unlinks a lock may unlink another's
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{output}: another process is making it; wait for it or stop it") from None
+    lock = try_lock(output.parent / f"{folder.name}.lock")  # stays: who unlinks a lock may unlink another's
+    if lock is None:
+        raise UserError(f"{output}: another process is making it; wait for it or stop it")
+    with lock:
         _take_up(folder, json.loads(json.dumps(identity)))  # as it comes back from a file: tuples are lists
         yield folder
         remove_work(folder)

@@ -66,12 +66,15 @@ def artifacts_folder(database: Path) -> Path:
     return database.resolve().parent / ARTIFACTS
 
 
+def read_only(database: Path) -> closing[sqlite3.Connection]:
+    """Open a database to look at it: it is not made where there is none. Raises `sqlite3.Error`."""
+    return closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=_WAIT_SECONDS))
+
+
 def find_misplaced(database: Path) -> list[Misplaced]:
     """Return the places that a database names elsewhere than beside itself; nothing is changed."""
     try:
-        with closing(
-            sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=_WAIT_SECONDS)
-        ) as store:
+        with read_only(database) as store:
             return list(_misplaced(store, database.resolve().parent))
     except sqlite3.Error:
         return []  # not there yet, or no database: MLflow says what is wrong with it

@@ -2,6 +2,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -37,14 +38,9 @@ def test_the_processor_says_whether_it_computes_bf16_itself(
     ("capability", "natives"), [((9, 0), ["fp32", "tf32", "bf16", "fp16"]), ((7, 5), ["fp32", "fp16"])]
 )
 def test_a_gpu_says_by_its_generation_what_it_computes(
-    capability: tuple[int, int], natives: list[str], monkeypatch: pytest.MonkeyPatch
+    capability: tuple[int, int], natives: list[str], pretend_gpu: Callable[[int, int], None]
 ) -> None:
-    class Properties:
-        major, minor = capability
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
+    pretend_gpu(*capability)
     assert [name for name in ("fp32", "tf32", "bf16", "fp16") if is_native(name)] == natives
 
 

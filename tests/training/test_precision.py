@@ -1,6 +1,7 @@
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -47,14 +48,9 @@ def test_a_machine_without_a_gpu_trains_in_fp32_and_bf16() -> None:
     ("capability", "names"), [((9, 0), ["fp32", "tf32", "bf16", "fp16"]), ((7, 5), ["fp32", "fp16"])]
 )
 def test_a_gpu_trains_in_what_it_computes(
-    capability: tuple[int, int], names: list[str], monkeypatch: pytest.MonkeyPatch
+    capability: tuple[int, int], names: list[str], pretend_gpu: Callable[[int, int], None]
 ) -> None:
-    class Properties:
-        major, minor = capability
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
+    pretend_gpu(*capability)
     assert accepted() == names
 
 

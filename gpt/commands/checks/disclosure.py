@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpt.commands.checks.finding import Finding
+from gpt.commands.checks.finding import Finding, missing
 from gpt.errors import UserError
 
 
@@ -16,5 +16,4 @@ def uploads() -> Iterator[Finding]:
     except OSError as error:  # git's index is copied to a temporary folder
         yield "note", "secrets", f"not looked for: {error}"
     except UserError as error:
-        for line in str(error).splitlines():
-            yield "missing", "secrets", line
+        yield from missing("secrets", error)

@@ -7,29 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt import git
-from gpt.commands.checks.finding import Finding
+from gpt.commands.checks.finding import Finding, missing
 from gpt.errors import UserError
 from gpt.memory import in_units
 
 # The project's folder, and those below it that stages, runs, DVC and MLflow write to.
-_WRITTEN = tuple(
-    map(
-        Path,
-        (
-            ".",
-            "data",
-            "models",
-            "metrics",
-            "plots",
-            "reports",
-            "checkpoints",
-            "spool",
-            "mlartifacts",
-            ".dvc",
-            ".dvc/cache",
-        ),
-    )
-)
+_NAMES = ". data models metrics plots reports checkpoints spool mlartifacts .dvc .dvc/cache"
+_WRITTEN = tuple(map(Path, _NAMES.split()))
 _LEAST_FREE_BYTES = 2 * 2**30
 
 
@@ -113,5 +97,4 @@ def settings() -> Iterator[Finding]:
         load_params()
         yield "ok", "params.yaml", "valid"
     except UserError as error:
-        for line in str(error).splitlines():
-            yield "missing", "params.yaml", line.removeprefix("params.yaml: ")
+        yield from missing("params.yaml", error)

@@ -4,7 +4,6 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 from gpt import addresses
 from gpt.commands.checks.finding import Finding
@@ -45,8 +44,10 @@ def _mlflow() -> Finding:
 
 def _check_schema(file: Path) -> None:
     """Raise `UserError` if a database of MLflow's was made by another version of it."""
+    from gpt.tracking.location import read_only
+
     try:
-        with sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True) as database:
+        with read_only(file) as database:
             tables = {name for (name,) in database.execute("select name from sqlite_master")}
             if "alembic_version" not in tables:
                 if tables:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gpt.commands.checks.finding import Finding
+from gpt.commands.checks.finding import Finding, missing
 from gpt.errors import UserError
 
 
@@ -19,5 +19,4 @@ def environment() -> Iterator[Finding]:
     try:
         check_environment(params, on_gpu=torch.cuda.is_available())
     except UserError as error:
-        for line in str(error).splitlines():
-            yield "missing", "environment", line
+        yield from missing("environment", error)
