@@ -185,7 +185,6 @@ def memory_group() -> Iterator[Callable[[int], Path]]:
 @pytest.fixture
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     """Return a function that lets torch say that there is a GPU of a compute capability, as in 9, 0."""
-    import torch
 
     def pretend(*capability: int) -> None:
         class Properties:
