@@ -14,8 +14,11 @@ from gpt.errors import UserError
 _POLL_SECONDS = 0.1
 
 
-def try_lock(path: Path) -> TextIO | None:
-    """Take the lock file `path` and write down who we are; None if another holds it. `unlock` or closing it gives it back."""
+def try_lock(path: Path, process: int | None = None) -> TextIO | None:
+    """Take the lock file `path` and write down who we are; None if another holds it. Closing what it returns gives it back.
+
+    `process` is the id of the process to stop, if that is not this one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         lock = path.open("a+", encoding="utf-8")
@@ -29,7 +32,9 @@ def try_lock(path: Path) -> TextIO | None:
             raise
         if is_still(lock.fileno(), path):
             lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            lock.write(
+                f"process {process or os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            )
             lock.flush()
             return lock
         lock.close()  # its last holder removed the file in the meantime
@@ -41,6 +46,18 @@ def holder(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace") or "another process"
     except OSError:
         return "another process"
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock file now; it need not exist."""
+    try:
+        with path.open(encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """Where training runs: which processes, on which device. Never what it computes."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
 
-from gpt.errors import UserError
+from gpt.errors import Interrupted, UserError
 from gpt.params.launch import Launch
 from gpt.params.project import Params
 from gpt.processes.environment import check_environment, hide_from_accelerate
@@ -42,22 +44,38 @@ def check_launch(params: Params) -> None:
         )
 
 
-def join_processes(settings: Launch) -> "PartialState":
-    """Return the process group of this run, once all processes are there."""
+@contextmanager
+def joined_processes(settings: Launch) -> Iterator["PartialState"]:
+    """Give the process group of this run, once all processes are there, and leave it at the end.
+
+    An interpreter that ended inside the group could tear a thread of it out of C++, which aborts: all work done, and the exit code
+    of a crash. After an error of one process alone nobody leaves: the launcher ends the others, which may wait for that one.
+    """
     from accelerate import PartialState
 
     hide_from_accelerate()
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=settings.timeout_seconds))
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=settings.timeout_seconds))
+    try:
+        yield state
+    except Interrupted:  # in all of them
+        _leave_processes()
+        raise
+    _leave_processes()
+
+
+def _leave_processes() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def start_accelerator(settings: Launch, mixed_precision: str) -> "Accelerator":
-    """Return Accelerate's handle on this process; `mixed_precision` is what it calls no, bf16 or fp16.
+    """Return Accelerate's handle on this process, which has joined the others; `mixed_precision` is what it calls no, bf16 or fp16.
 
     Raises `UserError` if a launcher has started another number of processes than `launch` asks for.
     """
-    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 
-    state = join_processes(settings)
+    state = PartialState()
     asked = settings.num_processes * settings.num_machines
     if state.num_processes != asked:
         raise UserError(

@@ -16,7 +16,7 @@ from gpt.params.launch import Launch
 from gpt.params.project import Params
 from gpt.processes.agreement import is_same_everywhere, work_together
 from gpt.processes.cores import bound_threads
-from gpt.processes.launch import check_launch, join_processes, start_accelerator
+from gpt.processes.launch import check_launch, joined_processes, start_accelerator
 from gpt.processes.machine import describe_hardware, keep_freed_memory
 from gpt.processes.owner import tell_owner
 from gpt.processes.signals import Stop
@@ -43,7 +43,11 @@ def pretrain(params: Params) -> None:
     check_launch(params)
     check_precision(params.train.precision, params.launch)
     bound_threads()
-    processes = join_processes(params.launch)
+    with joined_processes(params.launch) as processes:
+        _pretrain(params, processes)
+
+
+def _pretrain(params: Params, processes: PartialState) -> None:
     check_tokenizer(paths.TOKENS, paths.TOKENIZER, "run `gpt tokenize` again")  # it is packed with the model
     identity = fingerprint(params)
     folder = paths.kept(paths.CHECKPOINTS) / identity.id

@@ -46,6 +46,7 @@ def run(rank: int, folder: Path, case: str) -> None:
         (folder / f"{rank}").write_text(f"done after {beats}")
     except Interrupted as error:
         (folder / f"{rank}").write_text(str(error))
+    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize(

@@ -101,17 +101,18 @@ def test_the_gradient_is_that_of_the_mean_over_all_tokens_for_every_micro_batch(
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
     code = """
 import sys, torch
-from gpt.processes.launch import start_accelerator
+from gpt.processes.launch import joined_processes, start_accelerator
 from gpt.params.project import load_params
 from tests.conftest import ROOT
 from tests.training.test_step import make_model, make_settings, make_step, read
 launch = load_params(ROOT / "params.yaml").launch.model_copy(update={"num_processes": 2})
-accelerator = start_accelerator(launch, "no")
-step, seen = make_step(make_model(), make_settings(grad_clip=0.05), 2, accelerator)
-loss, norm, _ = step(0, read)
-if accelerator.is_main_process:
-    torch.save({"gradient": seen[0], "loss": loss, "norm": norm}, sys.argv[1])
-accelerator.end_training()
+with joined_processes(launch):
+    accelerator = start_accelerator(launch, "no")
+    step, seen = make_step(make_model(), make_settings(grad_clip=0.05), 2, accelerator)
+    loss, norm, _ = step(0, read)
+    if accelerator.is_main_process:
+        torch.save({"gradient": seen[0], "loss": loss, "norm": norm}, sys.argv[1])
+assert not torch.distributed.is_initialized(), "an interpreter that ends in the group aborts"
 """
     (tmp_path / "two.py").write_text(code, encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

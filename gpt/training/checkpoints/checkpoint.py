@@ -7,23 +7,22 @@ else JSON: torch.distributed.checkpoint would put a pickle beside them, and what
 """
 
 import errno
-import fcntl
 import json
 import logging
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from gpt import locks
 from gpt.errors import UserError
 from gpt.files import exchange, fsync_path, sha256_file, write_json
 from gpt.processes.owner import OWNER
@@ -187,18 +186,12 @@ def single_trainer(folder: Path) -> Iterator[None]:
 
     The kernel drops the lock when its holder dies, however it dies.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: {_holder_of(lock)} trains here; wait for it or stop it, then run this again"
-            ) from None
-        lock.truncate(0)
-        trainer = os.environ.get(OWNER, os.getpid())  # of several processes the one whose end is the others'
-        lock.write(f"process {trainer} on {socket.gethostname()}")
-        lock.flush()
+    trainer = os.environ.get(OWNER)  # of several processes the one whose end is the others'
+    lock = locks.try_lock(folder / _LOCK, int(trainer) if trainer else None)
+    if lock is None:
+        holding = locks.holder(folder / _LOCK)
+        raise UserError(f"{folder}: {holding} trains here; wait for it or stop it, then run this again")
+    with lock:
         _clean_up(folder)
         yield
 
@@ -215,20 +208,7 @@ def _clean_up(folder: Path) -> None:
 
 def holder(folder: Path) -> str | None:
     """Return which process trains in a checkpoint folder now, or None."""
-    try:
-        with (folder / _LOCK).open(encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return _holder_of(lock)
-    except FileNotFoundError:
-        pass
-    return None
-
-
-def _holder_of(lock: TextIO) -> str:
-    lock.seek(0)
-    return lock.read().strip() or "another process"
+    return locks.holder(folder / _LOCK) if locks.is_locked(folder / _LOCK) else None
 
 
 def remove(folder: Path) -> None:
