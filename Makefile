@@ -64,9 +64,13 @@ $(STAMP): requirements.lock pyproject.toml $(MOVED)
 
 # Resolve again after a change of pyproject.toml, for every Python that it admits and every machine at once. What is pinned stays as it
 # is where it can; UPGRADE=--upgrade takes the newest of everything, UPGRADE="--upgrade-package NAME" of one package.
-lock: $(STAMP)
+lock: | $(BIN)/uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra ray --extra s3 $(UPGRADE) \
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml >/dev/null
+
+# What is installed need not fit a changed pyproject.toml: that is what the lock is resolved for.
+$(BIN)/uv:
+	@$(MAKE) $(STAMP)
 
 # What runs leave beside the committed files; the environment and the DVC cache stay.
 clean:

@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 VERSIONS = ("3.11.2", *(f"{OLDEST[0]}.{minor}.3" for minor in range(OLDEST[1], NEWEST[1] + 1)))
 EXTRAS = ("dev", "ray", "s3")
 # Pure Python, for which no wheel was ever published: pip makes one without a compiler.
-SOURCES = ("antlr4-python3-runtime",)
+SOURCES = ("antlr4-python3-runtime", "rouge-score", "sqlitedict", "word2number")
 
 
 def main() -> int:
