@@ -49,19 +49,20 @@ def test_stopped_at_any_instant_it_saves_leaves_nothing_behind_and_goes_on(
     project = replace(project, environment=project.environment | family.environment)
     project.run("dvc", "repro", "tokenize")
     command, last_command, signum, latest = COMMANDS[name]
-    latest_step = -1
+    latest_step, output = -1, ""
     for number in range(stops):
         process = project.start(*command)
         deadline = time.monotonic() + instants.uniform(0.5, latest)
         while time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.01)
         if process.poll() is not None:
-            assert process.returncode == 0, process.communicate()
+            output, _ = process.communicate()
+            assert process.returncode == 0, output
             assert number, "it ended before the first stop"
             break
         process.send_signal(signum)
-        output, _ = process.communicate(timeout=30)
-        assert process.returncode in (128 + signum, -signum), output
+        told, _ = process.communicate(timeout=30)
+        assert process.returncode in (128 + signum, -signum), told
         family.wait_until_gone(30)
         if last_command == REPRO:  # what the flow does by itself, and docs/operations.md tells people to do
             monkeypatch.chdir(project.folder)
@@ -72,7 +73,7 @@ def test_stopped_at_any_instant_it_saves_leaves_nothing_behind_and_goes_on(
             assert checkpoints.find_damage(steps[-1]) is None
             assert checkpoints.step_of(steps[-1]) >= latest_step
             latest_step = checkpoints.step_of(steps[-1])
-    output = project.run(*last_command)
+    output += project.run(*last_command)  # nothing is left to do if the last one had come to its end
     assert latest_step < 0 or "resuming after step" in output
     assert (project.weights(), project.hash_of("plots")) == WHOLE[0]
     assert not family.alive()

@@ -215,6 +215,7 @@ def test_doctor_names_the_variable_that_is_wrong(
     variable: str, value: str, subject: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(variable.lower(), raising=False)  # of a proxy it would be the one that counts
     monkeypatch.setenv(variable, value)
     kind, text = found()[subject]
     assert kind == "missing"
@@ -223,7 +224,8 @@ def test_doctor_names_the_variable_that_is_wrong(
 
 def test_doctor_tells_of_a_proxy_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("MLFLOW_TRACKING_URI", *(name for name in os.environ if name.lower().endswith("_proxy"))):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HTTPS_PROXY", "http://me:s3cret@proxy.example:3128")
     assert found()["proxy"] == (
         "note",

@@ -407,6 +407,7 @@ def test_a_store_that_cannot_be_written_keeps_everything_in_the_spool(store: Mlf
     assert "waiting" in done.stdout
     assert "readonly database" in done.stdout
     assert path.read_bytes() == before
+    (tmp_path / "mlflow.db").chmod(0o644)
     assert deliver_left_behind(SPOOL) == 1
 
 
