@@ -22,6 +22,7 @@ from gpt.model.storage import load_model
 from gpt.params.project import Params
 from gpt.registry.imports import needed_modules, pinned_requirements
 from gpt.registry.lineage import Lineage, collect, read_evaluation
+from gpt.registry.requests import limits_for
 from gpt.registry.versions import (
     CANDIDATE,
     CHAMPION,
@@ -203,6 +204,7 @@ def _write_package(
         artifacts={"model": (project / paths.BASE_MODEL).absolute().as_uri()},
         pip_requirements=pinned_requirements(others),
         signature=_signature(params),
+        model_config=limits_for(params.model.block_size, params.evaluate.max_new_tokens)._asdict(),
         input_example=pd.DataFrame({"prompt": [params.evaluate.prompts[0]]}),
     )
 
