@@ -22,7 +22,7 @@ from gpt.model.storage import load_model
 from gpt.params.project import Params
 from gpt.registry.imports import needed_modules, pinned_requirements
 from gpt.registry.lineage import Lineage, collect, read_evaluation
-from gpt.registry.requests import limits_for
+from gpt.registry.serving.requests import limits_for
 from gpt.registry.versions import (
     CANDIDATE,
     CHAMPION,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
-_SCRIPT = Path(__file__).with_name("pyfunc.py")
+_SCRIPT = Path(__file__).with_name("serving") / "pyfunc.py"
 _FIGURES = ("bits_per_byte", "loss", "perplexity")
 # A version with all of these is the same model from the same data and settings, measured on the same documents.
 _IDENTITY = ("model_sha256", "data_sha256", "params_sha256", "test_documents_sha256")

@@ -1,7 +1,7 @@
 """The GPT as an MLflow pyfunc: prompts in, completions out. MLflow copies this file into the model and runs it there.
 
 What it imports from `gpt` travels with the model (see gpt/registry/imports.py): it loads without a checkout, and
-nothing is unpickled. What a server answers to a bad request: gpt/registry/requests.py, gpt/registry/scoring.py.
+nothing is unpickled. What a server answers to a bad request: requests.py and scoring.py beside it.
 """
 
 import threading
@@ -17,8 +17,8 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from gpt.model.generation import Sampling, generate_texts
 from gpt.model.storage import default_device, load_model
-from gpt.registry.requests import check_parameters, check_prompts, check_size, read_limits
-from gpt.registry.scoring import guard_server, is_serving
+from gpt.registry.serving.requests import check_parameters, check_prompts, check_size, read_limits
+from gpt.registry.serving.scoring import guard_server, is_serving
 
 
 class CompletionModel(PythonModel):

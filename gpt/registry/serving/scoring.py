@@ -17,7 +17,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 from mlflow.pyfunc import PyFuncModel
 from mlflow.types import ColSpec, DataType, Schema
 
-from gpt.registry.requests import Limits, check_parameters
+from gpt.registry.serving.requests import Limits, check_parameters
 
 _TABLES = ("dataframe_split", "dataframe_records", "inputs", "instances")
 _FORM = 'send {"inputs": {"prompt": ["a text", ...]}, "params": {"seed": 1, ...}}'
