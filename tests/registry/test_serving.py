@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from gpt.params.project import Params
 from gpt.registry.package import RegisteredModel, register
 from gpt.registry.versions import CHAMPION
 from gpt.tracking import store
+from tests.conftest import ROOT
 from tests.registry.test_package import Registered, package_folder
 from tests.registry.traffic import (
     JSON,
@@ -205,6 +207,24 @@ def champion_of(project: Path, params: Params) -> RegisteredModel:
     version = register(params, project)
     store.client().set_registered_model_alias(version.name, CHAMPION, str(version.version))
     return version
+
+
+def test_the_lines_of_the_readme_load_a_version_from_any_folder(project: Path, params: Params, tmp_path: Path) -> None:
+    champion_of(project, params)
+    (line,) = re.findall(r"`(mlflow\.pyfunc\.load_model\(.+?\))`", (ROOT / "README.md").read_text(encoding="utf-8"))
+    code = f"import mlflow; print(len({line.replace('shakespeare-gpt', params.register_.name)}))"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{project}/mlflow.db",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    }
+    (tmp_path / "elsewhere").mkdir()
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=tmp_path / "elsewhere", env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.split() == ["1"], done.stderr
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.slow
