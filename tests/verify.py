@@ -193,6 +193,13 @@ PROMISES = (
         read=all_passed,
     ),
     Promise(
+        "serving",
+        "a served champion answers 200 malformed requests with a 4xx that says why, 200 valid ones as `gpt generate` does",
+        (*PYTEST, "tests/registry/test_serving.py", "tests/registry/test_pyfunc.py"),
+        minutes=20,
+        read=all_passed,
+    ),
+    Promise(
         "boilerplate",
         "100,000 documents that share boilerplate as READMEs do lose at most 1 % of their bytes, 200 of 200 leaks are found",
         (PYTHON, "-m", "tests.corpus.test_boilerplate", "100000"),

@@ -222,14 +222,16 @@ def _add_import(commands: Commands) -> None:
 
 
 def export(options: argparse.Namespace) -> int:
-    """write a model as transformers loads it"""
+    """write a model as transformers loads it, with a model card"""
     from gpt.params.project import load_params
 
     params = load_params()
     from gpt.model.convert.huggingface import export_huggingface
-    from gpt.registry.versions import resolve_model
+    from gpt.registry.overview.card import write_card
+    from gpt.registry.overview.facts import of_model
 
-    architecture = export_huggingface(resolve_model(str(options.model), params.register_.name), options.folder)
+    folder, facts = of_model(str(options.model), params.register_.name, Path.cwd())
+    architecture = export_huggingface(folder, options.folder, write_card(facts))
     print(f"{options.folder}: {architecture.class_name}; AutoModelForCausalLM and AutoTokenizer load it")
     return 0
 

@@ -22,6 +22,10 @@ from gpt.model.storage import load_model
 from gpt.params.project import Params
 from gpt.registry.imports import needed_modules, pinned_requirements
 from gpt.registry.lineage import Lineage, collect, read_evaluation
+from gpt.registry.overview import facts
+from gpt.registry.overview.description import describe_version, refresh_description
+from gpt.registry.overview.listing import CENTRED_TAG
+from gpt.registry.serving.requests import limits_for
 from gpt.registry.versions import (
     CANDIDATE,
     CHAMPION,
@@ -42,7 +46,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
-_SCRIPT = Path(__file__).with_name("pyfunc.py")
+_SCRIPT = Path(__file__).with_name("serving") / "pyfunc.py"
 _FIGURES = ("bits_per_byte", "loss", "perplexity")
 # A version with all of these is the same model from the same data and settings, measured on the same documents.
 _IDENTITY = ("model_sha256", "data_sha256", "params_sha256", "test_documents_sha256")
@@ -88,6 +92,7 @@ def register(params: Params, project: Path) -> RegisteredModel:
             deliver_left_behind(project / paths.SPOOL)  # its run may wait there
             version = _create_version(client, name, lineage, params, project)
         alias = _offer(client, version)
+        refresh_description(client, name)
         assert version.run_id, "every version of ours has a run"
         return RegisteredModel(
             name=name,
@@ -139,6 +144,8 @@ def _create_version(
     tags = lineage.tags() | {
         f"{split}_bits_per_byte": repr(evaluation[split]["bits_per_byte"]) for split in ("validation", "test")
     }
+    if isinstance(centred := evaluation.get("centred"), float):
+        tags[CENTRED_TAG] = repr(centred)
     model = client.create_logged_model(run.info.experiment_id, name, run_id, tags=tags, model_type="gpt")
     tags["lineage"] = f"runs:/{run_id}/lineage/{model.model_id}"
     try:
@@ -148,6 +155,8 @@ def _create_version(
         with tempfile.TemporaryDirectory() as folder:
             for file, content in lineage.files.items():
                 Path(folder, file).write_bytes(content)
+            if (project / paths.SAMPLES).is_file():
+                shutil.copyfile(project / paths.SAMPLES, Path(folder, paths.SAMPLES.name))
             client.log_artifacts(run_id, folder, f"lineage/{model.model_id}")
         if card := read_card(project / paths.DATA_CARD, project / paths.TOKENS):
             client.log_text(run_id, card, "data.html")  # training logs it too, but may have begun before it was there
@@ -161,7 +170,9 @@ def _create_version(
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
         client.finalize_logged_model(model.model_id, "READY")
         _ensure_registered_model(client, name)
-        return client.create_model_version(name, model.artifact_location, run_id, tags, model_id=model.model_id)
+        description = describe_version(facts.of_project(project, tags, name=name))
+        source, model_id = model.artifact_location, model.model_id
+        return client.create_model_version(name, source, run_id, tags, model_id=model_id, description=description)
     except BaseException:
         with suppress(Exception):  # the first failure is the one to tell
             client.delete_logged_model(model.model_id)
@@ -203,6 +214,7 @@ def _write_package(
         artifacts={"model": (project / paths.BASE_MODEL).absolute().as_uri()},
         pip_requirements=pinned_requirements(others),
         signature=_signature(params),
+        model_config=limits_for(params.model.block_size, params.evaluate.max_new_tokens)._asdict(),
         input_example=pd.DataFrame({"prompt": [params.evaluate.prompts[0]]}),
     )
 

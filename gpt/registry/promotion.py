@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gpt import paths
 from gpt.errors import UserError
 from gpt.params.project import Params
+from gpt.registry.overview.description import refresh_description
 from gpt.registry.trail import (
     PROMOTED,
     REFUSED,
@@ -110,6 +111,7 @@ def promote(params: Params, project: Path) -> Promotion:
             if passed:
                 client.set_registered_model_alias(name, CHAMPION, str(candidate.version))
             _tag_version(client, promotion)
+            refresh_description(client, name)
     return promotion
 
 
@@ -134,6 +136,7 @@ def rollback(params: Params) -> Promotion:
         _tag_version(client, promotion)
         if champion:
             _tag_version(client, Promotion(name, current, ROLLED_BACK, (reason,), previous))
+        refresh_description(client, name)
     return promotion
 
 

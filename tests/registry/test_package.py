@@ -79,7 +79,10 @@ def test_package_holds_no_pickle_and_only_the_code_that_it_needs(registered: Reg
     assert not [name for name, head in heads.items() if head[:1] == b"\x80" and head[1:] in b"\2\3\4\5"], "pickles"
     code = {name for name in files if name.startswith("code/")}
     assert "code/gpt/model/transformer.py" in code
-    assert not [name for name in code if "/training/" in name or "/registry/" in name or "/evaluation/" in name]
+    assert not [name for name in code if "/training/" in name or "/evaluation/" in name]
+    of_the_registry = {name for name in code if "/registry/" in name}
+    serving = {f"code/gpt/registry/serving/{name}.py" for name in ("__init__", "requests", "scoring")}
+    assert of_the_registry == {"code/gpt/registry/__init__.py", *serving}
 
 
 def test_requirements_are_exact_and_portable(registered: Registered) -> None:
