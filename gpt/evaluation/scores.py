@@ -4,6 +4,7 @@ Every figure of an evaluation, and every comparison of two models on the same pi
 They hold likelihoods and sizes, no text.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,8 @@ from gpt.errors import UserError
 from gpt.files import atomic_file
 
 PASSAGE_BYTES = 2048
+PASSAGES_FILE, ITEMS_FILE = "passages.parquet", "items.parquet"
+"In reports/scores."
 _AGAIN = "run `gpt evaluate` again"
 
 
@@ -87,6 +90,11 @@ class Passages(_Table):
             ("nats", pa.float64()),
         ]
     )
+
+    @classmethod
+    def join(cls, tables: Sequence["Passages"]) -> "Passages":
+        """Return the rows of tables, at least one, one after the other."""
+        return cls(*(np.concatenate([getattr(table, field.name) for table in tables]) for field in fields(cls)))
 
     def of_split(self, split: str) -> "Passages":
         """Return the passages of a split."""
