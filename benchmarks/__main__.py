@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import corpus, data, generation, overhead, quality, recovery, scale, training
+from benchmarks import comparison, corpus, data, generation, overhead, quality, recovery, scale, training
 from gpt.processes.machine import describe_hardware
 
 _RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -23,6 +23,7 @@ _TITLES = {
     "data": "The data pipeline: time, memory, and tokenizing beside its peers",
     "corpus": "Duplicates and leaks in real text, beside counts of all pairs",
     "scale": "What is read, opened and held as data grow",
+    "comparison": "How far to trust a verdict: simulated comparisons of two models",
     "overhead": "What orchestration costs, beside the bare tools",
 }
 _PACKAGES = {
@@ -33,6 +34,7 @@ _PACKAGES = {
     "data": ("datatrove", "tiktoken", "datasets", "rustbpe", "tokenizers", "ray"),
     "corpus": ("datatrove", "numpy"),
     "scale": ("numpy", "scipy"),
+    "comparison": ("numpy", "scipy"),
     "overhead": ("torch", "dvc", "prefect", "mlflow"),
 }
 
@@ -44,7 +46,7 @@ def main() -> int:
     options = parser.parse_args()
     names = options.names or [
         name
-        for name in ("training", "generation", "quality", "recovery", "data", "corpus", "scale")
+        for name in ("training", "generation", "quality", "recovery", "data", "corpus", "scale", "comparison")
         if name != "quality" or options.text
     ]
     if "quality" in names and not options.text:
@@ -63,6 +65,7 @@ def main() -> int:
         "data": data.measure,
         "corpus": corpus.measure,
         "scale": scale.measure,
+        "comparison": comparison.measure,
         "overhead": overhead.measure,
     }
     sections = _read()

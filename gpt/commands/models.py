@@ -26,8 +26,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from gpt.params.project import load_params
 
     params = load_params()
-    from gpt.evaluation.evaluate import HELD_OUT
     from gpt.evaluation.evaluate import evaluate as measure
+    from gpt.evaluation.held_out import HELD_OUT
 
     metrics = measure(params)
     for split in HELD_OUT:

@@ -1,6 +1,6 @@
 """evaluate and register: how a finished model is judged, and what it is called."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -19,6 +19,10 @@ from gpt.params.types import (
 class Evaluate(Section):
     benchmarks: Annotated[tuple[FileName, ...], Field(strict=False)]
     "Files of data/benchmarks. `prepare` keeps their items out of the training documents."
+    precision: Literal["fp32", "tf32", "bf16", "fp16"]
+    "Of the passes that score; as train.precision. Samples are written in fp32."
+    max_tokens: NonNegativeInt
+    "Score whole documents of at most so many tokens of each split, chosen by the hash of their ids, but at least one; 0: all."
     prompts: Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(not_empty)]
     max_new_tokens: PositiveInt
     temperature: NonNegativeFloat
