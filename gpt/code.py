@@ -51,6 +51,7 @@ _NEUTRAL = {
     "tracking": "tells MLflow and the terminal",
     "training/checkpoints/adoption.py": "whose checkpoint a run goes on from is said in its lineage",
     "training/checkpoints/checkpoint.py": "keeps what was computed; another FORMAT is refused",
+    "training/benchmarks.py": "is told to MLflow only",
     "training/compilation.py": "how passes are computed, up to the last digits",
     "training/checkpoints/fingerprint.py": "names the run",
     "training/meters.py": "measures",
