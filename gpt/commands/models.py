@@ -26,7 +26,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from gpt.params.project import load_params
 
     params = load_params()
-    from gpt.evaluation.answers import format_table
+    from gpt.evaluation.benchmarks.answers import format_table
 
     if options.all_items:
         from gpt.evaluation.evaluate import score_all_items

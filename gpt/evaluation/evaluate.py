@@ -6,7 +6,7 @@ from typing import Any
 import tiktoken
 
 from gpt import paths
-from gpt.evaluation.answers import score_benchmarks
+from gpt.evaluation.benchmarks.answers import score_benchmarks
 from gpt.evaluation.likelihood import split_likelihood
 from gpt.files import atomic_file, atomic_folder, sha256_file, write_json
 from gpt.model.generation import Sampling, generate_texts

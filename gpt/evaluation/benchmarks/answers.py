@@ -6,10 +6,11 @@ import tiktoken
 import torch
 
 from gpt import paths
-from gpt.evaluation.benchmarks import Benchmark, centred_score, read_all, summarise, tabulate
-from gpt.evaluation.continuations import encode_pair, score_continuations
+from gpt.evaluation.benchmarks.continuations import encode_pair, score_continuations
+from gpt.evaluation.benchmarks.figures import centred_score, summarise, tabulate
+from gpt.evaluation.benchmarks.items import Benchmark, read_all
+from gpt.evaluation.benchmarks.tasks import run_benchmarks, run_tasks
 from gpt.evaluation.scores import Items
-from gpt.evaluation.tasks import run_benchmarks, run_tasks
 from gpt.model.transformer import GPTModel
 from gpt.params.project import Params
 
@@ -30,7 +31,7 @@ def score_benchmarks(
     Each benchmark has its figures of all scored items, `clean` those of items of which no training document had a passage, and
     `untrained` what weights that have learned nothing give to the right answers. `all_items` overrides limits.
     """
-    from gpt.evaluation.lm import GPTLM  # lm-eval takes a second to import
+    from gpt.evaluation.benchmarks.lm import GPTLM  # lm-eval takes a second to import
 
     settings = params.evaluate
     if all_items:

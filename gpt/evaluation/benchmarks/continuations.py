@@ -41,6 +41,10 @@ class Scores(NamedTuple):
     misses: np.ndarray
     "(pairs,) float64: tokens of the continuation that are not the likeliest one. Greedy decoding writes it if there are none."
 
+    def to_array(self) -> np.ndarray:
+        """Return (2, pairs) float64, to add up over processes."""
+        return np.stack(self)
+
 
 class _Piece(NamedTuple):
     """What one pass predicts: `targets` after the last tokens of context + targets[:-1]."""
@@ -166,7 +170,7 @@ def _score_batch(model: GPTModel, batch: list[list[int]], pieces: list[_Piece]) 
         own = [pieces[number] for (number,) in batch]
         hidden = model.hidden(_padded([[*piece.context, *piece.targets[:-1]] for piece in own], _device(model)))
         starts = [len(piece.context) - 1 for piece in own]
-        return _score_rows(model, hidden, [(n, *each) for (n,), *each in zip(batch, starts, own, strict=True)])
+        return _score_rows(model, hidden, [(n, start, piece) for (n,), start, piece in zip(batch, starts, own, strict=True)])
     return _score_shared(model, batch, pieces)
 
 

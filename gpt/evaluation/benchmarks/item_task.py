@@ -1,5 +1,8 @@
 """Items of data/benchmarks as a task of lm-eval. Its own file, as it imports that library, which takes a second."""
 
+# pyright: reportIncompatibleMethodOverride=false
+# (lm-eval's class says nothing of types, which then are those of methods that return nothing.)
+
 from typing import Any
 
 import numpy as np
@@ -8,7 +11,7 @@ from lm_eval.api.metrics import mean
 from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 
-from gpt.evaluation.benchmarks import Benchmark
+from gpt.evaluation.benchmarks.items import Benchmark
 
 
 class ItemTask(Task):

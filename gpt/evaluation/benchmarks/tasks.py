@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt.errors import UserError
-from gpt.evaluation.benchmarks import Benchmark, tabulate
+from gpt.evaluation.benchmarks.figures import tabulate
+from gpt.evaluation.benchmarks.items import Benchmark
 from gpt.evaluation.scores import Items
 from gpt.params.evaluation import Evaluate
 
@@ -27,10 +28,10 @@ def run_benchmarks(lm: "LM", benchmarks: Sequence[Benchmark]) -> Items:
     with _quiet(offline=True):
         from lm_eval import evaluator
 
-        from gpt.evaluation.item_task import ItemTask
+        from gpt.evaluation.benchmarks.item_task import ItemTask
 
-        tasks = {benchmark.name: ItemTask(benchmark) for benchmark in benchmarks}
-        results = evaluator.evaluate(lm, {"tasks": tasks, "groups": {}}, bootstrap_iters=0)
+        tasks: Any = {"tasks": {benchmark.name: ItemTask(benchmark) for benchmark in benchmarks}, "groups": {}}
+        results: Any = evaluator.evaluate(lm, tasks, bootstrap_iters=0)
     assert results is not None, "one process has all results"
     answers = [
         answer
@@ -75,7 +76,7 @@ def run_tasks(lm: "LM", settings: Evaluate) -> dict[str, dict[str, float]]:
             if own.limit:
                 samples[name] = _sample(name, len(task.eval_docs), own.limit)
         try:
-            results = evaluator.evaluate(lm, loaded, samples=samples or None, bootstrap_iters=0)
+            results: Any = evaluator.evaluate(lm, loaded, samples=samples or None, bootstrap_iters=0)
         except ValueError as error:  # such as a task that runs code which the model writes
             raise UserError(
                 f"params.yaml: evaluate.tasks: lm-eval refuses {', '.join(settings.tasks)}: {error}"

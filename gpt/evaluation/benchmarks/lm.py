@@ -6,7 +6,7 @@ otherwise: what looks like a special token in a text is text.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import tiktoken
 import torch
@@ -16,7 +16,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from gpt.errors import UserError
-from gpt.evaluation.continuations import Pair, encode_pair, score_continuations
+from gpt.evaluation.benchmarks.continuations import Pair, encode_pair, score_continuations
 from gpt.model.generation import Sampling, generate_tokens
 from gpt.model.transformer import GPTModel
 
@@ -66,15 +66,17 @@ class GPTLM(LM):
         """Return a continuation of each (context, settings), until the first of its stop strings or <|endoftext|>."""
         texts = [""] * len(requests)
         same: dict[str, list[int]] = defaultdict(list)  # one batch has one kind of sampling
-        for number, request in enumerate(requests):
-            same[repr(sorted(request.args[1].items()))].append(number)
+        asked: list[tuple[str, dict[str, Any]]] = [
+            cast("tuple[str, dict[str, Any]]", request.args) for request in requests
+        ]
+        for number, (_, settings) in enumerate(asked):
+            same[repr(sorted(settings.items()))].append(number)
         for numbers in same.values():
-            tokens = {number: self._encoding.encode_ordinary(requests[number].args[0]) for number in numbers}
+            tokens = {number: self._encoding.encode_ordinary(asked[number][0]) for number in numbers}
             numbers.sort(key=lambda number: -len(tokens[number]))
             for first in range(0, len(numbers), _ROWS):
                 rows = numbers[first : first + _ROWS]
-                settings = requests[rows[0]].args[1]
-                written = self._generate([tokens[row] for row in rows], rows, settings)
+                written = self._generate([tokens[row] for row in rows], rows, asked[rows[0]][1])
                 for row, text in zip(rows, written, strict=True):
                     texts[row] = text
                     self.cache_hook.add_partial("generate_until", requests[row].args, text)
