@@ -170,7 +170,9 @@ def _score_batch(model: GPTModel, batch: list[list[int]], pieces: list[_Piece]) 
         own = [pieces[number] for (number,) in batch]
         hidden = model.hidden(_padded([[*piece.context, *piece.targets[:-1]] for piece in own], _device(model)))
         starts = [len(piece.context) - 1 for piece in own]
-        return _score_rows(model, hidden, [(n, start, piece) for (n,), start, piece in zip(batch, starts, own, strict=True)])
+        return _score_rows(
+            model, hidden, [(n, start, piece) for (n,), start, piece in zip(batch, starts, own, strict=True)]
+        )
     return _score_shared(model, batch, pieces)
 
 
