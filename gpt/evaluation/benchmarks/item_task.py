@@ -41,9 +41,15 @@ class ItemTask(Task):
     def test_docs(self) -> list[dict[str, Any]]:
         return self._docs
 
-    def fewshot_context(self, doc: dict[str, Any], num_fewshot: int, **_: Any) -> str:
-        """Return the solved examples, which are the same for all items."""
-        return self._benchmark.prefix
+    def build_all_requests(self, **_: Any) -> None:
+        """Make the requests, without lm-eval's progress bar for each benchmark."""
+        self._instances = [
+            request
+            for place, doc in enumerate(self._docs)
+            for request in self.construct_requests(
+                doc, self._benchmark.prefix, metadata=(self._benchmark.name, place, 1)
+            )
+        ]
 
     def doc_to_text(self, doc: dict[str, Any]) -> str:
         item = self._benchmark.items[doc["place"]]

@@ -100,9 +100,9 @@ def _numbers(figures: Any) -> Iterator[tuple[str, float]]:
 
 @contextmanager
 def _quiet(*, offline: bool) -> Iterator[None]:
-    """Let lm-eval and what it imports say warnings only, show no progress bars, and tell nobody that they run."""
+    """Let lm-eval and what it imports say errors only, and tell nobody that they run."""
     names: Iterable[str] = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE") if offline else ()
-    wanted = dict.fromkeys(names, "1") | {"HF_HUB_DISABLE_TELEMETRY": "1", "TQDM_DISABLE": "1"}
+    wanted = dict.fromkeys(names, "1") | {"HF_HUB_DISABLE_TELEMETRY": "1"}
     before = {name: os.environ.get(name) for name in wanted}
     levels = {name: logging.getLogger(name).level for name in ("lm_eval", "datasets")}
     os.environ.update(wanted)

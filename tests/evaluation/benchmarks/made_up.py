@@ -33,7 +33,7 @@ def text(seed: int, words: int) -> str:
     return " ".join(random.Random(seed).choices(WORDS, k=words))
 
 
-def make_model(folder: Path, *, block_size: int = 32, sharpness: float = 20.0) -> Path:
+def make_model(folder: Path, *, block_size: int = 32, sharpness: float = 4.0) -> Path:
     """Write a GPT-2 of random weights to `folder`; `sharpness` scales its embeddings, so that no two tokens are alike."""
     build_tokenizer(
         Tokenizer(kind="bpe", vocab_size=300, train_bytes=10**6), [text(n, 200) for n in range(50)], folder / "tokens"

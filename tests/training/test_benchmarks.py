@@ -12,7 +12,6 @@ from gpt.files import read_json, write_json
 from gpt.params.project import load_params
 from gpt.training.pretrain import pretrain
 from tests.evaluation.benchmarks.made_up import make_items, write_items
-from tests.training.conftest import empty_store, fresh_accelerate, make_project  # noqa: F401
 from tests.training.test_trainer import WEIGHTS, start, the_run, wait_for_checkpoint
 
 BENCHMARKS = {"evaluate": {"benchmarks": ["quiz", "last_word"]}}
@@ -35,7 +34,7 @@ def told() -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def test_they_are_told_to_mlflow_and_change_no_weight(make_project: Callable[..., Path]) -> None:  # noqa: F811
+def test_they_are_told_to_mlflow_and_change_no_weight(make_project: Callable[..., Path]) -> None:
     make_project("with", **BENCHMARKS, **ASKED)
     bring_items()
     pretrain(load_params())
@@ -49,7 +48,7 @@ def test_they_are_told_to_mlflow_and_change_no_weight(make_project: Callable[...
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_tell_what_one_tells(make_project: Callable[..., Path], strategy: str) -> None:  # noqa: F811
+def test_two_processes_tell_what_one_tells(make_project: Callable[..., Path], strategy: str) -> None:
     one: dict[str, object] = {"num_processes": 1, "micro_batch_size": 8}
     two: dict[str, object] = {"num_processes": 2, "micro_batch_size": 4, "strategy": strategy}
     results = []
@@ -66,7 +65,7 @@ def test_two_processes_tell_what_one_tells(make_project: Callable[..., Path], st
         assert [value for _, value in results[1][key]] == pytest.approx([value for _, value in values], rel=2e-3), key
 
 
-def test_a_run_that_was_killed_tells_the_same_once_it_goes_on(make_project: Callable[..., Path]) -> None:  # noqa: F811
+def test_a_run_that_was_killed_tells_the_same_once_it_goes_on(make_project: Callable[..., Path]) -> None:
     train = ASKED["train"] | {
         "max_steps": 300,
         "benchmark_interval": 50,
@@ -87,7 +86,7 @@ def test_a_run_that_was_killed_tells_the_same_once_it_goes_on(make_project: Call
     assert told() == expected
 
 
-def test_items_that_are_missing_are_one_clear_error(make_project: Callable[..., Path]) -> None:  # noqa: F811
+def test_items_that_are_missing_are_one_clear_error(make_project: Callable[..., Path]) -> None:
     make_project(**BENCHMARKS, **ASKED)
     with pytest.raises(UserError, match=r"or set train\.benchmark_interval to 0"):
         pretrain(load_params())
