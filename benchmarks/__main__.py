@@ -11,13 +11,14 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import comparison, corpus, data, generation, overhead, quality, recovery, scale, training
+from benchmarks import comparison, corpus, data, generation, lm, overhead, quality, recovery, scale, training
 from gpt.processes.machine import describe_hardware
 
 _RESULTS = Path(__file__).parent / "RESULTS.md"
 _TITLES = {
     "training": "Training throughput in tokens per second, beside transformers and litgpt",
     "generation": "Generation in tokens per second, beside transformers",
+    "lm": "Benchmarks scored, beside lm-eval's model of Hugging Face",
     "quality": "Time to quality: characters of one text, validation loss in nats per character",
     "recovery": "What checkpoints cost, and how soon a run goes on",
     "data": "The data pipeline: time, memory, and tokenizing beside its peers",
@@ -29,6 +30,7 @@ _TITLES = {
 _PACKAGES = {
     "training": ("torch", "accelerate", "transformers", "litgpt"),
     "generation": ("torch", "transformers"),
+    "lm": ("torch", "lm-eval", "transformers"),
     "quality": ("torch", "accelerate"),
     "recovery": ("torch", "safetensors"),
     "data": ("datatrove", "tiktoken", "datasets", "rustbpe", "tokenizers", "ray"),
@@ -46,7 +48,7 @@ def main() -> int:
     options = parser.parse_args()
     names = options.names or [
         name
-        for name in ("training", "generation", "quality", "recovery", "data", "corpus", "scale", "comparison")
+        for name in ("training", "generation", "lm", "quality", "recovery", "data", "corpus", "scale", "comparison")
         if name != "quality" or options.text
     ]
     if "quality" in names and not options.text:
@@ -60,6 +62,7 @@ def main() -> int:
     measures: dict[str, Callable[[], list[str]]] = {
         "training": training.measure,
         "generation": generation.measure,
+        "lm": lm.measure,
         "quality": lambda: quality.measure(options.text),
         "recovery": recovery.measure,
         "data": data.measure,

@@ -10,7 +10,7 @@ from gpt.paths import from_here
 
 def add_commands(commands: Commands) -> None:
     """Add the commands of this file to `gpt`."""
-    add_command(commands, evaluate)
+    _add_evaluate(commands)
     add_command(commands, report)
     _add_generate(commands)
     _add_register(commands)
@@ -22,10 +22,17 @@ def add_commands(commands: Commands) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """measure the model on held-out documents and let it write samples"""
+    """measure the model on held-out documents and benchmarks, and let it write samples"""
     from gpt.params.project import load_params
 
     params = load_params()
+    from gpt.evaluation.benchmarks.answers import format_table
+
+    if options.all_items:
+        from gpt.evaluation.evaluate import score_all_items
+
+        print(format_table(score_all_items(params)))
+        return 0
     from gpt.evaluation.evaluate import evaluate as measure
     from gpt.evaluation.held_out import HELD_OUT
 
@@ -36,7 +43,18 @@ def evaluate(options: argparse.Namespace) -> int:
             f"{split}: {figures['bits_per_byte']:.4f} bits per byte, loss {figures['loss']:.4f},"
             f" perplexity {figures['perplexity']:.2f}"
         )
+    if metrics["benchmarks"] or "tasks" in metrics:
+        print(format_table(metrics))
     return 0
+
+
+def _add_evaluate(commands: Commands) -> None:
+    parser = add_command(commands, evaluate)
+    parser.add_argument(
+        "--all-items",
+        action="store_true",
+        help="show what the benchmarks score on all their items, whatever evaluate.limit, and write nothing",
+    )
 
 
 def report(options: argparse.Namespace) -> int:
