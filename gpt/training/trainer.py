@@ -19,6 +19,7 @@ from gpt.params.project import Params
 from gpt.processes.agreement import largest_of_processes
 from gpt.processes.cores import CoreWatch
 from gpt.processes.peaks import device_peak
+from gpt.processes.precision import autocast_type
 from gpt.processes.signals import Stop
 from gpt.tokens.batches import Batches
 from gpt.tokens.shards import TokenReader
@@ -32,7 +33,6 @@ from gpt.training.checkpoints.saver import Saver
 from gpt.training.compilation import eager_blocks
 from gpt.training.meters import Meters, flops_per_token
 from gpt.training.optimizer import build_optimizer, learning_rate
-from gpt.training.precision import autocast_type
 from gpt.training.sample import write_sample
 from gpt.training.sharding import shard
 from gpt.training.state import RunState
