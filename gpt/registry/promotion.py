@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from gpt.errors import UserError
 from gpt.params.project import Params
 from gpt.registry.champion import State, carry_out, settle
-from gpt.registry.gate.judge import CannotJudge, Case, judge
+from gpt.registry.gate.case import CannotJudge, Case
+from gpt.registry.gate.judge import judge
 from gpt.registry.gate.reasons import Reason, draw_table
 from gpt.registry.trail import (
     CHALLENGER_VERDICT,

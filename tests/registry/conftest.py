@@ -22,13 +22,13 @@ from gpt.tokens.tokenizer import load_tokenizer
 from tests.conftest import small_change, write_params
 
 
-def make_model(project: Path, steps: int) -> None:
+def make_model(project: Path, steps: int, seed: int = 0) -> None:
     """Write models/base, models/run.json and metrics/evaluate.json; a model of more steps predicts better."""
     index = read_json(project / paths.TOKENS / "index.json", "")
     settings = load_params(project / "params.yaml").model
     model = GPTModel(GPTConfig(vocab_size=index["vocab_size"], **settings.model_dump()))
-    model.init_weights(seed=0)
-    torch.manual_seed(0)  # dropout
+    model.init_weights(seed=seed)
+    torch.manual_seed(seed)  # dropout
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     reader, length = TokenReader(project / paths.TOKENS, "train"), settings.block_size
     size = 8 * (length + 1)
@@ -40,7 +40,7 @@ def make_model(project: Path, steps: int) -> None:
         loss.backward()
         optimizer.step()
     save_model(model.eval(), project / paths.TOKENIZER, project / paths.BASE_MODEL)
-    write_json(project / paths.RUN, describe_run(project, f"run-{steps}"))
+    write_json(project / paths.RUN, describe_run(project, f"run-{steps}-{seed}"))
     measure(project, model)
 
 

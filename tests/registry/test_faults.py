@@ -4,6 +4,7 @@ import http.client
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from tests.registry.conftest import make_model, register_model
 from tests.servers import start_mlflow
 
 NAME = "small-gpt"
+NOT_PASSED_ON = ("host", "content-length", "transfer-encoding", "connection", "expect")
 VOLATILE = ("lineage", "promotion.time", "gate.")
 
 
@@ -74,11 +76,7 @@ class Proxy:
             self.kill()
         if fault in ("after", "lost"):
             raise OSError("the answer is lost")
-        kept = {
-            name: value
-            for name, value in answer.getheaders()
-            if name.lower() not in ("transfer-encoding", "connection")
-        }
+        kept = {name: value for name, value in answer.getheaders() if name.lower() not in NOT_PASSED_ON}
         return answer.status, kept | {"Content-Length": str(len(content))}, content
 
 
@@ -91,19 +89,30 @@ def faulty_server(folder: Path) -> Iterator[tuple[str, Proxy]]:
         protocol_version = "HTTP/1.1"
 
         def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+            body = self.read_body()
+            passed = {name: value for name, value in self.headers.items() if name.lower() not in NOT_PASSED_ON}
+            headers = passed | {"Content-Length": str(len(body))}
             try:
                 status, headers, content = proxy.answer(self.command, self.path, headers, body)
             except OSError:
                 self.close_connection = True
-                self.connection.close()
+                self.connection.shutdown(socket.SHUT_RDWR)
                 return
             self.send_response_only(status)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
+
+        def read_body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = answer  # noqa: N815 (http.server's names)
 

@@ -18,7 +18,8 @@ from gpt.model.storage import load_model
 from gpt.params.project import Params, load_params
 from gpt.registry import promotion
 from gpt.registry.frozen import read_frozen
-from gpt.registry.gate.judge import CannotJudge, Case, judge
+from gpt.registry.gate.case import CannotJudge, Case
+from gpt.registry.gate.judge import judge
 from gpt.registry.gate.reasons import Reason
 from gpt.registry.package import register
 from gpt.registry.promotion import Promotion, judge_candidate, judge_registered, promote, rollback
