@@ -35,6 +35,11 @@ class _Table:
     def __len__(self) -> int:
         return len(getattr(self, fields(self)[0].name))
 
+    def take(self, places: np.ndarray) -> Self:
+        """Return the rows at these places, in their order."""
+        columns = (getattr(self, field.name) for field in fields(self))
+        return type(self)(*([c[place] for place in places] if isinstance(c, list) else c[places] for c in columns))
+
     def write(self, path: Path) -> None:
         """Write the table as Parquet, whole or not at all: the same bytes for the same rows and version of pyarrow."""
         table = pa.table([pa.array(getattr(self, name), self.SCHEMA.field(name).type) for name in self.SCHEMA.names],
@@ -98,8 +103,7 @@ class Passages(_Table):
 
     def of_split(self, split: str) -> "Passages":
         """Return the passages of a split."""
-        inside = self.split == split
-        return Passages(*(getattr(self, field.name)[inside] for field in fields(self)))
+        return self.take(np.flatnonzero(self.split == split))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +142,7 @@ class Items(_Table):
 
     def of_benchmark(self, name: str) -> "Items":
         """Return the items of a benchmark."""
-        inside = np.flatnonzero(self.benchmark == name)
-        return Items(*(_take(getattr(self, field.name), inside) for field in fields(self)))
+        return self.take(np.flatnonzero(self.benchmark == name))
 
     @cached_property
     def correct(self) -> np.ndarray:
@@ -178,7 +181,3 @@ def _column(column: pa.ChunkedArray) -> Any:
         return whole.to_numpy(zero_copy_only=False)
     values, ends = whole.flatten().to_numpy(), np.cumsum(whole.value_lengths().to_numpy())
     return np.split(values, ends[:-1]) if len(ends) else []
-
-
-def _take(column: Any, places: np.ndarray) -> Any:
-    return [column[place] for place in places] if isinstance(column, list) else column[places]

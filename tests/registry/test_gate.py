@@ -54,6 +54,7 @@ def let_it_write(model: GPTModel, token: int) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.fill_(1.0 if name in ("tok_emb.weight", "final_norm.scale") else 0.0)
+        assert model.out_head is not None
         model.out_head.weight[token] = 100.0
 
 

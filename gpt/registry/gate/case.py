@@ -22,6 +22,7 @@ from gpt.model.storage import default_device, load_model
 from gpt.model.transformer import GPTModel
 from gpt.params.project import Params
 from gpt.params.registration import TEST_BITS_PER_BYTE
+from gpt.processes.cores import bound_threads
 from gpt.processes.precision import autocast_type, matmul_precision
 from gpt.registry.frozen import Frozen, read_frozen, sort_passages
 from gpt.registry.gate.overlap import Overlap, measure_overlap
@@ -77,6 +78,7 @@ class Case:
 
     @cached_property
     def model(self) -> tuple[GPTModel, tiktoken.Encoding]:
+        bound_threads()
         return load_model(model_folder(self.client, self.candidate), default_device())
 
 
