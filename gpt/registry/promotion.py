@@ -130,9 +130,8 @@ def promote(params: Params, project: Path, *, other_data: bool = False) -> Promo
         if judged is None or judged.refused:
             # What has passed before and waits does not go for a newer one that was refused.
             waiting = None if challenger in (None, _number(candidate)) else find(client, name, challenger)
-            if waiting is None:
-                assert judged is not None, "without a challenger the candidate was judged"
-                return judged
+            if waiting is None:  # or it was deleted
+                return judged or Promotion(name, int(candidate.version), UNCHANGED, (), state.champion_number)
             judged = _judged(client, waiting, params, project, other_data)
             if judged.refused:
                 return judged
