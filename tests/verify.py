@@ -248,6 +248,27 @@ PROMISES = (
         minutes=30,
         read=all_passed,
     ),
+    Promise(
+        "promotions",
+        "50 promotions and rollbacks at once, of one MLflow server on PostgreSQL: never two champions, one linear history",
+        (*PYTEST, "tests/registry/test_concurrency.py"),
+        minutes=60,
+        read=all_passed,
+    ),
+    Promise(
+        "registry-faults",
+        "the MLflow server is killed at each request of register, promote and rollback: run again, all is as without the fault",
+        (*PYTEST, "tests/registry/test_faults.py"),
+        minutes=240,
+        read=all_passed,
+    ),
+    Promise(
+        "gate",
+        "5 seeds each: worse, same, contaminated and foreign models are refused, better ones promoted",
+        (*PYTEST, "tests/registry/test_verdicts.py"),
+        minutes=60,
+        read=all_passed,
+    ),
 )
 
 

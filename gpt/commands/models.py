@@ -14,8 +14,8 @@ def add_commands(commands: Commands) -> None:
     add_command(commands, report)
     _add_generate(commands)
     _add_register(commands)
-    add_command(commands, promote)
-    add_command(commands, rollback)
+    _add_promote(commands)
+    _add_rollback(commands)
     _add_lineage(commands)
     _add_import(commands)
     _add_export(commands)
@@ -73,10 +73,12 @@ def register(options: argparse.Namespace) -> int:
     from gpt.params.project import load_params
 
     params = load_params()
-    from gpt.registry import package
+    from gpt.registry import package, promotion
 
     registered = package.register(params, Path.cwd())
     print(registered.describe())
+    if registered.alias == "candidate":
+        print(promotion.judge_registered(params, Path.cwd()))
     if options.json:
         print(registered.to_json())
     return 0
@@ -88,22 +90,45 @@ def _add_register(commands: Commands) -> None:
 
 
 def promote(options: argparse.Namespace) -> int:
-    """make the candidate the champion if it beats it on the test split"""
+    """make the candidate the champion if it passes the gate of params.yaml"""
     from gpt.params.project import load_params
+
+    params = load_params()
     from gpt.registry import promotion
 
-    verdict = promotion.promote(load_params(), Path.cwd())
+    verdict = promotion.promote(params, Path.cwd(), other_data=options.other_data)
     print(verdict.describe())
     return 1 if verdict.refused else 0
 
 
+def _add_promote(commands: Commands) -> None:
+    parser = add_command(commands, promote)
+    parser.add_argument(
+        "--other-data",
+        action="store_true",
+        help="let a model of other texts take the champion's place: compare with no champion, the thresholds decide",
+    )
+
+
 def rollback(options: argparse.Namespace) -> int:
-    """make the champion before this one the champion again"""
+    """make an earlier champion the champion again"""
     from gpt.params.project import load_params
     from gpt.registry import promotion
 
-    print(promotion.rollback(load_params()).describe())
+    print(promotion.rollback(load_params(), options.version, options.reason).describe())
     return 0
+
+
+def _add_rollback(commands: Commands) -> None:
+    parser = add_command(commands, rollback)
+    parser.add_argument(
+        "version",
+        type=at_least(int, 1),
+        nargs="?",
+        metavar="VERSION",
+        help="of an earlier champion (default: the last one before this that exists)",
+    )
+    parser.add_argument("--reason", type=readable, default="", metavar="TEXT", help="is recorded, with who and when")
 
 
 def lineage(options: argparse.Namespace) -> int:

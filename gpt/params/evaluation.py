@@ -1,4 +1,4 @@
-"""evaluate and register: how a finished model is judged, and what it is called."""
+"""evaluate: how a finished model is judged."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -8,7 +8,6 @@ from gpt.params.types import (
     FileName,
     NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     Section,
     Text,
@@ -71,9 +70,3 @@ class Evaluate(Section):
         """Return how a benchmark or task is scored: what params.yaml says of all, and otherwise of this one."""
         values = {"limit": self.limit, "num_fewshot": self.num_fewshot}
         return ForBenchmark.model_validate(values | self.by_benchmark.get(name, {}))
-
-
-class Register(Section):
-    name: FileName
-    max_bits_per_byte: PositiveFloat
-    "The first champion's bits per byte on the test split must be below this."

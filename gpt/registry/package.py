@@ -20,6 +20,7 @@ from gpt.files import read_json
 from gpt.model.generation import Sampling
 from gpt.model.storage import load_model
 from gpt.params.project import Params
+from gpt.registry.frozen import write_frozen
 from gpt.registry.imports import needed_modules, pinned_requirements
 from gpt.registry.lineage import Lineage, collect, read_evaluation
 from gpt.registry.overview import facts
@@ -29,8 +30,10 @@ from gpt.registry.serving.requests import limits_for
 from gpt.registry.versions import (
     CANDIDATE,
     CHAMPION,
+    EVALUATION_FOLDER,
     ROLLED_BACK_TAG,
     all_versions,
+    evaluation_folder,
     is_on_disk,
     registry_lock,
     version_of_alias,
@@ -88,6 +91,8 @@ def register(params: Params, project: Path) -> RegisteredModel:
     with store.store_errors(), registry_lock():
         version = _find_same(client, name, lineage)
         new = version is None
+        if version is not None:
+            version = _without_twins(client, version)
         if version is None:
             deliver_left_behind(project / paths.SPOOL)  # its run may wait there
             version = _create_version(client, name, lineage, params, project)
@@ -112,7 +117,8 @@ def _find_same(client: "MlflowClient", name: str, lineage: Lineage) -> "ModelVer
     for version in all_versions(client, name):
         same = all(version.tags.get(key) == tags[key] for key in _IDENTITY)
         worse = version.tags.get("git_dirty") == "true" and not lineage.git_dirty
-        if same and not worse and version.run_id and is_on_disk(client, version):
+        whole = is_on_disk(client, version) and evaluation_folder(client, version) if same else False
+        if whole and not worse and version.run_id:
             return version
     return None
 
@@ -151,6 +157,7 @@ def _create_version(
     try:
         with tempfile.TemporaryDirectory() as folder:
             _write_package(Path(folder, "model"), Path(folder), model, run_id, params, project)
+            write_frozen(project, evaluation, Path(folder, "model", EVALUATION_FOLDER))
             client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
         with tempfile.TemporaryDirectory() as folder:
             for file, content in lineage.files.items():
@@ -172,11 +179,24 @@ def _create_version(
         _ensure_registered_model(client, name)
         description = describe_version(facts.of_project(project, tags, name=name))
         source, model_id = model.artifact_location, model.model_id
-        return client.create_model_version(name, source, run_id, tags, model_id=model_id, description=description)
+        version = client.create_model_version(name, source, run_id, tags, model_id=model_id, description=description)
+        return _without_twins(client, version)
     except BaseException:
         with suppress(Exception):  # the first failure is the one to tell
-            client.delete_logged_model(model.model_id)
+            if all(version.source != model.artifact_location for version in all_versions(client, name)):
+                client.delete_logged_model(model.model_id)
         raise
+
+
+def _without_twins(client: "MlflowClient", version: "ModelVersion") -> "ModelVersion":
+    """Return the first version of the same logged model, and delete any other.
+
+    MLflow's client sends a request again whose answer was lost: a server that was killed in between has done it already.
+    """
+    *twins, first = [each for each in all_versions(client, version.name) if each.source == version.source]
+    for twin in twins:
+        client.delete_model_version(twin.name, twin.version)
+    return first
 
 
 def _ensure_registered_model(client: "MlflowClient", name: str) -> None:

@@ -99,7 +99,7 @@ def read_overview(client: "MlflowClient", name: str, limit: int = 0) -> Overview
 def read_decisions(client: "MlflowClient", name: str) -> tuple[Decision, ...]:
     """Return the decisions of the audit trail, the last first."""
     return tuple(
-        Decision(event["time"], event["version"], event["verdict"], event["previous_version"], redact(event["reason"]))
+        Decision(event.time, event.version, event.verdict, event.previous_version, redact(event.reason))
         for event in reversed(audit_trail(client, name))
     )
 
