@@ -16,7 +16,6 @@ def add_commands(commands: Commands) -> None:
     _add_register(commands)
     add_command(commands, promote)
     add_command(commands, rollback)
-    _add_lineage(commands)
     _add_import(commands)
     _add_export(commands)
 
@@ -86,27 +85,6 @@ def rollback(options: argparse.Namespace) -> int:
 
     print(promotion.rollback(load_params()).describe())
     return 0
-
-
-def lineage(options: argparse.Namespace) -> int:
-    """say what a registered version was made from"""
-    from gpt.params.project import load_params
-    from gpt.registry import lineage
-
-    print(lineage.describe(options.model, load_params().register_.name))
-    return 0
-
-
-def _add_lineage(commands: Commands) -> None:
-    parser = add_command(commands, lineage)
-    parser.add_argument(
-        "model",
-        type=readable,
-        nargs="?",
-        default="@candidate",
-        metavar="MODEL",
-        help="models:/NAME/VERSION, models:/NAME@ALIAS or @ALIAS (default: %(default)s)",
-    )
 
 
 def generate(options: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ from gpt.model.storage import load_model
 from gpt.params.project import Params
 from gpt.registry.imports import needed_modules, pinned_requirements
 from gpt.registry.lineage import Lineage, collect, read_evaluation
+from gpt.registry.record import FOLDER, find_parents, write_record
 from gpt.registry.versions import (
     CANDIDATE,
     CHAMPION,
@@ -140,15 +141,14 @@ def _create_version(
         f"{split}_bits_per_byte": repr(evaluation[split]["bits_per_byte"]) for split in ("validation", "test")
     }
     model = client.create_logged_model(run.info.experiment_id, name, run_id, tags=tags, model_type="gpt")
-    tags["lineage"] = f"runs:/{run_id}/lineage/{model.model_id}"
+    tags["lineage"] = f"runs:/{run_id}/{FOLDER}/{model.model_id}"
     try:
         with tempfile.TemporaryDirectory() as folder:
+            record = Path(folder) / FOLDER
+            write_record(record, lineage, find_parents(client, name, lineage, run_id, run.info.experiment_id))
             _write_package(Path(folder, "model"), Path(folder), model, run_id, params, project)
             client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
-        with tempfile.TemporaryDirectory() as folder:
-            for file, content in lineage.files.items():
-                Path(folder, file).write_bytes(content)
-            client.log_artifacts(run_id, folder, f"lineage/{model.model_id}")
+            client.log_artifacts(run_id, str(record), f"{FOLDER}/{model.model_id}")
         if card := read_card(project / paths.DATA_CARD, project / paths.TOKENS):
             client.log_text(run_id, card, "data.html")  # training logs it too, but may have begun before it was there
         now, step = int(time.time() * 1000), params.train.max_steps
@@ -200,7 +200,7 @@ def _write_package(
         python_model=str(_SCRIPT),
         code_paths=[str(scratch / "gpt")],
         # As a URI: in a path MLflow would read a %20.
-        artifacts={"model": (project / paths.BASE_MODEL).absolute().as_uri()},
+        artifacts={"model": (project / paths.BASE_MODEL).absolute().as_uri(), "lineage": (scratch / FOLDER).as_uri()},
         pip_requirements=pinned_requirements(others),
         signature=_signature(params),
         input_example=pd.DataFrame({"prompt": [params.evaluate.prompts[0]]}),
