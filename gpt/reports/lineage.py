@@ -19,7 +19,7 @@ _SHOWN_SOURCES = 8  # in the picture; the lines name all
 # Of the palette of gpt/reports/pictures.py: told apart in colour blindness, legible on white and on black.
 _COLOURS = {"data": "#3b82c4", "made": "#d9822b", "side": "#8f8a2e"}
 _WIDTH, _MAIN, _SIDE, _GAP, _PAD, _LINE = 710, 400, 250, 30, 12, 17
-_CHARACTERS = {_MAIN: 56, _SIDE: 33}  # that fit a box's width at 12.5 px
+_CHARACTERS = {_MAIN: 52, _SIDE: 31}  # that fit a box's width at 12.5 px
 
 Json = dict[str, Any]
 
@@ -108,6 +108,7 @@ def _sides(record: Json) -> dict[str, list[str]]:
     packages = environment["packages"]
     torch = f", torch {packages['torch']}" if "torch" in packages else ""
     processes = training["processes"]
+    number = f"{len(packages)} packages, " if len(packages) > 1 else ""  # an earlier release knew of torch alone
     return {
         "code": [
             f"commit {short(code['commit'])}" + (" with uncommitted.patch" if code["dirty"] else ""),
@@ -115,7 +116,7 @@ def _sides(record: Json) -> dict[str, list[str]]:
         ],
         "packages": [
             f"Python {environment['python']}{torch}",
-            f"{f'{len(packages)} packages, ' if len(packages) > 1 else ''}requirements.lock {short(record['locks']['requirements.lock'])}",
+            f"{number}requirements.lock {short(record['locks']['requirements.lock'])}",
         ],
         "machine": [str(training["hardware"]), f"{processes} process{'' if processes == 1 else 'es'}"],
     }

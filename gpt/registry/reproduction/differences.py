@@ -13,7 +13,7 @@ from typing import Any
 
 from gpt import code, paths
 from gpt.files import sha256_json
-from gpt.registry.record import installed_packages, list_sources, threads_of
+from gpt.registry.record import installed_packages, list_sources
 from gpt.sources.local import content_hash
 
 # What people call the outputs.
@@ -72,15 +72,15 @@ def describe_curve(recorded: bytes, found: bytes, column: str) -> str | None:
     return None
 
 
-def describe_environment(record: Json, hardware: str, processes: int | None) -> list[str]:
+def describe_environment(record: Json, hardware: str, threads: int | None, processes: int | None) -> list[str]:
     """Return how this machine and its packages differ from those that a version was made with."""
     made, environment = record["training"], record["environment"]
     lines = []
     if made["hardware"] and _processor(made["hardware"]) != _processor(hardware):
         lines.append(f"processor: was {_processor(made['hardware'])}, is {_processor(hardware)}")
-    if made["threads"] != (threads := threads_of(hardware)):
+    if made["threads"] != threads:
         lines.append(f"threads: were {made['threads'] or 'a GPU'}, are {threads or 'a GPU'}")
-    if processes is not None and made["processes"] not in (None, processes):
+    if made["processes"] not in (None, processes):
         lines.append(f"processes: were {made['processes']}, are {processes}")
     if environment["python"] and environment["python"] != platform.python_version():
         lines.append(f"Python: was {environment['python']}, is {platform.python_version()}")

@@ -5,6 +5,7 @@ database of its own, DVC's run cache is one of its own too (else a result that d
 DVC's files, which are named by their content, are shared. It stays until the version was made, so that what was stopped goes on.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -46,6 +47,13 @@ class Place:
         """MLflow's, of this folder alone."""
         return self.root / "mlflow.db"
 
+    def files_of(self, digest: str) -> dict[str, str]:
+        """Return the hashes of a folder's files by name, which DVC keeps under its own hash; {} if it has not got them."""
+        listing = self.root / _CACHE / "files/md5" / digest[:2] / digest[2:]
+        if not digest.endswith(".dir") or not listing.exists():
+            return {}
+        return {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text(encoding="utf-8"))}
+
     def remove(self) -> None:
         _remove(self.origin, self.root)
 
@@ -63,7 +71,7 @@ def open_place(project: Path, uri: str, record: Record, environment: dict[str, A
     """
     commit = check_commit(project, uri, record)
     key = f"{quote(uri.removeprefix('models:/'), safe='').replace('%2F', '-')[:80]}-{sha256_json(record.values)[:8]}"
-    root = _dvc_folder(project.resolve()) / _KEPT / key
+    root = dvc_folder(project.resolve()) / _KEPT / key
     lock = locks.try_lock(root.with_name(f"{key}.lock"))
     if lock is None:
         who = locks.holder(root.with_name(f"{key}.lock"))
@@ -138,7 +146,7 @@ def _project_in(project: Path, root: Path) -> Path:
     return root / _CODE / project.resolve().relative_to(git.find_repository(project).resolve())
 
 
-def _dvc_folder(project: Path) -> Path:
+def dvc_folder(project: Path) -> Path:
     """Return the .dvc folder that DVC finds for a project, upwards."""
     for folder in (project, *project.parents):
         if (folder / ".dvc").is_dir():
@@ -164,7 +172,7 @@ def _set_up_dvc(project: Path, made: Path, root: Path) -> None:
     from dvc.config import Config
     from dvc.exceptions import DvcException
 
-    ours, theirs = _dvc_folder(project.resolve()), _dvc_folder(made)
+    ours, theirs = dvc_folder(project.resolve()), dvc_folder(made)
     if not theirs.is_relative_to(root / _CODE):
         raise UserError(f"{made}: the commit has no .dvc folder, so DVC cannot run its stages")
     try:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ruamel.yaml import YAML
 
 from gpt import paths
-from gpt.errors import UserError
 from gpt.files import read_json, sha256_file
 from gpt.params.project import PARAMS_FILE
-from gpt.registry.record import Record, installed_packages
+from gpt.registry.record import Record, installed_packages, threads_of
 from gpt.registry.reproduction import differences
 from gpt.registry.reproduction.place import Place, open_place
 from gpt.registry.reproduction.stages import StageFailed, bring_data, run_stages
@@ -81,8 +80,7 @@ def changed_since(record: Record, project: Path) -> list[str]:
     """Return how the project as it is now differs from what a version was made from; nothing is run."""
     params = YAML(typ="safe", pure=True).load((project / PARAMS_FILE).read_text(encoding="utf-8"))
     lines = differences.describe_project(record.values, params, project)
-    packages = differences.describe_packages(record.values["environment"]["packages"], installed_packages())
-    return [*lines, *packages]
+    return lines + differences.describe_packages(record.values["environment"]["packages"], installed_packages())
 
 
 def reproduce(project: Path, uri: str, record: Record, *, keep: bool, tell: Tell) -> Verdict:
@@ -143,7 +141,7 @@ def _run(place: Place, record: Record, verdict: Verdict, tell: Tell) -> None:
         if not paths_:
             return True
         verdict.first = ", ".join(differences.NAMES.get(path, path) for path in paths_)
-        verdict.details = [*_hashes(recorded, outs, paths_), *_parting(place, record, paths_)]
+        verdict.details = [*_parting(place, record, paths_), *_hashes(place, recorded, outs, paths_)]
         return False
 
     try:
@@ -175,22 +173,21 @@ def _compare_identities(place: Place, record: Record, verdict: Verdict) -> None:
             return
 
 
-def _hashes(recorded: Json, found: Json, changed: list[str]) -> list[str]:
-    return [
-        f"{path}: was {recorded[path]['hash'] if path in recorded else 'not there'},"
-        f" is {found[path]['hash'] if path in found else 'not there'}"
-        for path in changed
-    ]
+def _hashes(place: Place, recorded: Json, found: Json, changed: list[str]) -> list[str]:
+    lines = []
+    for path in changed:
+        was, now = (outs[path]["hash"] if path in outs else "not there" for outs in (recorded, found))
+        lines.append(f"{path}: was {was}, is {now}")
+        files, new = place.files_of(was), place.files_of(now)
+        if names := sorted(name for name in files.keys() | new.keys() if files.get(name) != new.get(name)):
+            lines.append(f"    {len(names)} of its files, the first {names[0]}")
+    return lines
 
 
 def _parting(place: Place, record: Record, changed: list[str]) -> list[str]:
     """Return from which step the loss of training departs, if training was what differed."""
     curves = ((paths.TRAINING_PLOT, "train_loss"), (paths.VALIDATION_PLOT, "validation_loss"))
-    if (
-        changed
-        and paths.BASE_MODEL.as_posix() not in changed
-        and not {path.as_posix() for path, _ in curves} & {*changed}
-    ):
+    if changed and not {paths.BASE_MODEL.as_posix(), *(path.as_posix() for path, _ in curves)} & {*changed}:
         return []
     lines = []
     for path, column in curves:
@@ -203,14 +200,13 @@ def _parting(place: Place, record: Record, changed: list[str]) -> list[str]:
 
 def _reasons(place: Place, record: Record, hardware: str) -> list[str]:
     """Return what is not as it was: code and libraries that stages compute with, machine, packages, a run that was taken over."""
-    values, processes = record.values, None
-    try:
-        run = read_json(place.project / paths.RUN, "", ("hardware", "num_processes"))
-        hardware, processes = run["hardware"], run["num_processes"]
-    except UserError:
-        pass  # training has not ended
+    values = record.values
+    threads, processes = values["training"]["threads"], values["training"]["processes"]
+    if (place.project / paths.RUN).exists():  # else training has not ended
+        run = read_json(place.project / paths.RUN, "see what `gpt pretrain` said", ("hardware", "num_processes"))
+        threads, processes = threads_of(run["hardware"]), run["num_processes"]
     lines = differences.describe_inputs(values["inputs"], differences.read_inputs(place.project))
-    lines += differences.describe_environment(values, hardware, processes)
+    lines += differences.describe_environment(values, hardware, threads, processes)
     lines += [
         f"it took over the checkpoint of another run, which its settings do not give: {one.get('text') or one['fingerprint']}"
         for one in values["parents"]["adopted"]

@@ -24,7 +24,7 @@ from gpt.errors import Interrupted
 from gpt.files import atomic_file
 from gpt.registry.lineage import DVC_LOCK
 from gpt.registry.record import Record, list_stages
-from gpt.registry.reproduction.place import Place
+from gpt.registry.reproduction.place import Place, dvc_folder
 from gpt.secrets.hiding import redact
 from gpt.tracking import store
 
@@ -79,6 +79,7 @@ def run_stages(
     Raises `StageFailed`; `Interrupted` after a signal, `KeyboardInterrupt`: then nothing is left running, and it can go on.
     """
     _restore_lock(place)
+    _remove_database(place)
     seen: set[str] = set()
 
     def look_at_new() -> bool:
@@ -266,7 +267,15 @@ def _restore_lock(place: Place) -> None:
         with suppress(FileNotFoundError):
             content = (place.root / _SAVED).read_bytes()
             (place.project / DVC_LOCK).write_bytes(content)
-    (place.project / ".dvc/tmp/rwlock").unlink(missing_ok=True)  # what a killed DVC leaves; nobody else works here
+    (dvc_folder(place.project) / "tmp/rwlock").unlink(
+        missing_ok=True
+    )  # what a killed DVC leaves; nobody else works here
+
+
+def _remove_database(place: Place) -> None:
+    """Remove MLflow's database, which a kill may have left half made; training tells a new one all that it has to tell."""
+    for path in place.root.glob(f"{place.database.name}*"):
+        path.unlink()
 
 
 def _failure(said: list[str], code: int) -> StageFailed:
