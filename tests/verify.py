@@ -221,6 +221,13 @@ PROMISES = (
         read=all_passed,
     ),
     Promise(
+        "reproduce",
+        "ten of ten versions are made again identical, also after a kill; a change of source, setting, code or package is named",
+        (*PYTEST, "tests/e2e/test_reproduce.py", "tests/registry/reproduction"),
+        minutes=60,
+        read=all_passed,
+    ),
+    Promise(
         "fresh-clone",
         "`make demo` in a fresh clone gives the committed dvc.lock and a clean `git status`, or its last lines say why not",
         (PYTHON, "-m", "tests.fresh_clone"),

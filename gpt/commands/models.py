@@ -16,7 +16,6 @@ def add_commands(commands: Commands) -> None:
     _add_register(commands)
     _add_promote(commands)
     _add_rollback(commands)
-    _add_lineage(commands)
     _add_import(commands)
     _add_export(commands)
 
@@ -129,27 +128,6 @@ def _add_rollback(commands: Commands) -> None:
         help="of an earlier champion (default: the last one before this that exists)",
     )
     parser.add_argument("--reason", type=readable, default="", metavar="TEXT", help="is recorded, with who and when")
-
-
-def lineage(options: argparse.Namespace) -> int:
-    """say what a registered version was made from"""
-    from gpt.params.project import load_params
-    from gpt.registry import lineage
-
-    print(lineage.describe(options.model, load_params().register_.name))
-    return 0
-
-
-def _add_lineage(commands: Commands) -> None:
-    parser = add_command(commands, lineage)
-    parser.add_argument(
-        "model",
-        type=readable,
-        nargs="?",
-        default="@candidate",
-        metavar="MODEL",
-        help="models:/NAME/VERSION, models:/NAME@ALIAS or @ALIAS (default: %(default)s)",
-    )
 
 
 def generate(options: argparse.Namespace) -> int:

@@ -26,6 +26,7 @@ from gpt.registry.lineage import Lineage, collect, read_evaluation
 from gpt.registry.overview import facts
 from gpt.registry.overview.description import describe_version, refresh_description
 from gpt.registry.overview.listing import CENTRED_TAG
+from gpt.registry.record import FOLDER, find_parents, write_record
 from gpt.registry.serving.requests import limits_for
 from gpt.registry.versions import (
     CANDIDATE,
@@ -153,18 +154,17 @@ def _create_version(
     if isinstance(centred := evaluation.get("centred"), float):
         tags[CENTRED_TAG] = repr(centred)
     model = client.create_logged_model(run.info.experiment_id, name, run_id, tags=tags, model_type="gpt")
-    tags["lineage"] = f"runs:/{run_id}/lineage/{model.model_id}"
+    tags["lineage"] = f"runs:/{run_id}/{FOLDER}/{model.model_id}"
     try:
         with tempfile.TemporaryDirectory() as folder:
+            record = Path(folder) / FOLDER
+            write_record(record, lineage, find_parents(client, name, lineage, run_id, run.info.experiment_id))
+            if (project / paths.SAMPLES).is_file():
+                shutil.copyfile(project / paths.SAMPLES, record / paths.SAMPLES.name)
             _write_package(Path(folder, "model"), Path(folder), model, run_id, params, project)
             write_frozen(project, evaluation, Path(folder, "model", EVALUATION_FOLDER))
             client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
-        with tempfile.TemporaryDirectory() as folder:
-            for file, content in lineage.files.items():
-                Path(folder, file).write_bytes(content)
-            if (project / paths.SAMPLES).is_file():
-                shutil.copyfile(project / paths.SAMPLES, Path(folder, paths.SAMPLES.name))
-            client.log_artifacts(run_id, folder, f"lineage/{model.model_id}")
+            client.log_artifacts(run_id, str(record), f"{FOLDER}/{model.model_id}")
         if card := read_card(project / paths.DATA_CARD, project / paths.TOKENS):
             client.log_text(run_id, card, "data.html")  # training logs it too, but may have begun before it was there
         now, step = int(time.time() * 1000), params.train.max_steps
@@ -231,7 +231,7 @@ def _write_package(
         python_model=str(_SCRIPT),
         code_paths=[str(scratch / "gpt")],
         # As a URI: in a path MLflow would read a %20.
-        artifacts={"model": (project / paths.BASE_MODEL).absolute().as_uri()},
+        artifacts={"model": (project / paths.BASE_MODEL).absolute().as_uri(), "lineage": (scratch / FOLDER).as_uri()},
         pip_requirements=pinned_requirements(others),
         signature=_signature(params),
         model_config=limits_for(params.model.block_size, params.evaluate.max_new_tokens)._asdict(),
