@@ -28,7 +28,7 @@ from gpt.tokens.tokenizer import GPT2_PATTERN, build_tokenizer, save_tokenizer
 
 _ITEMS = 500
 _BATCH_SIZES = (4, 16, 64)
-_VOCABULARY, _BLOCK_SIZE = 4096, 512
+_VOCABULARY, _BLOCK_SIZE = 2048, 512
 _STEPS, _ROWS = 60, 16
 _TEXTS = 2000
 

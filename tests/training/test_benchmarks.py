@@ -47,6 +47,7 @@ def test_they_are_told_to_mlflow_and_change_no_weight(make_project: Callable[...
     assert told() == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_tell_what_one_tells(make_project: Callable[..., Path], strategy: str) -> None:
     one: dict[str, object] = {"num_processes": 1, "micro_batch_size": 8}
@@ -65,6 +66,7 @@ def test_two_processes_tell_what_one_tells(make_project: Callable[..., Path], st
         assert [value for _, value in results[1][key]] == pytest.approx([value for _, value in values], rel=2e-3), key
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_tells_the_same_once_it_goes_on(make_project: Callable[..., Path]) -> None:
     train = ASKED["train"] | {
         "max_steps": 300,
