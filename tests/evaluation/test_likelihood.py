@@ -111,7 +111,7 @@ def test_each_token_gets_what_a_document_alone_gives_it(block_size: int) -> None
         with torch.inference_mode():  # the first block is predicted in one pass
             head = torch.tensor([[END, *text[: block_size - 1]]])[:, : len(text)]
             expected = -torch.log_softmax(model(head)[0], dim=-1)[range(head.shape[1]), text[:block_size]]
-        np.testing.assert_allclose(nats[:block_size], expected.numpy(), rtol=1e-4, atol=1e-5)
+        assert np.allclose(nats[:block_size], expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(1, 200), st.integers(1, 100), st.randoms())
@@ -127,7 +127,7 @@ def test_what_a_token_gets_depends_on_no_order_batch_or_portion(
         patch.setattr(likelihood, "_TOKENS_AT_A_TIME", tokens_at_a_time)
         other = list(token_nats(model, [texts[place] for place in order], END))
     for place, nats in zip(order, other, strict=True):
-        np.testing.assert_allclose(nats, whole[place], rtol=1e-4, atol=1e-5)
+        assert np.allclose(nats, whole[place], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])

@@ -78,7 +78,7 @@ def test_a_tokens_nats_belong_to_the_passage_of_its_first_byte(words: tuple[str,
             is_end = token == tokens.eot_token
             expected[-1 if is_end else place // PASSAGE_BYTES] += float(value)
             place += 0 if is_end else len(tokens.decode_single_token_bytes(token))
-        np.testing.assert_allclose(table.nats[table.document == document.id], expected, rtol=1e-5)
+        assert np.allclose(table.nats[table.document == document.id], expected, rtol=1e-5)
 
 
 def test_passages_sources_and_positions_each_add_up_to_the_whole() -> None:
@@ -106,7 +106,7 @@ def test_the_order_of_documents_changes_nothing() -> None:
     tokens = encoding()
     first, second = score(tokens), score(tokens, ["e", "c", "a", "d", "b"])
     assert first.passages.document.tolist() == second.passages.document.tolist()
-    np.testing.assert_allclose(first.passages.nats, second.passages.nats, rtol=1e-5)
+    assert np.allclose(first.passages.nats, second.passages.nats, rtol=1e-5)
     assert first.documents_sha256 == second.documents_sha256
 
 
@@ -114,8 +114,8 @@ def test_what_ranks_score_adds_up_to_what_one_process_does(monkeypatch: pytest.M
     monkeypatch.setattr(windows, "TOKENS_PER_BATCH", 500)
     tokens = encoding()
     whole, parts = score(tokens), [score(tokens, part=(rank, 3)) for rank in range(3)]
-    np.testing.assert_allclose(sum(part.passages.nats for part in parts), whole.passages.nats, rtol=1e-12)
-    np.testing.assert_allclose(sum(part.by_context[:, 0] for part in parts), whole.by_context[:, 0], rtol=1e-12)
+    assert np.allclose(sum(part.passages.nats for part in parts), whole.passages.nats, rtol=1e-12)
+    assert np.allclose(sum(part.by_context[:, 0] for part in parts), whole.by_context[:, 0], rtol=1e-12)
     assert all(part.tokens == whole.tokens for part in parts)
     assert all(0 < part.passages.nats.sum() < 0.5 * whole.passages.nats.sum() for part in parts)
 
