@@ -56,19 +56,18 @@ class _Piece(NamedTuple):
 def encode_pair(encoding: tiktoken.Encoding, context: str, continuation: str) -> Pair:
     """Encode both as lm-eval does for models of Hugging Face: together, then cut where the context alone would end.
 
-    White space at the end of the context belongs to the continuation. An empty context is an <|endoftext|>. Special tokens in
-    texts are ordinary text. Where the cut would leave nothing of the continuation, as its text went into the context's last
-    token, each is encoded by itself. Raises `ValueError` for an empty continuation.
+    White space at the end of the context belongs to the continuation. A context begins with an <|endoftext|>, as documents do in
+    training, prompts in generation, and texts in the tokenizer that `gpt export` writes. Special tokens in texts are ordinary
+    text. Where the cut would leave nothing of the continuation, as its text went into the context's last token, each is encoded
+    by itself. Raises `ValueError` for an empty continuation.
     """
     if not continuation:
         raise ValueError("a continuation must not be empty")
     kept = context.rstrip()
     continuation = context[len(kept) :] + continuation
-    if not kept:
-        return Pair([encoding.eot_token], encoding.encode_ordinary(continuation))
     first = encoding.encode_ordinary(kept)
     rest = encoding.encode_ordinary(kept + continuation)[len(first) :]
-    return Pair(first, rest or encoding.encode_ordinary(continuation))
+    return Pair([encoding.eot_token, *first], rest or encoding.encode_ordinary(continuation))
 
 
 @torch.no_grad()  # in inference mode, a split model would gather weights that it cannot train with later

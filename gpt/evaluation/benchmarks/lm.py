@@ -72,7 +72,8 @@ class GPTLM(LM):
         for number, (_, settings) in enumerate(asked):
             same[repr(sorted(settings.items()))].append(number)
         for numbers in same.values():
-            tokens = {number: self._encoding.encode_ordinary(asked[number][0]) for number in numbers}
+            begin = self._encoding.eot_token
+            tokens = {number: [begin, *self._encoding.encode_ordinary(asked[number][0])] for number in numbers}
             numbers.sort(key=lambda number: -len(tokens[number]))
             for first in range(0, len(numbers), _ROWS):
                 rows = numbers[first : first + _ROWS]
@@ -104,9 +105,7 @@ class GPTLM(LM):
         # Room for what is written, as lm-eval leaves it; where that would leave nothing, generation drops old tokens itself.
         block_size = self._model.config.block_size
         room = block_size - sampling.max_new_tokens
-        contexts = [
-            context[-(room if room > 0 else block_size) :] or [self._encoding.eot_token] for context in contexts
-        ]
+        contexts = [context[-(room if room > 0 else block_size) :] for context in contexts]
         written: list[list[int]] = [[] for _ in contexts]
         tail = 1 + max((len(stop.encode()) for stop in stops), default=0)  # a token has a byte at least
 

@@ -133,10 +133,10 @@ def test_pairs_are_cut_where_the_context_alone_would_end(folder: Path) -> None:
     for seed in range(50):
         context, continuation = text(seed, 4) + " " * (seed % 3), " " + text(seed + 1000, 3)
         pair = encode_pair(encoding, context, continuation)
-        assert encoding.decode(pair.context + pair.continuation) == context + continuation
-        assert pair.context == encoding.encode_ordinary(context.rstrip())
+        assert encoding.decode(pair.context[1:] + pair.continuation) == context + continuation
+        assert pair.context == [encoding.eot_token, *encoding.encode_ordinary(context.rstrip())]
     assert encode_pair(encoding, "", "queen").context == [encoding.eot_token]
-    assert encoding.eot_token not in encode_pair(encoding, "<|endoftext|>", "<|endoftext|>").context
+    assert encoding.eot_token not in encode_pair(encoding, "<|endoftext|>", "<|endoftext|>").context[1:]
     joined = encode_pair(encoding, "que", "en")
     assert joined.continuation, "what melts into the context's last token is encoded by itself"
     with pytest.raises(ValueError, match="must not be empty"):
