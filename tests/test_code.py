@@ -1,6 +1,7 @@
 """What a stage computes with counts, and nothing else: comments, docstrings and what computes nothing do not."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -146,9 +147,11 @@ def test_a_stage_depends_on_the_libraries_whose_output_it_keeps(stage: str, libr
 
 def test_the_identity_is_the_same_in_every_process() -> None:
     script = "import json; from gpt.code import *; print(json.dumps({name: stage_identity(name) for name in STAGES}))"
-    seen = {
-        subprocess.run([sys.executable, "-c", script], env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(PACKAGE.parent)},
-                       capture_output=True, text=True, check=True).stdout
-        for seed in ("1", "2")
-    }  # fmt: skip
+    seen = set()
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(PACKAGE.parent)}
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        )
+        seen.add(done.stdout)
     assert len(seen) == 1

@@ -1,5 +1,6 @@
 import base64
 import json
+import os
 import random
 import subprocess
 import sys
@@ -139,7 +140,7 @@ def test_training_twice_gives_the_same_bytes(tmp_path: Path, kind: Kind) -> None
         "import json, sys; from pathlib import Path; from gpt.tokens.tokenizer import build_tokenizer, Settings;"
         " build_tokenizer(Settings(kind=sys.argv[1], vocab_size=300, train_bytes=10**9), json.load(sys.stdin), Path(sys.argv[2]))"
     )
-    env = {"PYTHONPATH": str(ROOT), "RAYON_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
+    env = os.environ | {"PYTHONPATH": str(ROOT), "RAYON_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
     command = [sys.executable, "-c", code, kind, str(tmp_path / "there")]
     subprocess.run(command, check=True, env=env, input=json.dumps(DOCUMENTS).encode())
     assert sha256_tree(tmp_path / "here") == sha256_tree(tmp_path / "there")
