@@ -54,7 +54,7 @@ def test_versions_are_listed_newest_first_with_aliases_figures_and_verdicts(
     assert history.index("version 2 refused") < history.index("version 1 promoted")
     value = json.loads(listed(capsys, "--json", "--history"))
     assert [row["version"] for row in value["versions"]] == [2, 1]
-    assert [one["verdict"] for one in value["decisions"]] == ["refused", "promoted"]
+    assert [one["verdict"] for one in value["decisions"]] == ["refused", "promoted", "challenger"]
 
 
 def test_an_old_version_with_an_alias_is_shown_beside_the_newest(project: Path, params: Params) -> None:

@@ -190,7 +190,7 @@ def test_attaches_to_the_training_run(project: Path, params: Params) -> None:
 def test_the_run_has_the_card_of_its_data_although_that_was_drawn_after_training(
     project: Path, params: Params, of_these_data: bool
 ) -> None:
-    paths.DATA_CARD.parent.mkdir()
+    paths.DATA_CARD.parent.mkdir(exist_ok=True)
     paths.DATA_CARD.write_text(f"data {data_id(paths.TOKENS) if of_these_data else 'of before'}")
     run_id = register(params, project).run_id
     logged = [file.path for file in store.client().list_artifacts(run_id)]
