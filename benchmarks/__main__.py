@@ -11,28 +11,32 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import corpus, data, generation, overhead, quality, recovery, scale, training
+from benchmarks import comparison, corpus, data, generation, lm, overhead, quality, recovery, scale, training
 from gpt.processes.machine import describe_hardware
 
 _RESULTS = Path(__file__).parent / "RESULTS.md"
 _TITLES = {
     "training": "Training throughput in tokens per second, beside transformers and litgpt",
     "generation": "Generation in tokens per second, beside transformers",
+    "lm": "Benchmarks scored, beside lm-eval's model of Hugging Face",
     "quality": "Time to quality: characters of one text, validation loss in nats per character",
     "recovery": "What checkpoints cost, and how soon a run goes on",
     "data": "The data pipeline: time, memory, and tokenizing beside its peers",
     "corpus": "Duplicates and leaks in real text, beside counts of all pairs",
     "scale": "What is read, opened and held as data grow",
+    "comparison": "How far to trust a verdict: simulated comparisons of two models",
     "overhead": "What orchestration costs, beside the bare tools",
 }
 _PACKAGES = {
     "training": ("torch", "accelerate", "transformers", "litgpt"),
     "generation": ("torch", "transformers"),
+    "lm": ("torch", "lm-eval", "transformers"),
     "quality": ("torch", "accelerate"),
     "recovery": ("torch", "safetensors"),
     "data": ("datatrove", "tiktoken", "datasets", "rustbpe", "tokenizers", "ray"),
     "corpus": ("datatrove", "numpy"),
     "scale": ("numpy", "scipy"),
+    "comparison": ("numpy", "scipy"),
     "overhead": ("torch", "dvc", "prefect", "mlflow"),
 }
 
@@ -44,7 +48,7 @@ def main() -> int:
     options = parser.parse_args()
     names = options.names or [
         name
-        for name in ("training", "generation", "quality", "recovery", "data", "corpus", "scale")
+        for name in ("training", "generation", "lm", "quality", "recovery", "data", "corpus", "scale", "comparison")
         if name != "quality" or options.text
     ]
     if "quality" in names and not options.text:
@@ -58,11 +62,13 @@ def main() -> int:
     measures: dict[str, Callable[[], list[str]]] = {
         "training": training.measure,
         "generation": generation.measure,
+        "lm": lm.measure,
         "quality": lambda: quality.measure(options.text),
         "recovery": recovery.measure,
         "data": data.measure,
         "corpus": corpus.measure,
         "scale": scale.measure,
+        "comparison": comparison.measure,
         "overhead": overhead.measure,
     }
     sections = _read()

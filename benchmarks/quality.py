@@ -22,9 +22,9 @@ from ruamel.yaml import YAML
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import Params, load_params
 from gpt.processes.machine import keep_freed_memory
+from gpt.processes.precision import matmul_precision, mixed_precision
 from gpt.tokens.batches import Batches
 from gpt.training.optimizer import build_optimizer
-from gpt.training.precision import matmul_precision, mixed_precision
 from gpt.training.step import TrainStep
 
 _RECIPES = Path(__file__).parent / "recipes"

@@ -51,15 +51,15 @@ def register() -> State:
     exit_code, said = run_logged([str(Path(sys.prefix) / "bin" / "gpt"), "register", "--json"])
     if exit_code != 0:
         return Failed(message=str(error := explain("register", exit_code, said)), data=error)
-    return Completed(message="Registered", data=_last_object(said))
+    return Completed(message="Registered", data=last_object(said))
 
 
-def _last_object(said: list[str]) -> dict[str, Any]:
-    """Find the last line that is a JSON object; errors share the pipe and may follow it."""
+def last_object(said: list[str]) -> dict[str, Any]:
+    """Return the last line that is a JSON object; errors share the pipe and may follow it."""
     for line in reversed(said):
         if line.startswith("{"):
             return json.loads(line)
-    raise ValueError("gpt register --json printed no JSON object")
+    raise ValueError("the command printed no JSON object, although --json asks for one")
 
 
 def _same_failure(state: State) -> State:

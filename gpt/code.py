@@ -26,6 +26,7 @@ _NEUTRAL = {
     "code.py": "describes the code",
     "entry.py": "how a process begins and ends",
     "errors.py": "says what is wrong",
+    "evaluation/benchmarks/probe.py": "is told to MLflow only",
     "files.py": "writes and hashes bytes that others made; tests pin the form of JSON and of hashes",
     "git.py": "names versions",
     "limits.py": "how much at a time",

@@ -101,12 +101,18 @@ def dvc_settings(project: Path) -> configparser.ConfigParser:
     return settings
 
 
-def ask(project: Path, *arguments: str, index: Path | None = None, stdin: bytes = b"") -> bytes:
+def ask(
+    project: Path,
+    *arguments: str,
+    index: Path | None = None,
+    stdin: bytes = b"",
+    timeout_seconds: float = _SECONDS,
+) -> bytes:
     """Run git in the project's folder and return what it prints. `index` is used in place of the repository's own.
 
     Raises `NoRepository` or `UserError`, as `find_repository`.
     """
-    done = _run(project, arguments, index, stdin)
+    done = _run(project, arguments, index, stdin, timeout_seconds)
     if done.returncode:
         raise _refusal(project, done.stderr.decode(errors="replace"))
     return done.stdout
@@ -114,14 +120,14 @@ def ask(project: Path, *arguments: str, index: Path | None = None, stdin: bytes 
 
 def _answer(project: Path, *arguments: str) -> bytes | None:
     """Return what a command prints that says "no" by its exit code alone; None if it does."""
-    done = _run(project, arguments, None, b"")
+    done = _run(project, arguments, None, b"", _SECONDS)
     if done.returncode and done.stderr.strip():
         raise _refusal(project, done.stderr.decode(errors="replace"))
     return None if done.returncode else done.stdout
 
 
 def _run(
-    project: Path, arguments: tuple[str, ...], index: Path | None, stdin: bytes
+    project: Path, arguments: tuple[str, ...], index: Path | None, stdin: bytes, timeout_seconds: float
 ) -> "subprocess.CompletedProcess[bytes]":
     environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
     # Nothing is locked, nobody is asked for a password, and messages are in the language in which they are read here.
@@ -131,7 +137,13 @@ def _run(
     command = ["git", "-c", "core.quotePath=false", "-c", "diff.relative=false", *arguments]
     try:
         return subprocess.run(
-            command, cwd=project, env=environment, input=stdin, capture_output=True, timeout=_SECONDS, check=False
+            command,
+            cwd=project,
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            timeout=timeout_seconds,
+            check=False,
         )
     except (FileNotFoundError, PermissionError) as error:
         if not project.is_dir():
@@ -140,7 +152,9 @@ def _run(
             raise NoRepository(f"{project.absolute()}: not a git repository, and git is not installed") from None
         raise UserError(f"git: cannot be run ({error.strerror}); install it, or put it on PATH") from None
     except subprocess.TimeoutExpired:
-        raise UserError(f"{project.absolute()}: git did not answer within {_SECONDS} s; see `git status`") from None
+        raise UserError(
+            f"{project.absolute()}: git did not answer within {timeout_seconds:g} s; see `git status`"
+        ) from None
 
 
 def _refusal(project: Path, said: str) -> UserError:

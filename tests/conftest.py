@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,10 +51,18 @@ def write_params(folder: Path, change: Change) -> None:
     """Write the repository's params.yaml with some values changed."""
     yaml = YAML()
     values = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    for section, keys in change.items():
-        values[section] |= keys
+    merge(values, change)
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(values, file)
+
+
+def merge(values: dict[str, Any], change: dict[str, Any]) -> None:
+    """Set values in nested settings; what the change does not name stays."""
+    for key, value in change.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            merge(values[key], value)
+        else:
+            values[key] = value
 
 
 def make_text(path: Path) -> None:

@@ -10,7 +10,7 @@ from dvc.repo.reproduce import plan_repro
 from ruamel.yaml import YAML
 
 from flows.pipeline import STAGES as FLOW
-from gpt.code import STAGES
+from gpt.code import STAGES, stage_files
 from gpt.params.corpus import Prepare
 from gpt.params.evaluation import Evaluate
 from gpt.params.training import Train
@@ -44,14 +44,20 @@ def test_the_code_of_a_stage_is_looked_at_whenever_dvc_runs() -> None:
 def test_settings_that_decide_bytes_are_dependencies_and_others_are_not() -> None:
     assert params_of("pretrain", "train") == Train.model_fields.keys() - set(WITHOUT_EFFECT)
     assert params_of("prepare", "prepare") == Prepare.model_fields.keys() - {"engine"}
-    assert params_of("evaluate", "evaluate") == Evaluate.model_fields.keys() - {"benchmarks"}
+    assert params_of("evaluate", "evaluate") == Evaluate.model_fields.keys()
     assert all("launch" not in str(stage.get("params")) for stage in DVC.values())
 
 
 def test_benchmarks_that_the_model_is_not_judged_by_are_nobodys_dependency() -> None:
     readers = [name for name, stage in DVC.items() if "data/benchmarks" in stage.get("deps", [])]
-    assert readers == ["prepare"]
+    assert readers == ["prepare", "evaluate"]
     assert "evaluate.benchmarks" in DVC["fetch_benchmarks"]["params"]
+
+
+def test_no_benchmark_decides_a_weight() -> None:
+    """Training scores them too, for MLflow only: with other items, or another way to score them, its bytes are the same."""
+    assert not [name for name in DVC["pretrain"]["deps"] if "benchmark" in name]
+    assert not [path for path in stage_files("pretrain") if "benchmarks" in path.parts]
 
 
 def test_dvc_draws_the_data_card_before_the_run_that_it_is_logged_with(tmp_path: Path) -> None:

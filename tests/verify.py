@@ -193,6 +193,13 @@ PROMISES = (
         read=all_passed,
     ),
     Promise(
+        "serving",
+        "a served champion answers 200 malformed requests with a 4xx that says why, 200 valid ones as `gpt generate` does",
+        (*PYTEST, "tests/registry/test_serving.py", "tests/registry/test_pyfunc.py"),
+        minutes=20,
+        read=all_passed,
+    ),
+    Promise(
         "boilerplate",
         "100,000 documents that share boilerplate as READMEs do lose at most 1 % of their bytes, 200 of 200 leaks are found",
         (PYTHON, "-m", "tests.corpus.test_boilerplate", "100000"),
@@ -211,6 +218,13 @@ PROMISES = (
         "a second `dvc repro` does nothing, a forced one gives the same bytes",
         (*PYTEST, "tests/e2e/test_pipeline.py"),
         minutes=20,
+        read=all_passed,
+    ),
+    Promise(
+        "reproduce",
+        "ten of ten versions are made again identical, also after a kill; a change of source, setting, code or package is named",
+        (*PYTEST, "tests/e2e/test_reproduce.py", "tests/registry/reproduction"),
+        minutes=60,
         read=all_passed,
     ),
     Promise(
@@ -239,6 +253,27 @@ PROMISES = (
         "the whole way works in a folder of any name",
         (*PYTEST, "tests/e2e/test_paths.py"),
         minutes=30,
+        read=all_passed,
+    ),
+    Promise(
+        "promotions",
+        "50 promotions and rollbacks at once, of one MLflow server on PostgreSQL: never two champions, one linear history",
+        (*PYTEST, "tests/registry/test_concurrency.py"),
+        minutes=60,
+        read=all_passed,
+    ),
+    Promise(
+        "registry-faults",
+        "the MLflow server is killed at each request of register, promote and rollback: run again, all is as without the fault",
+        (*PYTEST, "tests/registry/test_faults.py"),
+        minutes=240,
+        read=all_passed,
+    ),
+    Promise(
+        "gate",
+        "5 seeds each: worse, same, contaminated and foreign models are refused, better ones promoted",
+        (*PYTEST, "tests/registry/test_verdicts.py"),
+        minutes=60,
         read=all_passed,
     ),
 )

@@ -10,7 +10,7 @@ import sys
 import warnings
 from typing import NoReturn
 
-from gpt.commands import data, doctor, models, training
+from gpt.commands import data, doctor, lineage, models, training, versions
 from gpt.entry import begin, end_with, users_errors
 from gpt.memory import told_if_out_of_memory
 from gpt.paths import ensure_user, enter_project
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 failed, 2 you must change something.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for group in (data, training, models, doctor):
+    for group in (data, training, models, versions, lineage, doctor):
         group.add_commands(commands)
     return parser
 

@@ -10,24 +10,30 @@ from gpt.paths import from_here
 
 def add_commands(commands: Commands) -> None:
     """Add the commands of this file to `gpt`."""
-    add_command(commands, evaluate)
+    _add_evaluate(commands)
     add_command(commands, report)
     _add_generate(commands)
     _add_register(commands)
-    add_command(commands, promote)
-    add_command(commands, rollback)
-    _add_lineage(commands)
+    _add_promote(commands)
+    _add_rollback(commands)
     _add_import(commands)
     _add_export(commands)
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """measure the model on held-out documents and let it write samples"""
+    """measure the model on held-out documents and benchmarks, and let it write samples"""
     from gpt.params.project import load_params
 
     params = load_params()
-    from gpt.evaluation.evaluate import HELD_OUT
+    from gpt.evaluation.benchmarks.answers import format_table
+
+    if options.all_items:
+        from gpt.evaluation.evaluate import score_all_items
+
+        print(format_table(score_all_items(params)))
+        return 0
     from gpt.evaluation.evaluate import evaluate as measure
+    from gpt.evaluation.held_out import HELD_OUT
 
     metrics = measure(params)
     for split in HELD_OUT:
@@ -36,7 +42,18 @@ def evaluate(options: argparse.Namespace) -> int:
             f"{split}: {figures['bits_per_byte']:.4f} bits per byte, loss {figures['loss']:.4f},"
             f" perplexity {figures['perplexity']:.2f}"
         )
+    if metrics["benchmarks"] or "tasks" in metrics:
+        print(format_table(metrics))
     return 0
+
+
+def _add_evaluate(commands: Commands) -> None:
+    parser = add_command(commands, evaluate)
+    parser.add_argument(
+        "--all-items",
+        action="store_true",
+        help="show what the benchmarks score on all their items, whatever evaluate.limit, and write nothing",
+    )
 
 
 def report(options: argparse.Namespace) -> int:
@@ -55,10 +72,12 @@ def register(options: argparse.Namespace) -> int:
     from gpt.params.project import load_params
 
     params = load_params()
-    from gpt.registry import package
+    from gpt.registry import package, promotion
 
     registered = package.register(params, Path.cwd())
     print(registered.describe())
+    if registered.alias == "candidate":
+        print(promotion.judge_registered(params, Path.cwd()))
     if options.json:
         print(registered.to_json())
     return 0
@@ -70,43 +89,45 @@ def _add_register(commands: Commands) -> None:
 
 
 def promote(options: argparse.Namespace) -> int:
-    """make the candidate the champion if it beats it on the test split"""
+    """make the candidate the champion if it passes the gate of params.yaml"""
     from gpt.params.project import load_params
+
+    params = load_params()
     from gpt.registry import promotion
 
-    verdict = promotion.promote(load_params(), Path.cwd())
+    verdict = promotion.promote(params, Path.cwd(), other_data=options.other_data)
     print(verdict.describe())
     return 1 if verdict.refused else 0
 
 
+def _add_promote(commands: Commands) -> None:
+    parser = add_command(commands, promote)
+    parser.add_argument(
+        "--other-data",
+        action="store_true",
+        help="let a model of other texts take the champion's place: compare with no champion, the thresholds decide",
+    )
+
+
 def rollback(options: argparse.Namespace) -> int:
-    """make the champion before this one the champion again"""
+    """make an earlier champion the champion again"""
     from gpt.params.project import load_params
     from gpt.registry import promotion
 
-    print(promotion.rollback(load_params()).describe())
+    print(promotion.rollback(load_params(), options.version, options.reason).describe())
     return 0
 
 
-def lineage(options: argparse.Namespace) -> int:
-    """say what a registered version was made from"""
-    from gpt.params.project import load_params
-    from gpt.registry import lineage
-
-    print(lineage.describe(options.model, load_params().register_.name))
-    return 0
-
-
-def _add_lineage(commands: Commands) -> None:
-    parser = add_command(commands, lineage)
+def _add_rollback(commands: Commands) -> None:
+    parser = add_command(commands, rollback)
     parser.add_argument(
-        "model",
-        type=readable,
+        "version",
+        type=at_least(int, 1),
         nargs="?",
-        default="@candidate",
-        metavar="MODEL",
-        help="models:/NAME/VERSION, models:/NAME@ALIAS or @ALIAS (default: %(default)s)",
+        metavar="VERSION",
+        help="of an earlier champion (default: the last one before this that exists)",
     )
+    parser.add_argument("--reason", type=readable, default="", metavar="TEXT", help="is recorded, with who and when")
 
 
 def generate(options: argparse.Namespace) -> int:
@@ -222,14 +243,16 @@ def _add_import(commands: Commands) -> None:
 
 
 def export(options: argparse.Namespace) -> int:
-    """write a model as transformers loads it"""
+    """write a model as transformers loads it, with a model card"""
     from gpt.params.project import load_params
 
     params = load_params()
     from gpt.model.convert.huggingface import export_huggingface
-    from gpt.registry.versions import resolve_model
+    from gpt.registry.overview.card import write_card
+    from gpt.registry.overview.facts import of_model
 
-    architecture = export_huggingface(resolve_model(str(options.model), params.register_.name), options.folder)
+    folder, facts = of_model(str(options.model), params.register_.name, Path.cwd())
+    architecture = export_huggingface(folder, options.folder, write_card(facts))
     print(f"{options.folder}: {architecture.class_name}; AutoModelForCausalLM and AutoTokenizer load it")
     return 0
 

@@ -9,7 +9,7 @@ import orjson
 
 from gpt.corpus.arrays import sort_unique
 from gpt.corpus.boilerplate import common_grams
-from gpt.corpus.decontamination import Judges
+from gpt.corpus.decontamination import BENCHMARKS, Judges
 from gpt.corpus.index import HASH, Matcher, find_owners, read_items
 from gpt.corpus.splits import SPLITS
 from gpt.corpus.words import split_words, word_spans
@@ -39,6 +39,7 @@ def summarise_corpus(judges: list[Judges], work: Path, ngram: int) -> tuple[Json
     if "drop" in contaminated:
         dropped["contaminated"] = {key: contaminated["drop"][key] for key in ("documents", "bytes")}
     judged = {name: entry for each in judges for name, entry in _judged(each, work).items()}
+    benchmarks = {name for each in judges if each.kind == BENCHMARKS for name, _ in each.owners}
     counts = {
         "read": read,
         "dropped": dropped,
@@ -56,7 +57,12 @@ def summarise_corpus(judges: list[Judges], work: Path, ngram: int) -> tuple[Json
         "matches": sorted((match for each in judges for match in _matches(work / "matches", each)), key=_longest_first),
         "common": _common(judges, work / "common", ngram),
         "contaminated": {
-            name: {key: ids[:_SHOWN_IDS] for key, ids in entry.items() if key != "items"}
+            # Of benchmarks all items that were met: their scores count apart.
+            name: {
+                key: ids if key == "touched" and name in benchmarks else ids[:_SHOWN_IDS]
+                for key, ids in entry.items()
+                if key != "items"
+            }
             for name, entry in judged.items()
         },
         "sources": {

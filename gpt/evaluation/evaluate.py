@@ -1,43 +1,80 @@
-"""What a finished model is worth on documents it never saw: figures, and samples of what it writes."""
+"""What a finished model is worth on documents it never saw: figures, the scores behind them, and samples of what it writes."""
 
 import json
 from typing import Any
 
 import tiktoken
+import torch
 
 from gpt import paths
-from gpt.evaluation.likelihood import split_likelihood
-from gpt.files import atomic_file, sha256_file, write_json
+from gpt.corpus.documents import describe_documents
+from gpt.evaluation.benchmarks.answers import score_benchmarks
+from gpt.evaluation.held_out import HELD_OUT, read_held_out
+from gpt.evaluation.passages import Scored, score_documents
+from gpt.evaluation.scores import ITEMS_FILE, PASSAGES_FILE, Items, Passages
+from gpt.files import atomic_file, atomic_folder, sha256_file, write_json
 from gpt.model.generation import Sampling, generate_texts
 from gpt.model.storage import default_device, load_model
 from gpt.model.transformer import GPTModel
 from gpt.params.project import Params
 from gpt.processes.cores import bound_threads
-from gpt.tokens.shards import TokenReader
-from gpt.tokens.tokenizer import check_tokenizer
-from gpt.tokens.verification import verify_shards
-
-HELD_OUT = ("validation", "test")
+from gpt.processes.environment import check_products
+from gpt.processes.precision import autocast_type, check_precision, matmul_precision, warn_if_emulated
 
 
 def evaluate(params: Params) -> dict[str, Any]:
-    """Measure models/base on the held-out splits; write metrics/evaluate.json and reports/samples.json; return the metrics."""
-    bound_threads()
-    model, encoding = load_model(paths.BASE_MODEL, default_device())
-    check_tokenizer(paths.TOKENS, paths.BASE_MODEL / "tokenizer", "run `gpt pretrain` again")
-    verify_shards(paths.TOKENS, HELD_OUT)
-    metrics: dict[str, Any] = {}
-    for split in HELD_OUT:
-        reader = TokenReader(paths.TOKENS, split)
-        figures = split_likelihood(model, reader).to_dict()
-        metrics[split] = figures | {"documents": reader.documents, "documents_sha256": reader.documents_sha256}
+    """Measure models/base on the held-out splits and the benchmarks; return the metrics.
+
+    Writes metrics/evaluate.json, reports/samples.json and reports/scores/, all or nothing.
+    """
+    model, encoding = _load(params)
+    with matmul_precision(params.evaluate.precision):
+        scored = {split: _score(params, model, encoding, split) for split in HELD_OUT}
+        answers, items = score_benchmarks(params, model, encoding, autocast=_autocast(params))
+    described = describe_documents(paths.DOCUMENTS)
+    metrics: dict[str, Any] = {
+        split: result.figures() | {f"split_{key}": described[split][key] for key in ("documents", "bytes")}
+        for split, result in scored.items()
+    }
+    metrics |= answers
     metrics["parameters"] = model.count_parameters()
     metrics["weights_sha256"] = sha256_file(paths.BASE_MODEL / "model.safetensors")
-    samples = _samples(params, model, encoding)
-    with atomic_file(paths.SAMPLES) as partial:
-        partial.write_text(json.dumps(samples, indent=2) + "\n", encoding="utf-8")
-        write_json(paths.EVALUATE_METRICS, metrics)  # in here: if it cannot be written, the old samples stay
+    _write(metrics, scored, items, _samples(params, model, encoding))
     return metrics
+
+
+def _score(params: Params, model: GPTModel, encoding: tiktoken.Encoding, split: str) -> Scored:
+    documents = read_held_out(paths.DOCUMENTS, split, encoding, params.evaluate.max_tokens)
+    return score_documents(model, documents, encoding, split, autocast=_autocast(params))
+
+
+def _write(metrics: dict[str, Any], scored: dict[str, Scored], items: Items, samples: list[dict[str, str]]) -> None:
+    with atomic_folder(paths.SCORES) as scores, atomic_file(paths.SAMPLES) as partial:
+        Passages.join([result.passages for result in scored.values()]).write(scores / PASSAGES_FILE)
+        items.write(scores / ITEMS_FILE)
+        partial.write_text(json.dumps(samples, indent=2) + "\n", encoding="utf-8")
+        write_json(paths.EVALUATE_METRICS, metrics)  # in here: if it cannot be written, all stays as it was
+
+
+def score_all_items(params: Params) -> dict[str, Any]:
+    """Return the benchmarks' figures of models/base on all their items, whatever the limit; write nothing."""
+    model, encoding = _load(params)
+    with matmul_precision(params.evaluate.precision):
+        return score_benchmarks(params, model, encoding, autocast=_autocast(params), all_items=True)[0]
+
+
+def _load(params: Params) -> tuple[GPTModel, tiktoken.Encoding]:
+    """Return models/base with its tokenizer, ready to be scored in `evaluate.precision` on this machine."""
+    precision, device = params.evaluate.precision, default_device()
+    check_products("evaluate.precision", precision, on_gpu=device.type == "cuda")
+    check_precision("evaluate.precision", precision)
+    bound_threads()
+    warn_if_emulated("evaluate.precision", precision, device)
+    return load_model(paths.BASE_MODEL, device)
+
+
+def _autocast(params: Params) -> torch.dtype | None:
+    return autocast_type(params.evaluate.precision)
 
 
 def _samples(params: Params, model: GPTModel, encoding: tiktoken.Encoding) -> list[dict[str, str]]:

@@ -7,17 +7,19 @@ document included. Documents are scored apart: a document's figure does not depe
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from gpt.evaluation.windows import Batch, Window, batches_in_order, cut_windows, group_by_length, stack
 from gpt.model.transformer import GPTModel
 from gpt.tokens.shards import TokenReader
 
-_TOKENS_PER_BATCH = 8192
+_TOKENS_AT_A_TIME = 1 << 20
+"Of documents whose windows are sorted by length together. It bounds memory; more would hardly pad less."
 
 
 @dataclass(frozen=True)
@@ -80,75 +82,103 @@ def documents_likelihood(
     part: tuple[int, int] = (0, 1),
     give_up: Callable[[], bool] = lambda: False,
 ) -> tuple[float, int]:
-    """Return (nats, tokens) of documents, each an int64 array that ends with <|endoftext|>.
-
-    A document is read in windows of block_size that overlap by half: each window predicts what the one before it did not,
-    so that all but a document's first tokens are predicted from at least block_size / 2 tokens.
-    """
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
+    """Return (nats, tokens) of documents, each an int64 array that ends with <|endoftext|>: their sum, in constant memory."""
     total, count = 0.0, 0
-    try:
-        with torch.no_grad():  # in inference mode, a split model would gather weights that it cannot train with later
-            rank, ranks = part
-            batches = _batches(documents, end_of_text, model.config.block_size)
-            while group := list(islice(batches, ranks)):
-                if give_up():
-                    break
-                inputs, targets = group[rank] if rank < len(group) else _without_targets(*group[0])
-                with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                    logits = model(inputs.to(device))  # (B, T, vocab_size)
-                losses = F.cross_entropy(
-                    logits.flatten(0, 1).float(), targets.to(device).flatten(), ignore_index=-1, reduction="none"
-                )
-                total += losses.double().sum().item()
-                count += int((targets >= 0).sum())
-    finally:
-        model.train(training)
+    batches = batches_in_order(documents, end_of_text, model.config.block_size)
+    with _measuring(model):
+        for _, own in _shared(batches, part):
+            if give_up():
+                break
+            total += _batch_nats(model, own, autocast).double().sum().item()
+            count += int((own.targets >= 0).sum())
     return total, count
 
 
-def _without_targets(inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return inputs, torch.full_like(targets, -1)
+def token_nats(
+    model: GPTModel,
+    documents: Iterable[np.ndarray],
+    end_of_text: int,
+    *,
+    autocast: torch.dtype | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> Iterator[np.ndarray]:
+    """Yield the nats of each token of each document, (tokens,) float32, in the order of the documents.
+
+    Windows of like length are computed together, from some documents at a time, so that little is padded. Of tokens that are
+    another rank's, of (rank, ranks) = `part`, the nats are 0: what all ranks yield adds up to what one alone would. What a token
+    gets does not depend on the documents beside it, but for the last digits of floating point.
+    """
+    with _measuring(model):
+        for portion in _portions(documents):
+            yield from _portion_nats(model, portion, end_of_text, autocast, part)
 
 
-def _windows(document: np.ndarray, end_of_text: int, block_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (inputs, targets), each at most (block_size,); targets are -1 where an earlier window predicted them."""
-    stream = np.concatenate(([end_of_text], document))  # every document is predicted from an <|endoftext|>
-    stride = block_size - block_size // 2
-    start, predicted = 0, 0
-    while predicted < len(document):
-        inputs = stream[start : start + block_size]
-        targets = stream[start + 1 : start + 1 + block_size].copy()
-        inputs = inputs[: len(targets)]
-        targets[: predicted - start] = -1
-        yield inputs, targets
-        predicted = start + len(targets)
-        start += stride
-
-
-def _batches(
-    documents: Iterable[np.ndarray], end_of_text: int, block_size: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield inputs and targets (B, T) with about _TOKENS_PER_BATCH tokens; short windows are padded on the right."""
-    size = max(1, _TOKENS_PER_BATCH // block_size)
-    held: list[tuple[np.ndarray, np.ndarray]] = []
-
-    def stack() -> tuple[torch.Tensor, torch.Tensor]:
-        longest = max(len(inputs) for inputs, _ in held)
-        pads = [longest - len(inputs) for inputs, _ in held]
-        inputs = np.stack([np.pad(row, (0, pad)) for (row, _), pad in zip(held, pads, strict=True)])
-        targets = np.stack(
-            [np.pad(row, (0, pad), constant_values=-1) for (_, row), pad in zip(held, pads, strict=True)]
-        )
-        return torch.from_numpy(inputs), torch.from_numpy(targets)
-
+def _portions(documents: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    held: list[np.ndarray] = []
+    size = 0
     for document in documents:
-        for window in _windows(document, end_of_text, block_size):
-            held.append(window)
-            if len(held) == size:
-                yield stack()
-                held.clear()
+        held.append(document)
+        size += len(document)
+        if size >= _TOKENS_AT_A_TIME:
+            yield held
+            held, size = [], 0
     if held:
-        yield stack()
+        yield held
+
+
+def _portion_nats(
+    model: GPTModel,
+    documents: list[np.ndarray],
+    end_of_text: int,
+    autocast: torch.dtype | None,
+    part: tuple[int, int],
+) -> list[np.ndarray]:
+    windows: list[Window] = []
+    firsts = [0]
+    for document in documents:
+        windows += cut_windows(document, end_of_text, model.config.block_size)
+        firsts.append(len(windows))
+    predicted = [window.targets >= 0 for window in windows]
+    nats = [np.zeros(int(places.sum()), np.float32) for places in predicted]
+    groups = list(group_by_length(np.array([len(window.inputs) for window in windows])))
+    batches = (stack([windows[place] for place in group]) for group in groups)
+    for number, batch in _shared(batches, part):
+        values = _batch_nats(model, batch, autocast).cpu().numpy()
+        if number is not None:
+            for row, place in zip(values, groups[number], strict=True):
+                nats[place] = row[: len(predicted[place])][predicted[place]]
+    return [np.concatenate(nats[first:end]) for first, end in pairwise(firsts)]
+
+
+def _shared(batches: Iterable[Batch], part: tuple[int, int]) -> Iterator[tuple[int | None, Batch]]:
+    """Yield rank's batches of (rank, ranks) = `part`, each with its number.
+
+    A rank for which none is left gets one without targets and None instead, so that all compute equally many.
+    """
+    rank, ranks = part
+    batches = iter(batches)
+    first = 0
+    while group := list(islice(batches, ranks)):
+        if rank < len(group):
+            yield first + rank, group[rank]
+        else:
+            yield None, group[0]._replace(targets=torch.full_like(group[0].targets, -1))
+        first += ranks
+
+
+def _batch_nats(model: GPTModel, batch: Batch, autocast: torch.dtype | None) -> torch.Tensor:
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+        return model.token_nats(batch.inputs.to(device), batch.targets.to(device))  # (B, T)
+
+
+@contextmanager
+def _measuring(model: GPTModel) -> Iterator[None]:
+    """Let a model neither drop out nor keep anything for a backward pass; afterwards it is as it was."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():  # in inference mode, a split model would gather weights that it cannot train with later
+            yield
+    finally:
+        model.train(training)

@@ -5,8 +5,10 @@ no row ever sees what lies behind its own length. So a row's text does not depen
 """
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
+import torch.nn.functional as F
 
 
 class KeyValueCache:
@@ -72,6 +74,18 @@ class KeyValueCache:
         self.lengths = self.lengths[: len(rows)]
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[: len(rows)], layer.values[: len(rows)]
+
+    def take(self, rows: Sequence[int], room: int) -> "KeyValueCache":
+        """Return a new cache with these rows, any of them any number of times, and room for so many more tokens of each."""
+        taken = copy(self)
+        longest = max(self.lengths[row] for row in rows)
+        taken.capacity, taken.lengths = longest + room, [self.lengths[row] for row in rows]
+        index = torch.tensor(rows, device=self.device)
+        taken.layers = [
+            LayerCache(*(F.pad(kept[index, :, :longest], (0, 0, 0, room)) for kept in (layer.keys, layer.values)))
+            for layer in self.layers
+        ]
+        return taken
 
     def _copy_row(self, row: int, other: "KeyValueCache", source: int, length: int) -> None:
         self.lengths[row] = length

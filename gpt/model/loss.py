@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 _CHUNK_BYTES = 64 * 2**20
 "Of logits at a time. A larger chunk is not faster; a smaller one adds to the head's gradient more often, which costs time."
@@ -27,6 +28,24 @@ def linear_cross_entropy(
     (1 / tokens for a mean); it alone has a gradient.
     """
     return _LinearCrossEntropy.apply(hidden, weight, targets, scale)
+
+
+@torch.no_grad()
+def token_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy in nats of each token under logits `hidden @ weight.T`: (N,) fp32, 0 where its target is -1.
+
+    `hidden` is (N, C), `weight` (vocab_size, C), `targets` (N,) token ids. Logits are computed only where there is a target.
+    """
+    nats = torch.zeros(len(targets), device=hidden.device)
+    wanted = (targets >= 0).nonzero().squeeze(1)
+    for rows in wanted.split(_rows_at_a_time(len(weight))):
+        logits = F.linear(hidden[rows], weight).float()  # (rows, vocab_size)
+        nats[rows] = F.cross_entropy(logits, targets[rows], reduction="none")
+    return nats
+
+
+def _rows_at_a_time(vocab_size: int) -> int:
+    return max(1, _CHUNK_BYTES // (4 * vocab_size))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

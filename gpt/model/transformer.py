@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from gpt.model.attention import MultiHeadAttention, document_mask
 from gpt.model.cache import KeyValueCache, LayerCache
 from gpt.model.layers import FeedForward, GatedFeedForward, LayerNorm, RMSNorm, RotaryEmbedding, sinusoidal_positions
-from gpt.model.loss import linear_cross_entropy
+from gpt.model.loss import linear_cross_entropy, token_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,11 @@ class GPTModel(nn.Module):
             else:
                 x = block(x, mask=mask) if cache is None else block(x, cache.layers[number])
         return self.final_norm(x)
+
+    def token_nats(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return each target's negative log-likelihood in nats: (B, T) fp32, 0 where a target is -1. It has no gradient."""
+        hidden = self.hidden(tokens).flatten(0, 1)
+        return token_cross_entropy(hidden, self.head_weight, targets.flatten()).view_as(targets)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return logits (…, vocab_size) of hidden states (…, C)."""

@@ -13,8 +13,9 @@ from ruamel.yaml.error import YAMLError
 
 from gpt.errors import UserError
 from gpt.params.corpus import Prepare
-from gpt.params.evaluation import Evaluate, Register
+from gpt.params.evaluation import Evaluate
 from gpt.params.launch import Launch
+from gpt.params.registration import Register
 from gpt.params.sources import Fetch
 from gpt.params.tokens import Tokenize, Tokenizer
 from gpt.params.training import Base, Model, Train
@@ -27,7 +28,11 @@ _NO_SECRETS = (
     "settings are recorded by DVC, MLflow and the data card: take it out, and give it in the environment"
     " (for a source: ~/.netrc, or FSSPEC_… as docs/data.md says)"
 )
-_MOVED = {"launch.precision": "train.precision", "prepare.read_by_source": "prepare.by_source"}
+_MOVED = {
+    "launch.precision": "train.precision",
+    "prepare.read_by_source": "prepare.by_source",
+    "register.max_bits_per_byte": "register.gate.max_bits_per_byte",
+}
 
 
 class Params(Section):

@@ -88,6 +88,8 @@ class Train(Section):
     checkpoint_keep_every: NonNegativeInt
     "Checkpoints of every so many steps stay too; 0: none."
     sample_interval: PositiveInt
+    benchmark_interval: NonNegativeInt
+    "Steps after which a small part of evaluate.benchmarks is scored, for MLflow only; 0: never."
 
     @model_validator(mode="after")
     def _schedule_is_possible(self) -> Self:

@@ -1,4 +1,4 @@
-"""Variables of the environment that would change what training computes, which params.yaml alone decides.
+"""Variables of the environment that would change what training or evaluation computes, which params.yaml alone decides.
 
 `accelerate launch` passes its options to a trainer as variables, which Accelerate obeys by itself; torch and oneDNN read some of
 their own. One that agrees with params.yaml is welcome, one that does not is refused by its name, and Accelerate is shown none.
@@ -38,6 +38,13 @@ def check_environment(params: Params, *, on_gpu: bool, environment: Mapping[str,
         *_find_lost_processes(params, variables),
     ]
     if faults:
+        raise UserError("\n".join(faults))
+
+
+def check_products(key: str, precision: str, *, on_gpu: bool, environment: Mapping[str, str] = os.environ) -> None:
+    """Raise `UserError`, a line for each variable by which products would not be computed as the setting `key` says."""
+    variables = {name: value.strip() for name, value in environment.items()}
+    if faults := [*_find_other_products(key, precision, variables, on_gpu)]:
         raise UserError("\n".join(faults))
 
 
@@ -96,16 +103,7 @@ def _find_other_numbers(params: Params, variables: Mapping[str, str], on_gpu: bo
     if mixed not in ("", "no", precision):  # `no` is also what `accelerate launch` says where it was told nothing
         known = mixed if mixed in ("bf16", "fp16") else "fp32, tf32, bf16 or fp16"
         yield _refuse(variables, "ACCELERATE_MIXED_PRECISION", "train.precision", precision, known)
-    if _is_on(variables, "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE") and precision != "tf32":
-        yield _refuse(variables, "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "train.precision", precision, "tf32")
-    override = variables.get("NVIDIA_TF32_OVERRIDE", "")  # 0 forbids TF32, anything else demands it
-    if on_gpu and override and (precision == "tf32") == (override == "0"):
-        other = "fp32" if override == "0" else "tf32"
-        yield _refuse(variables, "NVIDIA_TF32_OVERRIDE", "train.precision", precision, other)
-    for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"):
-        if variables.get(name, "").lower() not in ("", "strict"):
-            value = variables[name]
-            yield f"{name} = {value!r}: oneDNN would round numbers that train.precision ({precision}) leaves as they are; unset it"
+    yield from _find_other_products("train.precision", precision, variables, on_gpu)
     backend = variables.get("ACCELERATE_DYNAMO_BACKEND", "").lower()
     if backend in ("", "no"):
         return
@@ -116,6 +114,20 @@ def _find_other_numbers(params: Params, variables: Mapping[str, str], on_gpu: bo
     for name, usual in (("MODE", ("", "default")), ("USE_FULLGRAPH", _FALSE), ("USE_DYNAMIC", _FALSE)):
         if variables.get(f"ACCELERATE_DYNAMO_{name}", "").lower() not in usual:
             yield f"{_said(variables, f'ACCELERATE_DYNAMO_{name}')}: training compiles each block in torch's default mode; unset it"
+
+
+def _find_other_products(key: str, precision: str, variables: Mapping[str, str], on_gpu: bool) -> Iterator[str]:
+    """Find what would let matrix products be computed in another precision."""
+    if _is_on(variables, "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE") and precision != "tf32":
+        yield _refuse(variables, "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", key, precision, "tf32")
+    override = variables.get("NVIDIA_TF32_OVERRIDE", "")  # 0 forbids TF32, anything else demands it
+    if on_gpu and override and (precision == "tf32") == (override == "0"):
+        other = "fp32" if override == "0" else "tf32"
+        yield _refuse(variables, "NVIDIA_TF32_OVERRIDE", key, precision, other)
+    for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"):
+        if variables.get(name, "").lower() not in ("", "strict"):
+            value = variables[name]
+            yield f"{name} = {value!r}: oneDNN would round numbers that {key} ({precision}) leaves as they are; unset it"
 
 
 def _find_other_steps(params: Params, variables: Mapping[str, str]) -> Iterator[str]:

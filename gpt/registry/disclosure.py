@@ -1,10 +1,10 @@
 """What of a project leaves this machine with a registered version, looked through for secrets before it does."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gpt.registry.git import read_code
-from gpt.secrets.scanner import Finding, find_in_patch, find_in_settings, refuse
+from gpt.secrets.scanner import Finding, find_in_data, find_in_patch, find_in_settings, refuse
 
 PATCH = "uncommitted.patch"
 LOCKS = (Path("dvc.lock"), Path("requirements.lock"))
@@ -12,6 +12,18 @@ _WHAT_TO_DO = (
     "a registered version records this: take it out and read it from the environment,"
     " or, if it is in a line that you have removed, commit the removal"
 )
+
+_WHAT_TO_DO_WITH_TEXT = (
+    "a registered version keeps what it was judged on: take it out of the source of this text, and run `dvc repro`"
+)
+
+
+def check_texts(what: str, texts: Iterable[tuple[str, str]]) -> None:
+    """Raise `UserError` with the lines of texts, (id, text) each, that hold a token of a known form or a secret of this machine.
+
+    Words such as `password: …` are no finding: texts are data, which other people wrote.
+    """
+    refuse([finding for name, text in texts for finding in find_in_data(f"{what} {name}", text)], _WHAT_TO_DO_WITH_TEXT)
 
 
 def check_uploads(files: Mapping[str, bytes]) -> None:

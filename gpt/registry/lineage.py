@@ -1,15 +1,14 @@
 """What a registered version was made from, so that it can be made again: code, settings, data, weights, machine.
 
-Read from the project when a model is registered, after checking that its pieces belong together; kept as tags of the
-version (hashes, figures) and as artifacts of its run (the texts that the hashes are of).
+Read from the project when a model is registered, after checking that its pieces belong together. What people search versions by
+becomes tags (`Lineage.tags`); all of it is the record that gpt/registry/record.py writes and reads.
 """
 
 import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,20 @@ from gpt.files import read_json, sha256_file, sha256_json, sha256_tree
 from gpt.params.project import PARAMS_FILE, Params, load_params
 from gpt.registry.disclosure import PATCH, check_uploads
 from gpt.registry.git import read_code
-from gpt.registry.versions import find_version
-from gpt.secrets.hiding import redact, redact_values
+from gpt.secrets.hiding import redact_values
 from gpt.tokens.shards import data_id, read_index
 from gpt.tokens.tokenizer import tokenizer_id
-from gpt.tracking import store
 from gpt.tracking.dataset import describe_contamination
 
 DVC_LOCK = Path("dvc.lock")
 REQUIREMENTS_LOCK = Path("requirements.lock")
 NONE = "none"
+SEARCHED = (
+    "git_commit", "git_dirty", "params_sha256", "data_sha256", "test_documents_sha256", "contaminated_items",
+    "weights_sha256", "model_sha256", "fingerprint", "precision", "hardware", "num_processes",
+)  # fmt: skip
+"What a version is found by, and what tells whether it is the same as another: tags. The rest is in the record alone."
+_CURVES = (paths.TRAINING_PLOT, paths.VALIDATION_PLOT)
 _AGAIN = "run `dvc repro` (or `gpt evaluate`) first"
 
 
@@ -71,12 +74,16 @@ class Lineage:
     python: str
     torch: str
     gpt: str
+    adoptions: list[dict[str, Any]] = field(repr=False)
+    "The same as `adopted`, as models/run.json has it."
+    inputs: dict[str, Any] = field(repr=False)
+    "What `gpt inputs` wrote for each stage: its code by file, versions of its libraries, what it fetches."
     files: dict[str, bytes] = field(repr=False)
-    "Name to content: params.yaml, the locks, the evaluation, the patch."
+    "Name to content: params.yaml, the locks, the evaluation, the curves, the patch."
 
     def tags(self) -> dict[str, str]:
-        """Return everything but the files as tags of a version."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "files"}
+        """Return what versions are searched by, as tags of a version."""
+        values = {name: getattr(self, name) for name in SEARCHED}
         texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
         return redact_values(texts)
 
@@ -104,7 +111,7 @@ def collect(project: Path) -> Lineage:
     code = read_code(project)
     files = {
         path.name: (project / path).read_bytes()
-        for path in (PARAMS_FILE, DVC_LOCK, REQUIREMENTS_LOCK, paths.EVALUATE_METRICS)
+        for path in (PARAMS_FILE, DVC_LOCK, REQUIREMENTS_LOCK, paths.EVALUATE_METRICS, *_CURVES)
         if (project / path).exists()
     }
     if code.dirty:
@@ -133,23 +140,10 @@ def collect(project: Path) -> Lineage:
         python=platform.python_version(),
         torch=importlib.metadata.version("torch"),
         gpt=gpt.__version__,
+        adoptions=run.get("adopted", []),
+        inputs={path.stem: read_json(path, _AGAIN) for path in sorted((project / paths.INPUTS).glob("*.json"))},
         files=files,
     )
-
-
-def describe(spec: str, default_name: str) -> str:
-    """Return a registered version's lineage as a table; `spec` as `find_version` takes it."""
-    client = store.existing_client()
-    with store.store_errors():
-        version = find_version(client, spec, default_name)
-        aliases = client.get_registered_model(version.name).aliases
-    held = [f"@{alias}" for alias, number in sorted(aliases.items()) if int(number) == int(version.version)]
-    made = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    rows = {"model": f"models:/{version.name}/{version.version}", "aliases": " ".join(held) or NONE, "registered": made}
-    rows |= {"run_id": version.run_id or NONE} | dict(sorted(version.tags.items(), key=lambda tag: _row_order(tag[0])))
-    width = max(len(name) for name in rows)
-    # Of a version that an earlier release made, too.
-    return "\n".join(f"{name:<{width}}  {redact(value)}" for name, value in rows.items())
 
 
 def read_evaluation(project: Path) -> dict[str, Any]:
@@ -253,9 +247,3 @@ def _describe_adoption(record: dict[str, Any]) -> str:
     return (
         f"{record['fingerprint']} after step {record['step']} ({', '.join(record['differences']) or 'nothing differs'})"
     )
-
-
-def _row_order(name: str) -> tuple[int, str]:
-    """Sort rows in the order of `Lineage`, then what was measured and decided."""
-    names = [entry.name for entry in fields(Lineage)]
-    return (names.index(name) if name in names else len(names), name)

@@ -20,13 +20,21 @@ from gpt.files import read_json
 from gpt.model.generation import Sampling
 from gpt.model.storage import load_model
 from gpt.params.project import Params
+from gpt.registry.frozen import write_frozen
 from gpt.registry.imports import needed_modules, pinned_requirements
 from gpt.registry.lineage import Lineage, collect, read_evaluation
+from gpt.registry.overview import facts
+from gpt.registry.overview.description import describe_version, refresh_description
+from gpt.registry.overview.listing import CENTRED_TAG
+from gpt.registry.record import FOLDER, find_parents, write_record
+from gpt.registry.serving.requests import limits_for
 from gpt.registry.versions import (
     CANDIDATE,
     CHAMPION,
+    EVALUATION_FOLDER,
     ROLLED_BACK_TAG,
     all_versions,
+    evaluation_folder,
     is_on_disk,
     registry_lock,
     version_of_alias,
@@ -42,7 +50,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
-_SCRIPT = Path(__file__).with_name("pyfunc.py")
+_SCRIPT = Path(__file__).with_name("serving") / "pyfunc.py"
 _FIGURES = ("bits_per_byte", "loss", "perplexity")
 # A version with all of these is the same model from the same data and settings, measured on the same documents.
 _IDENTITY = ("model_sha256", "data_sha256", "params_sha256", "test_documents_sha256")
@@ -84,10 +92,13 @@ def register(params: Params, project: Path) -> RegisteredModel:
     with store.store_errors(), registry_lock():
         version = _find_same(client, name, lineage)
         new = version is None
+        if version is not None:
+            version = _without_twins(client, version)
         if version is None:
             deliver_left_behind(project / paths.SPOOL)  # its run may wait there
             version = _create_version(client, name, lineage, params, project)
         alias = _offer(client, version)
+        refresh_description(client, name)
         assert version.run_id, "every version of ours has a run"
         return RegisteredModel(
             name=name,
@@ -107,7 +118,8 @@ def _find_same(client: "MlflowClient", name: str, lineage: Lineage) -> "ModelVer
     for version in all_versions(client, name):
         same = all(version.tags.get(key) == tags[key] for key in _IDENTITY)
         worse = version.tags.get("git_dirty") == "true" and not lineage.git_dirty
-        if same and not worse and version.run_id and is_on_disk(client, version):
+        whole = is_on_disk(client, version) and evaluation_folder(client, version) if same else False
+        if whole and not worse and version.run_id:
             return version
     return None
 
@@ -139,16 +151,20 @@ def _create_version(
     tags = lineage.tags() | {
         f"{split}_bits_per_byte": repr(evaluation[split]["bits_per_byte"]) for split in ("validation", "test")
     }
+    if isinstance(centred := evaluation.get("centred"), float):
+        tags[CENTRED_TAG] = repr(centred)
     model = client.create_logged_model(run.info.experiment_id, name, run_id, tags=tags, model_type="gpt")
-    tags["lineage"] = f"runs:/{run_id}/lineage/{model.model_id}"
+    tags["lineage"] = f"runs:/{run_id}/{FOLDER}/{model.model_id}"
     try:
         with tempfile.TemporaryDirectory() as folder:
+            record = Path(folder) / FOLDER
+            write_record(record, lineage, find_parents(client, name, lineage, run_id, run.info.experiment_id))
+            if (project / paths.SAMPLES).is_file():
+                shutil.copyfile(project / paths.SAMPLES, record / paths.SAMPLES.name)
             _write_package(Path(folder, "model"), Path(folder), model, run_id, params, project)
+            write_frozen(project, evaluation, Path(folder, "model", EVALUATION_FOLDER))
             client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
-        with tempfile.TemporaryDirectory() as folder:
-            for file, content in lineage.files.items():
-                Path(folder, file).write_bytes(content)
-            client.log_artifacts(run_id, folder, f"lineage/{model.model_id}")
+            client.log_artifacts(run_id, str(record), f"{FOLDER}/{model.model_id}")
         if card := read_card(project / paths.DATA_CARD, project / paths.TOKENS):
             client.log_text(run_id, card, "data.html")  # training logs it too, but may have begun before it was there
         now, step = int(time.time() * 1000), params.train.max_steps
@@ -161,11 +177,26 @@ def _create_version(
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
         client.finalize_logged_model(model.model_id, "READY")
         _ensure_registered_model(client, name)
-        return client.create_model_version(name, model.artifact_location, run_id, tags, model_id=model.model_id)
+        description = describe_version(facts.of_project(project, tags, name=name))
+        source, model_id = model.artifact_location, model.model_id
+        version = client.create_model_version(name, source, run_id, tags, model_id=model_id, description=description)
+        return _without_twins(client, version)
     except BaseException:
         with suppress(Exception):  # the first failure is the one to tell
-            client.delete_logged_model(model.model_id)
+            if all(version.source != model.artifact_location for version in all_versions(client, name)):
+                client.delete_logged_model(model.model_id)
         raise
+
+
+def _without_twins(client: "MlflowClient", version: "ModelVersion") -> "ModelVersion":
+    """Return the first version of the same logged model, and delete any other.
+
+    MLflow's client sends a request again whose answer was lost: a server that was killed in between has done it already.
+    """
+    *twins, first = [each for each in all_versions(client, version.name) if each.source == version.source]
+    for twin in twins:
+        client.delete_model_version(twin.name, twin.version)
+    return first
 
 
 def _ensure_registered_model(client: "MlflowClient", name: str) -> None:
@@ -200,9 +231,10 @@ def _write_package(
         python_model=str(_SCRIPT),
         code_paths=[str(scratch / "gpt")],
         # As a URI: in a path MLflow would read a %20.
-        artifacts={"model": (project / paths.BASE_MODEL).absolute().as_uri()},
+        artifacts={"model": (project / paths.BASE_MODEL).absolute().as_uri(), "lineage": (scratch / FOLDER).as_uri()},
         pip_requirements=pinned_requirements(others),
         signature=_signature(params),
+        model_config=limits_for(params.model.block_size, params.evaluate.max_new_tokens)._asdict(),
         input_example=pd.DataFrame({"prompt": [params.evaluate.prompts[0]]}),
     )
 

@@ -1,60 +1,51 @@
-"""Promotion of the candidate to champion, if it passes the gate, and rollback.
+"""Promotion of a candidate to champion, and rollback: candidate → challenger (the gate passed) → champion.
 
-A verdict is a list of reasons, each with its figure and its threshold. Aliases have no history, so decisions are kept
-in tags: all of them on the registered model, written before the alias moves, and the last one on the version.
+Decisions go to a trail that all machines agree on (gpt/registry/trail.py); aliases follow it. A command that was cut off is run
+again: what it has decided is carried out, and nothing is decided twice.
 """
 
-import json
-from collections.abc import Iterator
+import getpass
+import socket
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gpt import paths
 from gpt.errors import UserError
 from gpt.params.project import Params
+from gpt.registry.champion import State, carry_out, settle
+from gpt.registry.gate.case import CannotJudge, Case
+from gpt.registry.gate.judge import judge
+from gpt.registry.gate.reasons import Reason, draw_table
 from gpt.registry.trail import (
+    CHALLENGER_VERDICT,
+    MOVES,
     PROMOTED,
     REFUSED,
     RESTORED,
-    ROLLED_BACK,
-    TIME,
-    TRAIL,
     UNCHANGED,
+    Event,
+    append,
     audit_trail,
     champions_before,
-    last_champion,
+    last_challenger,
 )
 from gpt.registry.versions import (
     CANDIDATE,
+    CHALLENGER,
     CHAMPION,
-    ROLLED_BACK_TAG,
     find,
-    find_model,
     is_on_disk,
-    model_folder,
     registry_lock,
     version_of_alias,
 )
-from gpt.secrets.hiding import redact, redact_values
+from gpt.secrets.hiding import redact
 from gpt.tracking import store
 
 if TYPE_CHECKING:
-    import numpy as np
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-
-@dataclass(frozen=True)
-class Reason:
-    """One thing that the gate looked at; a figure passes when it is below the threshold."""
-
-    check: str
-    passed: bool
-    text: str
-    figure: float | None = None
-    threshold: float | None = None
+_ATTEMPTS = 100
 
 
 @dataclass(frozen=True)
@@ -78,192 +69,195 @@ class Promotion:
         head = {
             PROMOTED: f"{self.name} version {self.version} is the {CHAMPION} now ({was})",
             REFUSED: f"{self.name} version {self.version} is not promoted to {CHAMPION} ({before})",
+            CHALLENGER_VERDICT: f"{self.name} version {self.version} has passed the gate and is the {CHALLENGER};"
+            " `gpt promote` makes it the champion",
             RESTORED: f"{self.name} version {self.version} is the {CHAMPION} again ({was})",
             UNCHANGED: f"{self.name} version {self.version} is the {CHAMPION} already",
         }[self.verdict]
-        return "\n".join(
-            [head, *(f"  {'passed' if reason.passed else 'failed'}: {reason.text}" for reason in self.reasons)]
-        )
+        return "\n".join([head, *draw_table(self.reasons)])
 
 
-def promote(params: Params, project: Path) -> Promotion:
-    """Make the candidate the champion if it passes the gate, and record the verdict either way.
+def judge_candidate(params: Params, project: Path) -> Promotion | None:
+    """Let the candidate pass the gate or be refused, if nobody has asked since something changed; None if it is the champion.
 
-    Raises `UserError` if there is no candidate, it cannot be compared with the champion, or either changed meanwhile.
+    With `register.gate.automatic` what passes is the champion at once.
     """
     name = params.register_.name
     client = store.existing_client()
     with store.store_errors():
-        candidate = version_of_alias(client, name, CANDIDATE)
-        if candidate is None:
-            raise UserError(f"{name} has no version with the alias {CANDIDATE}; run `gpt register` first")
-        champion = version_of_alias(client, name, CHAMPION)
-        if _number(champion) == _number(candidate):
-            return Promotion(name, int(candidate.version), UNCHANGED, (), int(candidate.version))
-        reasons = tuple(_judge(client, candidate, champion, params, project))  # may take minutes: outside the lock
-        passed = all(reason.passed for reason in reasons)
-        promotion = Promotion(name, int(candidate.version), PROMOTED if passed else REFUSED, reasons, _number(champion))
+        candidate = _candidate(client, name)
         with registry_lock():
-            _check_unchanged(client, name, candidate, champion)
-            if passed or not _is_recorded(candidate, promotion):
-                _append_trail(client, promotion)
-            if passed:
-                client.set_registered_model_alias(name, CHAMPION, str(candidate.version))
-            _tag_version(client, promotion)
-    return promotion
+            state = settle(client, name, _who())
+        if _number(candidate) == state.champion_number:
+            return None
+        judged = _judged(client, candidate, params, project, False)
+    if judged.refused or not params.register_.gate.automatic:
+        return judged
+    return promote(params, project)
 
 
-def rollback(params: Params) -> Promotion:
-    """Give the champion's alias back to the last champion before it that exists; `gpt promote` does not take this one again.
+def judge_registered(params: Params, project: Path) -> str:
+    """Judge the candidate that was registered just now; return what is to be told.
 
-    Raises `UserError` if there is no champion, or none before it that exists.
+    What cannot be judged here stays a candidate: `gpt promote` asks again.
+    """
+    try:
+        judged = judge_candidate(params, project)
+    except CannotJudge as error:
+        return f"not judged yet: {error}"
+    return judged.describe() if judged else ""
+
+
+def promote(params: Params, project: Path, *, other_data: bool = False) -> Promotion:
+    """Make the challenger the champion, or the candidate if it passes the gate; every verdict is recorded.
+
+    A verdict holds while the champion, the settings and the code of the gate are what they were; else the gate is asked again.
+    `other_data` compares with no champion: thresholds decide, as for the first model.
+    Raises `UserError` if there is no candidate, it cannot be judged, or another process decided something meanwhile.
+    """
+    name = params.register_.name
+    client = store.existing_client()
+    with store.store_errors():
+        candidate = _candidate(client, name)
+        with registry_lock():
+            state = settle(client, name, _who())
+        challenger = last_challenger(state.trail)
+        if _number(candidate) == state.champion_number and challenger is None:
+            return Promotion(name, int(candidate.version), UNCHANGED, (), state.champion_number)
+        judged = None
+        if _number(candidate) != state.champion_number:
+            judged = _judged(client, candidate, params, project, other_data)
+        if judged is None or judged.refused:
+            # What has passed before and waits does not go for a newer one that was refused.
+            waiting = None if challenger in (None, _number(candidate)) else find(client, name, challenger)
+            if waiting is None:  # or it was deleted
+                return judged or Promotion(name, int(candidate.version), UNCHANGED, (), state.champion_number)
+            judged = _judged(client, waiting, params, project, other_data)
+            if judged.refused:
+                return judged
+        return _move(client, name, judged)
+
+
+def rollback(params: Params, version: int | None = None, reason: str = "") -> Promotion:
+    """Make an earlier champion the champion again, the last one before it that exists if none is named.
+
+    What is replaced is never promoted again, unless a person rolls back to it by its number.
+    Raises `UserError` if there is no champion, none before it that exists, `version` was none, or another process was faster.
     """
     name = params.register_.name
     client = store.existing_client()
     with store.store_errors(), registry_lock():
-        champion = version_of_alias(client, name, CHAMPION)
-        current = _number(champion) or _deleted_champion(client, name)
-        previous, gone = _champion_before(client, name, current)
-        text = "; ".join([f"version {current} was rolled back to version {previous}", *gone])
-        reason = Reason("rollback", True, text)
-        promotion = Promotion(name, previous, RESTORED, (reason,), current)
-        _append_trail(client, promotion)
-        if champion:
-            client.set_model_version_tag(name, str(current), ROLLED_BACK_TAG, _now())
-        client.set_registered_model_alias(name, CHAMPION, str(previous))
-        _tag_version(client, promotion)
-        if champion:
-            _tag_version(client, Promotion(name, current, ROLLED_BACK, (reason,), previous))
-    return promotion
-
-
-def _judge(
-    client: "MlflowClient", candidate: "ModelVersion", champion: "ModelVersion | None", params: Params, project: Path
-) -> Iterator[Reason]:
-    """Yield what the gate looks at."""
-    if when := candidate.tags.get(ROLLED_BACK_TAG):
-        text = f"it was rolled back on {when}; register another, or delete its tag {ROLLED_BACK_TAG}"
-        yield Reason("not_rolled_back", False, text)
-    figure = _bits_per_byte(candidate)
-    if champion is None:
-        threshold, whose = params.register_.max_bits_per_byte, "register.max_bits_per_byte"
-    elif champion.tags.get("test_documents_sha256") == candidate.tags["test_documents_sha256"]:
-        threshold, whose = _bits_per_byte(champion), f"champion version {champion.version}"
-    else:
-        threshold = _measure_again(client, champion, candidate, project)
-        whose = f"champion version {champion.version}, measured on the candidate's documents"
-    passed = figure < threshold
-    text = f"test bits per byte {figure:.4f} is {'' if passed else 'not '}below {threshold:.4f} ({whose})"
-    yield Reason("test_bits_per_byte", passed, text, figure, threshold)
-
-
-def _bits_per_byte(version: "ModelVersion") -> float:
-    try:
-        version.tags["test_documents_sha256"]
-        return float(version.tags["test_bits_per_byte"])
-    except (KeyError, ValueError):
-        raise UserError(
-            f"models:/{version.name}/{version.version}: not registered by `gpt register`; it has no test_bits_per_byte"
-        ) from None
-
-
-def _measure_again(client: "MlflowClient", champion: "ModelVersion", candidate: "ModelVersion", project: Path) -> float:
-    """Return the champion's bits per byte on the documents that the candidate was measured on."""
-    import numpy as np
-
-    from gpt.corpus.documents import describe_documents, read_documents
-    from gpt.evaluation.likelihood import Likelihood, documents_likelihood
-    from gpt.model.storage import default_device, load_model
-
-    folder = project / paths.DOCUMENTS
-    if describe_documents(folder)["test"]["sha256"] != candidate.tags["test_documents_sha256"]:
-        raise UserError(
-            f"{folder}: not the documents that the candidate was measured on, which the champion must be measured on too;"
-            " run `gpt promote` in the project that registered it, after `dvc repro`"
+        state = settle(client, name, _who())
+        current = state.champion_number
+        if current is None:
+            raise UserError(f"{name} has no version with the alias {CHAMPION}; there is nothing to roll back")
+        if version is None:
+            target, gone = _champion_before(client, name, state)
+        else:
+            target, gone = _earlier_champion(client, name, state, version), []
+        text = "; ".join(
+            [f"version {current} was rolled back to version {target}", *gone, *([reason] if reason else [])]
         )
-    model, encoding = load_model(model_folder(client, champion), default_device())
-    text_bytes = 0
-
-    def documents() -> "Iterator[np.ndarray]":
-        nonlocal text_bytes
-        for document in read_documents(folder, "test"):
-            text_bytes += len(document["text"].encode())
-            yield np.asarray([*encoding.encode_ordinary(document["text"]), encoding.eot_token], dtype=np.int64)
-
-    nats, tokens = documents_likelihood(model, documents(), encoding.eot_token)
-    return Likelihood(nats, tokens, text_bytes).bits_per_byte
+        event = append(client, name, state.trail, RESTORED, target, text, _who(), {"reason": reason})
+        if event is None:
+            raise _overtaken(client, name, state.champion_number, "gpt rollback")
+        carry_out(client, name, event)
+        return Promotion(name, target, RESTORED, (Reason("rollback", True, text),), current)
 
 
-def _check_unchanged(
-    client: "MlflowClient", name: str, candidate: "ModelVersion", champion: "ModelVersion | None"
-) -> None:
-    """MLflow cannot compare and set an alias: looking again just before leaves milliseconds instead of minutes."""
-    for alias, before in ((CANDIDATE, candidate), (CHAMPION, champion)):
-        now = version_of_alias(client, name, alias)
-        if _number(now) != _number(before):
-            raise UserError(
-                f"{name}: the {alias} changed from version {_number(before)} to {_number(now)} meanwhile;"
-                " run `gpt promote` again"
-            )
+def _judged(
+    client: "MlflowClient", version: "ModelVersion", params: Params, project: Path, other_data: bool
+) -> Promotion:
+    """Return the verdict that holds on a version; ask the gate and record what it says if none does."""
+    name = version.name
+    for _ in range(_ATTEMPTS):
+        trail = audit_trail(client, name)
+        champion = _champion_of(client, name, trail)
+        case = Case(client, _fresh(client, version), champion, params, project, other_data)
+        key = case.depends_on()
+        last = next((event for event in reversed(trail) if event.version == int(version.version)), None)
+        if last and last.verdict in (CHALLENGER_VERDICT, REFUSED) and last.details.get("depends_on") == key:
+            return _as_promotion(name, last)
+        reasons = tuple(judge(case))  # may take minutes: outside the lock
+        verdict = CHALLENGER_VERDICT if all(reason.passed for reason in reasons) else REFUSED
+        details = {"depends_on": key, "checks": [reason.to_dict() for reason in reasons]}
+        text = "; ".join(
+            f"{reason.check}: {reason.text}" for reason in reasons if verdict != REFUSED or not reason.passed
+        )
+        with registry_lock():
+            state = settle(client, name, _who())
+            if _number(_champion_of(client, name, state.trail)) != _number(champion):
+                raise _overtaken(client, name, _number(champion), "gpt promote")
+            event = append(client, name, state.trail, verdict, int(version.version), text, _who(), details)
+            if event:
+                carry_out(client, name, event)
+                return _as_promotion(name, event)
+    raise UserError(f"{name}: other processes decide on it all the time; run the command again")
 
 
-def _tag_version(client: "MlflowClient", promotion: Promotion) -> None:
-    for key, value in _version_tags(promotion).items():
-        client.set_model_version_tag(promotion.name, str(promotion.version), key, redact(value))
-    client.set_model_version_tag(promotion.name, str(promotion.version), "promotion.time", _now())
+def _move(client: "MlflowClient", name: str, judged: Promotion) -> Promotion:
+    """Make a challenger the champion, unless the champion or the challenger is another one than it was judged with."""
+    for _ in range(_ATTEMPTS):
+        with registry_lock():
+            state = settle(client, name, _who())
+            if state.champion_number == judged.version:
+                return Promotion(name, judged.version, UNCHANGED, (), judged.version)
+            last = next((event for event in reversed(state.trail) if event.version == judged.version), None)
+            if state.champion_number != judged.previous_version or last is None or last.verdict != CHALLENGER_VERDICT:
+                raise _overtaken(client, name, judged.previous_version, "gpt promote")
+            event = append(
+                client, name, state.trail, PROMOTED, judged.version, last.reason, _who(), last.details
+            )  # fmt: skip
+            if event:
+                carry_out(client, name, event)
+                return Promotion(name, judged.version, PROMOTED, judged.reasons, judged.previous_version)
+    raise UserError(f"{name}: other processes decide on it all the time; run the command again")
 
 
-def _version_tags(promotion: Promotion) -> dict[str, str]:
-    tags = {
-        "promotion.verdict": promotion.verdict,
-        "promotion.reason": "; ".join(reason.text for reason in promotion.reasons),
-        "promotion.champion_version": str(promotion.previous_version or "none"),
-    }
-    for reason in promotion.reasons:
-        if reason.figure is not None:
-            tags |= {
-                f"promotion.{reason.check}": repr(reason.figure),
-                f"promotion.{reason.check}.threshold": repr(reason.threshold),
-            }
-    return tags
-
-
-def _is_recorded(version: "ModelVersion", promotion: Promotion) -> bool:
-    """Whether the version's tags say this already: a schedule that asks every hour adds nothing to the audit trail."""
-    return all(version.tags.get(key) == value for key, value in _version_tags(promotion).items())
-
-
-def _append_trail(client: "MlflowClient", promotion: Promotion) -> None:
-    """Add a decision to the audit trail, as a tag of its own: no tag is rewritten, so none can be lost."""
-    event: dict[str, Any] = {
-        "verdict": promotion.verdict,
-        "version": promotion.version,
-        "previous_version": promotion.previous_version,
-        "reason": "; ".join(reason.text for reason in promotion.reasons),
-    }
-    # A rollback goes by the order of these tags, which are named by time: none may come before the last, whatever this clock says.
-    trail = audit_trail(client, promotion.name)
-    client.set_registered_model_tag(
-        promotion.name, TRAIL + _time_after(trail[-1]["time"] if trail else ""), json.dumps(redact_values(event))
+def _overtaken(client: "MlflowClient", name: str, before: int | None, command: str) -> UserError:
+    moves = [event for event in audit_trail(client, name) if event.verdict in MOVES]
+    now = f"version {moves[-1].champion}, by {moves[-1].by} ({moves[-1].verdict})" if moves else "none"
+    return UserError(
+        f"{name}: another process decided meanwhile: the {CHAMPION} was {_spell(before)} and is {now} now;"
+        f" run `{command}` again if that is still what you want"
     )
 
 
-def _deleted_champion(client: "MlflowClient", name: str) -> int:
-    """Return the version that was the champion until it was deleted; raise `UserError` if there is none."""
-    last = last_champion(audit_trail(client, name)) if find_model(client, name) else None
-    if last is None or find(client, name, last):
-        raise UserError(f"{name} has no version with the alias {CHAMPION}; there is nothing to roll back")
-    return last
+def _spell(number: int | None) -> str:
+    return "none" if number is None else f"version {number}"
 
 
-def _champion_before(client: "MlflowClient", name: str, current: int) -> tuple[int, list[str]]:
-    """Return the last champion before `current` that exists, and what became of those in between, a text each."""
+def _as_promotion(name: str, event: Event) -> Promotion:
+    reasons = tuple(Reason(**check) for check in event.details["checks"])
+    return Promotion(name, event.version, event.verdict, reasons, event.previous_version)
+
+
+def _candidate(client: "MlflowClient", name: str) -> "ModelVersion":
+    candidate = version_of_alias(client, name, CANDIDATE)
+    if candidate is None:
+        raise UserError(f"{name} has no version with the alias {CANDIDATE}; run `gpt register` first")
+    return candidate
+
+
+def _champion_of(client: "MlflowClient", name: str, trail: list[Event]) -> "ModelVersion | None":
+    number = State(trail, None).champion_number
+    return None if number is None else find(client, name, number)
+
+
+def _fresh(client: "MlflowClient", version: "ModelVersion") -> "ModelVersion":
+    return client.get_model_version(version.name, version.version)
+
+
+def _champion_before(client: "MlflowClient", name: str, state: State) -> tuple[int, list[str]]:
+    """Return the last champion before the current one that exists, and what became of those in between, a text each."""
+    current = state.champion_number
+    assert current is not None, "asked only where there is one"
     gone: list[str] = []
-    for number in champions_before(audit_trail(client, name), current):
-        version = find(client, name, number)
-        if version and is_on_disk(client, version):
+    for number in champions_before(state.trail, current):
+        if why := _why_gone(client, name, number):
+            gone.append(f"version {number} {why}")
+        else:
             return number, gone
-        gone.append(f"version {number} " + ("has lost its files" if version else "was deleted"))
     if not gone:
         raise UserError(f"{name} version {current} is the first {CHAMPION}; there is none to go back to")
     raise UserError(
@@ -272,17 +266,34 @@ def _champion_before(client: "MlflowClient", name: str, current: int) -> tuple[i
     )
 
 
+def _earlier_champion(client: "MlflowClient", name: str, state: State, version: int) -> int:
+    """Return `version` if it was the champion before and can be it again; raise `UserError` if not."""
+    champions = sorted({event.champion for event in state.trail if event.verdict in MOVES and event.champion})
+    known = ", ".join(str(number) for number in champions)
+    if version == state.champion_number and state.champion is not None:
+        raise UserError(f"{name} version {version} is the {CHAMPION} already; champions were version {known}")
+    if version not in champions:
+        raise UserError(f"{name} version {version} was never the {CHAMPION}; those that were are version {known}")
+    if why := _why_gone(client, name, version):
+        raise UserError(f"{name} version {version} {why}; champions were version {known}")
+    return version
+
+
+def _why_gone(client: "MlflowClient", name: str, number: int) -> str | None:
+    version = find(client, name, number)
+    if version is None:
+        return "was deleted"
+    return None if is_on_disk(client, version) else "has lost its files"
+
+
 def _number(version: "ModelVersion | None") -> int | None:
     return None if version is None else int(version.version)
 
 
-def _now() -> str:
-    return datetime.now(UTC).strftime(TIME)
-
-
-def _time_after(last: str) -> str:
-    """Return the time, or the first moment after `last` if that is not over yet by this machine's clock."""
-    now = _now()
-    if now > last:
-        return now
-    return (datetime.strptime(last, TIME) + timedelta(microseconds=1)).strftime(TIME)
+def _who() -> str:
+    """Return user@host, as far as this machine knows them."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without an entry
+        user = "unknown"
+    return redact(f"{user}@{socket.gethostname()}")

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
+# Aliases: the newest version that was offered, one that has passed the gate and waits, and the one in service.
 CANDIDATE = "candidate"
+CHALLENGER = "challenger"
 CHAMPION = "champion"
 # Tag of a version that `gpt rollback` took out of service, with the time; it stays until a person deletes it.
 ROLLED_BACK_TAG = "promotion.rolled_back"
 # Where a version keeps the model folder, inside its MLflow model.
 MODEL_FOLDER = "artifacts/base"
+# And what it was judged on, with its scores: gpt/registry/frozen.py.
+EVALUATION_FOLDER = "artifacts/evaluation"
 _URI = re.compile(r"(?:models:/(?P<name>[^/@]+))?(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
 _LOCK_SECONDS = 60.0
 
@@ -126,11 +130,25 @@ def model_folder(client: "MlflowClient", version: "ModelVersion") -> Path:
         if not folder.is_dir():
             raise UserError(f"{uri}: its files are not in {folder}; bring them back, or register the model again")
     else:
-        folder = _downloaded(client, source)
+        folder = _downloaded(client, source, MODEL_FOLDER)
     weights = folder / "model.safetensors"
     if not weights.exists() or sha256_file(weights) != expected:
         raise UserError(f"{weights}: not the weights of {uri} (damaged or replaced); delete {folder} and try again")
     return folder
+
+
+def evaluation_folder(client: "MlflowClient", version: "ModelVersion") -> Path | None:
+    """Return the local folder of what a version was judged on, None if it was registered without."""
+    source = client.get_model_version_download_uri(version.name, version.version)
+    if (local := _local_path(client, source)) is not None:
+        folder = local / EVALUATION_FOLDER
+        return folder if folder.is_dir() else None
+    from mlflow.artifacts import list_artifacts
+
+    listed = list_artifacts(f"{source}/{Path(EVALUATION_FOLDER).parent}", tracking_uri=client.tracking_uri)
+    if not any(Path(entry.path).name == Path(EVALUATION_FOLDER).name for entry in listed):
+        return None
+    return _downloaded(client, source, EVALUATION_FOLDER)
 
 
 def is_on_disk(client: "MlflowClient", version: "ModelVersion") -> bool:
@@ -181,14 +199,15 @@ def _local_path(client: "MlflowClient", uri: str) -> Path | None:
     return beside(database, path) if database else path
 
 
-def _downloaded(client: "MlflowClient", source: str) -> Path:
-    """Return the folder of a downloaded version in the user's cache, keyed by its address: a version's files never change."""
+def _downloaded(client: "MlflowClient", source: str, part: str) -> Path:
+    """Return a folder of a version in the user's cache, keyed by its address: a version's files never change."""
     from mlflow.artifacts import download_artifacts
 
-    key = hashlib.sha256(f"{client.tracking_uri} {source}".encode()).hexdigest()[:32]
+    address = f"{client.tracking_uri} {source}" + ("" if part == MODEL_FOLDER else f" {part}")
+    key = hashlib.sha256(address.encode()).hexdigest()[:32]
     target = cache_folder("models") / key
     if not target.exists():
         logger.info("downloading %s to %s", source, target)
         with atomic_folder(target) as folder:
-            download_artifacts(f"{source}/{MODEL_FOLDER}", dst_path=str(folder), tracking_uri=client.tracking_uri)
-    return target / Path(MODEL_FOLDER).name
+            download_artifacts(f"{source}/{part}", dst_path=str(folder), tracking_uri=client.tracking_uri)
+    return target / Path(part).name

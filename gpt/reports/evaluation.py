@@ -6,7 +6,7 @@ from typing import Any
 
 from gpt import paths
 from gpt.errors import UserError
-from gpt.evaluation.evaluate import HELD_OUT
+from gpt.evaluation.held_out import HELD_OUT
 from gpt.files import atomic_folder, read_json
 from gpt.params.evaluation import Evaluate
 from gpt.reports.pictures import in_own_style

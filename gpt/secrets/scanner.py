@@ -69,6 +69,13 @@ def find_in_text(file: str, text: str) -> list[Finding]:
     return list(_find(file, enumerate(text.splitlines(), start=1), settings=False))
 
 
+def find_in_data(file: str, text: str) -> list[Finding]:
+    """Return the lines of a text of other people that hold a token of a known form, or the value of a secret variable here."""
+    known = sorted(environment_secrets())
+    lines = enumerate(text.splitlines(), 1)
+    return [Finding(file, number, kind) for number, line in lines if (kind := _kind_of_token(line, known, False))]
+
+
 def find_in_patch(patch: bytes) -> list[Finding]:
     """Return the lines of files in a patch of git's that seem to hold a secret.
 
@@ -107,13 +114,19 @@ def _find(file: str, lines: Iterator[tuple[int, str]], *, settings: bool) -> Ite
             yield Finding(file, number, kind)
 
 
-def _kind_of_secret(line: str, known: list[tuple[str, str]], settings: bool) -> str | None:
+def _kind_of_token(line: str, known: list[tuple[str, str]], settings: bool) -> str | None:
     for name, value in known:
         if len(value) >= 8 and not value.isalpha() and value in line:
             return f"the value of {name}"
     for kind, rule in TOKENS.items():
         if any(settings or not _DUMMY.search(found["secret"]) for found in rule.finditer(line)):
             return kind
+    return None
+
+
+def _kind_of_secret(line: str, known: list[tuple[str, str]], settings: bool) -> str | None:
+    if kind := _kind_of_token(line, known, settings):
+        return kind
     for kind, rules, shortest in (
         ("a password in an address", (URI_PASSWORD, ENCODED_URI_PASSWORD), 1),
         ("a token in an address", (URI_TOKEN,), 1),

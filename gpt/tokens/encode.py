@@ -23,7 +23,7 @@ from gpt.params.engine import Engine
 from gpt.tasks.executors import Tasks
 from gpt.tasks.steps import WritingStep
 from gpt.tasks.work import begin_work, has_identity, read_identity, remove_work
-from gpt.tokens.tokenizer import load_tokenizer, tokenizer_id
+from gpt.tokens.tokenizer import encode_document, load_tokenizer, tokenizer_id
 
 DOCUMENT = np.dtype([("tokens", "<u4"), ("bytes", "<u8"), ("words", "<u8"), ("source", "<u2"), ("name", "<u2")])
 "Tokens with <|endoftext|>, UTF-8 bytes and words of a document, the number of its source, and how many bytes its name has."
@@ -104,7 +104,6 @@ class EncodeFile(WritingStep):
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         encoding = load_tokenizer(self._tokenizer)
         dtype = token_dtype(encoding.n_vocab)
-        end = np.array([encoding.eot_token], dtype).tobytes()
         columns = {
             "tokens": array("I"),
             "bytes": array("Q"),
@@ -119,15 +118,13 @@ class EncodeFile(WritingStep):
         digests = {ending: hashlib.sha256() for ending in paths}
         with paths["tokens"].open("wb") as file, paths["names"].open("wb") as names:
             for document in read_file(self._documents, self._files[rank][1]):
-                # Special tokens are text here: nothing that a document says ends it. An array, where a list of Python's
-                # integers would take as long as encoding.
-                tokens = encoding.encode_to_numpy(document["text"], disallowed_special=())
-                written, name = tokens.astype(dtype).tobytes() + end, document["id"].encode()
+                tokens = encode_document(encoding, document["text"])
+                written, name = tokens.astype(dtype).tobytes(), document["id"].encode()
                 file.write(written)
                 names.write(name)
                 digests["tokens"].update(written)
                 digests["names"].update(name)
-                columns["tokens"].append(len(tokens) + 1)
+                columns["tokens"].append(len(tokens))
                 columns["bytes"].append(len(document["text"].encode()))
                 columns["words"].append(document["words"])
                 columns["source"].append(sources.setdefault(document["source"], len(sources)))

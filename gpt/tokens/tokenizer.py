@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import tiktoken
 
 from gpt.errors import UserError, located
@@ -98,6 +99,16 @@ def load_tokenizer(folder: Path) -> tiktoken.Encoding:
 def tokenizer_id(folder: Path) -> str:
     """Return the hash that identifies a tokenizer: of its description, which holds the hash of its ranks."""
     return sha256_json(read_json(folder / "tokenizer.json", "run `gpt tokenizer` first"))
+
+
+def encode_document(encoding: tiktoken.Encoding, text: str) -> np.ndarray:
+    """Return a document's tokens, <|endoftext|> at its end: (tokens,) of a type that holds the vocabulary.
+
+    Special tokens are text here: nothing that a document says ends it.
+    """
+    # An array, where a list of Python's integers would take as long as encoding.
+    tokens = encoding.encode_to_numpy(text, disallowed_special=())
+    return np.append(tokens, np.array(encoding.eot_token, tokens.dtype))
 
 
 def check_tokenizer(tokens: Path, tokenizer: Path, hint: str) -> None:

@@ -30,6 +30,11 @@ class Record:
                 f" {row['validation_bits_per_byte']:.4f} bits per byte"
             )
 
+    def benchmarks(self, step: int, figures: dict[str, float]) -> None:
+        """Tell what a small part of the benchmarks scored after `step`, as `benchmarks/NAME/FIGURE`."""
+        if self.tracker:
+            self.tracker.log_metrics("benchmarks", step, figures)
+
     def sample(self, step: int, text: str) -> None:
         """Hand on a text that the model wrote after `step`."""
         if self.tracker:

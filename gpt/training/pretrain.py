@@ -19,6 +19,7 @@ from gpt.processes.cores import bound_threads
 from gpt.processes.launch import check_launch, joined_processes, start_accelerator
 from gpt.processes.machine import describe_hardware, keep_freed_memory
 from gpt.processes.owner import tell_owner
+from gpt.processes.precision import check_precision, matmul_precision, mixed_precision, warn_if_emulated
 from gpt.processes.signals import Stop
 from gpt.tokens.shards import data_id
 from gpt.tokens.tokenizer import check_tokenizer
@@ -30,7 +31,6 @@ from gpt.training.checkpoints.adoption import describe_other_run, read_adopted
 from gpt.training.checkpoints.fingerprint import fingerprint
 from gpt.training.checkpoints.saver import Saver
 from gpt.training.compilation import Choice, choose_compile
-from gpt.training.precision import check_precision, matmul_precision, mixed_precision, warn_if_emulated
 from gpt.training.sharding import full_model
 from gpt.training.trainer import Trainer
 
@@ -41,10 +41,18 @@ def pretrain(params: Params) -> None:
     Raises `UserError` for inputs that are missing or do not fit, `Interrupted` after a signal, with the state saved.
     """
     check_launch(params)
-    check_precision(params.train.precision, params.launch)
+    _check_precision(params)
     bound_threads()
     with joined_processes(params.launch) as processes:
         _pretrain(params, processes)
+
+
+def _check_precision(params: Params) -> None:
+    if params.train.precision == "fp16" and params.launch.strategy == "fsdp":
+        raise UserError(
+            "params.yaml: train.precision = 'fp16' does not work with launch.strategy = 'fsdp'; use fp32, tf32 or bf16"
+        )
+    check_precision("train.precision", params.train.precision)
 
 
 def _pretrain(params: Params, processes: PartialState) -> None:
@@ -56,7 +64,7 @@ def _pretrain(params: Params, processes: PartialState) -> None:
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     if accelerator.is_main_process:
-        warn_if_emulated(params.train.precision, accelerator.device)
+        warn_if_emulated("train.precision", params.train.precision, accelerator.device)
     with ExitStack() as stack:
         stack.enter_context(matmul_precision(params.train.precision))
         stop = Stop()

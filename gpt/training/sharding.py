@@ -11,7 +11,7 @@ import torch.distributed as dist
 from accelerate import Accelerator, init_empty_weights
 from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from gpt.model.transformer import GPTModel
@@ -27,6 +27,7 @@ def shard(model: GPTModel, accelerator: Accelerator) -> None:
     for block in model.trf_blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    register_fsdp_forward_method(model, "token_nats")  # it too begins by gathering weights
 
 
 def is_sharded(model: torch.nn.Module) -> bool:

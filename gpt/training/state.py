@@ -46,6 +46,8 @@ class RunState:
     "Steps skipped until the last training row."
     last_sample: int = 0
     "Step after which the model last wrote a text."
+    last_benchmark: int = 0
+    "Step after which benchmarks were last scored."
     last_save: int = 0
     last_scheduled_save: int = 0
     "Step of the last save that `checkpoint_interval` asked for; a signal's depends on when it came."

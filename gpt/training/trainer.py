@@ -14,11 +14,13 @@ from accelerate import Accelerator
 
 from gpt import paths
 from gpt.errors import Interrupted
+from gpt.evaluation.benchmarks.probe import Probe, read_part
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import Params
 from gpt.processes.agreement import largest_of_processes
 from gpt.processes.cores import CoreWatch
 from gpt.processes.peaks import device_peak
+from gpt.processes.precision import autocast_type
 from gpt.processes.signals import Stop
 from gpt.tokens.batches import Batches
 from gpt.tokens.shards import TokenReader
@@ -32,7 +34,6 @@ from gpt.training.checkpoints.saver import Saver
 from gpt.training.compilation import eager_blocks
 from gpt.training.meters import Meters, flops_per_token
 from gpt.training.optimizer import build_optimizer, learning_rate
-from gpt.training.precision import autocast_type
 from gpt.training.sample import write_sample
 from gpt.training.sharding import shard
 from gpt.training.state import RunState
@@ -63,6 +64,9 @@ class Trainer:
         )
         self._validation = TokenReader(paths.TOKENS, "validation")
         self._encoding = load_tokenizer(paths.TOKENIZER)
+        self._probe: Probe | None = None
+        if params.train.benchmark_interval and params.evaluate.benchmarks:
+            self._probe = Probe(read_part(params.evaluate, paths.BENCHMARKS, paths.DOCUMENTS), self._encoding)
         self.bare_model = self._new_model().to(accelerator.device)
         self.bare_model.checkpoint_activations = params.launch.activation_checkpointing
         if params.launch.strategy == "fsdp":
@@ -162,8 +166,9 @@ class Trainer:
         signum = self._agreed_signal() if is_asking else 0
         is_validating = self._is_due("eval_interval") and state.last_validation != state.step and not signum
         is_sampling = self._is_due("sample_interval") and state.last_sample != state.step and not signum
+        is_benchmarking = self._benchmarks_are_due() and not signum
         is_scheduled = self._save_is_scheduled()
-        if not (signum or is_validating or is_sampling or is_scheduled):
+        if not (signum or is_validating or is_sampling or is_benchmarking or is_scheduled):
             return
         with meters.paused():
             with eager_blocks(self.bare_model):
@@ -171,6 +176,8 @@ class Trainer:
                     signum = self._agreed_signal()
                 elif is_sampling:
                     self._sample()
+                if is_benchmarking and not signum and not self._score_benchmarks():
+                    signum = self._agreed_signal()
             if is_scheduled or (signum and state.last_save != state.step):
                 self._checkpointer.save(is_scheduled=is_scheduled)
         if signum:
@@ -211,6 +218,26 @@ class Trainer:
         step = self.state.last_sample = self.state.step
         is_writer = self.accelerator.is_main_process
         self.record.sample(step, write_sample(self.bare_model, self._encoding, seed=step, is_writer=is_writer))
+
+    def _benchmarks_are_due(self) -> bool:
+        if self._probe is None or self.state.last_benchmark == self.state.step:
+            return False
+        return self.state.step % self.settings.benchmark_interval == 0
+
+    def _score_benchmarks(self) -> bool:
+        """Tell what a part of the benchmarks scores; tell nothing and return False if a signal cut it short."""
+        assert self._probe is not None, "benchmarks are due"
+        figures = self._probe.score(
+            self.bare_model,
+            self.accelerator,
+            autocast=autocast_type(self.settings.precision),
+            give_up=lambda: bool(self._agreed_signal()),
+        )
+        if figures is None:
+            return False
+        self.state.last_benchmark = self.state.step
+        self.record.benchmarks(self.state.step, figures)
+        return True
 
     def stop_if_asked(self) -> None:
         """Save and raise `Interrupted` if one of the processes was sent a signal; all must call this."""

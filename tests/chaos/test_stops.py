@@ -40,7 +40,7 @@ def test_stopped_at_any_instant_it_saves_leaves_nothing_behind_and_goes_on(
 ) -> None:
     stops = option("stops")
     train = {"max_steps": 500 + 700 * stops, "checkpoint_interval": 50, "eval_interval": 500, "sample_interval": 500}
-    change = {"train": train, "register": {"max_bits_per_byte": 8.0}}
+    change = {"train": train, "register": {"gate": {"max_bits_per_byte": 8.0}}}
     if not WHOLE:
         whole = make_project("whole", **change)
         whole.run(*REPRO)

@@ -36,7 +36,7 @@ def test_every_command_of_the_contract_is_there_and_says_what_it_does() -> None:
     text = build_parser().format_help()
     for name in (
         *("fetch", "prepare", "tokenizer", "tokenize", "tokens", "data", "pretrain", "checkpoints", "sync", "evaluate"),
-        *("generate", "register", "promote", "rollback", "lineage", "import", "export", "doctor"),
+        *("generate", "register", "promote", "rollback", "lineage", "reproduce", "import", "export", "doctor"),
     ):
         assert f"    {name} " in text or f"    {name}\n" in text
 

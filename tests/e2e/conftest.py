@@ -13,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from gpt.files import sha256_tree
-from tests.conftest import make_text, small_change, write_params
+from tests.conftest import make_text, merge, small_change, write_params
 from tests.training.conftest import TRAIN
 
 ROOT = Path(__file__).parents[2]
@@ -46,8 +46,7 @@ class Project:
     def change(self, **change: dict[str, object]) -> None:
         """Set values in params.yaml."""
         values = self.params()
-        for section, keys in change.items():
-            values[section] |= keys
+        merge(values, change)
         with (self.folder / "params.yaml").open("w", encoding="utf-8") as file:
             YAML().dump(values, file)
 

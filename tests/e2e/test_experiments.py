@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 def project(make_project: Callable[..., Project]) -> Project:
     """A project whose environment lies in .venv, as `make demo` leaves it, and is not active."""
     # DVC 3.67 itself cannot make a copy for an experiment of a folder whose name is not ASCII.
-    project = make_project("a project", register={"max_bits_per_byte": 8.0})
+    project = make_project("a project", register={"gate": {"max_bits_per_byte": 8.0}})
     (project.folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)
     environment = {name: value for name, value in project.environment.items() if name != "VIRTUAL_ENV"}
     environment["PATH"] = f"{project.folder}/.venv/bin:{environment['PATH']}"  # DVC's queue looks for `dvc` there

@@ -25,7 +25,7 @@ NAMES = {
 def test_the_whole_way_in_a_folder_of_any_name(
     make_project: Callable[..., Project], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = make_project(name, register={"max_bits_per_byte": 8.0})
+    project = make_project(name, register={"gate": {"max_bits_per_byte": 8.0}})
     top = project.folder.parents[name.count("/")]
     beside = {path.name for path in top.iterdir()}
     (project.folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)

@@ -18,7 +18,7 @@ REPRO = ("dvc", "repro")
 def test_the_flow_makes_a_registered_model_and_the_next_one_finds_every_stage_cached(
     make_project: Callable[..., Project],
 ) -> None:
-    project = make_project(register={"max_bits_per_byte": 8.0})
+    project = make_project(register={"gate": {"max_bits_per_byte": 8.0}})
     output = project.run("flows.pretrain")
     closing = output[output.index("Held-out text") :]
     assert (
@@ -52,7 +52,7 @@ def test_repro_runs_what_changed_and_a_forced_one_gives_the_same_bytes(make_proj
     second = project.locked_outputs()
     assert first.keys() == second.keys()
     assert first == second, "nothing in an output is of the hour"
-    project.change(launch={"micro_batch_size": 4}, register={"max_bits_per_byte": 1.0})
+    project.change(launch={"micro_batch_size": 4}, register={"gate": {"max_bits_per_byte": 1.0}})
     assert project.stages_run(project.run(*REPRO)) == ["inputs"], (
         "where it runs and what is registered changes no result"
     )

@@ -205,7 +205,7 @@ def test_no_secret_is_seen_anywhere(
     planted: dict[str, str],
     seen: Callable[[str | bytes], list[str]],
 ) -> None:
-    project = make_project(register={"max_bits_per_byte": 8.0})
+    project = make_project(register={"gate": {"max_bits_per_byte": 8.0}})
     own = plant(project, planted, tmp_path)
     text = (tmp_path / "text.jsonl").rename(tmp_path / "private.jsonl")
     talk = Conversation(project, seen)

@@ -5,14 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from gpt import paths
-from gpt.corpus.documents import describe_documents
+from gpt.corpus.documents import describe_documents, read_documents
 from gpt.errors import UserError
 from gpt.evaluation.evaluate import evaluate
+from gpt.evaluation.likelihood import split_likelihood
+from gpt.evaluation.scores import PASSAGES_FILE, Passages
 from gpt.files import sha256_file
+from gpt.model.storage import load_model
 from gpt.params.project import load_params
 from gpt.tokens.shards import TokenReader
+from tests.conftest import small_change, write_params
+
+BF16: dict[str, object] = {"precision": "bf16", "max_new_tokens": 8, "benchmarks": []}
 
 
 def test_it_writes_figures_and_samples(
@@ -29,6 +37,13 @@ def test_it_writes_figures_and_samples(
         assert figures["bytes"] == reader.text_bytes
         assert figures["documents"] == reader.documents
         assert figures["documents_sha256"] == describe_documents(paths.DOCUMENTS)[split]["sha256"]
+        assert (figures["split_documents"], figures["split_bytes"]) == (reader.documents, reader.text_bytes)
+        expected = split_likelihood(load_model(paths.BASE_MODEL, torch.device("cpu"))[0], reader)
+        assert figures["loss"] == pytest.approx(expected.loss, rel=1e-6)
+        passages = Passages.read(paths.SCORES / PASSAGES_FILE).of_split(split)
+        assert figures["bits_per_byte"] == passages.nats.sum() / math.log(2) / passages.bytes.sum()
+        assert set(passages.document) == {entry["id"] for entry in read_documents(paths.DOCUMENTS, split)}
+        assert list(figures["by_source"]) == ["made-up"]
         assert figures["perplexity"] == pytest.approx(math.exp(figures["loss"]))
         bits = figures["loss"] / math.log(2) * figures["tokens"] / figures["bytes"]
         assert figures["bits_per_byte"] == pytest.approx(bits)
@@ -42,8 +57,57 @@ def test_evaluating_twice_gives_the_same_bytes(trained_project: Path, copy_proje
     hashes = []
     for _ in range(2):
         evaluate(load_params())
-        hashes.append((sha256_file(paths.SAMPLES), sha256_file(paths.EVALUATE_METRICS)))
+        hashes.append([*map(sha256_file, (paths.SAMPLES, paths.EVALUATE_METRICS, paths.SCORES / PASSAGES_FILE))])
     assert hashes[0] == hashes[1]
+
+
+def test_a_part_of_each_split_is_scored_where_params_say_so(
+    trained_project: Path, copy_project: Callable[..., Path]
+) -> None:
+    copy_project(trained_project, evaluate={"max_tokens": 700})
+    metrics = evaluate(load_params())
+    passages = Passages.read(paths.SCORES / PASSAGES_FILE)
+    for split in ("validation", "test"):
+        figures, described = metrics[split], describe_documents(paths.DOCUMENTS)[split]
+        assert figures["tokens"] <= 700
+        assert 1 <= figures["documents"] < figures["split_documents"] == described["documents"]
+        assert figures["bytes"] < figures["split_bytes"] == described["bytes"]
+        assert figures["documents_sha256"] != described["sha256"], "other documents than the whole split"
+        assert len(set(passages.of_split(split).document)) == figures["documents"]
+
+
+def test_in_bf16_it_scores_nearly_the_same(trained_project: Path, copy_project: Callable[..., Path]) -> None:
+    copy_project(trained_project)
+    exact = evaluate(load_params())["test"]["loss"]
+    write_params(Path(), small_change(Path("text.jsonl").absolute()) | {"evaluate": BF16})
+    assert exact != evaluate(load_params())["test"]["loss"] == pytest.approx(exact, rel=0.01)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize(
+    ("environment", "settings", "message"),
+    [
+        ({"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}, {}, "TORCH_ALLOW_TF32.*params.yaml says evaluate.precision: fp32"),
+        ({"ONEDNN_DEFAULT_FPMATH_MODE": "BF16"}, {}, "evaluate.precision .fp32. leaves as they are; unset it"),
+        ({}, {"precision": "tf32"}, "params.yaml: evaluate.precision = 'tf32' needs a GPU"),
+        ({}, {"precision": "fp16"}, "params.yaml: evaluate.precision = 'fp16' needs a GPU"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_what_would_compute_in_another_precision_is_refused(
+    trained_project: Path,
+    copy_project: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    settings: dict[str, object],
+    message: str,
+) -> None:
+    copy_project(trained_project, evaluate=settings)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        evaluate(load_params())
+    assert not paths.SCORES.exists()
 
 
 def flip(path: Path) -> None:
@@ -52,14 +116,15 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def other_tokenizer() -> None:
-    path = paths.TOKENS / "index.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_id": "0" * 64}))
+def no_numbers() -> None:
+    path = paths.BASE_MODEL / "model.safetensors"
+    weights = load_file(path)
+    save_file({name: torch.full_like(weight, math.nan) for name, weight in weights.items()}, path)
 
 
 DAMAGE: dict[str, tuple[str, Callable[[], Any]]] = {
-    "a changed byte of a test shard": ("test_00000.bin: SHA-256", lambda: flip(paths.TOKENS / "test_00000.bin")),
-    "tokens of another tokenizer": ("made by another tokenizer", other_tokenizer),
+    "a changed byte of a document": ("test_00000.jsonl: SHA-256", lambda: flip(paths.DOCUMENTS / "test_00000.jsonl")),
+    "weights that are no numbers": ("document .* is not a finite number", no_numbers),
 }
 
 
@@ -70,8 +135,25 @@ def test_what_does_not_fit_is_refused_and_the_earlier_samples_stay(
     copy_project(trained_project)
     paths.SAMPLES.parent.mkdir(parents=True)
     paths.SAMPLES.write_text("earlier")
+    paths.SCORES.mkdir()
+    (paths.SCORES / PASSAGES_FILE).write_text("earlier")
     damage()
     with pytest.raises(UserError, match=message):
         evaluate(load_params())
-    assert paths.SAMPLES.read_text() == "earlier"
+    assert paths.SAMPLES.read_text() == (paths.SCORES / PASSAGES_FILE).read_text() == "earlier"
     assert not paths.EVALUATE_METRICS.exists()
+
+
+def test_figures_that_cannot_be_written_leave_all_as_it_was(
+    trained_project: Path, copy_project: Callable[..., Path]
+) -> None:
+    copy_project(trained_project)
+    evaluate(load_params())
+    before = [sha256_file(path) for path in (paths.SAMPLES, paths.SCORES / PASSAGES_FILE)]
+    paths.EVALUATE_METRICS.unlink()
+    paths.EVALUATE_METRICS.mkdir()  # no file can take its place
+    write_params(Path(), small_change(Path("text.jsonl").absolute()) | {"evaluate": BF16})
+    with pytest.raises(OSError, match=r"evaluate\.json"):
+        evaluate(load_params())
+    assert [sha256_file(path) for path in (paths.SAMPLES, paths.SCORES / PASSAGES_FILE)] == before
+    assert sorted(path.name for path in paths.SCORES.parent.iterdir()) == ["samples.json", "scores"]

@@ -159,12 +159,26 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
         ("train.eval_interval", -5),
         ("train.checkpoint_interval", 0),
         ("train.sample_interval", 2.5),
+        ("train.benchmark_interval", -1),
+        ("evaluate.limit", -1),
+        ("evaluate.num_fewshot", "five"),
         ("evaluate.prompts", []),
         ("evaluate.max_new_tokens", 0),
         ("evaluate.temperature", -1),
         ("evaluate.top_k", -1),
         ("register.name", "a/b"),
-        ("register.max_bits_per_byte", 0),
+        ("register.gate.automatic", "yes"),
+        ("register.gate.confidence", 1.0),
+        ("register.gate.confidence", 0.1),
+        ("register.gate.max_bits_per_byte", 0),
+        ("register.gate.min_improvement", {}),
+        ("register.gate.max_regression", -0.1),
+        ("register.gate.max_contamination", 1.5),
+        ("register.gate.max_repetition", -1),
+        ("register.gate.max_empty", 2),
+        ("register.gate.max_unended", "all"),
+        ("register.gate.max_size_mb", -1),
+        ("register.gate.max_time_ratio", -0.5),
         ("launch.num_processes", 0),
         ("launch.num_machines", 0),
         ("launch.strategy", "zero"),
@@ -382,3 +396,25 @@ def test_a_key_that_moved_is_one_fault_that_names_where_it_is_now(tmp_path: Path
     del old["launch"]["precision"]
     (line,) = faults(tmp_path, old)
     assert "train.precision is missing" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": ["lambada"]}, "benchmarks and tasks: lambada is named twice"),
+        ({"by_benchmark": {"nowhere": {"limit": 1}}}, "by_benchmark.nowhere: is neither among benchmarks nor tasks"),
+        ({"by_benchmark": {"piqa": {"limits": 1}}}, "by_benchmark.piqa.limits = 1: not a known key"),
+        ({"by_benchmark": {"piqa": {"limit": -1}}}, "by_benchmark.piqa.limit = -1: input should be greater"),
+    ],
+)
+def test_what_differs_for_a_benchmark_is_checked(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    (line,) = faults(tmp_path, changed(evaluate=change))
+    assert line.startswith(f"params.yaml: evaluate: {message}")
+
+
+def test_a_benchmark_has_its_own_settings_and_else_those_of_all() -> None:
+    settings = load_params(ROOT / "params.yaml").evaluate.model_copy(
+        update={"limit": 9, "num_fewshot": 1, "by_benchmark": {"piqa": {"num_fewshot": 5}}}
+    )
+    assert settings.of("piqa").model_dump() == {"limit": 9, "num_fewshot": 5}
+    assert settings.of("sciq").model_dump() == {"limit": 9, "num_fewshot": 1}

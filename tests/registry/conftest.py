@@ -2,39 +2,45 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from gpt import paths
-from gpt.evaluation.likelihood import split_likelihood
+from gpt.evaluation.held_out import HELD_OUT, read_held_out
+from gpt.evaluation.passages import score_documents
+from gpt.evaluation.scores import PASSAGES_FILE, Passages
 from gpt.files import read_json, sha256_file, write_json
 from gpt.model.storage import save_model
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import Params, load_params
 from gpt.registry.package import RegisteredModel, register
 from gpt.tokens.shards import TokenReader, data_id
+from gpt.tokens.tokenizer import load_tokenizer
 from tests.conftest import small_change, write_params
 
 
-def make_model(project: Path, steps: int) -> None:
+def make_model(project: Path, steps: int, seed: int = 0) -> None:
     """Write models/base, models/run.json and metrics/evaluate.json; a model of more steps predicts better."""
     index = read_json(project / paths.TOKENS / "index.json", "")
     settings = load_params(project / "params.yaml").model
     model = GPTModel(GPTConfig(vocab_size=index["vocab_size"], **settings.model_dump()))
-    model.init_weights(seed=0)
-    torch.manual_seed(0)  # dropout
+    model.init_weights(seed=seed)
+    torch.manual_seed(seed)  # dropout
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     reader, length = TokenReader(project / paths.TOKENS, "train"), settings.block_size
+    size = 8 * (length + 1)
     for step in range(steps):
-        tokens = torch.from_numpy(reader.read(step * 8 * (length + 1), 8 * (length + 1))).view(8, length + 1)
+        first = step * size % (reader.tokens - size)
+        tokens = torch.from_numpy(reader.read(first, size)).view(8, length + 1)
         loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     save_model(model.eval(), project / paths.TOKENIZER, project / paths.BASE_MODEL)
-    write_json(project / paths.RUN, describe_run(project, f"run-{steps}"))
+    write_json(project / paths.RUN, describe_run(project, f"run-{steps}-{seed}"))
     measure(project, model)
 
 
@@ -45,14 +51,17 @@ def describe_run(project: Path, fingerprint: str, num_processes: int = 1) -> dic
 
 
 def measure(project: Path, model: GPTModel) -> None:
-    """Write metrics/evaluate.json as `gpt evaluate` does."""
-    metrics = {}
-    for split in ("validation", "test"):
-        reader = TokenReader(project / paths.TOKENS, split)
-        figures = split_likelihood(model, reader).to_dict()
-        metrics[split] = figures | {"documents": reader.documents, "documents_sha256": reader.documents_sha256}
+    """Write metrics/evaluate.json and reports/scores/ as `gpt evaluate` does."""
+    encoding = load_tokenizer(project / paths.BASE_MODEL / "tokenizer")
+    documents = project / paths.DOCUMENTS
+    scored = {
+        split: score_documents(model, read_held_out(documents, split, encoding), encoding, split) for split in HELD_OUT
+    }
+    metrics: dict[str, Any] = {split: each.figures() for split, each in scored.items()}
     metrics["weights_sha256"] = sha256_file(project / paths.BASE_MODEL / "model.safetensors")
     write_json(project / paths.EVALUATE_METRICS, metrics)
+    (project / paths.SCORES).mkdir(parents=True, exist_ok=True)
+    Passages.join([each.passages for each in scored.values()]).write(project / paths.SCORES / PASSAGES_FILE)
 
 
 def bits_per_byte(project: Path) -> float:
@@ -77,7 +86,7 @@ def built(
     shutil.copytree(prepared_project / "models", folder / "models")
     shutil.copyfile(empty_store, folder / "mlflow.db")
     change = small_change(prepared_project / "text.jsonl") | {
-        "register": {"name": "small-gpt", "max_bits_per_byte": 8.0}
+        "register": {"name": "small-gpt", "gate": {"max_bits_per_byte": 8.0}}
     }
     write_params(folder, change)
     (folder / "requirements.lock").write_text("torch==2.13.0\n")

@@ -1,5 +1,4 @@
 import hashlib
-import re
 import subprocess
 from pathlib import Path
 
@@ -7,11 +6,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from gpt import paths
+from gpt.commands.main import main
 from gpt.errors import UserError
 from gpt.files import read_json, write_json
 from gpt.params.project import Params, load_params
 from gpt.registry.git import read_code
-from gpt.registry.lineage import PATCH, collect, describe, params_hash
+from gpt.registry.lineage import PATCH, collect, params_hash
 from gpt.registry.package import register
 from gpt.tracking import store
 
@@ -139,9 +139,9 @@ def write_lock(project: Path, **train: object) -> None:
 
 def test_lock_of_this_evaluation_matches_and_another_does_not(project: Path) -> None:
     write_lock(project)
-    assert collect(project).tags()["dvc_lock_matches"] == "true"
+    assert collect(project).dvc_lock_matches
     (project / paths.EVALUATE_METRICS).write_text((project / paths.EVALUATE_METRICS).read_text() + "\n")
-    assert collect(project).tags()["dvc_lock_matches"] == "false"
+    assert not collect(project).dvc_lock_matches
 
 
 def test_params_that_are_not_those_of_the_lock_are_refused(project: Path) -> None:
@@ -156,18 +156,9 @@ def test_a_broken_lock_is_an_error(project: Path) -> None:
         collect(project)
 
 
-def test_describes_a_version_in_a_table(project: Path, params: Params) -> None:
-    register(params, project)
-    rows = dict(line.split(maxsplit=1) for line in describe("@candidate", "small-gpt").splitlines())
-    assert rows["model"] == "models:/small-gpt/1"
-    assert rows["aliases"] == "@candidate"
-    assert rows["weights_sha256"] == collect(project).weights_sha256
-    assert rows["precision"] == "fp32"
-    with pytest.raises(UserError, match="version 1 of small-gpt"):
-        describe("@champion", "small-gpt")
-
-
-def test_a_version_and_its_lineage_say_what_was_contaminated(project: Path, params: Params) -> None:
+def test_a_version_and_its_lineage_say_what_was_contaminated(
+    project: Path, params: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = project / paths.DOCUMENTS / "report.json"
     report = read_json(path, "")
     report["counts"]["contamination"] = {"piqa": {"items": 9, "touched": 2, "unprotected": 1}}
@@ -175,10 +166,7 @@ def test_a_version_and_its_lineage_say_what_was_contaminated(project: Path, para
     model = register(params, project)
     tags = store.client().get_model_version(model.name, str(model.version)).tags
     assert tags["contaminated_items"] == "piqa 2/9; benchmarks cut, held_out cut"
-    assert re.search(
-        r"^contaminated_items +piqa 2/9; benchmarks cut, held_out cut$",
-        describe(model.uri, model.name),
-        re.MULTILINE,
-    )
+    assert main(["lineage", model.uri]) == 0
+    assert "contaminated: piqa 2/9; benchmarks cut, held_out cut" in capsys.readouterr().out
     path.unlink()
     assert collect(project).contaminated_items == "none"

@@ -3,7 +3,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,9 @@ from gpt.model.generation import Sampling, generate_text
 from gpt.model.storage import load_model
 from gpt.params.project import Params, load_params
 from gpt.registry import package
-from gpt.registry.lineage import Lineage
+from gpt.registry.lineage import SEARCHED
 from gpt.registry.package import RegisteredModel, register
+from gpt.registry.record import read_record
 from gpt.registry.versions import CANDIDATE, CHAMPION, all_versions, resolve_model, version_of_alias
 from gpt.tokens.shards import data_id
 from gpt.tracking import store
@@ -79,7 +80,10 @@ def test_package_holds_no_pickle_and_only_the_code_that_it_needs(registered: Reg
     assert not [name for name, head in heads.items() if head[:1] == b"\x80" and head[1:] in b"\2\3\4\5"], "pickles"
     code = {name for name in files if name.startswith("code/")}
     assert "code/gpt/model/transformer.py" in code
-    assert not [name for name in code if "/training/" in name or "/registry/" in name or "/evaluation/" in name]
+    assert not [name for name in code if "/training/" in name or "/evaluation/" in name]
+    of_the_registry = {name for name in code if "/registry/" in name}
+    serving = {f"code/gpt/registry/serving/{name}.py" for name in ("__init__", "requests", "scoring")}
+    assert of_the_registry == {"code/gpt/registry/__init__.py", *serving}
 
 
 def test_requirements_are_exact_and_portable(registered: Registered) -> None:
@@ -186,7 +190,7 @@ def test_attaches_to_the_training_run(project: Path, params: Params) -> None:
 def test_the_run_has_the_card_of_its_data_although_that_was_drawn_after_training(
     project: Path, params: Params, of_these_data: bool
 ) -> None:
-    paths.DATA_CARD.parent.mkdir()
+    paths.DATA_CARD.parent.mkdir(exist_ok=True)
     paths.DATA_CARD.write_text(f"data {data_id(paths.TOKENS) if of_these_data else 'of before'}")
     run_id = register(params, project).run_id
     logged = [file.path for file in store.client().list_artifacts(run_id)]
@@ -214,21 +218,24 @@ def test_makes_a_run_when_the_store_never_heard_of_the_training_and_says_so(
     assert "has no run of this training, far-away" in caplog.text
 
 
-def test_tags_say_everything_that_made_the_version(registered: Registered, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_versions_are_searched_by_is_in_tags_and_all_of_it_in_the_record(
+    registered: Registered, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project, model = registered
     monkeypatch.setenv("MLFLOW_TRACKING_URI", model.tracking_uri)
     client = store.client()
-    tags = client.get_model_version(NAME, str(model.version)).tags
+    version = client.get_model_version(NAME, str(model.version))
+    tags, record = version.tags, read_record(client, version)
     evaluation = read_json(project / paths.EVALUATE_METRICS, "")
     assert tags["weights_sha256"] == sha256_file(project / paths.BASE_MODEL / "model.safetensors")
-    assert tags["requirements_lock_sha256"] == sha256_file(project / "requirements.lock")
+    assert record.values["model"]["weights_sha256"] == tags["weights_sha256"]
+    assert record.values["locks"]["requirements.lock"] == sha256_file(project / "requirements.lock")
     assert float(tags["test_bits_per_byte"]) == evaluation["test"]["bits_per_byte"]
     assert float(tags["validation_bits_per_byte"]) == evaluation["validation"]["bits_per_byte"]
     assert tags["test_documents_sha256"] == describe_documents(project / paths.DOCUMENTS)["test"]["sha256"]
-    assert all(tags[entry.name] for entry in fields(Lineage) if entry.name != "files")
-    _, _, path = tags["lineage"].partition(f"runs:/{model.run_id}/")
-    kept = {Path(file.path).name for file in client.list_artifacts(model.run_id, path)}
-    assert {"params.yaml", "requirements.lock", "evaluate.json"} <= kept
+    assert tags.keys() == {*SEARCHED, "lineage", "test_bits_per_byte", "validation_bits_per_byte"}
+    assert all(tags.values())
+    assert {"params.yaml", "requirements.lock", "evaluate.json"} <= record.files.keys()
 
 
 @pytest.mark.parametrize(

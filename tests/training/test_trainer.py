@@ -121,7 +121,7 @@ def test_sigterm_saves_the_state_and_the_next_start_goes_on(make_project: Callab
 def test_a_stop_while_evaluating_cuts_it_short_and_the_next_start_does_it_again(
     make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpt.evaluation.likelihood._TOKENS_PER_BATCH", 512)  # several batches of this small split
+    monkeypatch.setattr("gpt.evaluation.windows.TOKENS_PER_BATCH", 512)  # several batches of this small split
     make_project("whole")
     expected = train_here()
     plots = sha256_tree(Path("plots"))

@@ -24,9 +24,11 @@ HINT = "name a folder with config.json, model.safetensors and tokenizer.json, as
 Tensors = dict[str, torch.Tensor]
 
 
-def export_huggingface(folder: Path, output: Path) -> Architecture:
+def export_huggingface(folder: Path, output: Path, card: str = "") -> Architecture:
     """Write a model folder to `output` as `from_pretrained` of transformers loads it; return the architecture that it has there.
 
+    `card` becomes README.md, the model card, if there is one. `generate` without arguments continues a prompt as
+    `gpt generate --temperature 0` does, up to the end of the context: there ours drops the oldest half, and theirs ends.
     Raises `UserError` if no architecture computes the same, or `output` is in use.
     """
     _refuse_used(output, "name another folder")
@@ -54,7 +56,11 @@ def export_huggingface(folder: Path, output: Path) -> Architecture:
         except SafetensorError as error:  # it hides the OSError: a full disk is no bug
             raise UserError(f"{output}: {error}; make room, or make it writable") from None
         write_json(partial / "config.json", about | settings | dict.fromkeys(best.dropout, config.dropout))
+        ends = {"pad_token_id": encoding.eot_token, "do_sample": False, "max_length": config.block_size}
+        write_json(partial / "generation_config.json", special | ends)
         export_tokenizer(folder / "tokenizer", partial, config.block_size)
+        if card:
+            (partial / "README.md").write_text(card, encoding="utf-8")
     return best
 
 

@@ -98,7 +98,7 @@ def export_tokenizer(folder: Path, output: Path, block_size: int) -> None:
         "added_tokens": [{"id": number, "content": text} | flags for text, number in special.items()],
         "normalizer": None,
         "pre_tokenizer": pieces,
-        "post_processor": None,
+        "post_processor": _begins_with(END_OF_TEXT, special[END_OF_TEXT]),
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": model,
     }
@@ -107,11 +107,29 @@ def export_tokenizer(folder: Path, output: Path, block_size: int) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END_OF_TEXT,
         "eos_token": END_OF_TEXT,
+        "pad_token": END_OF_TEXT,
+        "add_bos_token": True,
+        "padding_side": "left",  # new tokens follow the last one of every row
+        "truncation_side": "left",  # of a longer prompt the model sees the end
         "split_special_tokens": True,  # <|endoftext|> spelled out in a text is text, as in our pipeline
         "clean_up_tokenization_spaces": False,
         "model_max_length": block_size,
     }
     write_json(output / "tokenizer_config.json", settings)
+
+
+def _begins_with(token: str, number: int) -> dict[str, Any]:
+    """Return the post-processor that puts a token before every text, as our generation does: documents began after it."""
+
+    def text(name: str, kind: int) -> list[dict[str, Any]]:
+        return [{"SpecialToken": {"id": token, "type_id": kind}}, {"Sequence": {"id": name, "type_id": kind}}]
+
+    return {
+        "type": "TemplateProcessing",
+        "single": text("A", 0),
+        "pair": [*text("A", 0), *text("B", 1)],
+        "special_tokens": {token: {"id": token, "ids": [number], "tokens": [token]}},
+    }
 
 
 def import_tokenizer(source: Path, output: Path) -> None:

@@ -29,7 +29,7 @@ from gpt.processes.owner import OWNER
 
 _MANIFEST, _STATE, _LOCK, _OLD = "manifest.json", "state.json", "lock", ".old_"
 
-FORMAT = 2
+FORMAT = 3
 "Of state.json: raised whenever `RunState` gets, loses or renames a field. 1 had no number."
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,13 @@ from gpt.tokens.shards import data_id
 from gpt.tokens.tokenizer import tokenizer_id
 
 # These decide when something is written down, not what the weights are, unless training goes back to it.
-WITHOUT_EFFECT = ("checkpoint_interval", "checkpoint_keep_every", "checkpoint_keep_last", "sample_interval")
+WITHOUT_EFFECT = (
+    "benchmark_interval",
+    "checkpoint_interval",
+    "checkpoint_keep_every",
+    "checkpoint_keep_last",
+    "sample_interval",
+)
 _FILE = "fingerprint.json"
 
 

@@ -29,6 +29,7 @@ def test_it_changes_with_what_the_result_depends_on_and_nothing_else(make_projec
         "checkpoint_keep_last": 5,
         "checkpoint_keep_every": 14,
         "sample_interval": 9,
+        "benchmark_interval": 3,
     }
     assert of("d", train=saves) == base
     assert of("e", evaluate={"temperature": 0.1}, register={"name": "other"}, base={"name": "other"}) == base

@@ -1,9 +1,11 @@
 """The GPT as an MLflow pyfunc: prompts in, completions out. MLflow copies this file into the model and runs it there.
 
 What it imports from `gpt` travels with the model (see gpt/registry/imports.py): it loads without a checkout, and
-nothing is unpickled.
+nothing is unpickled. What a server answers to a bad request: requests.py and scoring.py beside it.
 """
 
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from gpt.model.generation import Sampling, generate_texts
 from gpt.model.storage import default_device, load_model
-
-_NAMED = 10  # rows in an error
+from gpt.registry.serving.requests import check_parameters, check_prompts, check_size, read_limits
+from gpt.registry.serving.scoring import guard_server, is_serving
 
 
 class CompletionModel(PythonModel):
@@ -24,37 +26,39 @@ class CompletionModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         self.model, self.encoding = load_model(Path(context.artifacts["model"]), default_device())
+        self.request_limits = read_limits(context.model_config)
+        # A server answers in many threads. Side by side they would need many times the memory, and be no faster.
+        self._one_at_a_time = threading.Lock()
+        guard_server()
 
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]: MLflow's own returns nothing
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Return a `completion` for each `prompt`; MLflow fills `params` from the signature's defaults.
 
-        Raises `MlflowException` (a server's 400) that names the rows whose prompt is no text.
+        Raises `MlflowException` (a server's 400) that names the parameter that is out of range, or the rows whose prompt is
+        no text or too long.
         """
-        values: dict[str, Any] = dict(params or {})
-        values["stop"] = tuple(values.get("stop", ()))
-        sampling = Sampling(**values)
-        prompts = _prompts(model_input)
+        try:
+            sampling = Sampling(**check_parameters(params or {}, self.request_limits))
+            prompts = check_prompts(_flatten(model_input["prompt"]), self.request_limits)
+            if is_serving():
+                check_size(len(prompts), sampling.max_new_tokens, self.request_limits)
+        except ValueError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from None
         seeds = [sampling.seed] * len(prompts)
-        texts = generate_texts(self.model, self.encoding, prompts, sampling, seeds=seeds)
+        with self._one_at_a_time:
+            texts = generate_texts(self.model, self.encoding, prompts, sampling, seeds=seeds)
         return pd.DataFrame({"completion": pd.Series(texts, dtype="str")})
 
 
-def _prompts(model_input: pd.DataFrame) -> list[str]:
+def _flatten(column: Iterable[Any]) -> list[Any]:
     """Return the prompts of all rows; of {"prompt": [...]} MLflow makes one row that holds a list."""
     prompts: list[Any] = []
-    for value in model_input["prompt"]:
-        prompts += list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
-    wrong = [f"row {row} ({_describe(value)})" for row, value in enumerate(prompts) if not isinstance(value, str)]
-    if wrong:
-        named = ", ".join(wrong[:_NAMED]) + (f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else "")
-        raise MlflowException.invalid_parameter_value(f'"prompt" must be text, counted from 0 it is none in {named}')
+    for value in column:
+        value = value.tolist() if isinstance(value, np.ndarray) else value
+        prompts += value if isinstance(value, list | tuple) else [value]
     return prompts
-
-
-def _describe(value: Any) -> str:
-    return "null" if value is None or value is pd.NA or value != value else type(value).__name__  # NaN is not itself
 
 
 set_model(CompletionModel())

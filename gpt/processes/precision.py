@@ -1,4 +1,4 @@
-"""train.precision: the numbers in which passes are computed. It decides the result.
+"""train.precision and evaluate.precision: the numbers in which passes are computed. They decide the result.
 
 Weights and the optimizer's state are fp32 always.
 """
@@ -11,25 +11,23 @@ from contextlib import contextmanager
 import torch
 
 from gpt.errors import UserError
-from gpt.params.launch import Launch
 from gpt.processes.machine import is_native, time_ratio
-
-_KEY = "params.yaml: train.precision"
 
 logger = logging.getLogger(__name__)
 
 
-def check_precision(precision: str, launch: Launch) -> None:
-    """Raise `UserError` for a precision in which this machine does not compute, or silently would in another."""
+def check_precision(key: str, precision: str) -> None:
+    """Raise `UserError` for a precision in which this machine does not compute, or silently would in another.
+
+    `key` is the setting, as in train.precision.
+    """
     on_gpu = torch.cuda.is_available()
-    if precision == "fp16" and launch.strategy == "fsdp":
-        raise UserError(f"{_KEY} = 'fp16' does not work with launch.strategy = 'fsdp'; use fp32, tf32 or bf16")
     if precision == "fp16" and not on_gpu:  # Accelerate would train in fp32 without a word
-        raise UserError(f"{_KEY} = 'fp16' needs a GPU; use fp32 or bf16")
+        raise UserError(f"params.yaml: {key} = 'fp16' needs a GPU; use fp32 or bf16")
     if precision == "tf32" and not on_gpu:
-        raise UserError(f"{_KEY} = 'tf32' needs a GPU; use fp32, or bf16")
+        raise UserError(f"params.yaml: {key} = 'tf32' needs a GPU; use fp32, or bf16")
     if on_gpu and not is_native(precision):
-        raise UserError(f"{_KEY} = {precision!r}, which this GPU cannot compute; use fp32 or fp16")
+        raise UserError(f"params.yaml: {key} = {precision!r}, which this GPU cannot compute; use fp32 or fp16")
 
 
 @contextmanager
@@ -59,13 +57,13 @@ def autocast_type(precision: str) -> torch.dtype | None:
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
-def warn_if_emulated(precision: str, device: torch.device) -> None:
+def warn_if_emulated(key: str, precision: str, device: torch.device) -> None:
     """Warn once if this machine has no instructions for a precision, with how much longer it takes than fp32 (measured)."""
     if not is_native(precision):
         factor = time_ratio(precision, device)
         logger.warning(
-            "%s = %r is emulated on this processor: passes take about %.2g times as long as in fp32",
-            _KEY,
+            "params.yaml: %s = %r is emulated on this processor: passes take about %.2g times as long as in fp32",
+            key,
             precision,
             factor,
         )

@@ -1,4 +1,5 @@
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,24 +10,30 @@ import torch
 
 from gpt.errors import UserError
 from gpt.params.project import load_params
-from gpt.training import precision as precisions
-from gpt.training.precision import autocast_type, check_precision, matmul_precision, mixed_precision, warn_if_emulated
+from gpt.processes import precision as precisions
+from gpt.processes.precision import autocast_type, check_precision, matmul_precision, mixed_precision, warn_if_emulated
+from gpt.training.pretrain import pretrain
 from tests.conftest import ROOT
 
-LAUNCH = load_params(ROOT / "params.yaml").launch
+PARAMS = load_params(ROOT / "params.yaml")
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 
 
 @on_cpu
+@pytest.mark.parametrize("key", ["train.precision", "evaluate.precision"])
 @pytest.mark.parametrize("precision", ["fp16", "tf32"])
-def test_what_needs_a_gpu_is_refused_instead_of_training_in_fp32(precision: str) -> None:
-    with pytest.raises(UserError, match=rf"params\.yaml: train\.precision = '{precision}' needs a GPU; use fp32"):
-        check_precision(precision, LAUNCH)
+def test_what_needs_a_gpu_is_refused_instead_of_computing_in_fp32(key: str, precision: str) -> None:
+    with pytest.raises(UserError, match=rf"params\.yaml: {re.escape(key)} = '{precision}' needs a GPU; use fp32"):
+        check_precision(key, precision)
 
 
 def test_fp16_and_a_split_model_are_refused() -> None:
+    train, launch = ({"precision": "fp16"}, {"strategy": "fsdp"})
+    params = PARAMS.model_copy(
+        update={"train": PARAMS.train.model_copy(update=train), "launch": PARAMS.launch.model_copy(update=launch)}
+    )
     with pytest.raises(UserError, match=r"does not work with launch\.strategy = 'fsdp'"):
-        check_precision("fp16", LAUNCH.model_copy(update={"strategy": "fsdp"}))
+        pretrain(params)
 
 
 def accepted() -> list[str]:
@@ -34,7 +41,7 @@ def accepted() -> list[str]:
     names = []
     for name in ("fp32", "tf32", "bf16", "fp16"):
         with suppress(UserError):
-            check_precision(name, LAUNCH)
+            check_precision("train.precision", name)
             names.append(name)
     return names
 
@@ -77,7 +84,7 @@ def test_a_precision_that_is_only_emulated_is_a_warning_with_the_factor(
     monkeypatch.setattr(precisions, "is_native", lambda _: native)
     monkeypatch.setattr(precisions, "time_ratio", lambda *_: 97.3)
     with caplog.at_level(logging.WARNING):
-        warn_if_emulated("bf16", torch.device("cpu"))
+        warn_if_emulated("train.precision", "bf16", torch.device("cpu"))
     assert caplog.text.count("emulated on this processor: passes take about 97 times as long") == warnings
 
 

@@ -1,0 +1,144 @@
+"""Commands that say where a registered model comes from, and make it again."""
+
+import argparse
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt.commands.arguments import Commands, add_command
+from gpt.entry import readable, tell
+from gpt.errors import UserError
+from gpt.paths import from_here
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the commands of this file to `gpt`."""
+    _add_lineage(commands)
+    _add_reproduce(commands)
+
+
+def lineage(options: argparse.Namespace) -> int:
+    """say what a registered version was made from, down to each source"""
+    from gpt.params.project import load_params
+    from gpt.registry.record import read_record
+    from gpt.registry.versions import find_version
+    from gpt.reports.lineage import describe_lineage, write_picture
+    from gpt.tracking import store
+
+    name = load_params().register_.name
+    client = store.existing_client()
+    with store.store_errors():
+        version = find_version(client, options.model, name)
+        record = read_record(client, version).values
+        head = _describe_version(client, version)
+    if options.picture:
+        write_picture(record, options.picture)
+    if options.json:
+        print(json.dumps(record, indent=2, ensure_ascii=False))
+    else:
+        print(describe_lineage(record, head))
+        print("\n".join(_other_tags(version)))
+    return 0
+
+
+def _add_lineage(commands: Commands) -> None:
+    parser = add_command(commands, lineage)
+    _add_version(parser, "@candidate")
+    parser.add_argument("--json", action="store_true", help="print the whole record as JSON")
+    parser.add_argument("--picture", type=from_here, metavar="FILE", help="draw the chain into an SVG file, too")
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """make a registered version again from its record, and compare it stage by stage"""
+    from gpt.params.project import load_params
+    from gpt.registry.record import read_record
+    from gpt.registry.reproduction.reproduce import changed_since, note
+    from gpt.registry.reproduction.reproduce import reproduce as make_again
+    from gpt.registry.reproduction.stages import StageFailed
+    from gpt.registry.versions import find_version
+    from gpt.tracking import store
+
+    name = load_params().register_.name
+    client = store.existing_client()
+    with store.store_errors():
+        version = find_version(client, options.model, name)
+        record = read_record(client, version)
+    uri, project = f"models:/{version.name}/{version.version}", Path.cwd()
+    changed = changed_since(record, project)
+    if options.compare:
+        print("\n".join([f"{uri}: this differs from its record now:", *(f"  {line}" for line in changed)] if changed else
+                        [f"{uri}: settings, sources, code and packages are those of its record"]))  # fmt: skip
+        return 1 if changed else 0
+    if changed:
+        print(
+            "\n".join(
+                [
+                    "changed since; what is made again does without, but for packages:",
+                    *(f"  {line}" for line in changed),
+                ]
+            )
+        )
+    try:
+        verdict = make_again(project, uri, record, keep=options.keep, tell=lambda line: print(line, flush=True))
+    except StageFailed as failure:
+        tell(str(failure))
+        return 2 if failure.exit_code == 2 else 1
+    print(verdict.describe(), flush=True)
+    try:
+        with store.store_errors():
+            note(client, version, verdict)
+    except UserError as error:
+        logging.getLogger(__name__).warning("the verdict is not recorded with %s: %s", uri, error)
+    if options.json:
+        print(verdict.to_json())
+    return 0 if verdict.identical else 1
+
+
+def _add_reproduce(commands: Commands) -> None:
+    parser = add_command(commands, reproduce)
+    _add_version(parser, "@champion")
+    parser.add_argument("--compare", action="store_true", help="only say what differs from the record now; run nothing")
+    parser.add_argument("--keep", action="store_true", help="leave the folder in which it was made again")
+    parser.add_argument("--json", action="store_true", help="print the verdict as JSON in the last line")
+    parser.epilog = (
+        "The version's commit is checked out into .dvc/tmp/reproduce, and every stage runs there; the project itself is left as it"
+        " is. Started again after a stop, it goes on. Packages are compared, not installed. Exit codes: 0 identical, 1 differs."
+    )
+
+
+def _add_version(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "model",
+        type=readable,
+        nargs="?",
+        default=default,
+        metavar="MODEL",
+        help="models:/NAME/VERSION, models:/NAME@ALIAS or @ALIAS (default: %(default)s)",
+    )
+
+
+def _describe_version(client: "MlflowClient", version: "ModelVersion") -> str:
+    """Return a version's name, the aliases that it holds and since when it is there."""
+    aliases = client.get_registered_model(version.name).aliases
+    held = [f"@{alias}" for alias, number in sorted(aliases.items()) if int(number) == int(version.version)]
+    made = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return "  ".join([f"models:/{version.name}/{version.version}", *held, f"registered {made}"])
+
+
+def _other_tags(version: "ModelVersion") -> list[str]:
+    """Return what else is said of a version, as what was decided about it: the tags that the record does not hold."""
+    from dataclasses import fields
+
+    from gpt.registry.lineage import Lineage
+    from gpt.secrets.hiding import redact
+
+    known = {field.name for field in fields(Lineage)} | {"lineage", "test_bits_per_byte", "validation_bits_per_byte"}
+    tags = {name: value for name, value in sorted(version.tags.items()) if name not in known}
+    width = max(map(len, tags), default=0)
+    return [f"{name:<{width}}  {redact(value)}" for name, value in tags.items()]

@@ -1,0 +1,121 @@
+"""What a finished model answers to the benchmarks, beside an untrained model of its shape: scores, and the figures made of them."""
+
+from typing import Any
+
+import tiktoken
+import torch
+
+from gpt import paths
+from gpt.evaluation.benchmarks.continuations import encode_pair, score_continuations
+from gpt.evaluation.benchmarks.figures import centred_score, summarise, tabulate
+from gpt.evaluation.benchmarks.items import Benchmark, read_all
+from gpt.evaluation.benchmarks.tasks import run_benchmarks, run_tasks
+from gpt.evaluation.scores import Items
+from gpt.model.transformer import GPTModel
+from gpt.params.project import Params
+
+Figures = dict[str, Any]
+_COLUMNS = ("items", "accuracy", "± se", "chance", "norm", "clean", "bits/byte", "untrained", "perplexity", "untrained")
+
+
+def score_benchmarks(
+    params: Params,
+    model: GPTModel,
+    encoding: tiktoken.Encoding,
+    *,
+    autocast: torch.dtype | None = None,
+    all_items: bool = False,
+) -> tuple[Figures, Items]:
+    """Return `benchmarks`, `centred` and, if params.yaml names some, `tasks`, and the table of items that they are made of.
+
+    Each benchmark has its figures of all scored items, `clean` those of items of which no training document had a passage, and
+    `untrained` what weights that have learned nothing give to the right answers. `all_items` overrides limits.
+    """
+    from gpt.evaluation.benchmarks.lm import GPTLM  # lm-eval takes a second to import
+
+    settings = params.evaluate
+    if all_items:
+        by_benchmark = {name: change | {"limit": 0} for name, change in settings.by_benchmark.items()}
+        settings = settings.model_copy(update={"limit": 0, "by_benchmark": by_benchmark})
+    benchmarks = read_all(settings, paths.BENCHMARKS, paths.DOCUMENTS)
+    lm = GPTLM(model, encoding, autocast=autocast)
+    items = run_benchmarks(lm, benchmarks)
+    summary = summarise(items, [benchmark.name for benchmark in benchmarks])
+    if benchmarks:
+        untrained = _untrained(params, model, encoding, benchmarks, autocast)
+        for name, figures in summary.items():
+            figures["untrained"] = untrained[name]
+    figures: Figures = {"benchmarks": summary, "centred": centred_score(summary)}
+    if settings.tasks:
+        figures["tasks"] = run_tasks(lm, settings)
+    return figures, items
+
+
+def _untrained(
+    params: Params,
+    model: GPTModel,
+    encoding: tiktoken.Encoding,
+    benchmarks: list[Benchmark],
+    autocast: torch.dtype | None,
+) -> dict[str, Figures]:
+    """Return bits per byte and perplexity of the right answers under weights as training begins with."""
+    blank = GPTModel(model.config)
+    blank.init_weights(params.base.seed)
+    blank.to(model.tok_emb.weight.device)
+    asked = [(benchmark, item) for benchmark in benchmarks for item in benchmark.items]
+    pairs = [
+        encode_pair(
+            encoding, benchmark.prefix + item.choices[item.answer].context, item.choices[item.answer].continuation
+        )
+        for benchmark, item in asked
+    ]
+    nats, misses = score_continuations(blank, pairs, autocast=autocast)
+    only_right = [benchmark.with_right_choices() for benchmark in benchmarks]
+    summary = summarise(tabulate(only_right, nats, misses == 0), [benchmark.name for benchmark in benchmarks])
+    is_written = {benchmark.name: all(len(item.choices) == 1 for item in benchmark.items) for benchmark in benchmarks}
+    return {
+        name: {"bits_per_byte": figures["bits_per_byte"]}
+        | ({"perplexity": figures["perplexity"]} if is_written[name] else {})
+        for name, figures in summary.items()
+    }
+
+
+def format_table(figures: Figures) -> str:
+    """Return the figures as a table for a terminal."""
+    rows = [["benchmark", *_COLUMNS]]
+    for name, each in figures["benchmarks"].items():
+        blank, clean = each["untrained"], each["clean"]
+        rows.append(
+            [
+                name,
+                f"{each['items']:,}",
+                _shown(each["accuracy"], 3),
+                _shown(each["standard_error"], 3),
+                _shown(each["chance"], 3),
+                _shown(each["accuracy_norm"], 3),
+                f"{_shown(clean and clean['accuracy'], 3)} of {each['clean_items']:,}",
+                _shown(each["bits_per_byte"], 3),
+                _shown(blank["bits_per_byte"], 3),
+                _shown(each["perplexity"], 1),
+                _shown(blank.get("perplexity"), 1),
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    lines += [
+        f"{task}: " + ", ".join(f"{key} {value:.4g}" for key, value in values.items())
+        for task, values in figures.get("tasks", {}).items()
+    ]
+    centred = figures["centred"]
+    return "\n".join(
+        [*lines, *([] if centred is None else [f"centred score: {centred:.4f} (0: guessing, 1: all right)"])]
+    )
+
+
+def _shown(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}" if value < 1e6 else f"{value:.2e}"

@@ -1,0 +1,91 @@
+"""What a small part of the benchmarks scores while a model is trained, for MLflow to draw. It decides nothing.
+
+The items are asked directly: lm-eval, through which `gpt evaluate` asks, takes long to import. All processes share them.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import tiktoken
+import torch
+from accelerate import Accelerator
+from torch.distributed.fsdp import FSDPModule
+
+from gpt.errors import UserError
+from gpt.evaluation.benchmarks.continuations import Pair, encode_pair, score_continuations
+from gpt.evaluation.benchmarks.figures import centred_score, summarise, tabulate
+from gpt.evaluation.benchmarks.items import Benchmark, read_all
+from gpt.model.transformer import GPTModel
+from gpt.params.evaluation import Evaluate
+from gpt.processes.agreement import add_up_over_processes
+
+ITEMS = 50
+"Of each benchmark: bits per byte of right answers are steady with so few; accuracies are not, and differ by some points."
+_SHOWN = ("accuracy", "accuracy_norm", "bits_per_byte", "perplexity")
+
+
+def read_part(settings: Evaluate, folder: Path, documents: Path) -> list[Benchmark]:
+    """Return the items that are scored while training, always the same; raise `UserError` for missing files."""
+    few = settings.model_copy(update={"limit": ITEMS, "num_fewshot": 0, "by_benchmark": {}})
+    try:
+        return read_all(few, folder, documents)
+    except UserError as error:
+        raise UserError(f"{error}, or set train.benchmark_interval to 0") from None
+
+
+class Probe:
+    """Benchmarks with their texts as tokens, to be scored again and again."""
+
+    def __init__(self, benchmarks: list[Benchmark], encoding: tiktoken.Encoding) -> None:
+        self._benchmarks = benchmarks
+        self._pairs: list[Pair] = [
+            encode_pair(encoding, *request) for benchmark in benchmarks for request in benchmark.requests()
+        ]
+
+    def score(
+        self,
+        model: GPTModel,
+        accelerator: Accelerator,
+        *,
+        autocast: torch.dtype | None,
+        give_up: Callable[[], bool],
+    ) -> dict[str, float] | None:
+        """Return figures as `benchmarks/NAME/FIGURE` and `benchmarks/centred`, the same in all processes.
+
+        None if `give_up` said so. All processes call this, and `give_up` in it, together. Neither the model nor a random
+        number is changed.
+        """
+        is_split = isinstance(model, FSDPModule)
+        if is_split:
+            with torch.no_grad():
+                model(
+                    torch.zeros((1, 1), dtype=torch.int64, device=accelerator.device)
+                )  # FSDP begins with a whole pass
+            model.unshard()  # what is not in a block: embeddings and the head
+        try:
+            scores = score_continuations(
+                model,
+                self._pairs,
+                autocast=autocast,
+                part=(accelerator.process_index, accelerator.num_processes),
+                give_up=give_up,
+                share_contexts=not is_split,
+            )
+        finally:
+            if is_split:
+                model.reshard()
+        sums = torch.from_numpy(scores.to_array()).to(accelerator.device)
+        add_up_over_processes(accelerator, sums)
+        if give_up():
+            return None
+        nats, misses = sums.cpu().numpy()
+        names = [benchmark.name for benchmark in self._benchmarks]
+        summary = summarise(tabulate(self._benchmarks, nats, misses == 0), names)
+        figures = {
+            f"benchmarks/{name}/{key}": values[key]
+            for name, values in summary.items()
+            for key in _SHOWN
+            if values[key] is not None
+        }
+        centred = centred_score(summary)
+        return figures if centred is None else figures | {"benchmarks/centred": centred}

@@ -1,0 +1,119 @@
+"""Benchmarks as tasks of lm-eval, run by its own evaluator: those that `gpt fetch` brought, and others by their name there."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpt.errors import UserError
+from gpt.evaluation.benchmarks.figures import tabulate
+from gpt.evaluation.benchmarks.items import Benchmark
+from gpt.evaluation.scores import Items
+from gpt.params.evaluation import Evaluate
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+_FEWSHOT_SEED = 1234  # lm-eval's own
+
+
+def run_benchmarks(lm: "LM", benchmarks: Sequence[Benchmark]) -> Items:
+    """Score the items through lm-eval. It reads no file, and asks no network."""
+    if not benchmarks:
+        return tabulate([], np.empty(0), np.empty(0, np.bool_))
+    with _quiet(offline=True):
+        from lm_eval import evaluator
+
+        from gpt.evaluation.benchmarks.item_task import ItemTask
+
+        tasks: Any = {"tasks": {benchmark.name: ItemTask(benchmark) for benchmark in benchmarks}, "groups": {}}
+        results: Any = evaluator.evaluate(lm, tasks, bootstrap_iters=0)
+    assert results is not None, "one process has all results"
+    answers = [
+        answer
+        for benchmark in benchmarks
+        for sample in results["samples"][benchmark.name]
+        for answer in sample["filtered_resps"]
+    ]
+    nats, greedy = zip(*answers, strict=True)
+    return tabulate(benchmarks, -np.array(nats, np.float64), np.array(greedy, np.bool_))
+
+
+def run_tasks(lm: "LM", settings: Evaluate) -> dict[str, dict[str, float]]:
+    """Return the figures of the tasks of evaluate.tasks as lm-eval names them, such as {"mmlu": {"acc": 0.25, …}}.
+
+    lm-eval brings their items from the network. Raises `UserError` for a name that it does not know, and where items do not come.
+    """
+    if not settings.tasks:
+        return {}
+    with _quiet(offline=False):
+        from lm_eval import evaluator
+        from lm_eval.tasks import TaskManager
+
+        manager = TaskManager()
+        if unknown := [name for name in settings.tasks if name not in manager.all_tasks]:
+            raise UserError(
+                f"params.yaml: evaluate.tasks: {', '.join(unknown)} is no task of lm-eval; `lm-eval ls tasks` lists them"
+            )
+        try:
+            loaded = manager.load(list(settings.tasks))
+        except Exception as error:  # each kind of source has errors of its own, most of them of the network
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise UserError(
+                f"params.yaml: evaluate.tasks: lm-eval could not load {', '.join(settings.tasks)} ({reason}); see that the network"
+                " and what the task needs are there, or take it out"
+            ) from error
+        samples = {}
+        for name, task in loaded["tasks"].items():
+            own = settings.of(name)
+            if own.num_fewshot:
+                task.set_config("num_fewshot", own.num_fewshot)
+            task.set_fewshot_seed(_FEWSHOT_SEED)
+            if own.limit:
+                samples[name] = _sample(name, len(task.eval_docs), own.limit)
+        try:
+            results: Any = evaluator.evaluate(lm, loaded, samples=samples or None, bootstrap_iters=0)
+        except ValueError as error:  # such as a task that runs code which the model writes
+            raise UserError(
+                f"params.yaml: evaluate.tasks: lm-eval refuses {', '.join(settings.tasks)}: {error}"
+            ) from None
+    assert results is not None, "one process has all results"
+    return {name: dict(_numbers(figures)) for name, figures in results["results"].items()}
+
+
+def _sample(name: str, count: int, limit: int) -> list[int]:
+    """Return which of a task's items a limit takes: a smaller one a part of what a larger takes."""
+    places = sorted(range(count), key=lambda place: hashlib.sha256(f"{name}/{place}".encode()).digest())
+    return sorted(places[:limit])
+
+
+def _numbers(figures: Any) -> Iterator[tuple[str, float]]:
+    """Yield a task's figures; "acc,none" of lm-eval is acc, as most tasks filter nothing."""
+    for key, value in figures.items():
+        if isinstance(value, int | float):
+            yield key.removesuffix(",none").replace(",", "/"), value
+
+
+@contextmanager
+def _quiet(*, offline: bool) -> Iterator[None]:
+    """Let lm-eval and what it imports say errors only, and tell nobody that they run."""
+    names: Iterable[str] = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE") if offline else ()
+    wanted = dict.fromkeys(names, "1") | {"HF_HUB_DISABLE_TELEMETRY": "1"}
+    before = {name: os.environ.get(name) for name in wanted}
+    levels = {name: logging.getLogger(name).level for name in ("lm_eval", "datasets")}
+    os.environ.update(wanted)
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value

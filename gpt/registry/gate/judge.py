@@ -1,0 +1,164 @@
+"""The gate: whether a candidate may take the champion's place. Every check is looked at and told, whether it passes or not.
+
+Candidate and champion are compared on the champion's own frozen texts (gpt/registry/frozen.py), whatever the candidate's data is;
+the first model is held against thresholds. What a check needs and what it means: docs/promotion.md.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpt.evaluation.comparison import Difference
+from gpt.evaluation.scores import Passages
+from gpt.model.storage import default_device, load_model
+from gpt.params.registration import TEST_BITS_PER_BYTE
+from gpt.registry.frozen import Frozen
+from gpt.registry.gate.case import Case, differences, find_overlap
+from gpt.registry.gate.reasons import Reason
+from gpt.registry.gate.samples import measure_degeneration, time_ratio
+from gpt.registry.versions import ROLLED_BACK_TAG, model_folder
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+_LEAST_KNOWN = 0.5
+
+
+def judge(case: Case) -> Iterator[Reason]:
+    """Yield everything that the gate looks at.
+
+    Raises `CannotJudge` if a version does not hold what it was judged on, or the project's data is not the candidate's and it is
+    needed.
+    """
+    yield from _standing(case)
+    if case.champion is not None and _same_weights(case.candidate, case.champion):
+        text = f"no improvement: the weights are those of champion version {case.champion.version}"
+        yield Reason("other_weights", False, text)
+    elif case.theirs is None:
+        yield from _contamination(case, case.own)
+        yield _threshold(case)
+    else:
+        yield from _against_champion(case, case.theirs)
+    yield from _generation(case)
+    yield from _budgets(case)
+
+
+def _standing(case: Case) -> Iterator[Reason]:
+    if when := case.candidate.tags.get(ROLLED_BACK_TAG):
+        text = (
+            f"it was rolled back on {when}; `gpt rollback {case.candidate.version}` brings it back, nothing else does"
+        )
+        yield Reason("not_rolled_back", False, text)
+
+
+def _against_champion(case: Case, theirs: Frozen) -> Iterator[Reason]:
+    whose = f"champion version {_champion(case).version}"
+    if case.own.documents_sha256 != theirs.documents_sha256:
+        known = find_overlap(case, theirs).known
+        same = known >= _LEAST_KNOWN
+        text = f"{known:.0%} of the test documents of {whose} are in this model's data"
+        hint = "" if same else "; it is a model of other texts: `gpt promote --other-data` decides so by name"
+        yield Reason("test_data", same, text + hint, known, _LEAST_KNOWN)
+        if not same:
+            return
+    yield from _contamination(case, theirs)
+    found = differences(case, theirs)
+    gate = case.params.register_.gate
+    for metric, least in gate.min_improvement.items():
+        yield _improvement(metric, found.get(metric), least, whose)
+    for benchmark in sorted(set(theirs.items.benchmark)):
+        limit = gate.max_regression_by_benchmark.get(benchmark, gate.max_regression)
+        yield _regression(benchmark, found.get(f"{benchmark}.accuracy"), limit, whose)
+
+
+def _threshold(case: Case) -> Reason:
+    figure, threshold = _bits_per_byte(case.own.passages), case.params.register_.gate.max_bits_per_byte
+    passed = figure < threshold
+    text = f"{figure:.4f} is {'' if passed else 'not '}below {threshold:.4f} (register.gate.max_bits_per_byte)"
+    return Reason(TEST_BITS_PER_BYTE, passed, text, figure, threshold)
+
+
+def _contamination(case: Case, frozen: Frozen) -> Iterator[Reason]:
+    share, limit = find_overlap(case, frozen).train, case.params.register_.gate.max_contamination
+    passed = share <= limit
+    text = (
+        f"training documents hold {share:.2%} of the test documents' passages of"
+        f" {case.params.prepare.decontaminate.ngram} words, {'not ' if passed else ''}more than {limit:.2%}"
+    )
+    yield Reason("contamination", passed, text, share, limit)
+
+
+def _improvement(metric: str, found: Difference | None, least: float, whose: str) -> Reason:
+    if found is None:
+        text = f"not measured of this model and of {whose}: name the benchmark in evaluate.benchmarks"
+        return Reason(metric, False, text)
+    passed = found.low > least
+    text = (
+        f"{found.candidate:.4f} against {found.champion:.4f} ({whose}): better by {found.mean:.4f},"
+        f" {found.confidence:.0%} interval {found.low:.4f} to {found.high:.4f}, {'' if passed else 'not '}above {least:g}"
+    )
+    return Reason(metric, passed, text, found.candidate, found.champion, *_limits(found))
+
+
+def _regression(benchmark: str, found: Difference | None, limit: float, whose: str) -> Reason:
+    check = f"{benchmark}.accuracy"
+    if found is None:
+        text = f"not measured of this model, but of {whose}: name it in evaluate.benchmarks, with the same settings"
+        return Reason(check, False, text)
+    passed = found.high >= -limit
+    text = (
+        f"{found.candidate:.3f} against {found.champion:.3f} on {found.pieces} clean items: {found.mean:+.3f},"
+        f" {found.confidence:.0%} interval {found.low:+.3f} to {found.high:+.3f},"
+        f" {'no ' if passed else 'a '}loss of more than {limit:g}"
+    )
+    return Reason(f"{check}.kept", passed, text, found.candidate, found.champion, *_limits(found))
+
+
+def _generation(case: Case) -> Iterator[Reason]:
+    gate, found = case.params.register_.gate, measure_degeneration(*case.model, case.params)
+    for check, figure, limit, what in (
+        ("empty", found.empty, gate.max_empty, "are empty"),
+        ("repetition", found.repetition, gate.max_repetition, "of words in a row of 4 stood in the text before"),
+        ("unended", found.unended, gate.max_unended, "reach evaluate.max_new_tokens without an end"),
+    ):
+        of = (
+            f"{figure:.0%} {what}" if check == "repetition" else f"{figure:.0%} of {found.texts} generated texts {what}"
+        )
+        yield Reason(check, figure <= limit, f"{of}, at most {limit:.0%}", figure, limit)
+
+
+def _budgets(case: Case) -> Iterator[Reason]:
+    gate = case.params.register_.gate
+    if gate.max_size_mb:
+        folder = model_folder(case.client, case.candidate)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+        text = f"the model's files have {size:.1f} MB, at most {gate.max_size_mb:g}"
+        yield Reason("size_mb", size <= gate.max_size_mb, text, size, gate.max_size_mb)
+    if gate.max_time_ratio and case.champion is not None:
+        ratio = time_ratio(case.model, load_model(model_folder(case.client, case.champion), default_device()))
+        text = f"a generated token takes {ratio:.2f} times as long as of champion version {case.champion.version}"
+        yield Reason(
+            "time_ratio", ratio <= gate.max_time_ratio, f"{text}, at most {gate.max_time_ratio:g}",
+            ratio, gate.max_time_ratio,
+        )  # fmt: skip
+
+
+def _champion(case: Case) -> "ModelVersion":
+    assert case.champion is not None, "asked only where there is one"
+    return case.champion
+
+
+def _same_weights(candidate: "ModelVersion", champion: "ModelVersion") -> bool:
+    weights = candidate.tags.get("weights_sha256")
+    return weights is not None and weights == champion.tags.get("weights_sha256")
+
+
+def _bits_per_byte(passages: Passages) -> float:
+    return float(passages.nats.sum()) / math.log(2) / int(passages.bytes.sum())
+
+
+def _limits(found: Difference) -> tuple[float | None, float | None]:
+    low, high = (None if np.isinf(limit) else float(limit) for limit in (found.low, found.high))
+    return low, high

@@ -1,0 +1,115 @@
+"""A model card (README.md of an exported model) from what is known of the model, in the form that the Hugging Face Hub reads."""
+
+import io
+import re
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from gpt.registry.overview.description import (
+    benchmark_table,
+    fenced,
+    figure_table,
+    limits,
+    size_sentence,
+    source_table,
+)
+from gpt.registry.overview.facts import SPLITS, Facts
+
+# Licences that the Hub knows by a name of its own; of sources under any other, or under several, the card names each.
+_KNOWN_LICENCES = {
+    "apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
+    "odc-by", "unlicense", "gpl-3.0",
+}  # fmt: skip
+_LOAD = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")  # this folder
+model = AutoModelForCausalLM.from_pretrained(".")
+print(tokenizer.decode(model.generate(**tokenizer({prompt!r}, return_tensors="pt"))[0], skip_special_tokens=True))"""
+
+
+def write_card(facts: Facts) -> str:
+    """Return the card: front matter, and what the model is, how good, from what, how to load it, a sample, its limits."""
+    front = io.StringIO()
+    YAML(typ="safe", pure=True).dump(_front_matter(facts), front)
+    sample = facts.samples[0] if facts.samples else None
+    parts = [
+        f"---\n{front.getvalue()}---",
+        f"# {facts.name}",
+        size_sentence(facts),
+        "## How good it is",
+        figure_table(facts) or "It was not measured: no evaluation of these weights is at hand.",
+        benchmark_table(facts),
+        "## What it learned from",
+        source_table(facts) or "Its sources are not known.",
+        f"Passages shared with benchmarks and held-out documents: {facts.contamination}."
+        if facts.contamination
+        else "",
+        "## How to load it",
+        fenced(_LOAD.format(prompt=sample[0] if sample else "Once"), "python"),
+        "The tokenizer begins every text with `<|endoftext|>`, as documents did in training. The default continues with the"
+        " likeliest tokens up to the end of the context; `do_sample=True` draws.",
+        f"## A sample\n\nThe prompt is the first line's beginning.\n\n{fenced(''.join(sample), 'text')}"
+        if sample
+        else "",
+        "## Limits",
+        limits(facts),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(facts: Facts) -> dict[str, Any]:
+    licences = {source["licence"].lower() for source in facts.sources}
+    licence = licences.pop() if len(licences) == 1 else ""
+    front: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["gpt", "pretrained", "text-generation"],
+    }
+    if licence in _KNOWN_LICENCES:
+        front["license"] = licence
+    else:
+        front |= {"license": "other", "license_name": "of-its-sources", "license_link": "README.md"}
+    if results := _results(facts):
+        front |= {"metrics": sorted({metric["type"] for result in results for metric in result["metrics"]})}
+        front["model-index"] = [{"name": facts.name, "results": results}]
+    return front
+
+
+def _results(facts: Facts) -> list[dict[str, Any]]:
+    """Return the figures as the Hub's model-index has them."""
+    names = ", ".join(source["name"] for source in facts.sources) or facts.name
+    results = [
+        _result(
+            f"held-out documents of {names}",
+            _slug(names),
+            split,
+            {key: figures[key] for key in ("bits_per_byte", "perplexity") if key in figures},
+        )
+        for split in SPLITS
+        if (figures := facts.figures(split))
+    ]
+    results += [
+        _result(name, _slug(name), "test", {key: scores[key] for key in ("accuracy", "accuracy_norm") if key in scores})
+        for name, scores in facts.benchmarks.items()
+        if isinstance(scores, dict)
+    ]
+    return [result for result in results if result["metrics"]]
+
+
+def _result(name: str, kind: str, split: str, figures: dict[str, Any]) -> dict[str, Any]:
+    metrics = [
+        {"type": key, "name": key.replace("_", " "), "value": value}
+        for key, value in figures.items()
+        if isinstance(value, int | float)
+    ]
+    return {
+        "task": {"type": "text-generation"},
+        "dataset": {"name": name, "type": kind, "split": split},
+        "metrics": metrics,
+    }
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "texts"

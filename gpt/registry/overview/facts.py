@@ -1,0 +1,183 @@
+"""What is known of a model, wherever it lies: what descriptions, model cards and tables are written from.
+
+One function for each place it may be read from; whoever changes what a version keeps changes `of_version`, and nothing else.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from gpt import paths
+from gpt.files import sha256_file
+from gpt.params.project import PARAMS_FILE
+from gpt.registry.versions import find_version, is_registry_uri, model_folder
+from gpt.secrets.hiding import redact
+from gpt.tracking import store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+Json = dict[str, Any]
+SPLITS = ("test", "validation")
+_EVALUATION, _SAMPLES = paths.EVALUATE_METRICS.name, paths.SAMPLES.name
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Empty or None is what nobody knows of this model."""
+
+    name: str
+    uri: str = ""
+    "models:/NAME/VERSION, if it is registered."
+    evaluation: Json = field(default_factory=dict)
+    "metrics/evaluate.json, of this model's weights."
+    params: Json = field(default_factory=dict)
+    "params.yaml that it was trained with."
+    commit: str = ""
+    changed: bool = False
+    "The code differed from the commit by a patch, which the version keeps."
+    contamination: str = ""
+    hardware: str = ""
+    samples: tuple[tuple[str, str], ...] = ()
+    "Prompts and completions."
+
+    @property
+    def sources(self) -> list[Json]:
+        """Return name, address, SHA-256 and licence of each source of texts."""
+        found = _section(self.params, "fetch").get("sources")
+        return [
+            {
+                "name": str(source.get("name", "")),
+                "address": redact(str(source.get("package") or source.get("url") or source.get("path") or "")),
+                "sha256": str(source.get("sha256", "")),
+                "licence": redact(str(source.get("licence") or "not named")),
+            }
+            for source in (found if isinstance(found, list) else [])
+            if isinstance(source, dict)
+        ]
+
+    def figures(self, split: str) -> Json:
+        """Return the figures of a split, if it was measured."""
+        figures = _section(self.evaluation, split)
+        return figures if isinstance(figures.get("bits_per_byte"), float) else {}
+
+    @property
+    def benchmarks(self) -> Json:
+        return _section(self.evaluation, "benchmarks")
+
+    @property
+    def model(self) -> Json:
+        return _section(self.params, "model")
+
+    @property
+    def train(self) -> Json:
+        return _section(self.params, "train")
+
+
+def of_project(project: Path, tags: Mapping[str, str], *, name: str, uri: str = "") -> Facts:
+    """Return what is known of the model that a project registers now; `tags` are those of its version."""
+    files = (PARAMS_FILE, paths.EVALUATE_METRICS, paths.SAMPLES)
+    return _compose(name, uri, tags, {path.name: _bytes(project / path) for path in files})
+
+
+def of_version(client: "MlflowClient", version: "ModelVersion") -> Facts:
+    """Return what is known of a registered version: its tags, and the files that its run keeps of it, if it still does."""
+    from mlflow.exceptions import MlflowException
+
+    files: dict[str, bytes] = {}
+    run_id, _, folder = version.tags.get("lineage", "").removeprefix("runs:/").partition("/")
+    if run_id and folder:
+        with tempfile.TemporaryDirectory() as temporary:
+            for name in (PARAMS_FILE.name, _EVALUATION, _SAMPLES):
+                try:
+                    files[name] = _bytes(Path(client.download_artifacts(run_id, f"{folder}/{name}", temporary)))
+                except (MlflowException, OSError):  # a version of an earlier release, or a run that was deleted
+                    continue
+    return _compose(version.name, f"models:/{version.name}/{version.version}", version.tags, files)
+
+
+def of_folder(folder: Path, project: Path) -> Facts:
+    """Return what is known of a model folder: with figures if the project's evaluation is of these very weights."""
+    evaluation = _json(_bytes(project / paths.EVALUATE_METRICS))
+    weights = folder / "model.safetensors"
+    ours = weights.is_file() and evaluation.get("weights_sha256") == sha256_file(weights)
+    if not ours:
+        return Facts(folder.resolve().name, params={"model": _json(_bytes(folder / "config.json"))})
+    return of_project(project, {}, name=folder.resolve().name)
+
+
+def of_model(spec: str, default_name: str, project: Path) -> tuple[Path, Facts]:
+    """Return the folder of a model and what is known of it; `spec` as `resolve_model` takes it, with its errors."""
+    if not is_registry_uri(spec):
+        return Path(spec), of_folder(Path(spec), project)
+    client = store.existing_client()
+    with store.store_errors():
+        version = find_version(client, spec, default_name)
+        return model_folder(client, version), of_version(client, version)
+
+
+def _compose(name: str, uri: str, tags: Mapping[str, str], files: Mapping[str, bytes]) -> Facts:
+    evaluation = _json(files.get(_EVALUATION, b"")) or _measured(tags)
+    samples = _json(files.get(_SAMPLES, b""), list)
+    return Facts(
+        name=name,
+        uri=uri,
+        evaluation=evaluation,
+        params=_yaml(files.get(PARAMS_FILE.name, b"")),
+        commit=_known(tags.get("git_commit")),
+        changed=tags.get("git_dirty") == "true",
+        contamination=_known(tags.get("contaminated_items")),
+        hardware=_known(tags.get("hardware")),
+        samples=tuple(
+            (str(sample["prompt"]), str(sample["completion"]))
+            for sample in samples
+            if isinstance(sample, dict) and {"prompt", "completion"} <= sample.keys()
+        ),
+    )
+
+
+def _measured(tags: Mapping[str, str]) -> Json:
+    """Return the figures that the tags alone have."""
+    found: Json = {}
+    for split in SPLITS:
+        try:
+            found[split] = {"bits_per_byte": float(tags[f"{split}_bits_per_byte"])}
+        except (KeyError, ValueError):
+            continue
+    return found
+
+
+def _section(values: Json, name: str) -> Json:
+    section = values.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _known(value: str | None) -> str:
+    return "" if value is None or value == "none" else value
+
+
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _json(content: bytes, kind: type = dict) -> Any:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return kind()
+    return value if isinstance(value, kind) else kind()
+
+
+def _yaml(content: bytes) -> Json:
+    try:
+        value = YAML(typ="safe", pure=True).load(content.decode()) if content else {}
+    except (YAMLError, UnicodeDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,185 @@
+"""What differs between the record of a version and something else: what was made anew, this environment, the project as it is now.
+
+Pure comparisons, each returning lines for a person; `reproduce.py` decides which of them matter when.
+"""
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gpt import code, paths
+from gpt.files import sha256_json
+from gpt.registry.record import installed_packages, list_sources
+from gpt.sources.local import content_hash
+
+# What people call the outputs.
+NAMES = {
+    paths.RAW.as_posix(): "sources",
+    paths.BENCHMARKS.as_posix(): "benchmarks",
+    paths.DOCUMENTS.as_posix(): "documents",
+    paths.TOKENIZER.as_posix(): "tokenizer",
+    paths.TOKENS.as_posix(): "tokens",
+    paths.BASE_MODEL.as_posix(): "weights",
+    paths.TRAINING_PLOT.as_posix(): "training loss",
+    paths.VALIDATION_PLOT.as_posix(): "validation loss",
+    paths.EVALUATE_METRICS.as_posix(): "evaluation",
+}
+# Where it ran, and pages that show what came out: another machine or another version of matplotlib may make the same model.
+_PAGES = frozenset({paths.DATA_CARD.as_posix(), paths.REPORTS.as_posix()})
+_NO_RESULTS = _PAGES | {paths.RUN.as_posix()}
+_WITHOUT_EFFECT = ("launch", "register")  # sections that change no byte
+_SHOWN_PACKAGES = 12
+
+Json = dict[str, Any]
+
+
+def is_result(path: str) -> bool:
+    """Whether an output is a result; what `gpt inputs` writes says what it was made with, and is looked at for reasons."""
+    return path not in _NO_RESULTS and not path.startswith(f"{paths.INPUTS.as_posix()}/")
+
+
+def differing_outputs(recorded: Json, found: Json) -> list[str]:
+    """Return the results of a stage whose hash is not the recorded one, in the order of the record; both are a stage's `outs`."""
+    return [
+        path
+        for path in [*recorded, *(path for path in found if path not in recorded)]
+        if is_result(path) and _hash(recorded, path) != _hash(found, path)
+    ]
+
+
+def differing_pages(recorded: Json, found: Json) -> list[str]:
+    """Return the pages among a stage's outputs that are not the recorded ones."""
+    return [path for path in recorded if path in _PAGES and _hash(recorded, path) != _hash(found, path)]
+
+
+def describe_curve(recorded: bytes, found: bytes, column: str) -> str | None:
+    """Return from which step two curves (bytes of plots/*.csv) differ, and the values there; None if their rows are the same."""
+    before, now = _rows(recorded), _rows(found)
+    last = "0"
+    for old, new in zip(before, now, strict=False):
+        if old != new:
+            name = (
+                column if old.get(column) != new.get(column) else next(key for key in old if old[key] != new.get(key))
+            )
+            return f"the runs part between step {last} and step {old['step']}: {name} was {old.get(name)}, is {new.get(name)}"
+        last = old["step"]
+    if len(before) != len(now):
+        return f"the curve has {len(now)} rows, and had {len(before)}; those of both are the same"
+    return None
+
+
+def describe_environment(record: Json, hardware: str, threads: int | None, processes: int | None) -> list[str]:
+    """Return how this machine and its packages differ from those that a version was made with."""
+    made, environment = record["training"], record["environment"]
+    lines = []
+    if made["hardware"] and _processor(made["hardware"]) != _processor(hardware):
+        lines.append(f"processor: was {_processor(made['hardware'])}, is {_processor(hardware)}")
+    if made["threads"] != threads:
+        lines.append(f"threads: were {made['threads'] or 'a GPU'}, are {threads or 'a GPU'}")
+    if made["processes"] not in (None, processes):
+        lines.append(f"processes: were {made['processes']}, are {processes}")
+    if environment["python"] and environment["python"] != platform.python_version():
+        lines.append(f"Python: was {environment['python']}, is {platform.python_version()}")
+    return lines + describe_packages(environment["packages"], installed_packages())
+
+
+def describe_packages(recorded: dict[str, str], installed: dict[str, str]) -> list[str]:
+    """Return the packages of a version that are installed in another version, or not at all; others decided nothing then."""
+    lines = [
+        f"package {name}: was {version}, is {installed.get(name, 'not installed')}"
+        for name, version in sorted(recorded.items())
+        if installed.get(name) != version
+    ]
+    left = len(lines) - _SHOWN_PACKAGES
+    return lines if left <= 0 else [*lines[:_SHOWN_PACKAGES], f"and {left} more packages"]
+
+
+def describe_inputs(recorded: Json, found: Json) -> list[str]:
+    """Return which code and which libraries compute otherwise than recorded, and which sources hold other content.
+
+    Both have what `gpt inputs` writes by stage.
+    """
+    stages = [stage for stage in recorded if stage in found]
+    before, now = (_merged({stage: inputs[stage] for stage in stages}) for inputs in (recorded, found))
+    return code.describe_differences(before, now)
+
+
+def describe_project(record: Json, params: Json, folder: Path) -> list[str]:
+    """Return how a project as it is now differs from a version's record: settings, sources, code, libraries; nothing is run.
+
+    `params` are the values of its params.yaml. The code is that which is installed here.
+    """
+    before, now = (dict(_flat(values)) for values in (record["params"], params))
+    lines = code.describe_differences({"settings": before}, {"settings": now})
+    lines += _sources(record, params, folder)
+    current = {stage: code.stage_identity(stage) for stage in record["inputs"] if stage in code.STAGES}
+    then = {stage: record["inputs"][stage] | {"sources": ()} for stage in current}  # those were compared
+    return [*lines, *describe_inputs(then, current)]
+
+
+def _sources(record: Json, params: Json, folder: Path) -> Iterator[str]:
+    """Yield what became of a version's sources; of those elsewhere only their recorded hash can be told without fetching them."""
+    now = {source["name"]: source for source in list_sources(params)}
+    for source in record["sources"]:
+        name, new = source["name"], now.get(source["name"])
+        if new is None:
+            yield f"source {name}: is not in params.yaml any more"
+        elif new["sha256"] != source["sha256"]:
+            yield f"source {name}: params.yaml had sha256 {source['sha256']}, and has {new['sha256']}"
+        if source["kind"] == "local":
+            path = folder / Path(source["address"]).expanduser()
+            if (found := content_hash(path)) != source["sha256"]:
+                yield f"source {name}: {path} had sha256 {source['sha256']}, " + (
+                    f"and has {found}" if found else "and is gone"
+                )
+
+
+def _merged(inputs: Json) -> Json:
+    """Return code and versions of all stages as one; what a stage fetches counts by its content."""
+    merged: Json = {"code": {}, "versions": {}, "inputs": {}}
+    for stage in inputs.values():
+        merged["code"] |= stage.get("code", {})
+        merged["versions"] |= stage.get("versions", {})
+        merged["inputs"] |= {
+            f"source {source['name']}": sha256_json(source)
+            for source in stage.get("sources", ())
+            if isinstance(source, dict)
+        }
+    return merged
+
+
+def _flat(values: Json, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield `train.learning_rate` and its value, for all settings that decide a result; sources are compared by themselves."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if name in _WITHOUT_EFFECT or name in ("fetch.sources", "fetch.benchmarks", "prepare.engine"):
+            continue
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _hash(outputs: Json, path: str) -> str | None:
+    return outputs.get(path, {}).get("hash")
+
+
+def _rows(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode())))
+
+
+def _processor(hardware: str) -> str:
+    """Return the kind of processor of what `describe_hardware` says: `AMD EPYC` of `2 of 4 x AMD EPYC, threads: 2`."""
+    return hardware.partition(" x ")[2].partition(", threads: ")[0] or hardware
+
+
+def read_inputs(folder: Path) -> Json:
+    """Return what `gpt inputs` wrote in a project, by stage."""
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((folder / paths.INPUTS).glob("*.json"))
+    }

@@ -1,0 +1,291 @@
+"""DVC at work in the place where a version is made again: its data brought, its stages run, each looked at as it ends.
+
+Stages are forced by what is not there: neither dvc.lock nor a run cache says that anything was done. So what an attempt that was
+stopped has done, and only that, DVC knows when it goes on; training goes on from its last checkpoint.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from gpt import paths
+from gpt.errors import Interrupted
+from gpt.files import atomic_file
+from gpt.registry.lineage import DVC_LOCK
+from gpt.registry.record import Record, list_stages
+from gpt.registry.reproduction.place import Place, dvc_folder
+from gpt.secrets.hiding import redact
+from gpt.tracking import store
+
+_GRACE_SECONDS = 30.0  # a trainer saves a checkpoint in it
+_POLL_SECONDS = 0.1
+_REMEMBERED_LINES = 60
+_NEWS = re.compile(r"(?:Running stage|Stage) '([^']+)'")
+_ENDED = re.compile(r"ERROR: failed to reproduce '([^']*)': failed to run: .*, exited with (-?\d+)$")
+_DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
+_BROUGHT = "brought"  # its data, as far as DVC has them: not tried again
+_SAVED = "stages.lock"  # DVC does not write dvc.lock in one piece
+# What another project, stage or experiment has set.
+_OTHERS = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
+
+Json = dict[str, Any]
+
+
+class StageFailed(Exception):
+    """A stage that did not end well: its name, its last words, its exit code."""
+
+    def __init__(self, stage: str, message: str, exit_code: int) -> None:
+        super().__init__(f"{stage}: {message}")
+        self.stage, self.message, self.exit_code = stage, message, exit_code
+
+
+def bring_data(place: Place, record: Record, tell: Callable[[str], object]) -> None:
+    """Bring what the first stages fetched then from DVC's cache or remote; what neither has, those stages fetch anew.
+
+    A stage whose outputs are brought is frozen in the worktree: DVC does not ask whether it should run.
+    """
+    content = record.files.get(DVC_LOCK.name)
+    if content is None or (place.root / _BROUGHT).exists():
+        return
+    brought: list[str] = []
+    for name in _fetching(record.values["stages"]):
+        outs = list(record.values["stages"][name]["outs"])
+        _write_lock(place, content, [*brought, name])
+        if _run_dvc(place, "checkout", *outs)[0] == 0 or _run_dvc(place, "pull", *outs)[0] == 0:
+            brought.append(name)
+            tell(f"{', '.join(outs)}: from DVC's cache")
+    _write_lock(place, content, brought)
+    _freeze(place, brought)
+    _save_lock(place)
+    (place.root / _BROUGHT).touch()
+
+
+def run_stages(
+    place: Place, threads: int | None, look: Callable[[str, Json], bool], tell: Callable[[str], object]
+) -> None:
+    """Run the stages that are not done yet; `look(stage, outs)` sees each that has ended, and stops the rest by returning False.
+
+    Raises `StageFailed`; `Interrupted` after a signal, `KeyboardInterrupt`: then nothing is left running, and it can go on.
+    """
+    _restore_lock(place)
+    _remove_database(place)
+    seen: set[str] = set()
+
+    def look_at_new() -> bool:
+        stages = _read_lock(place.project / DVC_LOCK)
+        if stages is None:
+            return True  # DVC is writing it
+        _save_lock(place)
+        for name in [name for name in stages if name not in seen]:
+            seen.add(name)
+            if not look(name, stages[name]["outs"]):
+                return False
+        return True
+
+    said: list[str] = []
+
+    def on_line(line: str) -> bool:
+        said.append(line)
+        del said[:-_REMEMBERED_LINES]
+        tell(line)
+        return not _NEWS.match(line) or look_at_new()
+
+    with _signals():
+        code, stopped = run_tree([*_DVC, "repro"], place, environment(place, threads), on_line)
+    if stopped:
+        return
+    if code:
+        raise _failure(said, code)
+    look_at_new()
+
+
+def environment(place: Place, threads: int | None = None) -> dict[str, str]:
+    """Return the variables that DVC and the stages get: the worktree's code, a store of its own, as many threads as then."""
+    path = os.pathsep.join(filter(None, (str(place.project), os.environ.get("PYTHONPATH"))))
+    return {
+        **{name: value for name, value in os.environ.items() if name not in _OTHERS},
+        "VIRTUAL_ENV": sys.prefix,  # dvc.yaml finds `gpt` by it
+        "PYTHONPATH": path,
+        "MLFLOW_TRACKING_URI": store.address_of(place.database),
+        "SHELL": "/bin/sh",
+        "PYTHONUNBUFFERED": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_DAEMON": "1",
+        **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
+    }
+
+
+def run_tree(
+    command: Sequence[str], place: Place, variables: dict[str, str], on_line: Callable[[str], bool]
+) -> tuple[int, bool]:
+    """Run a command in the worktree, in a session of its own; return its exit code, and whether `on_line` had it stopped.
+
+    It inherits the lock: while it lives nobody else works here, even if we were killed.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=place.project,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        pass_fds=(place.lock.fileno(),),
+    )
+    assert process.stdout is not None
+    try:
+        for line in _lines(process.stdout):
+            if not on_line(redact(line)):
+                _stop(process)
+                return 0, True
+        return process.wait(), False
+    except BaseException:
+        _stop(process)
+        raise
+    finally:
+        process.stdout.close()
+
+
+def _lines(output: Iterable[bytes]) -> Iterator[str]:
+    for line in output:
+        if text := line.decode("utf-8", "replace").rsplit("\r", 1)[-1].strip("\n"):
+            yield text
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """End a process and all of its session: SIGTERM, time to save, SIGKILL."""
+    for number, seconds in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _GRACE_SECONDS)):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        deadline = time.monotonic() + seconds
+        while (process.poll() is None or _is_alive(process.pid)) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        if process.poll() is not None and not _is_alive(process.pid):
+            return
+
+
+def _is_alive(group: int) -> bool:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Raise `Interrupted` at SIGTERM and SIGHUP, so that the tree is stopped with us."""
+
+    def interrupt(number: int, _: object) -> None:
+        raise Interrupted(number, "stopped; run `gpt reproduce` again to go on")
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run_dvc(place: Place, *arguments: str) -> tuple[int, list[str]]:
+    said: list[str] = []
+
+    def on_line(line: str) -> bool:
+        said.append(line)
+        return True
+
+    with _signals():
+        code, _ = run_tree([*_DVC, *arguments], place, environment(place), on_line)
+    return code, said
+
+
+def _fetching(stages: Json) -> list[str]:
+    """Return the stages that depend on nothing but what `gpt inputs` wrote: those that bring data from outside."""
+    inputs = f"{paths.INPUTS.as_posix()}/"
+    return [
+        name for name, stage in stages.items() if stage["deps"] and all(dep.startswith(inputs) for dep in stage["deps"])
+    ]
+
+
+def _freeze(place: Place, names: list[str]) -> None:
+    """Let DVC take stages for done. `dvc freeze` refuses a dvc.yaml in which a `${` stands."""
+    path, yaml = place.project / "dvc.yaml", YAML()
+    description = yaml.load(path.read_text(encoding="utf-8"))
+    for name in names:
+        description["stages"][name]["frozen"] = True
+    with atomic_file(path) as partial:
+        yaml.dump(description, partial)
+
+
+def _write_lock(place: Place, recorded: bytes, names: list[str]) -> None:
+    """Leave in the worktree's dvc.lock the recorded entries of some stages; no file where there are none."""
+    lock = YAML(typ="safe", pure=True).load(recorded.decode())
+    lock["stages"] = {name: entry for name, entry in lock["stages"].items() if name in names}
+    path = place.project / DVC_LOCK
+    if not names:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_file(path) as partial:
+        YAML(typ="safe", pure=True).dump(lock, partial)
+
+
+def _read_lock(path: Path) -> Json | None:
+    """Return the stages of a dvc.lock, none if there is no file; None if it is cut short."""
+    try:
+        content = path.read_bytes()
+        if not isinstance(YAML(typ="safe", pure=True).load(content.decode()).get("stages"), dict):
+            return None
+        return list_stages(content)
+    except FileNotFoundError:
+        return {}
+    except (YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError):
+        return None
+
+
+def _save_lock(place: Place) -> None:
+    source = place.project / DVC_LOCK
+    if source.exists():
+        with atomic_file(place.root / _SAVED) as partial:
+            partial.write_bytes(source.read_bytes())
+
+
+def _restore_lock(place: Place) -> None:
+    """Put the last whole dvc.lock back if a kill has cut it short."""
+    if _read_lock(place.project / DVC_LOCK) is None:
+        (place.project / DVC_LOCK).unlink()
+        with suppress(FileNotFoundError):
+            content = (place.root / _SAVED).read_bytes()
+            (place.project / DVC_LOCK).write_bytes(content)
+    (dvc_folder(place.project) / "tmp/rwlock").unlink(
+        missing_ok=True
+    )  # what a killed DVC leaves; nobody else works here
+
+
+def _remove_database(place: Place) -> None:
+    """Remove MLflow's database, which a kill may have left half made; training tells a new one all that it has to tell."""
+    for path in place.root.glob(f"{place.database.name}*"):
+        path.unlink()
+
+
+def _failure(said: list[str], code: int) -> StageFailed:
+    """Return what a failed `dvc repro` comes to: the stage's own error, else DVC's."""
+    stage = "dvc"
+    for number, line in enumerate(said):
+        if ended := _ENDED.match(line):
+            stage, code, said = ended[1], int(ended[2]), said[:number]
+            break
+    errors = [
+        line.removeprefix("error: ").removeprefix("ERROR: ") for line in said if line.lower().startswith("error: ")
+    ]
+    return StageFailed(stage, "\n".join(errors) or (said[-1] if said else "failed"), code)

@@ -1,0 +1,89 @@
+"""What transformers writes from an exported folder, with nothing but defaults, is what `gpt generate --temperature 0` writes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gpt.model.convert.huggingface import export_huggingface
+from gpt.model.generation import Sampling, generate_text, generate_tokens
+from gpt.model.storage import load_model
+from tests.model.convert.test_huggingface import (  # noqa: F401
+    DOCUMENTS,
+    EXPORTS,
+    make_model,
+    tokenizers,
+    transformers,
+)
+
+PROMPTS = ["", "the queen", " ", "42 über-naïve 漢字", "don't I'LL", "<|endoftext|>", "\n\nEnd."]
+
+
+def theirs_from(folder: Path) -> tuple[Any, Any]:
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    return model, transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(("model_type", "choices"), EXPORTS, ids=lambda value: value if isinstance(value, str) else "")
+def test_generate_with_defaults_writes_what_we_write(
+    tmp_path: Path,
+    tokenizers: dict[str, Path],  # noqa: F811
+    model_type: str,
+    choices: dict[str, Any],
+) -> None:
+    make_model(tmp_path / "ours", tokenizers["bpe"], **choices, block_size=40)
+    export_huggingface(tmp_path / "ours", tmp_path / "theirs")
+    model, encoding = load_model(tmp_path / "ours")
+    theirs, tokenizer = theirs_from(tmp_path / "theirs")
+    longest = 0
+    for prompt in PROMPTS:
+        start = [encoding.eot_token, *encoding.encode_ordinary(prompt)]
+        given = tokenizer(prompt, return_tensors="pt")
+        assert given["input_ids"].tolist() == [start]
+        written = theirs.generate(**given)[0]
+        count = model.config.block_size - len(start)
+        ours: list[int] = []
+        for step in generate_tokens(model, [start], Sampling(count, temperature=0)):
+            ours.append(step[0])
+            if ours[-1] == encoding.eot_token:
+                break
+        assert written[len(start) :].tolist() == ours, prompt
+        text = "".join(generate_text(model, encoding, prompt, Sampling(count, temperature=0)))
+        assert tokenizer.decode(written[len(start) :], skip_special_tokens=True) == text
+        longest = max(longest, len(ours))
+    assert longest > 20
+
+
+def test_a_batch_of_prompts_is_padded_so_that_each_goes_on_alone(
+    tmp_path: Path,
+    tokenizers: dict[str, Path],  # noqa: F811
+) -> None:
+    make_model(tmp_path / "ours", tokenizers["bpe"], block_size=40)
+    export_huggingface(tmp_path / "ours", tmp_path / "theirs")
+    theirs, tokenizer = theirs_from(tmp_path / "theirs")
+    batch = theirs.generate(**tokenizer(PROMPTS, return_tensors="pt", padding=True), max_new_tokens=8)
+    for prompt, row in zip(PROMPTS, batch, strict=True):
+        given = tokenizer(prompt, return_tensors="pt")
+        alone = theirs.generate(**given, max_new_tokens=8)[0, given["input_ids"].shape[1] :]
+        alone = torch.nn.functional.pad(alone, (0, 8 - len(alone)), value=tokenizer.pad_token_id)
+        assert row[-8:].tolist() == alone.tolist()
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char", "gpt2"])
+def test_every_text_begins_as_our_generation_begins_it(
+    tmp_path: Path,
+    tokenizers: dict[str, Path],  # noqa: F811
+    kind: str,
+) -> None:
+    make_model(tmp_path / "ours", tokenizers[kind])
+    export_huggingface(tmp_path / "ours", tmp_path / "theirs")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    _, encoding = load_model(tmp_path / "ours")
+    for text in [*PROMPTS, DOCUMENTS[0]]:
+        ids = encoding.encode_ordinary(text)
+        assert tokenizer(text)["input_ids"] == tokenizer.encode(text) == [encoding.eot_token, *ids]
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == ids
+    tokenizer.save_pretrained(tmp_path / "saved")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert again("the queen")["input_ids"] == tokenizer("the queen")["input_ids"]
