@@ -118,6 +118,6 @@ def _explain(path: Path, key: str, fault: Any) -> str:
     if kind == "extra_forbidden":
         return f"{path}: {key} = {shown} is not a known key; remove it or correct its spelling"
     message = fault["msg"].removeprefix("Value error, ")
-    if kind == "value_error" and isinstance(fault["input"], dict | BaseModel):
+    if kind == "value_error" and fault["input"] and isinstance(fault["input"], dict | BaseModel):
         return f"{path}: {key + ': ' if key else ''}{message}"
     return f"{path}: {key or 'the file'} = {shown}: {message[0].lower()}{message[1:]}"

@@ -303,16 +303,14 @@ DAMAGED: dict[str, tuple[str, Damage, str]] = {
     "evaluate: another width": ("evaluate", change_config(n_embd=32), r"model\.safetensors: damaged or not of this"),
     "evaluate: a broken config": ("evaluate", cut(paths.BASE_MODEL / "config.json"), r"config\.json: not valid JSON"),
     "evaluate: vocabulary": ("evaluate", other_tokenizer(paths.BASE_MODEL / "tokenizer"), "has vocab_size 258"),
-    "evaluate: tokens of another tokenizer": (
+    "evaluate: no documents": ("evaluate", remove(paths.DOCUMENTS), r"documents\.json: not found; run `gpt prepare`"),
+    "evaluate: cut documents": ("evaluate", cut(paths.DOCUMENTS / "test_00000.jsonl"), r"test_00000\.jsonl: "),
+    "evaluate: changed documents": ("evaluate", flip(paths.DOCUMENTS / "test_00000.jsonl"), r"test_00000\.jsonl: "),
+    "evaluate: a benchmark that prepare did not see": (
         "evaluate",
-        lambda: write_json(
-            paths.TOKENS / "index.json", json.loads((paths.TOKENS / "index.json").read_text()) | {"tokenizer_id": "x"}
-        ),
-        "made by another tokenizer",
+        params(evaluate={"benchmarks": ["lambada"]}),
+        r"report\.json: does not say what training documents have of lambada; run `dvc repro prepare`",
     ),
-    "evaluate: no tokens": ("evaluate", remove(paths.TOKENS), r"index\.json: not found"),
-    "evaluate: truncated shard": ("evaluate", cut(paths.TOKENS / "test_00000.bin"), r"test_00000\.bin: "),
-    "evaluate: changed shard": ("evaluate", flip(paths.TOKENS / "test_00000.bin"), r"test_00000\.bin: SHA-256"),
     "report: no figures": ("report", remove(paths.EVALUATE_METRICS), r"evaluate\.json: not found; run `gpt evaluate`"),
     "report: other figures": ("report", lambda: None, r"evaluate\.json: has no validation"),  # of an earlier run
     "data-card: no report": ("data-card", remove(paths.DOCUMENTS), r"report\.json: not found; run `gpt prepare`"),

@@ -78,6 +78,8 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
     if place[-1] == "kind" and place[0] == "fetch":  # without it nobody knows what else is missing
         assert line.startswith(f"params.yaml: fetch.{place[1]}.0 = ")
         assert "'kind'" in line
+    elif place[-2:-1] == ("min_improvement",):  # one metric has to be there, whichever
+        assert line.startswith("params.yaml: register.gate.min_improvement = {}: must name at least one metric")
     else:
         assert line.startswith(f"params.yaml: {'.'.join(map(str, place))} is missing")
 

@@ -92,11 +92,12 @@ def test_the_guard_that_judges_is_the_one_that_is_saved() -> None:
 def test_another_set_of_fields_is_another_format() -> None:
     """Whoever changes these fields raises checkpoint.FORMAT and writes both down here."""
     assert (FORMAT, sorted(field.name for field in fields(RunState))) == (
-        2,
+        3,
         [
             "compile",
             "gradient_norm",
             "guard",
+            "last_benchmark",
             "last_sample",
             "last_save",
             "last_scheduled_save",
