@@ -18,9 +18,9 @@ from gpt.model.storage import load_model
 from gpt.params.project import Params, load_params
 from gpt.registry import promotion
 from gpt.registry.frozen import read_frozen
-from gpt.registry.gate.case import CannotJudge, Case
+from gpt.registry.gate.case import Case
 from gpt.registry.gate.judge import judge
-from gpt.registry.gate.reasons import Reason
+from gpt.registry.gate.reasons import CannotJudge, Reason
 from gpt.registry.package import register
 from gpt.registry.promotion import Promotion, judge_candidate, judge_registered, promote, rollback
 from gpt.registry.trail import MOVES, append, audit_trail
@@ -294,7 +294,7 @@ def test_other_data_than_the_candidates_judges_nothing(project: Path, params: Pa
     params = change_data(project, {"prepare": {"split_seed": 2}})
     with pytest.raises(CannotJudge, match=r"not the documents that models:/small-gpt/2 was trained on"):
         promote(params, project)
-    assert "not judged yet" in judge_registered(params, project)
+    assert "not judged yet" in judge_registered(params, project)[0]
     assert champion() == 1
 
 
