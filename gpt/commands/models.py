@@ -68,16 +68,23 @@ def report(options: argparse.Namespace) -> int:
 
 
 def register(options: argparse.Namespace) -> int:
-    """register the evaluated model in MLflow as the candidate"""
+    """register the evaluated model in MLflow as the candidate, and let the gate judge it"""
+    from gpt import paths
     from gpt.params.project import load_params
 
     params = load_params()
     from gpt.registry import package, promotion
+    from gpt.reports.comparison import draw_comparison
 
     registered = package.register(params, Path.cwd())
-    print(registered.describe())
+    print(registered.describe(), flush=True)
     if registered.alias == "candidate":
-        print(promotion.judge_registered(params, Path.cwd()))
+        told, comparison = promotion.judge_registered(params, Path.cwd())
+        print(told)
+        if comparison:
+            draw_comparison(comparison, paths.COMPARISON)
+            print(f"beside the champion: {paths.COMPARISON / 'index.html'}")
+        registered = package.with_its_role(registered)
     if options.json:
         print(registered.to_json())
     return 0

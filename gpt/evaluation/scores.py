@@ -7,6 +7,7 @@ They hold likelihoods and sizes, no text.
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -39,6 +40,12 @@ class _Table:
         """Return the rows at these places, in their order."""
         columns = (getattr(self, field.name) for field in fields(self))
         return type(self)(*([c[place] for place in places] if isinstance(c, list) else c[places] for c in columns))
+
+    @classmethod
+    def join(cls, tables: Sequence[Self]) -> Self:
+        """Return the rows of tables, at least one, one after the other."""
+        columns = ([getattr(table, field.name) for table in tables] for field in fields(cls))
+        return cls(*(list(chain(*c)) if isinstance(c[0], list) else np.concatenate(c) for c in columns))
 
     def write(self, path: Path) -> None:
         """Write the table as Parquet, whole or not at all: the same bytes for the same rows and version of pyarrow."""
@@ -95,11 +102,6 @@ class Passages(_Table):
             ("nats", pa.float64()),
         ]
     )
-
-    @classmethod
-    def join(cls, tables: Sequence["Passages"]) -> "Passages":
-        """Return the rows of tables, at least one, one after the other."""
-        return cls(*(np.concatenate([getattr(table, field.name) for table in tables]) for field in fields(cls)))
 
     def of_split(self, split: str) -> "Passages":
         """Return the passages of a split."""

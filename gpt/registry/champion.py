@@ -90,7 +90,7 @@ def _follow(client: "MlflowClient", name: str) -> None:
 
     Every process that has decided ends with this, so the last one to set an alias has seen the last decision.
     """
-    followed = 0
+    followed: int | None = None
     while (trail := audit_trail(client, name)) and trail[-1].number != followed:
         followed = trail[-1].number
         if moved := last_move(trail):

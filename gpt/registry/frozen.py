@@ -18,20 +18,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpt import paths
+from gpt.code import stage_identity
 from gpt.corpus.documents import read_documents
 from gpt.errors import UserError
+from gpt.evaluation.benchmarks.figures import tabulate
+from gpt.evaluation.benchmarks.items import Benchmark, read_all
 from gpt.evaluation.held_out import sum_of_hashes
 from gpt.evaluation.scores import ITEMS_FILE, PASSAGES_FILE, Items, Passages
-from gpt.files import read_json, sha256_file, write_json
+from gpt.files import read_json, sha256_file, sha256_json, write_json
+from gpt.params.evaluation import Evaluate
 from gpt.registry.disclosure import check_texts
 from gpt.registry.versions import evaluation_folder
 from gpt.secrets.hiding import redact_values
+from gpt.sources.items import Item, read_items
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-_DOCUMENTS, _ITEM_TEXTS, _SAMPLES, _CONTENTS = "documents.parquet", "items.jsonl", "samples.json", "contents.json"
+_DOCUMENTS, _SAMPLES, _CONTENTS = "documents.parquet", "samples.json", "contents.json"
+_ITEMS, _EXAMPLES = "items", "examples"
+"Folders of files as in data/benchmarks: what was asked, and the solved examples that stood before it."
 _TEST = "test"
 _AGAIN = "run `gpt evaluate` again"
 _DOCUMENT_SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("text", pa.string())])
@@ -47,8 +54,8 @@ class Frozen:
     folder: Path
     documents_sha256: str
     "Of the set of test documents, as documents.json names one."
-    items_sha256: str
-    "Of the benchmark items, none of them included."
+    scored_with: str
+    "Hash of what its scores depend on besides model and texts; see `scoring_identity`."
 
     @cached_property
     def passages(self) -> Passages:
@@ -60,15 +67,27 @@ class Frozen:
     def items(self) -> Items:
         return Items.read(self.folder / ITEMS_FILE, "register the model again")
 
+    @cached_property
+    def benchmarks(self) -> dict[str, Benchmark]:
+        """Return by name what the version was asked, word for word, and which of it its training documents had no passage of."""
+        found: dict[str, Benchmark] = {}
+        for path in sorted((self.folder / _ITEMS).glob("*.jsonl")):
+            asked = self.items.of_benchmark(path.stem)
+            clean = dict(zip(asked.id.tolist(), asked.clean.tolist(), strict=True))
+            items, examples = list(read_items(path)), self.folder / _EXAMPLES / path.name
+            solved = tuple(read_items(examples)) if examples.exists() else ()
+            found[path.stem] = Benchmark(path.stem, items, [clean[item.id] for item in items], solved)
+        return found
+
     def documents(self) -> Iterator[Json]:
         """Yield the test documents: id, source, text."""
         for batch in pq.ParquetFile(self.folder / _DOCUMENTS).iter_batches(_DOCUMENTS_AT_ONCE):
             yield from batch.to_pylist()
 
-    def item_texts(self) -> Iterator[Json]:
-        """Yield the items in the form of data/benchmarks (gpt/sources/items.py)."""
-        with (self.folder / _ITEM_TEXTS).open("rb") as file:
-            yield from map(orjson.loads, file)
+
+def scoring_identity(precision: str) -> str:
+    """Return a hash of what scores depend on besides model and texts: two that differ in it are not compared."""
+    return sha256_json([precision, stage_identity("evaluate")])
 
 
 def sort_passages(table: Passages) -> Passages:
@@ -77,7 +96,7 @@ def sort_passages(table: Passages) -> Passages:
     return Passages(*(getattr(table, name)[order] for name in Passages.SCHEMA.names))
 
 
-def write_frozen(project: Path, evaluation: Json, folder: Path) -> None:
+def write_frozen(project: Path, settings: Evaluate, evaluation: Json, folder: Path) -> None:
     """Write the folder `evaluation` of a project's model: `evaluation` is its metrics/evaluate.json.
 
     Raises `UserError` if the scores are missing or not of this evaluation, the documents or items that they are of are not at
@@ -86,35 +105,55 @@ def write_frozen(project: Path, evaluation: Json, folder: Path) -> None:
     passages = _read_passages(project, evaluation)
     scored = set(passages.of_split(_TEST).document.tolist())
     documents = _documents(project, evaluation, scored)
-    items, texts = _items(project)
+    items, benchmarks = _items(project, settings)
+    asked = {
+        _ITEMS: [benchmark.items for benchmark in benchmarks],
+        _EXAMPLES: [list(each.examples) for each in benchmarks],
+    }
     check_texts("test document", ((document["id"], document["text"]) for document in documents))
-    check_texts("item", ((item["id"], text) for item in texts for text in item["texts"]))
+    check_texts("item", (text for lists in asked.values() for each in lists for item in each for text in _texts(item)))
     folder.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(documents, _DOCUMENT_SCHEMA), folder / _DOCUMENTS, compression="zstd")
-    (folder / _ITEM_TEXTS).write_bytes(b"".join(orjson.dumps(item) + b"\n" for item in texts))
+    for name, lists in asked.items():
+        for each in filter(None, lists):
+            (folder / name).mkdir(exist_ok=True)
+            lines = b"".join(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE) for item in each)
+            (folder / name / f"{each[0].benchmark}.jsonl").write_bytes(lines)
     passages.write(folder / PASSAGES_FILE)
     items.write(folder / ITEMS_FILE)
     samples = read_json_list(project / paths.SAMPLES)
     (folder / _SAMPLES).write_text(json.dumps(redact_values(samples), indent=2) + "\n", encoding="utf-8")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     contents = {
         "documents_sha256": evaluation[_TEST]["documents_sha256"],
-        "items_sha256": sha256_file(folder / _ITEM_TEXTS),
-        "files": {path.name: sha256_file(path) for path in sorted(folder.iterdir())},
+        "precision": settings.precision,
+        "scored_with": scoring_identity(settings.precision),
+        "files": {path.relative_to(folder).as_posix(): sha256_file(path) for path in files},
     }
     write_json(folder / _CONTENTS, contents)
 
 
 def read_frozen(client: "MlflowClient", version: "ModelVersion") -> Frozen | None:
-    """Return what a version was judged on, None if it was registered without; raise `UserError` if a file is damaged."""
+    """Return what a version was judged on, None if an earlier release registered it; raise `UserError` if a file is damaged."""
     folder = evaluation_folder(client, version)
     if folder is None:
         return None
     again = f"of models:/{version.name}/{version.version}: delete {folder} if it is a copy, or register the model again"
-    contents = read_json(folder / _CONTENTS, again, ["documents_sha256", "items_sha256", "files"])
+    contents = read_json(folder / _CONTENTS, again, ["documents_sha256", "files"])
     for name, sha256 in contents["files"].items():
         if not (folder / name).is_file() or sha256_file(folder / name) != sha256:
             raise UserError(f"{folder / name}: missing or damaged, {again}")
-    return Frozen(folder, contents["documents_sha256"], contents["items_sha256"])
+    if "scored_with" not in contents:
+        return None
+    return Frozen(folder, contents["documents_sha256"], contents["scored_with"])
+
+
+def keeps_frozen(client: "MlflowClient", version: "ModelVersion") -> bool:
+    """Whether a version holds, undamaged, what it was judged on."""
+    try:
+        return read_frozen(client, version) is not None
+    except UserError:
+        return False
 
 
 def _read_passages(project: Path, evaluation: Json) -> Passages:
@@ -142,27 +181,31 @@ def _documents(project: Path, evaluation: Json, scored: set[str]) -> list[Json]:
     return sorted(found, key=lambda document: document["id"])
 
 
-def _items(project: Path) -> tuple[Items, list[Json]]:
-    """Return what was scored on benchmarks, and the items themselves; nothing of both if none was scored."""
+def _items(project: Path, settings: Evaluate) -> tuple[Items, list[Benchmark]]:
+    """Return what was scored on benchmarks, and what was asked; nothing of both if params.yaml names none.
+
+    Raises `UserError` if the scores are of other items than those that params.yaml asks.
+    """
     path = project / paths.SCORES / ITEMS_FILE
-    if not path.exists():
-        return empty_items(), []
+    benchmarks = read_all(settings, project / paths.BENCHMARKS, project / paths.DOCUMENTS)
+    if not benchmarks and not path.exists():
+        return tabulate([], np.empty(0), np.empty(0, np.bool_)), []
     items = Items.read(path, _AGAIN)
-    wanted = set(zip(items.benchmark, items.id, strict=True))
-    found: list[Json] = []
-    for benchmark in sorted(set(items.benchmark)):
-        file = project / paths.BENCHMARKS / f"{benchmark}.jsonl"
-        if file.exists():  # the network's are not: their items cannot be kept
-            with file.open("rb") as lines:
-                found += [item for item in map(orjson.loads, lines) if (benchmark, item["id"]) in wanted]
-    return items, sorted(found, key=lambda item: (item["benchmark"], item["id"]))
+    scored = zip(items.benchmark.tolist(), items.id.tolist(), (each.tolist() for each in items.bytes), strict=True)
+    asked = [
+        (item.benchmark, item.id, [len(choice.continuation.encode()) for choice in item.choices])
+        for benchmark in benchmarks
+        for item in benchmark.items
+    ]
+    if sorted(scored) != sorted(asked):
+        raise UserError(f"{path}: not the answers to what evaluate in params.yaml asks; {_AGAIN}")
+    return items, benchmarks
 
 
-def empty_items() -> Items:
-    """Return a table of no items: no benchmark was named."""
-    none = np.empty(0)
-    text, number, truth = none.astype(np.str_), none.astype(np.int64), none.astype(np.bool_)
-    return Items(text, text, truth, number, none, [], [], truth)
+def _texts(item: Item) -> Iterator[tuple[str, str]]:
+    """Yield all text of an item, each with the item's id."""
+    for text in (*item.texts, *(choice.context + choice.continuation for choice in item.choices)):
+        yield item.id, text
 
 
 def read_json_list(path: Path) -> list[Any]:

@@ -20,7 +20,7 @@ from gpt.files import read_json
 from gpt.model.generation import Sampling
 from gpt.model.storage import load_model
 from gpt.params.project import Params
-from gpt.registry.frozen import write_frozen
+from gpt.registry.frozen import keeps_frozen, write_frozen
 from gpt.registry.imports import needed_modules, pinned_requirements
 from gpt.registry.lineage import Lineage, collect, read_evaluation
 from gpt.registry.overview import facts
@@ -30,11 +30,11 @@ from gpt.registry.record import FOLDER, find_parents, write_record
 from gpt.registry.serving.requests import limits_for
 from gpt.registry.versions import (
     CANDIDATE,
+    CHALLENGER,
     CHAMPION,
     EVALUATION_FOLDER,
     ROLLED_BACK_TAG,
     all_versions,
-    evaluation_folder,
     is_on_disk,
     registry_lock,
     version_of_alias,
@@ -52,13 +52,14 @@ if TYPE_CHECKING:
 
 _SCRIPT = Path(__file__).with_name("serving") / "pyfunc.py"
 _FIGURES = ("bits_per_byte", "loss", "perplexity")
+_OTHER = f"; another version is the {CANDIDATE}"
 # A version with all of these is the same model from the same data and settings, measured on the same documents.
 _IDENTITY = ("model_sha256", "data_sha256", "params_sha256", "test_documents_sha256")
 
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A version of the registry; `alias` is the one of candidate and champion that it holds, if any."""
+    """A version of the registry; `alias` is the highest of champion, challenger and candidate that it holds, if any."""
 
     name: str
     version: int
@@ -75,8 +76,9 @@ class RegisteredModel:
         return json.dumps(redact_values({key: getattr(self, key) for key in keys}))
 
     def describe(self) -> str:
+        """Return what became of it; of a candidate the gate has the last word."""
         what = "registered" if self.new else "exists already"
-        role = f", the {self.alias}" if self.alias else f"; another version is the {CANDIDATE}"
+        role = "" if self.alias == CANDIDATE else f", the {self.alias}" if self.alias else _OTHER
         return f"{self.uri} {what}{role}"
 
 
@@ -96,7 +98,9 @@ def register(params: Params, project: Path) -> RegisteredModel:
             version = _without_twins(client, version)
         if version is None:
             deliver_left_behind(project / paths.SPOOL)  # its run may wait there
-            version = _create_version(client, name, lineage, params, project)
+            created = _create_version(client, name, lineage, params, project)
+            version = _give_way(client, created, _find_same(client, name, lineage))
+            new = version.version == created.version
         alias = _offer(client, version)
         refresh_description(client, name)
         assert version.run_id, "every version of ours has a run"
@@ -112,16 +116,29 @@ def register(params: Params, project: Path) -> RegisteredModel:
         )
 
 
+def with_its_role(registered: RegisteredModel) -> RegisteredModel:
+    """Return the version with the highest alias that it holds now: the gate may have made more of the candidate."""
+    client = store.client()
+    with store.store_errors():
+        held = [
+            alias
+            for alias in (CHAMPION, CHALLENGER, CANDIDATE)
+            if (found := version_of_alias(client, registered.name, alias)) and int(found.version) == registered.version
+        ]
+    return dataclasses.replace(registered, alias=held[0] if held else None)
+
+
 def _find_same(client: "MlflowClient", name: str, lineage: Lineage) -> "ModelVersion | None":
-    """Return the newest version of the same model, if there is one; not one of uncommitted code where this is of committed code."""
+    """Return the first version of the same model, if there is one; not one of uncommitted code where this is of committed code."""
     tags = lineage.tags()
+    found = []
     for version in all_versions(client, name):
         same = all(version.tags.get(key) == tags[key] for key in _IDENTITY)
-        worse = version.tags.get("git_dirty") == "true" and not lineage.git_dirty
-        whole = is_on_disk(client, version) and evaluation_folder(client, version) if same else False
-        if whole and not worse and version.run_id:
-            return version
-    return None
+        is_dirty = version.tags.get("git_dirty") == "true"
+        if same and version.run_id and (lineage.git_dirty or not is_dirty):
+            found.append((is_dirty, int(version.version), version))
+    ordered = (version for *_, version in sorted(found, key=lambda entry: entry[:2]))
+    return next((each for each in ordered if is_on_disk(client, each) and keeps_frozen(client, each)), None)
 
 
 def _offer(client: "MlflowClient", version: "ModelVersion") -> str | None:
@@ -162,7 +179,7 @@ def _create_version(
             if (project / paths.SAMPLES).is_file():
                 shutil.copyfile(project / paths.SAMPLES, record / paths.SAMPLES.name)
             _write_package(Path(folder, "model"), Path(folder), model, run_id, params, project)
-            write_frozen(project, evaluation, Path(folder, "model", EVALUATION_FOLDER))
+            write_frozen(project, params.evaluate, evaluation, Path(folder, "model", EVALUATION_FOLDER))
             client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
             client.log_artifacts(run_id, str(record), f"{FOLDER}/{model.model_id}")
         if card := read_card(project / paths.DATA_CARD, project / paths.TOKENS):
@@ -196,6 +213,16 @@ def _without_twins(client: "MlflowClient", version: "ModelVersion") -> "ModelVer
     *twins, first = [each for each in all_versions(client, version.name) if each.source == version.source]
     for twin in twins:
         client.delete_model_version(twin.name, twin.version)
+    return first
+
+
+def _give_way(client: "MlflowClient", created: "ModelVersion", first: "ModelVersion | None") -> "ModelVersion":
+    """Return the version that stays: another machine may have registered the same model meanwhile, and the first one stays."""
+    if first is None or int(first.version) >= int(created.version):
+        return created
+    client.delete_model_version(created.name, created.version)
+    if created.model_id:
+        client.delete_logged_model(created.model_id)
     return first
 
 

@@ -6,16 +6,17 @@ again: what it has decided is carried out, and nothing is decided twice.
 
 import getpass
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt.errors import UserError
 from gpt.params.project import Params
 from gpt.registry.champion import State, carry_out, settle
-from gpt.registry.gate.case import CannotJudge, Case
+from gpt.registry.gate.case import Case, compare
 from gpt.registry.gate.judge import judge
-from gpt.registry.gate.reasons import Reason, draw_table
+from gpt.registry.gate.reasons import CannotJudge, Reason, draw_table
+from gpt.registry.gate.scores import Comparison
 from gpt.registry.trail import (
     CHALLENGER_VERDICT,
     MOVES,
@@ -57,6 +58,14 @@ class Promotion:
     verdict: str
     reasons: tuple[Reason, ...]
     previous_version: int | None
+    case: Case | None = field(default=None, compare=False, repr=False)
+    "What was judged; None if nothing was."
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """Return what candidate and champion scored beside each other, None if nothing was compared."""
+        with store.store_errors():
+            return compare(self.case, self.reasons) if self.case else None
 
     @property
     def refused(self) -> bool:
@@ -91,21 +100,26 @@ def judge_candidate(params: Params, project: Path) -> Promotion | None:
         if _number(candidate) == state.champion_number:
             return None
         judged = _judged(client, candidate, params, project, False)
-    if judged.refused or not params.register_.gate.automatic:
-        return judged
-    return promote(params, project)
+        if judged.refused or not params.register_.gate.automatic:
+            return judged
+        return _move(client, name, judged)
 
 
-def judge_registered(params: Params, project: Path) -> str:
-    """Judge the candidate that was registered just now; return what is to be told.
+def judge_registered(params: Params, project: Path) -> tuple[str, Comparison | None]:
+    """Judge the candidate that was registered just now; return what is to be told, and the comparison if there was one.
 
     What cannot be judged here stays a candidate: `gpt promote` asks again.
     """
     try:
         judged = judge_candidate(params, project)
     except CannotJudge as error:
-        return f"not judged yet: {error}"
-    return judged.describe() if judged else ""
+        return f"not judged yet: {error}", None
+    if judged is None:
+        return "", None
+    try:
+        return judged.describe(), judged.comparison
+    except CannotJudge as error:  # a verdict of before holds, but what it was taken on is not here
+        return f"{judged.describe()}\nno comparison is drawn: {error}", None
 
 
 def promote(params: Params, project: Path, *, other_data: bool = False) -> Promotion:
@@ -177,7 +191,7 @@ def _judged(
         key = case.depends_on()
         last = next((event for event in reversed(trail) if event.version == int(version.version)), None)
         if last and last.verdict in (CHALLENGER_VERDICT, REFUSED) and last.details.get("depends_on") == key:
-            return _as_promotion(name, last)
+            return _as_promotion(name, last, case)
         reasons = tuple(judge(case))  # may take minutes: outside the lock
         verdict = CHALLENGER_VERDICT if all(reason.passed for reason in reasons) else REFUSED
         details = {"depends_on": key, "checks": [reason.to_dict() for reason in reasons]}
@@ -191,7 +205,7 @@ def _judged(
             event = append(client, name, state.trail, verdict, int(version.version), text, _who(), details)
             if event:
                 carry_out(client, name, event)
-                return _as_promotion(name, event)
+                return _as_promotion(name, event, case)
     raise UserError(f"{name}: other processes decide on it all the time; run the command again")
 
 
@@ -210,7 +224,7 @@ def _move(client: "MlflowClient", name: str, judged: Promotion) -> Promotion:
             )  # fmt: skip
             if event:
                 carry_out(client, name, event)
-                return Promotion(name, judged.version, PROMOTED, judged.reasons, judged.previous_version)
+                return replace(judged, verdict=PROMOTED)
     raise UserError(f"{name}: other processes decide on it all the time; run the command again")
 
 
@@ -227,9 +241,9 @@ def _spell(number: int | None) -> str:
     return "none" if number is None else f"version {number}"
 
 
-def _as_promotion(name: str, event: Event) -> Promotion:
+def _as_promotion(name: str, event: Event, case: Case) -> Promotion:
     reasons = tuple(Reason(**check) for check in event.details["checks"])
-    return Promotion(name, event.version, event.verdict, reasons, event.previous_version)
+    return Promotion(name, event.version, event.verdict, reasons, event.previous_version, case)
 
 
 def _candidate(client: "MlflowClient", name: str) -> "ModelVersion":

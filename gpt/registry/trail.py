@@ -8,6 +8,7 @@ writer takes it back and is told. There is no lock that a killed process could l
 """
 
 import json
+import re
 import time
 import uuid
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from gpt.secrets.hiding import redact, redact_values
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 CHALLENGER_VERDICT, REFUSED = "challenger", "refused"
 PROMOTED, RESTORED, BY_HAND, WITHDRAWN = "promoted", "restored", "set_by_hand", "withdrawn"
@@ -29,6 +30,7 @@ MOVES = (PROMOTED, RESTORED, BY_HAND, WITHDRAWN)
 "Decisions that change who is the champion."
 LOG = ".decisions"
 _DECISION, _AFTER, _ID, _CARRIED_OUT = "decision", "after", "id", "carried_out"
+_EARLIER = "promotion."
 _TEXT_CHARACTERS = 2000
 _ATTEMPTS = 20
 
@@ -40,7 +42,7 @@ class Event:
     """A decision on `version`; `previous_version` was the champion until then, None if there was none."""
 
     number: int
-    "Its place in the log."
+    "Its place in the log; 0 and below for decisions of earlier releases, which had none."
     time: str
     "By the server's clock, in UTC. It decides nothing."
     verdict: str
@@ -61,8 +63,12 @@ class Event:
 
 
 def audit_trail(client: "MlflowClient", name: str) -> list[Event]:
-    """Return all decisions on a registered model that count, the oldest first."""
-    return [_event(version) for version in _counting(_entries(client, name))]
+    """Return all decisions on a registered model that count, the oldest first; those of earlier releases come before ours."""
+    model = find_model(client, name)
+    if model is None:
+        return []
+    ours = [_event(version) for version in _counting(_entries(client, model))]
+    return [*_earlier_events(model), *ours]
 
 
 def last_move(trail: list[Event]) -> Event | None:
@@ -98,13 +104,14 @@ def append(
     key = uuid.uuid4().hex
     tags = {
         _DECISION: json.dumps(redact_values(decision | {"details": details or {}})),
-        _AFTER: str(seen[-1].number if seen else 0),
+        _AFTER: str(max(0, seen[-1].number) if seen else 0),
         _ID: key,
         "verdict": verdict,
         "version": str(version),
     }
     number = int(_create(client, name, version, f"{verdict}: {reason}", tags).version)
-    entries = _entries(client, name)
+    model = find_model(client, name)
+    entries = _entries(client, model) if model else []
     counting = _counting(entries)
     # More than one if the connection broke and the client sent it again.
     ours = next((entry for entry in counting if entry.tags[_ID] == key), None)
@@ -121,18 +128,32 @@ def mark_carried_out(client: "MlflowClient", name: str, event: Event) -> None:
     client.set_model_version_tag(name + LOG, str(event.number), _CARRIED_OUT, "true")
 
 
-def _entries(client: "MlflowClient", name: str) -> "list[ModelVersion]":
-    """Return the versions of the log that are decisions, the oldest first; what a person has registered there is none."""
-    model = find_model(client, name)
-    if model is None:
-        return []
-    found = reversed(all_versions(client, name + LOG))
+def _entries(client: "MlflowClient", model: "RegisteredModel") -> "list[ModelVersion]":
+    """Return the versions of a model's log that are decisions, the oldest first; what a person has registered there is none."""
+    found = reversed(all_versions(client, model.name + LOG))
     return [
         version
         for version in found
         if {_DECISION, _AFTER, _ID} <= set(version.tags)
         # Of a model of this name that was deleted as a whole nothing is known any more: versions count from 1 again.
         and version.creation_timestamp >= (model.creation_timestamp or 0)
+    ]
+
+
+def _earlier_events(model: "RegisteredModel") -> list[Event]:
+    """Return what releases before this log have decided: a tag `promotion.TIME` of the registered model each."""
+    times = sorted(key.removeprefix(_EARLIER) for key in model.tags if re.match(rf"{re.escape(_EARLIER)}\d{{4}}-", key))
+    return [
+        Event(
+            # Below every number of the log, which begins with 1.
+            number=place - len(times),
+            time=when,
+            **{"previous_version": None, "reason": ""} | json.loads(model.tags[_EARLIER + when]),
+            by="unknown",
+            details={},
+            carried_out=True,
+        )
+        for place, when in enumerate(times)
     ]
 
 

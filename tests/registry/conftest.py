@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from ruamel.yaml import YAML
 
 from gpt import paths
+from gpt.evaluation.benchmarks.continuations import encode_pair, score_continuations
+from gpt.evaluation.benchmarks.figures import tabulate
+from gpt.evaluation.benchmarks.items import read_all
 from gpt.evaluation.held_out import HELD_OUT, read_held_out
 from gpt.evaluation.passages import score_documents
-from gpt.evaluation.scores import PASSAGES_FILE, Passages
+from gpt.evaluation.scores import ITEMS_FILE, PASSAGES_FILE, Items, Passages
 from gpt.files import read_json, sha256_file, write_json
 from gpt.model.storage import save_model
 from gpt.model.transformer import GPTConfig, GPTModel
@@ -19,7 +23,7 @@ from gpt.params.project import Params, load_params
 from gpt.registry.package import RegisteredModel, register
 from gpt.tokens.shards import TokenReader, data_id
 from gpt.tokens.tokenizer import load_tokenizer
-from tests.conftest import small_change, write_params
+from tests.conftest import merge, small_change, write_params
 
 
 def make_model(project: Path, steps: int, seed: int = 0) -> None:
@@ -62,6 +66,27 @@ def measure(project: Path, model: GPTModel) -> None:
     write_json(project / paths.EVALUATE_METRICS, metrics)
     (project / paths.SCORES).mkdir(parents=True, exist_ok=True)
     Passages.join([each.passages for each in scored.values()]).write(project / paths.SCORES / PASSAGES_FILE)
+    answer(project, model).write(project / paths.SCORES / ITEMS_FILE)
+
+
+def answer(project: Path, model: GPTModel) -> Items:
+    """Return what a model scores on the benchmarks of params.yaml, without lm-eval, which takes a second to import."""
+    encoding = load_tokenizer(project / paths.BASE_MODEL / "tokenizer")
+    settings = load_params(project / "params.yaml").evaluate
+    benchmarks = read_all(settings, project / paths.BENCHMARKS, project / paths.DOCUMENTS)
+    pairs = [encode_pair(encoding, *request) for benchmark in benchmarks for request in benchmark.requests()]
+    nats, misses = score_continuations(model, pairs)
+    return tabulate(benchmarks, nats, misses == 0)
+
+
+def change_params(project: Path, change: dict[str, Any]) -> Params:
+    """Set values in a project's params.yaml; return the settings."""
+    yaml, file = YAML(), project / "params.yaml"
+    values = yaml.load(file.read_text(encoding="utf-8"))
+    merge(values, change)
+    with file.open("w", encoding="utf-8") as writer:
+        yaml.dump(values, writer)
+    return load_params(file)
 
 
 def bits_per_byte(project: Path) -> float:

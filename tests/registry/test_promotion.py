@@ -1,3 +1,4 @@
+import json
 import random
 import re
 import shutil
@@ -18,9 +19,9 @@ from gpt.model.storage import load_model
 from gpt.params.project import Params, load_params
 from gpt.registry import promotion
 from gpt.registry.frozen import read_frozen
-from gpt.registry.gate.case import CannotJudge, Case
+from gpt.registry.gate.case import Case
 from gpt.registry.gate.judge import judge
-from gpt.registry.gate.reasons import Reason
+from gpt.registry.gate.reasons import CannotJudge, Reason
 from gpt.registry.package import register
 from gpt.registry.promotion import Promotion, judge_candidate, judge_registered, promote, rollback
 from gpt.registry.trail import MOVES, append, audit_trail
@@ -294,7 +295,7 @@ def test_other_data_than_the_candidates_judges_nothing(project: Path, params: Pa
     params = change_data(project, {"prepare": {"split_seed": 2}})
     with pytest.raises(CannotJudge, match=r"not the documents that models:/small-gpt/2 was trained on"):
         promote(params, project)
-    assert "not judged yet" in judge_registered(params, project)
+    assert "not judged yet" in judge_registered(params, project)[0]
     assert champion() == 1
 
 
@@ -426,6 +427,37 @@ def test_a_model_that_is_deleted_and_registered_anew_has_no_history(project: Pat
     assert decisions() == []
     assert promote(params, project).previous_version is None
     assert champion() == 1
+
+
+def tag_as_an_earlier_release(*events: tuple[str, int, int | None]) -> None:
+    """Write decisions as releases did that had no log: tags of the registered model."""
+    for number, (verdict, version, previous) in enumerate(events):
+        event = {"verdict": verdict, "version": version, "previous_version": previous, "reason": "it was better"}
+        key = f"promotion.2025-01-0{number + 1}T12:00:00.000000Z"
+        store.client().set_registered_model_tag(NAME, key, json.dumps(event))
+
+
+def test_decisions_of_an_earlier_release_are_the_beginning_of_the_history(project: Path, params: Params) -> None:
+    for steps in (5, 20, 40):
+        register_model(project, steps)
+    earlier = [("promoted", 1, None), ("refused", 2, 1), ("promoted", 3, 1)]
+    tag_as_an_earlier_release(*earlier)
+    store.client().set_registered_model_alias(NAME, CHAMPION, "3")
+    assert decisions() == earlier
+    assert rollback(params).version == 1
+    assert champion() == 1
+    assert rollback(params, 3).version == 3
+    assert decisions() == [*earlier, ("restored", 1, 3), ("restored", 3, 1)]
+    assert audit_trail(store.client(), NAME)[0].time == "2025-01-01T12:00:00.000000Z"
+
+
+def test_an_alias_that_was_moved_since_an_earlier_release_is_noted(project: Path, params: Params) -> None:
+    for steps in (5, 20):
+        register_model(project, steps)
+    tag_as_an_earlier_release(("promoted", 1, None))
+    store.client().set_registered_model_alias(NAME, CHAMPION, "2")
+    assert rollback(params).version == 1
+    assert decisions() == [("promoted", 1, None), ("set_by_hand", 2, 1), ("restored", 1, 2)]
 
 
 def test_foreign_versions_are_refused_by_name(project: Path, params: Params) -> None:

@@ -1,32 +1,24 @@
-"""What is judged, and the evidence: what candidate and champion scored on the same texts, what of them is in training documents."""
+"""What is judged, and the evidence: what candidate and champion score on the same texts, what of them is in training documents."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
-import tiktoken
 
 from gpt import paths
 from gpt.code import code_hash
 from gpt.corpus.documents import describe_documents
 from gpt.errors import UserError
-from gpt.evaluation.comparison import Difference, compare_items, compare_passages
-from gpt.evaluation.held_out import encode
-from gpt.evaluation.passages import score_documents
-from gpt.evaluation.scores import Items, Passages
+from gpt.evaluation.benchmarks.items import Benchmark
+from gpt.evaluation.comparison import Difference
 from gpt.files import sha256_json
-from gpt.model.storage import default_device, load_model
-from gpt.model.transformer import GPTModel
 from gpt.params.project import Params
-from gpt.params.registration import TEST_BITS_PER_BYTE
-from gpt.processes.cores import bound_threads
-from gpt.processes.precision import autocast_type, matmul_precision
-from gpt.registry.frozen import Frozen, read_frozen, sort_passages
-from gpt.registry.gate.overlap import Overlap, measure_overlap
-from gpt.registry.versions import ROLLED_BACK_TAG, model_folder
+from gpt.registry.frozen import Frozen, read_frozen, scoring_identity
+from gpt.registry.gate.overlap import Overlap, find_touched, measure_overlap
+from gpt.registry.gate.reasons import TEST_DATA, CannotJudge, Reason
+from gpt.registry.gate.scores import Comparison, Judged, Scores, differences, score
+from gpt.registry.versions import ROLLED_BACK_TAG
 from gpt.tokens.shards import data_id, read_index
 from gpt.tracking.dataset import read_report
 
@@ -36,12 +28,9 @@ if TYPE_CHECKING:
 
 _OVERLAP_TAG = "gate.overlap"
 _FOLDER = Path(__file__).parent
+_GENERATION = {"prompts", "max_new_tokens", "temperature", "top_k"}
 # A verdict by other code is another one. What computes scores counts with the versions that hold them.
 _CODE = (*sorted(_FOLDER.glob("*.py")), _FOLDER.parents[1] / "evaluation" / "comparison.py")
-
-
-class CannotJudge(UserError):
-    """What the gate needs is not at hand: nothing was decided."""
 
 
 @dataclass(frozen=True)
@@ -60,82 +49,103 @@ class Case:
         """Return a hash of what the verdict depends on: with another one, the question is asked again."""
         champion = None if self.champion is None else [self.champion.version, self.champion.tags.get("weights_sha256")]
         code = {path.name: code_hash(path) for path in _CODE}
-        gate = self.params.register_.gate.model_dump(mode="json", exclude={"automatic"})
+        params = self.params
+        settings = [
+            params.register_.gate.model_dump(mode="json", exclude={"automatic"}),
+            params.evaluate.model_dump(mode="json", include=_GENERATION),
+            params.prepare.decontaminate.model_dump(mode="json"),
+            params.base.seed,
+            scoring_identity(params.evaluate.precision),
+        ]
         held_back = ROLLED_BACK_TAG in self.candidate.tags
-        return sha256_json([self.candidate.version, champion, gate, code, self.other_data, held_back])
+        return sha256_json([self.candidate.version, champion, settings, code, self.other_data, held_back])
 
     @cached_property
     def own(self) -> Frozen:
-        return _frozen(self.client, self.candidate, "register the model again")
+        """Return what the candidate was judged on when it was registered."""
+        found = read_frozen(self.client, self.candidate)
+        if found is None:
+            raise CannotJudge(_unknown(self.candidate, "register the model again"))
+        return found
 
     @cached_property
-    def theirs(self) -> Frozen | None:
-        """Return what the champion was judged on, None if there is nothing to compare with."""
+    def texts(self) -> Frozen | None:
+        """Return what both are judged on: what the champion was; None if there is nothing to compare with.
+
+        An earlier release kept no texts with a version. If the champion was made from the candidate's data, or measured on its
+        test documents, then the candidate's do.
+        """
         if self.champion is None or self.other_data:
             return None
+        if found := read_frozen(self.client, self.champion):
+            return found
+        if _has_its_texts(self.candidate, self.champion):
+            return self.own
         again = "register it again, or decide without a comparison: `gpt promote --other-data`"
-        return _frozen(self.client, self.champion, again)
+        raise CannotJudge(_unknown(self.champion, again))
 
     @cached_property
-    def model(self) -> tuple[GPTModel, tiktoken.Encoding]:
-        bound_threads()
-        return load_model(model_folder(self.client, self.candidate), default_device())
+    def judged(self) -> Judged:
+        return Judged(self.client, self.candidate, self.own)
+
+    @cached_property
+    def judged_champion(self) -> Judged:
+        assert self.champion is not None, "asked only where there is one"
+        return Judged(self.client, self.champion, read_frozen(self.client, self.champion))
+
+    @cached_property
+    def scores(self) -> tuple[Scores, Scores]:
+        """Return what candidate and champion score on the same texts."""
+        assert self.texts is not None, "asked only where there is something to compare with"
+        precision = self.params.evaluate.precision
+        candidate, champion = _benchmarks(self, self.texts)
+        return (
+            score(self.judged, self.texts, candidate, precision),
+            score(self.judged_champion, self.texts, champion, precision),
+        )
+
+    @cached_property
+    def differences(self) -> dict[str, Difference]:
+        """Return by metric how much better the candidate is."""
+        return differences(*self.scores, seed=self.params.base.seed, confidence=self.params.register_.gate.confidence)
 
 
-def differences(case: Case, theirs: Frozen) -> dict[str, Difference]:
-    """Return by metric how much better the candidate is on the champion's frozen texts."""
-    seed, confidence = case.params.base.seed, case.params.register_.gate.confidence
-    own = case.own.passages
-    if case.own.documents_sha256 != theirs.documents_sha256:
-        own = _score_again(case, theirs)
-    found = {TEST_BITS_PER_BYTE: compare_passages(own, theirs.passages, seed=seed, confidence=confidence)}
-    items, their_items = _common_items(case.own, theirs)
-    if len(items):
-        for benchmark, metrics in compare_items(items, their_items, seed=seed, confidence=confidence).items():
-            found |= {f"{benchmark}.{metric}": difference for metric, difference in metrics.items()}
-    return found
+def compare(case: Case, reasons: tuple[Reason, ...]) -> Comparison | None:
+    """Return the comparison behind the gate's reasons, None if there was none: no champion, or one of other texts."""
+    if case.champion is None or case.texts is None or any(not one.passed and one.check == TEST_DATA for one in reasons):
+        return None
+    return Comparison(case.candidate, case.champion, *case.scores, case.differences, reasons)
 
 
-def _score_again(case: Case, theirs: Frozen) -> Passages:
-    """Return the candidate's scores on the champion's test documents, by its own tokenizer."""
-    model, encoding = case.model
-    precision = case.params.evaluate.precision
-    documents = (encode(document, encoding) for document in theirs.documents())
-    with matmul_precision(precision):
-        scored = score_documents(model, documents, encoding, "test", autocast=autocast_type(precision))
-    return sort_passages(scored.passages)
+def _benchmarks(case: Case, texts: Frozen) -> tuple[list[Benchmark], list[Benchmark]]:
+    """Return the items that both are asked, with what is clean for the candidate, and for the champion.
 
-
-def _common_items(own: Frozen, theirs: Frozen) -> tuple[Items, Items]:
-    """Return the scores of items that both versions were asked, word for word, and that neither has learned from."""
-    texts, their_texts = (
-        {(item["benchmark"], item["id"]): item for item in each.item_texts()} for each in (own, theirs)
-    )
-    clean = _clean(own.items) & _clean(theirs.items)
-    common = {key for key in clean if texts.get(key) == their_texts.get(key)}
-    return _only(own.items, common), _only(theirs.items, common)
-
-
-def _clean(items: Items) -> set[tuple[str, str]]:
-    return {
-        (str(benchmark), str(name))
-        for benchmark, name, clean in zip(items.benchmark, items.id, items.clean, strict=True)
-        if clean
+    They are those that the champion was asked, and of benchmarks that it was not asked, the candidate's. Whether the champion has
+    learned from those is not known: that would speak for the champion.
+    """
+    others = {name: each for name, each in case.own.benchmarks.items() if name not in texts.benchmarks}
+    everything = [*texts.benchmarks.values(), *others.values()]
+    known = {
+        item: clean
+        for benchmark in case.own.benchmarks.values()
+        for item, clean in zip(benchmark.items, benchmark.clean, strict=True)
     }
+    unknown = [item for benchmark in everything for item in benchmark.items if item not in known]
+    if unknown:
+        _check_is_the_candidates(case)
+        touched = find_touched(unknown, case.project, case.params.prepare.decontaminate)
+        known |= {item: item.id not in touched for item in unknown}
+    own = [replace(benchmark, clean=[known[item] for item in benchmark.items]) for benchmark in everything]
+    if case.judged_champion.frozen is None:
+        return own, [replace(benchmark, clean=[True] * len(benchmark.items)) for benchmark in everything]
+    asked = [replace(benchmark, clean=[True] * len(benchmark.items)) for benchmark in others.values()]
+    return own, [*texts.benchmarks.values(), *asked]
 
 
-def _only(items: Items, wanted: set[tuple[str, str]]) -> Items:
-    keys = list(zip(map(str, items.benchmark), map(str, items.id), strict=True))
-    places = np.array(sorted((at for at, key in enumerate(keys) if key in wanted), key=lambda at: keys[at]), np.int64)
-    return Items(
-        benchmark=items.benchmark[places],
-        id=items.id[places],
-        clean=items.clean[places],
-        answer=items.answer[places],
-        chance=items.chance[places],
-        nats=[items.nats[place] for place in places],
-        bytes=[items.bytes[place] for place in places],
-        greedy=items.greedy[places],
+def _has_its_texts(candidate: "ModelVersion", champion: "ModelVersion") -> bool:
+    return any(
+        champion.tags.get(key) is not None and champion.tags.get(key) == candidate.tags.get(key)
+        for key in ("data_sha256", "test_documents_sha256")
     )
 
 
@@ -184,11 +194,8 @@ def _check_is_the_candidates(case: Case) -> None:
         )
 
 
-def _frozen(client: "MlflowClient", version: "ModelVersion", hint: str) -> Frozen:
-    found = read_frozen(client, version)
-    if found is None:
-        raise CannotJudge(
-            f"models:/{version.name}/{version.version}: not registered by `gpt register`, or by an earlier one: it does not hold"
-            f" what it was judged on; {hint}"
-        )
-    return found
+def _unknown(version: "ModelVersion", hint: str) -> str:
+    return (
+        f"models:/{version.name}/{version.version}: not registered by `gpt register`, or by an earlier one: it does not hold"
+        f" what it was judged on; {hint}"
+    )

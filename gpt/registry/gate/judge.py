@@ -12,11 +12,10 @@ import numpy as np
 
 from gpt.evaluation.comparison import Difference
 from gpt.evaluation.scores import Passages
-from gpt.model.storage import default_device, load_model
 from gpt.params.registration import TEST_BITS_PER_BYTE
 from gpt.registry.frozen import Frozen
-from gpt.registry.gate.case import Case, differences, find_overlap
-from gpt.registry.gate.reasons import Reason
+from gpt.registry.gate.case import Case, find_overlap
+from gpt.registry.gate.reasons import TEST_DATA, Reason
 from gpt.registry.gate.samples import measure_degeneration, time_ratio
 from gpt.registry.versions import ROLLED_BACK_TAG, model_folder
 
@@ -36,11 +35,11 @@ def judge(case: Case) -> Iterator[Reason]:
     if case.champion is not None and _same_weights(case.candidate, case.champion):
         text = f"no improvement: the weights are those of champion version {case.champion.version}"
         yield Reason("other_weights", False, text)
-    elif case.theirs is None:
+    elif case.texts is None:
         yield from _contamination(case, case.own)
         yield _threshold(case)
     else:
-        yield from _against_champion(case, case.theirs)
+        yield from _against_champion(case, case.texts)
     yield from _generation(case)
     yield from _budgets(case)
 
@@ -53,24 +52,23 @@ def _standing(case: Case) -> Iterator[Reason]:
         yield Reason("not_rolled_back", False, text)
 
 
-def _against_champion(case: Case, theirs: Frozen) -> Iterator[Reason]:
+def _against_champion(case: Case, texts: Frozen) -> Iterator[Reason]:
     whose = f"champion version {_champion(case).version}"
-    if case.own.documents_sha256 != theirs.documents_sha256:
-        known = find_overlap(case, theirs).known
+    if case.own.documents_sha256 != texts.documents_sha256:
+        known = find_overlap(case, texts).known
         same = known >= _LEAST_KNOWN
         text = f"{known:.0%} of the test documents of {whose} are in this model's data"
         hint = "" if same else "; it is a model of other texts: `gpt promote --other-data` decides so by name"
-        yield Reason("test_data", same, text + hint, known, _LEAST_KNOWN)
+        yield Reason(TEST_DATA, same, text + hint, known, _LEAST_KNOWN)
         if not same:
             return
-    yield from _contamination(case, theirs)
-    found = differences(case, theirs)
+    yield from _contamination(case, texts)
     gate = case.params.register_.gate
     for metric, least in gate.min_improvement.items():
-        yield _improvement(metric, found.get(metric), least, whose)
-    for benchmark in sorted(set(theirs.items.benchmark)):
+        yield _improvement(metric, case.differences.get(metric), least, whose)
+    for benchmark in sorted(set(case.scores[0].items.benchmark.tolist())):
         limit = gate.max_regression_by_benchmark.get(benchmark, gate.max_regression)
-        yield _regression(benchmark, found.get(f"{benchmark}.accuracy"), limit, whose)
+        yield _regression(benchmark, case.differences.get(f"{benchmark}.accuracy"), limit, whose)
 
 
 def _threshold(case: Case) -> Reason:
@@ -92,32 +90,50 @@ def _contamination(case: Case, frozen: Frozen) -> Iterator[Reason]:
 
 def _improvement(metric: str, found: Difference | None, least: float, whose: str) -> Reason:
     if found is None:
-        text = f"not measured of this model and of {whose}: name the benchmark in evaluate.benchmarks"
-        return Reason(metric, False, text)
+        return Reason(metric, False, f"not measured: {_why_unmeasured(metric.rpartition('.')[0], whose)}")
     passed = found.low > least
-    text = (
-        f"{found.candidate:.4f} against {found.champion:.4f} ({whose}): better by {found.mean:.4f},"
-        f" {found.confidence:.0%} interval {found.low:.4f} to {found.high:.4f}, {'' if passed else 'not '}above {least:g}"
-    )
+    text = f"{found.candidate:.4f} against {found.champion:.4f} ({whose}): "
+    if found.low == found.high == 0:
+        text += "no improvement, both score the same on every piece of text"
+    elif math.isinf(found.low):
+        text += (
+            f"better by {found.mean:.4f}, but {found.blocks} {found.resampled} are too few to tell chance from improvement;"
+            f" {'raise evaluate.limit' if found.resampled == 'items' else 'more test documents are needed (prepare.test_fraction)'}"
+        )
+    else:
+        text += (
+            f"better by {found.mean:.4f}, {found.confidence:.0%} interval {found.low:.4f} to {found.high:.4f},"
+            f" {'' if passed else 'not '}above {least:g}"
+        )
     return Reason(metric, passed, text, found.candidate, found.champion, *_limits(found))
 
 
 def _regression(benchmark: str, found: Difference | None, limit: float, whose: str) -> Reason:
-    check = f"{benchmark}.accuracy"
+    check = f"{benchmark}.accuracy.kept"
     if found is None:
-        text = f"not measured of this model, but of {whose}: name it in evaluate.benchmarks, with the same settings"
-        return Reason(check, False, text)
+        return Reason(check, False, f"not measured: {_why_unmeasured(benchmark, whose)}")
     passed = found.high >= -limit
+    interval = (
+        f"{found.blocks} items are too few to tell chance from loss, so"
+        if math.isinf(found.high)
+        else f"{found.confidence:.0%} interval {found.low:+.3f} to {found.high:+.3f},"
+    )
     text = (
         f"{found.candidate:.3f} against {found.champion:.3f} on {found.pieces} clean items: {found.mean:+.3f},"
-        f" {found.confidence:.0%} interval {found.low:+.3f} to {found.high:+.3f},"
-        f" {'no ' if passed else 'a '}loss of more than {limit:g}"
+        f" {interval} {'no ' if passed else 'a '}loss of more than {limit:g}"
     )
-    return Reason(f"{check}.kept", passed, text, found.candidate, found.champion, *_limits(found))
+    return Reason(check, passed, text, found.candidate, found.champion, *_limits(found))
+
+
+def _why_unmeasured(benchmark: str, whose: str) -> str:
+    return (
+        f"neither this model nor {whose} has an item of {benchmark} that its training documents hold nothing of;"
+        " name it in evaluate.benchmarks, with a higher evaluate.limit"
+    )
 
 
 def _generation(case: Case) -> Iterator[Reason]:
-    gate, found = case.params.register_.gate, measure_degeneration(*case.model, case.params)
+    gate, found = case.params.register_.gate, measure_degeneration(*case.judged.model, case.params)
     for check, figure, limit, what in (
         ("empty", found.empty, gate.max_empty, "are empty"),
         ("repetition", found.repetition, gate.max_repetition, "of words in a row of 4 stood in the text before"),
@@ -137,7 +153,7 @@ def _budgets(case: Case) -> Iterator[Reason]:
         text = f"the model's files have {size:.1f} MB, at most {gate.max_size_mb:g}"
         yield Reason("size_mb", size <= gate.max_size_mb, text, size, gate.max_size_mb)
     if gate.max_time_ratio and case.champion is not None:
-        ratio = time_ratio(case.model, load_model(model_folder(case.client, case.champion), default_device()))
+        ratio = time_ratio(case.judged.model, case.judged_champion.model)
         text = f"a generated token takes {ratio:.2f} times as long as of champion version {case.champion.version}"
         yield Reason(
             "time_ratio", ratio <= gate.max_time_ratio, f"{text}, at most {gate.max_time_ratio:g}",

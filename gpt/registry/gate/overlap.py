@@ -16,6 +16,7 @@ from gpt.corpus.documents import read_documents
 from gpt.corpus.words import ngram_hashes, split_words
 from gpt.params.corpus import Decontaminate
 from gpt.registry.frozen import Frozen
+from gpt.sources.items import Item
 
 _MOST = 0.5
 "A test document is in other documents if they hold more than this share of its n-grams."
@@ -49,6 +50,14 @@ def measure_overlap(frozen: Frozen, project: Path, settings: Decontaminate) -> O
         train=float(sum(each.sum() for each in found) / grams) if grams else 0.0,
         known=sum(known) / len(known) if known else 0.0,
     )
+
+
+def find_touched(items: list[Item], project: Path, settings: Decontaminate) -> set[str]:
+    """Return the ids of items of which a training document of a project has a passage."""
+    owners = [(item.id, text) for item in items for text in item.texts]
+    counts = count_shared([text for _, text in owners], _texts(project / paths.DOCUMENTS, "train"), settings.ngram)
+    most = settings.max_documents or np.iinfo(np.int64).max
+    return {name for (name, _), each in zip(owners, counts, strict=True) if ((0 < each) & (each <= most)).any()}
 
 
 def count_shared(texts: list[str], documents: Iterable[str], ngram: int) -> list[np.ndarray]:

@@ -3,6 +3,15 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gpt.errors import UserError
+
+TEST_DATA = "test_data"
+"The check whether both models are about the same texts."
+
+
+class CannotJudge(UserError):
+    """What the gate needs is not at hand: nothing was decided."""
+
 
 @dataclass(frozen=True)
 class Reason:
