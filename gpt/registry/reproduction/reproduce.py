@@ -20,7 +20,6 @@ from gpt.registry.record import Record, installed_packages, threads_of
 from gpt.registry.reproduction import differences
 from gpt.registry.reproduction.place import Place, open_place
 from gpt.registry.reproduction.stages import StageFailed, bring_data, run_stages
-from gpt.registry.trail import TIME
 from gpt.secrets.hiding import redact, redact_values
 from gpt.tokens.shards import data_id
 from gpt.tokens.tokenizer import tokenizer_id
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 REPRODUCED = "reproduced"
 "Tag of a version: the last verdict in words. Those with a time behind a dot are the last verdicts as JSON."
 _KEPT_VERDICTS = 20
+_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 _WRONG_SOURCE = "but what came has"  # as gpt/sources/fetch.py says it
 
 Json = dict[str, Any]
@@ -97,7 +97,7 @@ def reproduce(project: Path, uri: str, record: Record, *, keep: bool, tell: Tell
             f"{uri}: commit {values['code']['commit']}, {'goes on' if place.goes_on else 'is made again'} in {place.root}"
         )
         verdict = Verdict(
-            uri, datetime.now(UTC).strftime(TIME), environment["hardware"], values["model"]["weights_sha256"]
+            uri, datetime.now(UTC).strftime(_TIME), environment["hardware"], values["model"]["weights_sha256"]
         )
         bring_data(place, record, tell)
         _run(place, record, verdict, tell)
