@@ -1,7 +1,7 @@
 """The version that the default run registers, made again for real: `python -m tests.remaking`.
 
 In a clone of the last commit, in a folder with a space: once left alone, once stopped by SIGTERM and killed by SIGKILL on the way.
-The last line says what came of it; the exit code is 1 if anything differs. Some minutes on two quiet cores, for each of three trainings.
+The last line says what came of it; the exit code is 1 if anything differs. It trains three times, some minutes each.
 """
 
 import os

@@ -58,7 +58,8 @@ def reproduce(options: argparse.Namespace) -> int:
     """make a registered version again from its record, and compare it stage by stage"""
     from gpt.params.project import load_params
     from gpt.registry.record import read_record
-    from gpt.registry.reproduction.reproduce import changed_since, note
+    from gpt.registry.reproduction.changes import find_changes
+    from gpt.registry.reproduction.reproduce import note
     from gpt.registry.reproduction.reproduce import reproduce as make_again
     from gpt.registry.reproduction.stages import StageFailed
     from gpt.registry.versions import find_version
@@ -70,20 +71,12 @@ def reproduce(options: argparse.Namespace) -> int:
         version = find_version(client, options.model, name)
         record = read_record(client, version)
     uri, project = f"models:/{version.name}/{version.version}", Path.cwd()
-    changed = changed_since(record, project)
+    changes = find_changes(record, project)
     if options.compare:
-        print("\n".join([f"{uri}: this differs from its record now:", *(f"  {line}" for line in changed)] if changed else
-                        [f"{uri}: settings, sources, code and packages are those of its record"]))  # fmt: skip
-        return 1 if changed else 0
-    if changed:
-        print(
-            "\n".join(
-                [
-                    "changed since; what is made again does without, but for packages:",
-                    *(f"  {line}" for line in changed),
-                ]
-            )
-        )
+        print(changes.describe(uri))
+        return 1 if changes.deciding else 0
+    if changed := changes.announce():
+        print(changed)
     try:
         verdict = make_again(project, uri, record, keep=options.keep, tell=lambda line: print(line, flush=True))
     except StageFailed as failure:

@@ -72,7 +72,7 @@ def test_parents_are_the_run_the_champion_of_then_and_the_run_that_was_taken_ove
     first = register(params, project)
     promote(params, project)
     make_model(project, steps=6)
-    adopted = [{"fingerprint": "run-5", "step": 3, "differences": ["params.yaml: train.beta1 was 0.8, is 0.9"]}]
+    adopted = [{"fingerprint": "run-5-0", "step": 3, "differences": ["params.yaml: train.beta1 was 0.8, is 0.9"]}]
     write_json(project / paths.RUN, describe_run(project, "run-6") | {"adopted": adopted})
     second = register(params, project)
     parents = record_of(2)["parents"]

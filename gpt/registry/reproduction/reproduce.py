@@ -11,15 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ruamel.yaml import YAML
-
 from gpt import paths
 from gpt.files import read_json, sha256_file
-from gpt.params.project import PARAMS_FILE
-from gpt.registry.record import Record, installed_packages, threads_of
+from gpt.registry.packages import installed_packages
+from gpt.registry.record import Record, threads_of
 from gpt.registry.reproduction import differences
+from gpt.registry.reproduction.changes import setting_differences
+from gpt.registry.reproduction.content import listing
+from gpt.registry.reproduction.data import bring_data, describe_damage, fetching_stages
 from gpt.registry.reproduction.place import Place, open_place
-from gpt.registry.reproduction.stages import StageFailed, bring_data, run_stages
+from gpt.registry.reproduction.stages import StageFailed, run_stages
 from gpt.secrets.hiding import redact, redact_values
 from gpt.tokens.shards import data_id
 from gpt.tokens.tokenizer import tokenizer_id
@@ -66,7 +67,10 @@ class Verdict:
                 "  why that may be:" if self.reasons else "  code, packages, processor and threads are those of then"
             )
             lines += [f"    {line}" for line in self.reasons]
-        lines += [f"  the page {page} looks different; it is no result" for page in self.pages]
+        if self.pages:
+            lines.append(
+                f"  drawn otherwise, as times and fonts are others: {', '.join(self.pages)}; a page is no result"
+            )
         return "\n".join(lines)
 
     def in_a_word(self) -> str:
@@ -74,13 +78,6 @@ class Verdict:
 
     def to_json(self) -> str:
         return json.dumps(redact_values(asdict(self) | {"identical": self.identical}))
-
-
-def changed_since(record: Record, project: Path) -> list[str]:
-    """Return how the project as it is now differs from what a version was made from; nothing is run."""
-    params = YAML(typ="safe", pure=True).load((project / PARAMS_FILE).read_text(encoding="utf-8"))
-    lines = differences.describe_project(record.values, params, project)
-    return lines + differences.describe_packages(record.values["environment"]["packages"], installed_packages())
 
 
 def reproduce(project: Path, uri: str, record: Record, *, keep: bool, tell: Tell) -> Verdict:
@@ -178,7 +175,7 @@ def _hashes(place: Place, recorded: Json, found: Json, changed: list[str]) -> li
     for path in changed:
         was, now = (outs[path]["hash"] if path in outs else "not there" for outs in (recorded, found))
         lines.append(f"{path}: was {was}, is {now}")
-        files, new = place.files_of(was), place.files_of(now)
+        files, new = listing(place.cache, was), listing(place.cache, now)
         if names := sorted(name for name in files.keys() | new.keys() if files.get(name) != new.get(name)):
             lines.append(f"    {len(names)} of its files, the first {names[0]}")
     return lines
@@ -205,7 +202,14 @@ def _reasons(place: Place, record: Record, hardware: str) -> list[str]:
     if (place.project / paths.RUN).exists():  # else training has not ended
         run = read_json(place.project / paths.RUN, "see what `gpt pretrain` said", ("hardware", "num_processes"))
         threads, processes = threads_of(run["hardware"]), run["num_processes"]
-    lines = differences.describe_inputs(values["inputs"], differences.read_inputs(place.project))
+    lines = setting_differences(values, place.project).deciding
+    stages = values["stages"]
+    lines += [
+        line
+        for name in fetching_stages(stages)
+        for line in describe_damage(place.project, place.cache, stages[name]["outs"])
+    ]
+    lines += differences.describe_inputs(values["inputs"], differences.read_inputs(place.project))
     lines += differences.describe_environment(values, hardware, threads, processes)
     lines += [
         f"it took over the checkpoint of another run, which its settings do not give: {one.get('text') or one['fingerprint']}"
