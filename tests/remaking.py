@@ -99,8 +99,8 @@ def kill_tree(process: "subprocess.Popen[str]") -> None:
     psutil.wait_procs(tree[1:], timeout=20)
 
 
-def tags(project: Project) -> dict[str, str]:
-    return MlflowClient(f"sqlite:///{project.folder}/mlflow.db").get_model_version(MODEL, "1").tags
+def tags(project: Project, version: str = "1") -> dict[str, str]:
+    return MlflowClient(f"sqlite:///{project.folder}/mlflow.db").get_model_version(MODEL, version).tags
 
 
 def state(project: Project) -> dict[str, Any]:
