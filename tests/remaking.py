@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,34 +31,47 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="made again, ü ") as folder:
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        unwanted = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL")
-        inherited = {name: value for name, value in os.environ.items() if name not in unwanted}
-        project = Project(clone, inherited | {"VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(clone)})
+        project = in_folder(clone)
         began = time.monotonic()
         finish(project.start("flows.pretrain"))
-        weights = sha256_file(clone / "models/base/model.safetensors")
-        identical = f"{VERSION}: identical, weights {weights}"
         say("registered", began)
-        before = state(project)
-
-        began = time.monotonic()
-        said = [finish(reproduce(project))]
-        say("left alone", began)
-
-        began = time.monotonic()
-        stopped = start(project, "step 250: validation")
-        stopped.terminate()
-        finish(stopped, 128 + signal.SIGTERM)
-        kill_tree(start(project, "step 750: validation"))
-        said.append(finish(reproduce(project)))
-        say("stopped, killed and started again", began)
-
-        assert all(identical in each for each in said), identical
-        assert "step 500: validation" not in said[1], "it did not go on from its checkpoint"
-        assert tags(project)["reproduced"].endswith(f"identical, weights {weights}")
-        assert state(project) == before, "the project was changed"
+        weights = remake(project, left_alone, stopped_and_killed)
     print(f"identical, left alone and after SIGTERM and SIGKILL; weights {weights}; the project as it was")
     return 0
+
+
+def in_folder(clone: Path) -> Project:
+    unwanted = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL")
+    inherited = {name: value for name, value in os.environ.items() if name not in unwanted}
+    return Project(clone, inherited | {"VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(clone)})
+
+
+def remake(project: Project, *ways: Callable[[Project], str]) -> str:
+    """Make the version again in each way, check that it is the same and the project as it was, and return the weights' hash."""
+    weights = sha256_file(project.folder / "models/base/model.safetensors")
+    before = state(project)
+    for way in ways:
+        began = time.monotonic()
+        said = way(project)
+        say(way.__name__, began)
+        assert f"{VERSION}: identical, weights {weights}" in said, said
+        assert tags(project)["reproduced"].endswith(f"identical, weights {weights}")
+        assert state(project) == before, "the project was changed"
+    return weights
+
+
+def left_alone(project: Project) -> str:
+    return finish(reproduce(project))
+
+
+def stopped_and_killed(project: Project) -> str:
+    stopped = start(project, "step 250: validation")
+    stopped.terminate()
+    finish(stopped, 128 + signal.SIGTERM)
+    kill_tree(start(project, "step 750: validation"))
+    said = finish(reproduce(project))
+    assert "step 500: validation" not in said, "it did not go on from its checkpoint"
+    return said
 
 
 def reproduce(project: Project, *options: str) -> "subprocess.Popen[str]":

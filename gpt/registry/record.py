@@ -145,6 +145,16 @@ def read_record(client: "MlflowClient", version: "ModelVersion") -> Record:
         return of_earlier_release(version.tags, _files(found), version.run_id)
 
 
+def find_folder(model: Path) -> Path:
+    """Return the folder of the record in an MLflow model's folder, or in one of its parts; raise `UserError` if there is none."""
+    places = (model, model / FOLDER, model / "artifacts" / FOLDER, model.parent / FOLDER)
+    for place in places:
+        if (place / RECORD).is_file():
+            return place
+    why = f"holds no {RECORD}; the folder of a registered model does" if model.is_dir() else "no such folder"
+    raise UserError(f"{model}: {why}; or name models:/NAME/VERSION or @ALIAS")
+
+
 def read_folder(folder: Path) -> Record:
     """Return the record in a folder; raise `UserError` if there is none, or none that this release reads."""
     path = folder / RECORD

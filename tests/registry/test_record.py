@@ -150,6 +150,12 @@ def test_lineage_shows_the_chain_or_all_of_it_and_draws_it(
     assert main(["lineage", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == record_of(1)
     assert (project / "chain.svg").read_text().startswith("<svg")
+    model = model_record(project).parents[2]
+    for place in (model, model / "artifacts", model / "artifacts/model", model_record(project).parent):
+        assert main(["lineage", str(place), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == record_of(1), "a downloaded model says it too"
+    assert main(["lineage", "models"]) == 2
+    assert "holds no lineage.json" in capsys.readouterr().err
     assert main(["lineage", "--picture", "chain.png"]) == 2
     assert "ends with .svg" in capsys.readouterr().err
     assert main(["lineage", "--picture", "none/chain.svg"]) == 2

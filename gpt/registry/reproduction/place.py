@@ -21,6 +21,7 @@ from gpt.params.project import PARAMS_FILE
 from gpt.registry.lineage import DVC_LOCK, NONE, REQUIREMENTS_LOCK
 from gpt.registry.record import Record
 from gpt.registry.reproduction.content import cache_of, dvc_folder
+from gpt.registry.reproduction.trees import end_left_behind, is_gone
 
 _KEPT = Path("tmp/reproduce")
 "Below the .dvc folder of the project."
@@ -70,11 +71,16 @@ def open_place(project: Path, uri: str, record: Record, environment: dict[str, A
     commit = check_commit(project, uri, record)
     key = f"{quote(uri.removeprefix('models:/'), safe='').replace('%2F', '-')[:80]}-{sha256_json(record.values)[:8]}"
     root = dvc_folder(project.resolve()) / _KEPT / key
-    lock = locks.try_lock(root.with_name(f"{key}.lock"))
+    lock_file = root.with_name(f"{key}.lock")
+    lock = locks.try_lock(lock_file)
+    if lock is None and is_gone(locks.holder(lock_file)):
+        end_left_behind(root)  # what it started holds its lock
+        lock = locks.try_lock(lock_file)
     if lock is None:
-        who = locks.holder(root.with_name(f"{key}.lock"))
+        who = locks.holder(lock_file)
         raise UserError(f"{uri}: is being reproduced already, in {root} by {who}; wait for it or stop it")
     with lock:
+        end_left_behind(root)
         goes_on = _is_ready(root, environment)
         if not goes_on:
             _remove(project, root)

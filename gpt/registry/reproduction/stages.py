@@ -7,15 +7,12 @@ stopped has done, and only that, DVC knows when it goes on; training goes on fro
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -25,11 +22,9 @@ from gpt.registry.lineage import DVC_LOCK
 from gpt.registry.record import list_stages
 from gpt.registry.reproduction.content import dvc_folder
 from gpt.registry.reproduction.place import Place
-from gpt.secrets.hiding import redact
+from gpt.registry.reproduction.trees import FOLDER, run_tree
 from gpt.tracking import store
 
-_GRACE_SECONDS = 30.0  # a trainer saves a checkpoint in it
-_POLL_SECONDS = 0.1
 _REMEMBERED_LINES = 60
 _NEWS = re.compile(r"(?:Running stage|Stage) '([^']+)'")
 _ENDED = re.compile(r"ERROR: failed to reproduce '([^']*)': failed to run: .*, exited with (-?\d+)$")
@@ -80,7 +75,7 @@ def run_stages(
         return not _NEWS.match(line) or look_at_new()
 
     with _signals():
-        code, stopped = run_tree([*_DVC, "repro"], place, environment(place, threads), on_line)
+        code, stopped = run_tree([*_DVC, "repro"], place.project, place.lock, environment(place, threads), on_line)
     if stopped:
         return
     if code:
@@ -93,6 +88,7 @@ def environment(place: Place, threads: int | None = None) -> dict[str, str]:
     path = os.pathsep.join(filter(None, (str(place.project), os.environ.get("PYTHONPATH"))))
     return {
         **{name: value for name, value in os.environ.items() if name not in _OTHERS},
+        FOLDER: str(place.root),
         "VIRTUAL_ENV": sys.prefix,  # dvc.yaml finds `gpt` by it
         "PYTHONPATH": path,
         "MLFLOW_TRACKING_URI": store.address_of(place.database),
@@ -102,63 +98,6 @@ def environment(place: Place, threads: int | None = None) -> dict[str, str]:
         "DVC_DAEMON": "1",
         **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
     }
-
-
-def run_tree(
-    command: Sequence[str], place: Place, variables: dict[str, str], on_line: Callable[[str], bool]
-) -> tuple[int, bool]:
-    """Run a command in the worktree, in a session of its own; return its exit code, and whether `on_line` had it stopped.
-
-    It inherits the lock: while it lives nobody else works here, even if we were killed.
-    """
-    process = subprocess.Popen(
-        command,
-        cwd=place.project,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        pass_fds=(place.lock.fileno(),),
-    )
-    assert process.stdout is not None
-    try:
-        for line in _lines(process.stdout):
-            if not on_line(redact(line)):
-                _stop(process)
-                return 0, True
-        return process.wait(), False
-    except BaseException:
-        _stop(process)
-        raise
-    finally:
-        process.stdout.close()
-
-
-def _lines(output: Iterable[bytes]) -> Iterator[str]:
-    for line in output:
-        if text := line.decode("utf-8", "replace").rsplit("\r", 1)[-1].strip("\n"):
-            yield text
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and all of its session: SIGTERM, time to save, SIGKILL."""
-    for number, seconds in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _GRACE_SECONDS)):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        deadline = time.monotonic() + seconds
-        while (process.poll() is None or _is_alive(process.pid)) and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
-        if process.poll() is not None and not _is_alive(process.pid):
-            return
-
-
-def _is_alive(group: int) -> bool:
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                return True
-    return False
 
 
 @contextmanager
@@ -185,7 +124,7 @@ def run_dvc(place: Place, *arguments: str) -> tuple[int, list[str]]:
         return True
 
     with _signals():
-        code, _ = run_tree([*_DVC, *arguments], place, environment(place), on_line)
+        code, _ = run_tree([*_DVC, *arguments], place.project, place.lock, environment(place), on_line)
     return code, said
 
 
