@@ -193,13 +193,22 @@ def test_other_code_is_told_by_the_step_from_which_the_loss_departs(project: Pro
     assert len([name for name in tags(project) if name.startswith("reproduced.")]) == 2
 
 
-def test_another_setting_of_the_run_itself_is_named(project: Project) -> None:
+@pytest.mark.parametrize(
+    ("section", "key", "value", "first"),
+    [
+        ("train", "learning_rate", 0.02, "weights"),
+        ("evaluate", "max_new_tokens", 9, "reports/samples.json; the weights are identical"),
+    ],
+)
+def test_another_setting_of_the_run_itself_is_named(
+    project: Project, section: str, key: str, value: float, first: str
+) -> None:
     kill_tree(start(project, "Running stage 'prepare'"))
-    made = Project(place(project) / "code", project.environment)
-    made.change(train={"learning_rate": 0.02})
+    before = project.params()[section][key]
+    Project(place(project) / "code", project.environment).change(**{section: {key: value}})
     said = project.run("gpt", "reproduce", VERSION, exit_code=1)
-    assert f"{VERSION}: differs, first in: weights" in said
-    assert "    params.yaml: train.learning_rate was 0.01, is 0.02" in said
+    assert f"{VERSION}: differs, first in: {first}" in said
+    assert f"    params.yaml: {section}.{key} was {before}, is {value}" in said
 
 
 TEN: list[dict[str, dict[str, object]]] = [

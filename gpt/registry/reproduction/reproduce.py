@@ -52,6 +52,8 @@ class Verdict:
     "Where it differs."
     reasons: list[str] = field(default_factory=list)
     "What is not as it was, in the code or around it, and so may be why."
+    same_weights: bool = False
+    "They were made again before something else differed, as an evaluation."
     pages: list[str] = field(default_factory=list)
     "Pages that look different; they are no results."
 
@@ -74,7 +76,9 @@ class Verdict:
         return "\n".join(lines)
 
     def in_a_word(self) -> str:
-        return f"differs, first in: {self.first}" if self.first else f"identical, weights {self.weights_sha256}"
+        if not self.first:
+            return f"identical, weights {self.weights_sha256}"
+        return f"differs, first in: {self.first}" + ("; the weights are identical" if self.same_weights else "")
 
     def to_json(self) -> str:
         return json.dumps(redact_values(asdict(self) | {"identical": self.identical}))
@@ -136,6 +140,7 @@ def _run(place: Place, record: Record, verdict: Verdict, tell: Tell) -> None:
             else f"{name}: done"
         )
         if not paths_:
+            verdict.same_weights |= paths.BASE_MODEL.as_posix() in outs
             return True
         verdict.first = ", ".join(differences.NAMES.get(path, path) for path in paths_)
         verdict.details = [*_parting(place, record, paths_), *_hashes(place, recorded, outs, paths_)]
