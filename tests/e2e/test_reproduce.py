@@ -201,7 +201,7 @@ def test_other_code_is_told_by_the_step_from_which_the_loss_departs(project: Pro
     ],
 )
 def test_another_setting_of_the_run_itself_is_named(
-    project: Project, section: str, key: str, value: float, first: str
+    project: Project, section: str, key: str, value: object, first: str
 ) -> None:
     kill_tree(start(project, "Running stage 'prepare'"))
     before = project.params()[section][key]
