@@ -228,6 +228,13 @@ PROMISES = (
         read=all_passed,
     ),
     Promise(
+        "reproduce-default",
+        "the default run's version is made again identical: left alone, and after SIGTERM and SIGKILL; the project stays as it was",
+        (PYTHON, "-m", "tests.remaking"),
+        minutes=90,
+        read=last_line,
+    ),
+    Promise(
         "fresh-clone",
         "`make demo` in a fresh clone gives the committed dvc.lock and a clean `git status`, or its last lines say why not",
         (PYTHON, "-m", "tests.fresh_clone"),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt.commands.arguments import Commands, add_command
+from gpt.commands.arguments import Commands, add_command, model
 from gpt.entry import readable, tell
 from gpt.errors import UserError
 from gpt.paths import from_here
@@ -26,30 +26,41 @@ def add_commands(commands: Commands) -> None:
 def lineage(options: argparse.Namespace) -> int:
     """say what a registered version was made from, down to each source"""
     from gpt.params.project import load_params
-    from gpt.registry.record import read_record
-    from gpt.registry.versions import find_version
+    from gpt.registry.record import find_folder, read_folder, read_record
+    from gpt.registry.versions import find_version, is_registry_uri
     from gpt.reports.lineage import describe_lineage, write_picture
     from gpt.tracking import store
 
-    name = load_params().register_.name
-    client = store.existing_client()
-    with store.store_errors():
-        version = find_version(client, options.model, name)
-        record = read_record(client, version).values
-        head = _describe_version(client, version)
+    if is_registry_uri(options.model):
+        name = load_params().register_.name
+        client = store.existing_client()
+        with store.store_errors():
+            version = find_version(client, options.model, name)
+            record = read_record(client, version).values
+            head, tags = _describe_version(client, version), _other_tags(version)
+    else:
+        folder = find_folder(Path(options.model))
+        record, head, tags = read_folder(folder).values, str(folder), []
     if options.picture:
         write_picture(record, options.picture)
     if options.json:
         print(json.dumps(record, indent=2, ensure_ascii=False))
     else:
-        print(describe_lineage(record, head))
-        print("\n".join(_other_tags(version)))
+        print("\n".join([describe_lineage(record, head), *tags]))
     return 0
 
 
 def _add_lineage(commands: Commands) -> None:
     parser = add_command(commands, lineage)
-    _add_version(parser, "@candidate")
+    parser.add_argument(
+        "model",
+        type=model,
+        nargs="?",
+        default="@candidate",
+        metavar="MODEL",
+        help="models:/NAME/VERSION, models:/NAME@ALIAS, @ALIAS, or a folder that a registered model was downloaded to"
+        " (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print the whole record as JSON")
     parser.add_argument("--picture", type=from_here, metavar="FILE", help="draw the chain into an SVG file, too")
 
@@ -58,7 +69,8 @@ def reproduce(options: argparse.Namespace) -> int:
     """make a registered version again from its record, and compare it stage by stage"""
     from gpt.params.project import load_params
     from gpt.registry.record import read_record
-    from gpt.registry.reproduction.reproduce import changed_since, note
+    from gpt.registry.reproduction.changes import find_changes
+    from gpt.registry.reproduction.reproduce import note
     from gpt.registry.reproduction.reproduce import reproduce as make_again
     from gpt.registry.reproduction.stages import StageFailed
     from gpt.registry.versions import find_version
@@ -70,20 +82,12 @@ def reproduce(options: argparse.Namespace) -> int:
         version = find_version(client, options.model, name)
         record = read_record(client, version)
     uri, project = f"models:/{version.name}/{version.version}", Path.cwd()
-    changed = changed_since(record, project)
+    changes = find_changes(record, project)
     if options.compare:
-        print("\n".join([f"{uri}: this differs from its record now:", *(f"  {line}" for line in changed)] if changed else
-                        [f"{uri}: settings, sources, code and packages are those of its record"]))  # fmt: skip
-        return 1 if changed else 0
-    if changed:
-        print(
-            "\n".join(
-                [
-                    "changed since; what is made again does without, but for packages:",
-                    *(f"  {line}" for line in changed),
-                ]
-            )
-        )
+        print(changes.describe(uri))
+        return 1 if changes.deciding else 0
+    if changed := changes.announce():
+        print(changed)
     try:
         verdict = make_again(project, uri, record, keep=options.keep, tell=lambda line: print(line, flush=True))
     except StageFailed as failure:
@@ -102,24 +106,20 @@ def reproduce(options: argparse.Namespace) -> int:
 
 def _add_reproduce(commands: Commands) -> None:
     parser = add_command(commands, reproduce)
-    _add_version(parser, "@champion")
+    parser.add_argument(
+        "model",
+        type=readable,
+        nargs="?",
+        default="@champion",
+        metavar="MODEL",
+        help="models:/NAME/VERSION, models:/NAME@ALIAS or @ALIAS (default: %(default)s)",
+    )
     parser.add_argument("--compare", action="store_true", help="only say what differs from the record now; run nothing")
     parser.add_argument("--keep", action="store_true", help="leave the folder in which it was made again")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON in the last line")
     parser.epilog = (
         "The version's commit is checked out into .dvc/tmp/reproduce, and every stage runs there; the project itself is left as it"
         " is. Started again after a stop, it goes on. Packages are compared, not installed. Exit codes: 0 identical, 1 differs."
-    )
-
-
-def _add_version(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument(
-        "model",
-        type=readable,
-        nargs="?",
-        default=default,
-        metavar="MODEL",
-        help="models:/NAME/VERSION, models:/NAME@ALIAS or @ALIAS (default: %(default)s)",
     )
 
 
@@ -136,9 +136,14 @@ def _other_tags(version: "ModelVersion") -> list[str]:
     from dataclasses import fields
 
     from gpt.registry.lineage import Lineage
+    from gpt.registry.reproduction.reproduce import REPRODUCED
     from gpt.secrets.hiding import redact
 
     known = {field.name for field in fields(Lineage)} | {"lineage", "test_bits_per_byte", "validation_bits_per_byte"}
-    tags = {name: value for name, value in sorted(version.tags.items()) if name not in known}
+    tags = {
+        name: value
+        for name, value in sorted(version.tags.items())
+        if name not in known and not name.startswith(f"{REPRODUCED}.")  # the last verdict is told in words
+    }
     width = max(map(len, tags), default=0)
     return [f"{name:<{width}}  {redact(value)}" for name, value in tags.items()]

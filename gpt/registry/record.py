@@ -5,7 +5,6 @@ downloaded model carries it, and, for what versions are searched by, in the vers
 another meaning. Versions of an earlier release have no record: theirs is put together from their forty tags and the files.
 """
 
-import importlib.metadata
 import json
 import platform
 import re
@@ -22,7 +21,8 @@ from gpt.errors import UserError
 from gpt.files import read_json, write_json
 from gpt.params.project import PARAMS_FILE
 from gpt.registry.disclosure import PATCH
-from gpt.registry.lineage import DVC_LOCK, NONE, Lineage
+from gpt.registry.lineage import DVC_LOCK, NONE, REQUIREMENTS_LOCK, Lineage
+from gpt.registry.packages import installed_packages, locked_packages
 from gpt.registry.versions import CHAMPION, version_of_alias
 from gpt.secrets.hiding import redact_values
 
@@ -34,8 +34,9 @@ FORMAT = 1
 RECORD = Path("lineage.json")
 FOLDER = Path("lineage")
 "Name of its folder among the artifacts of a run and of an MLflow model."
-OWN = "gpt-pretrain"
-"This project's distribution: its code counts by its hash, not by its version."
+
+# What builds of torch for CUDA alone bring: the lock names them, and nothing says whether they were installed.
+_OF_CUDA = ("cuda-", "nvidia-", "triton")
 
 Json = dict[str, Any]
 
@@ -144,6 +145,16 @@ def read_record(client: "MlflowClient", version: "ModelVersion") -> Record:
         return of_earlier_release(version.tags, _files(found), version.run_id)
 
 
+def find_folder(model: Path) -> Path:
+    """Return the folder of the record in an MLflow model's folder, or in one of its parts; raise `UserError` if there is none."""
+    places = (model, model / FOLDER, model / "artifacts" / FOLDER, model.parent / FOLDER)
+    for place in places:
+        if (place / RECORD).is_file():
+            return place
+    why = f"holds no {RECORD}; the folder of a registered model does" if model.is_dir() else "no such folder"
+    raise UserError(f"{model}: {why}; or name models:/NAME/VERSION or @ALIAS")
+
+
 def read_folder(folder: Path) -> Record:
     """Return the record in a folder; raise `UserError` if there is none, or none that this release reads."""
     path = folder / RECORD
@@ -157,6 +168,10 @@ def of_earlier_release(tags: Json, files: dict[str, bytes], run_id: str | None) 
     """Return the record of a version that has its lineage in tags: what they do not say is left out or None."""
     params = _yaml(files.get(PARAMS_FILE.name, b""))
     processes = tags.get("num_processes", "")
+    locked = locked_packages(files.get(REQUIREMENTS_LOCK.name, b""))
+    packages = {name: locked[name] for name in locked if not name.startswith(_OF_CUDA)}
+    if torch := tags.get("torch"):
+        packages["torch"] = torch
     record: Json = {
         "format": FORMAT,
         "model": {key: tags.get(key) for key in ("weights_sha256", "model_sha256", "tokenizer_sha256")}
@@ -186,7 +201,7 @@ def of_earlier_release(tags: Json, files: dict[str, bytes], run_id: str | None) 
         "stages": list_stages(files.get(DVC_LOCK.name, b"")) if tags.get("dvc_lock_matches") == "true" else {},
         "inputs": {},
         "locks": {"dvc.lock": tags.get("dvc_lock_sha256"), "requirements.lock": tags.get("requirements_lock_sha256")},
-        "environment": {"python": tags.get("python"), "platform": None, "packages": _of_torch(tags.get("torch"))},
+        "environment": {"python": tags.get("python"), "platform": None, "packages": packages},
     }
     return Record(record, files)
 
@@ -218,17 +233,6 @@ def list_sources(params: Json) -> list[Json]:
         for role, key in (("text", "sources"), ("benchmark", "benchmarks"))
         for source in fetch.get(key, ())
     ]
-
-
-def installed_packages() -> dict[str, str]:
-    """Return the version of every installed distribution but our own, a build's local suffix included."""
-    found = {
-        _normal(name): distribution.version
-        for distribution in reversed(list(importlib.metadata.distributions()))  # of two, the first on the path counts
-        if (name := distribution.metadata["Name"])
-    }
-    found.pop(OWN, None)
-    return dict(sorted(found.items()))
 
 
 def threads_of(hardware: str) -> int | None:
@@ -295,12 +299,3 @@ def _bits_per_byte(evaluation: Json) -> Json:
 
 def _adopted_text(text: str) -> list[Json]:
     return [] if text == NONE else [{"text": text}]
-
-
-def _of_torch(version: str | None) -> dict[str, str]:
-    return {"torch": version} if version else {}
-
-
-def _normal(name: str) -> str:
-    """Return a distribution's name as PyPI compares it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,35 +79,43 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make_project(tmp_path: Path, prefect_home: Path, empty_store: Path) -> Callable[..., Project]:
     """Return a function that copies the repository's tracked files to a folder of their own, with small settings."""
+    return partial(build_project, tmp_path, prefect_home, empty_store)
 
-    def make(name: str = "a project, ü", **change: dict[str, object]) -> Project:
-        folder = tmp_path / name
-        tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
-        for path in filter(None, tracked.stdout.split("\0")):
-            if (ROOT / path).is_file():
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(ROOT / path, folder / path)
-        (folder / "dvc.lock").unlink(missing_ok=True)
-        make_text(tmp_path / "text.jsonl")
-        small = small_change(tmp_path / "text.jsonl")
-        small["train"] |= TRAIN
-        write_params(folder, small)
-        shutil.copyfile(empty_store, folder / "mlflow.db")
-        for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
-            identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-            subprocess.run(["git", *identity, *command], cwd=folder, check=True)
-        environment = {
-            **os.environ,
-            "VIRTUAL_ENV": sys.prefix,
-            "PREFECT_HOME": str(prefect_home),
-            "GPT_CACHE": str(tmp_path / "cache"),
-            "DVC_SITE_CACHE_DIR": str(tmp_path / "dvc-site"),
-            "PYTHONPATH": str(folder),
-        }
-        for unwanted in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
-            environment.pop(unwanted, None)
-        project = Project(folder, environment)
-        project.change(**change)
-        return project
 
-    return make
+def build_project(
+    top: Path, prefect_home: Path, store: Path, name: str = "a project, ü", **change: dict[str, object]
+) -> Project:
+    """Copy the repository's tracked files to the folder `name` of `top`, beside a text, with small settings and `change`."""
+    folder = top / name
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for path in filter(None, tracked.stdout.split("\0")):
+        if (ROOT / path).is_file():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / path, folder / path)
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    make_text(top / "text.jsonl")
+    small = small_change(top / "text.jsonl")
+    small["train"] |= TRAIN
+    write_params(folder, small)
+    shutil.copyfile(store, folder / "mlflow.db")
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", *identity, *command], cwd=folder, check=True)
+    project = Project(folder, environment_of(folder, prefect_home))
+    project.change(**change)
+    return project
+
+
+def environment_of(folder: Path, prefect_home: Path) -> dict[str, str]:
+    """Return the variables with which the commands of a project run that lies in `folder`."""
+    environment = {
+        **os.environ,
+        "VIRTUAL_ENV": sys.prefix,
+        "PREFECT_HOME": str(prefect_home),
+        "GPT_CACHE": str(folder.parent / "cache"),
+        "DVC_SITE_CACHE_DIR": str(folder.parent / "dvc-site"),
+        "PYTHONPATH": str(folder),
+    }
+    for unwanted in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
+        environment.pop(unwanted, None)
+    return environment

@@ -72,7 +72,7 @@ def test_parents_are_the_run_the_champion_of_then_and_the_run_that_was_taken_ove
     first = register(params, project)
     promote(params, project)
     make_model(project, steps=6)
-    adopted = [{"fingerprint": "run-5", "step": 3, "differences": ["params.yaml: train.beta1 was 0.8, is 0.9"]}]
+    adopted = [{"fingerprint": "run-5-0", "step": 3, "differences": ["params.yaml: train.beta1 was 0.8, is 0.9"]}]
     write_json(project / paths.RUN, describe_run(project, "run-6") | {"adopted": adopted})
     second = register(params, project)
     parents = record_of(2)["parents"]
@@ -150,6 +150,12 @@ def test_lineage_shows_the_chain_or_all_of_it_and_draws_it(
     assert main(["lineage", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == record_of(1)
     assert (project / "chain.svg").read_text().startswith("<svg")
+    model = model_record(project).parents[2]
+    for place in (model, model / "artifacts", model / "artifacts/model", model_record(project).parent):
+        assert main(["lineage", str(place), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == record_of(1), "a downloaded model says it too"
+    assert main(["lineage", "models"]) == 2
+    assert "holds no lineage.json" in capsys.readouterr().err
     assert main(["lineage", "--picture", "chain.png"]) == 2
     assert "ends with .svg" in capsys.readouterr().err
     assert main(["lineage", "--picture", "none/chain.svg"]) == 2

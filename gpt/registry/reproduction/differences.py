@@ -1,4 +1,4 @@
-"""What differs between the record of a version and something else: what was made anew, this environment, the project as it is now.
+"""What differs between the record of a version and what was made anew, and between their environments.
 
 Pure comparisons, each returning lines for a person; `reproduce.py` decides which of them matter when.
 """
@@ -7,14 +7,12 @@ import csv
 import io
 import json
 import platform
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gpt import code, paths
 from gpt.files import sha256_json
-from gpt.registry.record import installed_packages, list_sources
-from gpt.sources.local import content_hash
+from gpt.registry.packages import installed_packages
 
 # What people call the outputs.
 NAMES = {
@@ -31,8 +29,6 @@ NAMES = {
 # Where it ran, and pages that show what came out: another machine or another version of matplotlib may make the same model.
 _PAGES = frozenset({paths.DATA_CARD.as_posix(), paths.REPORTS.as_posix()})
 _NO_RESULTS = _PAGES | {paths.RUN.as_posix()}
-_WITHOUT_EFFECT = ("launch", "register")  # sections that change no byte
-_SHOWN_PACKAGES = 12
 
 Json = dict[str, Any]
 
@@ -89,13 +85,11 @@ def describe_environment(record: Json, hardware: str, threads: int | None, proce
 
 def describe_packages(recorded: dict[str, str], installed: dict[str, str]) -> list[str]:
     """Return the packages of a version that are installed in another version, or not at all; others decided nothing then."""
-    lines = [
+    return [
         f"package {name}: was {version}, is {installed.get(name, 'not installed')}"
         for name, version in sorted(recorded.items())
         if installed.get(name) != version
     ]
-    left = len(lines) - _SHOWN_PACKAGES
-    return lines if left <= 0 else [*lines[:_SHOWN_PACKAGES], f"and {left} more packages"]
 
 
 def describe_inputs(recorded: Json, found: Json) -> list[str]:
@@ -106,36 +100,6 @@ def describe_inputs(recorded: Json, found: Json) -> list[str]:
     stages = [stage for stage in recorded if stage in found]
     before, now = (_merged({stage: inputs[stage] for stage in stages}) for inputs in (recorded, found))
     return code.describe_differences(before, now)
-
-
-def describe_project(record: Json, params: Json, folder: Path) -> list[str]:
-    """Return how a project as it is now differs from a version's record: settings, sources, code, libraries; nothing is run.
-
-    `params` are the values of its params.yaml. The code is that which is installed here.
-    """
-    before, now = (dict(_flat(values)) for values in (record["params"], params))
-    lines = code.describe_differences({"settings": before}, {"settings": now})
-    lines += _sources(record, params, folder)
-    current = {stage: code.stage_identity(stage) for stage in record["inputs"] if stage in code.STAGES}
-    then = {stage: record["inputs"][stage] | {"sources": ()} for stage in current}  # those were compared
-    return [*lines, *describe_inputs(then, current)]
-
-
-def _sources(record: Json, params: Json, folder: Path) -> Iterator[str]:
-    """Yield what became of a version's sources; of those elsewhere only their recorded hash can be told without fetching them."""
-    now = {source["name"]: source for source in list_sources(params)}
-    for source in record["sources"]:
-        name, new = source["name"], now.get(source["name"])
-        if new is None:
-            yield f"source {name}: is not in params.yaml any more"
-        elif new["sha256"] != source["sha256"]:
-            yield f"source {name}: params.yaml had sha256 {source['sha256']}, and has {new['sha256']}"
-        if source["kind"] == "local":
-            path = folder / Path(source["address"]).expanduser()
-            if (found := content_hash(path)) != source["sha256"]:
-                yield f"source {name}: {path} had sha256 {source['sha256']}, " + (
-                    f"and has {found}" if found else "and is gone"
-                )
 
 
 def _merged(inputs: Json) -> Json:
@@ -150,18 +114,6 @@ def _merged(inputs: Json) -> Json:
             if isinstance(source, dict)
         }
     return merged
-
-
-def _flat(values: Json, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield `train.learning_rate` and its value, for all settings that decide a result; sources are compared by themselves."""
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if name in _WITHOUT_EFFECT or name in ("fetch.sources", "fetch.benchmarks", "prepare.engine"):
-            continue
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{name}.")
-        else:
-            yield name, value
 
 
 def _hash(outputs: Json, path: str) -> str | None:

@@ -5,7 +5,6 @@ database of its own, DVC's run cache is one of its own too (else a result that d
 DVC's files, which are named by their content, are shared. It stays until the version was made, so that what was stopped goes on.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,6 +20,8 @@ from gpt.files import read_json, sha256_json, write_json
 from gpt.params.project import PARAMS_FILE
 from gpt.registry.lineage import DVC_LOCK, NONE, REQUIREMENTS_LOCK
 from gpt.registry.record import Record
+from gpt.registry.reproduction.content import cache_of, dvc_folder
+from gpt.registry.reproduction.trees import end_left_behind, is_gone
 
 _KEPT = Path("tmp/reproduce")
 "Below the .dvc folder of the project."
@@ -47,12 +48,10 @@ class Place:
         """MLflow's, of this folder alone."""
         return self.root / "mlflow.db"
 
-    def files_of(self, digest: str) -> dict[str, str]:
-        """Return the hashes of a folder's files by name, which DVC keeps under its own hash; {} if it has not got them."""
-        listing = self.root / _CACHE / "files/md5" / digest[:2] / digest[2:]
-        if not digest.endswith(".dir") or not listing.exists():
-            return {}
-        return {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text(encoding="utf-8"))}
+    @property
+    def cache(self) -> Path:
+        """DVC's, which shares the project's files."""
+        return self.root / _CACHE
 
     def remove(self) -> None:
         _remove(self.origin, self.root)
@@ -72,11 +71,16 @@ def open_place(project: Path, uri: str, record: Record, environment: dict[str, A
     commit = check_commit(project, uri, record)
     key = f"{quote(uri.removeprefix('models:/'), safe='').replace('%2F', '-')[:80]}-{sha256_json(record.values)[:8]}"
     root = dvc_folder(project.resolve()) / _KEPT / key
-    lock = locks.try_lock(root.with_name(f"{key}.lock"))
+    lock_file = root.with_name(f"{key}.lock")
+    lock = locks.try_lock(lock_file)
+    if lock is None and is_gone(locks.holder(lock_file)):
+        end_left_behind(root)  # what it started holds its lock
+        lock = locks.try_lock(lock_file)
     if lock is None:
-        who = locks.holder(root.with_name(f"{key}.lock"))
+        who = locks.holder(lock_file)
         raise UserError(f"{uri}: is being reproduced already, in {root} by {who}; wait for it or stop it")
     with lock:
+        end_left_behind(root)
         goes_on = _is_ready(root, environment)
         if not goes_on:
             _remove(project, root)
@@ -146,14 +150,6 @@ def _project_in(project: Path, root: Path) -> Path:
     return root / _CODE / project.resolve().relative_to(git.find_repository(project).resolve())
 
 
-def dvc_folder(project: Path) -> Path:
-    """Return the .dvc folder that DVC finds for a project, upwards."""
-    for folder in (project, *project.parents):
-        if (folder / ".dvc").is_dir():
-            return folder / ".dvc"
-    raise UserError(f"{project}: not a DVC project; run this in the project that registered the version, or in a clone")
-
-
 def _bring_local_sources(project: Path, made: Path, root: Path, record: Record) -> None:
     """Let sources whose path is relative to params.yaml, and that git does not keep, be found from the worktree too."""
     for source in record.values["sources"]:
@@ -170,19 +166,15 @@ def _set_up_dvc(project: Path, made: Path, root: Path) -> None:
     """Let DVC in the worktree read and add files of the project's cache, by content; its run cache is the worktree's own."""
     from configobj import ConfigObj
     from dvc.config import Config
-    from dvc.exceptions import DvcException
 
     ours, theirs = dvc_folder(project.resolve()), dvc_folder(made)
     if not theirs.is_relative_to(root / _CODE):
         raise UserError(f"{made}: the commit has no .dvc folder, so DVC cannot run its stages")
-    try:
-        own = Config(str(ours))
-        files = Path(own["cache"].get("dir") or ours / "cache").absolute() / "files"
-        files.mkdir(parents=True, exist_ok=True)
-        (root / _CACHE).mkdir()
-        (root / _CACHE / "files").symlink_to(files)
-    except DvcException as error:
-        raise UserError(f"{ours}: {' '.join(str(error).split())}") from None
+    files = cache_of(project) / "files"
+    files.mkdir(parents=True, exist_ok=True)
+    (root / _CACHE).mkdir()
+    (root / _CACHE / "files").symlink_to(files)
+    own = Config(str(ours))
     # Written here, as DVC itself writes ASCII only. Remotes are as they are now, with what config.local says of them.
     remotes = {f'remote "{name}"': dict(options) for name, options in own["remote"].items()}
     default = {"remote": name} if (name := own["core"].get("remote")) else {}

@@ -11,16 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ruamel.yaml import YAML
-
 from gpt import paths
 from gpt.files import read_json, sha256_file
-from gpt.params.project import PARAMS_FILE
-from gpt.registry.record import Record, installed_packages, threads_of
+from gpt.registry.packages import installed_packages
+from gpt.registry.record import Record, threads_of
 from gpt.registry.reproduction import differences
+from gpt.registry.reproduction.changes import setting_differences
+from gpt.registry.reproduction.content import listing
+from gpt.registry.reproduction.data import bring_data, describe_damage, fetching_stages
 from gpt.registry.reproduction.place import Place, open_place
-from gpt.registry.reproduction.stages import StageFailed, bring_data, run_stages
-from gpt.registry.trail import TIME
+from gpt.registry.reproduction.stages import StageFailed, run_stages
 from gpt.secrets.hiding import redact, redact_values
 from gpt.tokens.shards import data_id
 from gpt.tokens.tokenizer import tokenizer_id
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 REPRODUCED = "reproduced"
 "Tag of a version: the last verdict in words. Those with a time behind a dot are the last verdicts as JSON."
 _KEPT_VERDICTS = 20
+_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 _WRONG_SOURCE = "but what came has"  # as gpt/sources/fetch.py says it
 
 Json = dict[str, Any]
@@ -51,6 +52,8 @@ class Verdict:
     "Where it differs."
     reasons: list[str] = field(default_factory=list)
     "What is not as it was, in the code or around it, and so may be why."
+    same_weights: bool = False
+    "They were made again before something else differed, as an evaluation."
     pages: list[str] = field(default_factory=list)
     "Pages that look different; they are no results."
 
@@ -66,21 +69,19 @@ class Verdict:
                 "  why that may be:" if self.reasons else "  code, packages, processor and threads are those of then"
             )
             lines += [f"    {line}" for line in self.reasons]
-        lines += [f"  the page {page} looks different; it is no result" for page in self.pages]
+        if self.pages:
+            lines.append(
+                f"  drawn otherwise, as times and fonts are others: {', '.join(self.pages)}; a page is no result"
+            )
         return "\n".join(lines)
 
     def in_a_word(self) -> str:
-        return f"differs, first in: {self.first}" if self.first else f"identical, weights {self.weights_sha256}"
+        if not self.first:
+            return f"identical, weights {self.weights_sha256}"
+        return f"differs, first in: {self.first}" + ("; the weights are identical" if self.same_weights else "")
 
     def to_json(self) -> str:
         return json.dumps(redact_values(asdict(self) | {"identical": self.identical}))
-
-
-def changed_since(record: Record, project: Path) -> list[str]:
-    """Return how the project as it is now differs from what a version was made from; nothing is run."""
-    params = YAML(typ="safe", pure=True).load((project / PARAMS_FILE).read_text(encoding="utf-8"))
-    lines = differences.describe_project(record.values, params, project)
-    return lines + differences.describe_packages(record.values["environment"]["packages"], installed_packages())
 
 
 def reproduce(project: Path, uri: str, record: Record, *, keep: bool, tell: Tell) -> Verdict:
@@ -97,7 +98,7 @@ def reproduce(project: Path, uri: str, record: Record, *, keep: bool, tell: Tell
             f"{uri}: commit {values['code']['commit']}, {'goes on' if place.goes_on else 'is made again'} in {place.root}"
         )
         verdict = Verdict(
-            uri, datetime.now(UTC).strftime(TIME), environment["hardware"], values["model"]["weights_sha256"]
+            uri, datetime.now(UTC).strftime(_TIME), environment["hardware"], values["model"]["weights_sha256"]
         )
         bring_data(place, record, tell)
         _run(place, record, verdict, tell)
@@ -139,6 +140,7 @@ def _run(place: Place, record: Record, verdict: Verdict, tell: Tell) -> None:
             else f"{name}: done"
         )
         if not paths_:
+            verdict.same_weights |= paths.BASE_MODEL.as_posix() in outs
             return True
         verdict.first = ", ".join(differences.NAMES.get(path, path) for path in paths_)
         verdict.details = [*_parting(place, record, paths_), *_hashes(place, recorded, outs, paths_)]
@@ -178,7 +180,7 @@ def _hashes(place: Place, recorded: Json, found: Json, changed: list[str]) -> li
     for path in changed:
         was, now = (outs[path]["hash"] if path in outs else "not there" for outs in (recorded, found))
         lines.append(f"{path}: was {was}, is {now}")
-        files, new = place.files_of(was), place.files_of(now)
+        files, new = listing(place.cache, was), listing(place.cache, now)
         if names := sorted(name for name in files.keys() | new.keys() if files.get(name) != new.get(name)):
             lines.append(f"    {len(names)} of its files, the first {names[0]}")
     return lines
@@ -205,7 +207,14 @@ def _reasons(place: Place, record: Record, hardware: str) -> list[str]:
     if (place.project / paths.RUN).exists():  # else training has not ended
         run = read_json(place.project / paths.RUN, "see what `gpt pretrain` said", ("hardware", "num_processes"))
         threads, processes = threads_of(run["hardware"]), run["num_processes"]
-    lines = differences.describe_inputs(values["inputs"], differences.read_inputs(place.project))
+    lines = setting_differences(values, place.project).deciding
+    stages = values["stages"]
+    lines += [
+        line
+        for name in fetching_stages(stages)
+        for line in describe_damage(place.project, place.cache, stages[name]["outs"])
+    ]
+    lines += differences.describe_inputs(values["inputs"], differences.read_inputs(place.project))
     lines += differences.describe_environment(values, hardware, threads, processes)
     lines += [
         f"it took over the checkpoint of another run, which its settings do not give: {one.get('text') or one['fingerprint']}"

@@ -1,4 +1,4 @@
-"""DVC at work in the place where a version is made again: its data brought, its stages run, each looked at as it ends.
+"""DVC at work in the place where a version is made again: its stages run, each looked at as it ends.
 
 Stages are forced by what is not there: neither dvc.lock nor a run cache says that anything was done. So what an attempt that was
 stopped has done, and only that, DVC knows when it goes on; training goes on from its last checkpoint.
@@ -7,34 +7,28 @@ stopped has done, and only that, DVC knows when it goes on; training goes on fro
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from gpt import paths
 from gpt.errors import Interrupted
 from gpt.files import atomic_file
 from gpt.registry.lineage import DVC_LOCK
-from gpt.registry.record import Record, list_stages
-from gpt.registry.reproduction.place import Place, dvc_folder
-from gpt.secrets.hiding import redact
+from gpt.registry.record import list_stages
+from gpt.registry.reproduction.content import dvc_folder
+from gpt.registry.reproduction.place import Place
+from gpt.registry.reproduction.trees import FOLDER, run_tree
 from gpt.tracking import store
 
-_GRACE_SECONDS = 30.0  # a trainer saves a checkpoint in it
-_POLL_SECONDS = 0.1
 _REMEMBERED_LINES = 60
 _NEWS = re.compile(r"(?:Running stage|Stage) '([^']+)'")
 _ENDED = re.compile(r"ERROR: failed to reproduce '([^']*)': failed to run: .*, exited with (-?\d+)$")
 _DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
-_BROUGHT = "brought"  # its data, as far as DVC has them: not tried again
 _SAVED = "stages.lock"  # DVC does not write dvc.lock in one piece
 # What another project, stage or experiment has set.
 _OTHERS = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
@@ -48,27 +42,6 @@ class StageFailed(Exception):
     def __init__(self, stage: str, message: str, exit_code: int) -> None:
         super().__init__(f"{stage}: {message}")
         self.stage, self.message, self.exit_code = stage, message, exit_code
-
-
-def bring_data(place: Place, record: Record, tell: Callable[[str], object]) -> None:
-    """Bring what the first stages fetched then from DVC's cache or remote; what neither has, those stages fetch anew.
-
-    A stage whose outputs are brought is frozen in the worktree: DVC does not ask whether it should run.
-    """
-    content = record.files.get(DVC_LOCK.name)
-    if content is None or (place.root / _BROUGHT).exists():
-        return
-    brought: list[str] = []
-    for name in _fetching(record.values["stages"]):
-        outs = list(record.values["stages"][name]["outs"])
-        _write_lock(place, content, [*brought, name])
-        if _run_dvc(place, "checkout", *outs)[0] == 0 or _run_dvc(place, "pull", *outs)[0] == 0:
-            brought.append(name)
-            tell(f"{', '.join(outs)}: from DVC's cache")
-    _write_lock(place, content, brought)
-    _freeze(place, brought)
-    _save_lock(place)
-    (place.root / _BROUGHT).touch()
 
 
 def run_stages(
@@ -86,7 +59,7 @@ def run_stages(
         stages = _read_lock(place.project / DVC_LOCK)
         if stages is None:
             return True  # DVC is writing it
-        _save_lock(place)
+        save_lock(place)
         for name in [name for name in stages if name not in seen]:
             seen.add(name)
             if not look(name, stages[name]["outs"]):
@@ -102,7 +75,7 @@ def run_stages(
         return not _NEWS.match(line) or look_at_new()
 
     with _signals():
-        code, stopped = run_tree([*_DVC, "repro"], place, environment(place, threads), on_line)
+        code, stopped = run_tree([*_DVC, "repro"], place.project, place.lock, environment(place, threads), on_line)
     if stopped:
         return
     if code:
@@ -115,6 +88,7 @@ def environment(place: Place, threads: int | None = None) -> dict[str, str]:
     path = os.pathsep.join(filter(None, (str(place.project), os.environ.get("PYTHONPATH"))))
     return {
         **{name: value for name, value in os.environ.items() if name not in _OTHERS},
+        FOLDER: str(place.root),
         "VIRTUAL_ENV": sys.prefix,  # dvc.yaml finds `gpt` by it
         "PYTHONPATH": path,
         "MLFLOW_TRACKING_URI": store.address_of(place.database),
@@ -124,63 +98,6 @@ def environment(place: Place, threads: int | None = None) -> dict[str, str]:
         "DVC_DAEMON": "1",
         **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
     }
-
-
-def run_tree(
-    command: Sequence[str], place: Place, variables: dict[str, str], on_line: Callable[[str], bool]
-) -> tuple[int, bool]:
-    """Run a command in the worktree, in a session of its own; return its exit code, and whether `on_line` had it stopped.
-
-    It inherits the lock: while it lives nobody else works here, even if we were killed.
-    """
-    process = subprocess.Popen(
-        command,
-        cwd=place.project,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        pass_fds=(place.lock.fileno(),),
-    )
-    assert process.stdout is not None
-    try:
-        for line in _lines(process.stdout):
-            if not on_line(redact(line)):
-                _stop(process)
-                return 0, True
-        return process.wait(), False
-    except BaseException:
-        _stop(process)
-        raise
-    finally:
-        process.stdout.close()
-
-
-def _lines(output: Iterable[bytes]) -> Iterator[str]:
-    for line in output:
-        if text := line.decode("utf-8", "replace").rsplit("\r", 1)[-1].strip("\n"):
-            yield text
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and all of its session: SIGTERM, time to save, SIGKILL."""
-    for number, seconds in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _GRACE_SECONDS)):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        deadline = time.monotonic() + seconds
-        while (process.poll() is None or _is_alive(process.pid)) and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
-        if process.poll() is not None and not _is_alive(process.pid):
-            return
-
-
-def _is_alive(group: int) -> bool:
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                return True
-    return False
 
 
 @contextmanager
@@ -198,7 +115,8 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run_dvc(place: Place, *arguments: str) -> tuple[int, list[str]]:
+def run_dvc(place: Place, *arguments: str) -> tuple[int, list[str]]:
+    """Run a command of DVC in the worktree; return its exit code and its lines."""
     said: list[str] = []
 
     def on_line(line: str) -> bool:
@@ -206,38 +124,8 @@ def _run_dvc(place: Place, *arguments: str) -> tuple[int, list[str]]:
         return True
 
     with _signals():
-        code, _ = run_tree([*_DVC, *arguments], place, environment(place), on_line)
+        code, _ = run_tree([*_DVC, *arguments], place.project, place.lock, environment(place), on_line)
     return code, said
-
-
-def _fetching(stages: Json) -> list[str]:
-    """Return the stages that depend on nothing but what `gpt inputs` wrote: those that bring data from outside."""
-    inputs = f"{paths.INPUTS.as_posix()}/"
-    return [
-        name for name, stage in stages.items() if stage["deps"] and all(dep.startswith(inputs) for dep in stage["deps"])
-    ]
-
-
-def _freeze(place: Place, names: list[str]) -> None:
-    """Let DVC take stages for done. `dvc freeze` refuses a dvc.yaml in which a `${` stands."""
-    path, yaml = place.project / "dvc.yaml", YAML()
-    description = yaml.load(path.read_text(encoding="utf-8"))
-    for name in names:
-        description["stages"][name]["frozen"] = True
-    with atomic_file(path) as partial:
-        yaml.dump(description, partial)
-
-
-def _write_lock(place: Place, recorded: bytes, names: list[str]) -> None:
-    """Leave in the worktree's dvc.lock the recorded entries of some stages; no file where there are none."""
-    lock = YAML(typ="safe", pure=True).load(recorded.decode())
-    lock["stages"] = {name: entry for name, entry in lock["stages"].items() if name in names}
-    path = place.project / DVC_LOCK
-    if not names:
-        path.unlink(missing_ok=True)
-        return
-    with atomic_file(path) as partial:
-        YAML(typ="safe", pure=True).dump(lock, partial)
 
 
 def _read_lock(path: Path) -> Json | None:
@@ -253,7 +141,8 @@ def _read_lock(path: Path) -> Json | None:
         return None
 
 
-def _save_lock(place: Place) -> None:
+def save_lock(place: Place) -> None:
+    """Keep a copy of the worktree's dvc.lock, which is whole now."""
     source = place.project / DVC_LOCK
     if source.exists():
         with atomic_file(place.root / _SAVED) as partial:

@@ -1,16 +1,13 @@
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gpt.files import sha256_file
 from gpt.registry.reproduction.differences import (
     describe_curve,
     describe_environment,
     describe_inputs,
     describe_packages,
-    describe_project,
     differing_outputs,
     differing_pages,
 )
@@ -84,7 +81,7 @@ def test_packages_that_were_not_there_then_decide_nothing() -> None:
     lines = describe_packages({"ftfy": "6.3", "torch": "2.13.0"}, {"torch": "2.13.0+cpu", "new": "1"})
     assert lines == ["package ftfy: was 6.3, is not installed", "package torch: was 2.13.0, is 2.13.0+cpu"]
     many = describe_packages({f"p{number}": "1" for number in range(40)}, {})
-    assert many[-1] == "and 28 more packages"
+    assert len(many) == 40, "each is named"
 
 
 def test_code_libraries_and_sources_are_named_of_the_stages_that_both_know() -> None:
@@ -108,32 +105,3 @@ def test_code_libraries_and_sources_are_named_of_the_stages_that_both_know() -> 
         "gpt/a.py: computes otherwise",
         "version of ftfy: was 6.3, is 7",
     ]
-
-
-def test_settings_and_sources_of_a_project_are_compared_without_running_anything(tmp_path: Path) -> None:
-    text = tmp_path / "text.txt"
-    text.write_text("to be")
-    source = {"name": "made-up", "kind": "local", "path": "text.txt", "sha256": sha256_file(text), "licence": "none"}
-    params = {
-        "fetch": {"sources": [source], "benchmarks": []},
-        "train": {"learning_rate": 0.1},
-        "prepare": {"engine": {"kind": "local"}},
-        "launch": {"num_processes": 1},
-    }
-    record = {
-        "params": copy.deepcopy(params),
-        "sources": [{"name": "made-up", "kind": "local", "address": "text.txt", "sha256": source["sha256"]}],
-        "inputs": {},
-    }
-    assert describe_project(record, params, tmp_path) == []
-    params["train"]["learning_rate"] = 0.2
-    params["launch"]["num_processes"] = 2
-    params["prepare"]["engine"]["kind"] = "ray"
-    text.write_text("to bo")
-    lines = describe_project(record, params, tmp_path)
-    assert lines[0] == "params.yaml: train.learning_rate was 0.1, is 0.2"
-    assert lines[1].startswith(f"source made-up: {text} had sha256 {source['sha256']}, and has ")
-    text.unlink()
-    assert describe_project(record, params, tmp_path)[1].endswith("and is gone")
-    params["fetch"]["sources"] = []
-    assert "source made-up: is not in params.yaml any more" in describe_project(record, params, tmp_path)

@@ -1,10 +1,14 @@
 """The folder in which a version is made again: at its commit, and nothing of the project is touched."""
 
+import os
 import shutil
+import socket
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from dvc.config import Config
 
@@ -12,6 +16,7 @@ from gpt import locks
 from gpt.errors import UserError
 from gpt.registry.record import Record
 from gpt.registry.reproduction.place import open_place
+from gpt.registry.reproduction.trees import FOLDER
 from tests.registry.test_lineage import git
 
 URI = "models:/small gpt, ü/1"
@@ -141,3 +146,26 @@ def test_a_source_beside_the_settings_that_git_does_not_keep_is_found(project: P
         assert (place.project / "text.txt").read_text() == "to be"
         place.remove()
     assert (project / "text.txt").read_text() == "to be"
+
+
+def test_what_a_killed_attempt_left_running_is_ended_and_nothing_else(project: Path) -> None:
+    record = record_of(project)
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    with open_place(project, URI, record, ENVIRONMENT) as place:
+        root = place.root
+        sleep = partial(subprocess.Popen, ["sleep", "1000"], cwd=root)
+        ours = sleep(env=os.environ | {FOLDER: str(root)}, pass_fds=(place.lock.fileno(),))  # holds the lock on
+        others = sleep()
+        place.lock.seek(0)
+        place.lock.truncate()
+        place.lock.write(f"process {killed.pid} on {socket.gethostname()}, since yesterday")
+    try:
+        with open_place(project, URI, record, ENVIRONMENT) as place:
+            assert place.goes_on
+            assert not psutil.pid_exists(ours.pid)
+            assert others.poll() is None
+    finally:
+        for process in (ours, others):
+            process.kill()
+            process.wait()
