@@ -20,7 +20,7 @@ def models(options: argparse.Namespace) -> int:
 
     client = store.existing_client()
     with store.store_errors():
-        overview = read_overview(client, name, options.limit)
+        overview = read_overview(client, name, options.limit, history=options.history)
     print(to_json(overview, history=options.history) if options.json else show(overview, history=options.history))
     return 0
 

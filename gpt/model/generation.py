@@ -107,13 +107,17 @@ def generate_texts(
     sampling: Sampling,
     *,
     seeds: Sequence[int] | None = None,
+    at_each_step: Callable[[], None] = lambda: None,
 ) -> list[str]:
-    """Return a completion of each prompt, as `generate_text` gives it with the row's seed; many rows at a time are faster."""
+    """Return a completion of each prompt, as `generate_text` gives it with the row's seed; many rows at a time are faster.
+
+    What `at_each_step` raises ends it: so a server can give up a request that nobody waits for any more.
+    """
     seeds = [sampling.seed + row for row in range(len(prompts))] if seeds is None else seeds
     texts = [""] * len(prompts)
     for start in range(0, len(prompts), _ROWS):
         rows = slice(start, start + _ROWS)
-        for row, piece in _stream(model, encoding, prompts[rows], sampling, seeds[rows]):
+        for row, piece in _stream(model, encoding, prompts[rows], sampling, seeds[rows], at_each_step):
             texts[start + row] += piece
     return texts
 
@@ -124,6 +128,7 @@ def _stream(
     prompts: Sequence[str],
     sampling: Sampling,
     seeds: Sequence[int] | None,
+    at_each_step: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, str]]:
     """Yield pieces of the rows' texts as they come: (row, piece)."""
     writers = [_Writer(encoding, sampling.stop) for _ in prompts]
@@ -131,6 +136,7 @@ def _stream(
     starts = [[encoding.eot_token, *encoding.encode_ordinary(prompt)] for prompt in prompts]
     steps = generate_tokens(model, starts, sampling, seeds=seeds, ends=lambda row, token: writers[row].add(token))
     for step in steps:
+        at_each_step()
         for row in step:
             if piece := writers[row].take():
                 yield row, piece

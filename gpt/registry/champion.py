@@ -63,6 +63,7 @@ def settle(client: "MlflowClient", name: str, by: str) -> State:
             for event in waiting:
                 _tag_versions(client, name, event)
             _follow(client, name)
+            refresh_description(client, name)
             for event in waiting:
                 mark_carried_out(client, name, event)
             continue

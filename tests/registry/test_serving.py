@@ -1,16 +1,9 @@
-"""A server of a registered version: bad requests get a 400 that names the field, good ones what `gpt generate` writes."""
+"""What a server of a version answers: a 400 that names the field to bad requests, what `gpt generate` writes to good ones."""
 
+import asyncio
 import json
-import os
-import re
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
+import tracemalloc
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,24 +14,19 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from mlflow.pyfunc.model import PythonModel
 
-from flows.server import free_port
 from gpt.commands.main import run as gpt
-from gpt.params.project import Params
-from gpt.registry.package import RegisteredModel, register
-from gpt.registry.versions import CHAMPION
-from gpt.tracking import store
-from tests.conftest import ROOT
+from gpt.registry.serving import arrival
 from tests.registry.test_package import Registered, package_folder
 from tests.registry.traffic import (
     JSON,
     WRONG_PARAMETERS,
     Malformed,
-    Valid,
     every_malformed_request,
     inputs,
-    malformed_requests,
     valid_requests,
 )
+
+MEGABYTE = 2**20
 
 
 class Answer(NamedTuple):
@@ -57,16 +45,20 @@ def model(registered: Registered) -> PyFuncModel:
 
 
 @pytest.fixture(scope="module")
-def ask(model: PyFuncModel) -> Iterator[Ask]:
-    """Ask MLflow's scoring server in this process."""
+def client(model: PyFuncModel) -> Iterator[TestClient]:
+    """MLflow's scoring server in this process."""
     with TestClient(scoring_server.init(model), raise_server_exceptions=False) as client:
+        yield client
 
-        def post(body: bytes, content_type: str | None) -> Answer:
-            headers = {} if content_type is None else {"content-type": content_type}
-            answer = client.post("/invocations", content=body, headers=headers)
-            return Answer(answer.status_code, answer.text)
 
-        yield post
+@pytest.fixture(scope="module")
+def ask(client: TestClient) -> Ask:
+    def post(body: bytes, content_type: str | None) -> Answer:
+        headers = {} if content_type is None else {"content-type": content_type}
+        answer = client.post("/invocations", content=body, headers=headers)
+        return Answer(answer.status_code, answer.text)
+
+    return post
 
 
 def check_refused(request: Malformed, answer: Answer) -> None:
@@ -162,86 +154,52 @@ def test_models_of_other_kinds_are_served_as_before(model: PyFuncModel, tmp_path
     assert answer.json() == {"predictions": ["a"]}
 
 
-@contextmanager
-def served(project: Path, uri: str) -> Iterator[Ask]:
-    """Serve a version as docs/operations.md says, from a folder that is not the project's."""
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    environment = os.environ | {
-        "MLFLOW_TRACKING_URI": f"sqlite:///{project}/mlflow.db",
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # for uvicorn
-    }
-    environment.pop("PYTHONPATH", None)
-    log = (project / "server.log").open("wb")
-    server = subprocess.Popen(command, cwd=project.parent, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    address = f"http://127.0.0.1:{port}"
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/invocations", 405), ("PUT", "/invocations", 405), ("POST", "/ping", 405), ("POST", "/invocation", 404)],
+)
+def test_another_method_or_path_is_told_so(client: TestClient, method: str, path: str, status: int) -> None:
+    answer = client.request(method, path, content=inputs(["to be"]), headers={"content-type": JSON})
+    assert (answer.status_code, "Traceback" in answer.text) == (status, False)
+    assert client.get("/health").status_code == 200
 
-    def post(body: bytes, content_type: str | None) -> Answer:
-        headers = {"Content-Type": content_type or ""}
-        request = urllib.request.Request(f"{address}/invocations", body, headers)
-        try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
-                return Answer(answer.status, answer.read().decode())
-        except urllib.error.HTTPError as error:
-            return Answer(error.code, error.read().decode())
 
+def test_of_a_huge_body_no_more_is_kept_than_a_request_may_have(model: PyFuncModel) -> None:
+    app, chunk, left, sent = scoring_server.init(model), b"a" * MEGABYTE, 2048, list[dict[str, Any]]()
+
+    async def receive() -> dict[str, Any]:
+        nonlocal left
+        left -= 1
+        return {"type": "http.request", "body": chunk, "more_body": left > 0}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/invocations", "query_string": b"", "http_version": "1.1"}
+    scope |= {"headers": [(b"content-type", JSON.encode())], "asgi": {"version": "3.0"}}
+    tracemalloc.start()
     try:
-        deadline = time.monotonic() + 180
-        while True:
-            with suppress(OSError), urllib.request.urlopen(f"{address}/ping", timeout=5):
-                break
-            assert server.poll() is None, (project / "server.log").read_text()
-            assert time.monotonic() < deadline, "the server does not answer"
-            time.sleep(0.1)
-        yield post
-        assert server.poll() is None, "it still runs"
+        asyncio.run(app(scope, receive, send))  # pyright: ignore[reportArgumentType]
+        peak = tracemalloc.get_traced_memory()[1]
     finally:
-        server.terminate()
-        server.wait(timeout=30)
-        log.close()
+        tracemalloc.stop()
+    assert sent[0]["status"] == 400
+    assert "more than the 16,777,216 bytes" in json.loads(sent[1]["body"])["message"]
+    assert left == 0, "it was heard to the end, so that the client reads the answer"
+    assert peak < 64 * MEGABYTE
 
 
-def champion_of(project: Path, params: Params) -> RegisteredModel:
-    version = register(params, project)
-    store.client().set_registered_model_alias(version.name, CHAMPION, str(version.version))
-    return version
-
-
-def test_the_lines_of_the_readme_load_a_version_from_any_folder(project: Path, params: Params, tmp_path: Path) -> None:
-    champion_of(project, params)
-    (line,) = re.findall(r"`(mlflow\.pyfunc\.load_model\(.+?\))`", (ROOT / "README.md").read_text(encoding="utf-8"))
-    code = f"import mlflow; print(len({line.replace('shakespeare-gpt', params.register_.name)}))"
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {
-        "MLFLOW_TRACKING_URI": f"sqlite:///{project}/mlflow.db",
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    }
-    (tmp_path / "elsewhere").mkdir()
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(
-        command, cwd=tmp_path / "elsewhere", env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.stdout.split() == ["1"], done.stderr
-    assert not list((tmp_path / "elsewhere").iterdir())
-
-
-@pytest.mark.slow
-def test_a_served_champion_answers_200_malformed_and_200_valid_requests(
-    project: Path, params: Params, capsys: pytest.CaptureFixture[str]
+def test_a_request_whose_time_is_over_is_given_up_and_leaves_the_model_to_others(
+    model: PyFuncModel, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uri = f"models:/{champion_of(project, params).name}@{CHAMPION}"
-    malformed, valid = malformed_requests(200, seed=2), valid_requests(200, seed=3)
-    requests: list[Malformed | Valid] = [request for pair in zip(malformed, valid, strict=True) for request in pair]
-    with served(project, uri) as ask:
-        answers = [ask(request.body, request.content_type) for request in requests[:200]]
-        with ThreadPoolExecutor(16) as threads:
-            answers += threads.map(lambda request: ask(request.body, request.content_type), requests[200:])
-    for request, answer in zip(requests, answers, strict=True):
-        if isinstance(request, Malformed):
-            check_refused(request, answer)
-        else:
-            expected = [generated(prompt, request.parameters, capsys, uri) for prompt in request.prompts]
-            assert completions(answer) == expected, request
-    assert "Traceback" not in (project / "server.log").read_text(), "and no request was too much for it"
+    over = arrival._DEADLINE.set(0.0)
+    with pytest.raises(MlflowException, match="not answered within 60 seconds"):
+        model.predict([{"prompt": "to be"}])
+    arrival._DEADLINE.reset(over)
+    lock = model.unwrap_python_model()._one_at_a_time  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "1")
+    with lock, TestClient(scoring_server.init(model)) as client:
+        answer = client.post("/invocations", content=inputs(["to be"]), headers={"content-type": JSON})
+        assert answer.status_code in (503, 504), answer.text
+    monkeypatch.delenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT")
+    assert ask(inputs(["to be"]), JSON).status == 200

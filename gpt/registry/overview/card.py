@@ -7,6 +7,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from gpt.registry.overview.description import (
+    benchmark_notes,
     benchmark_table,
     fenced,
     figure_table,
@@ -41,6 +42,7 @@ def write_card(facts: Facts) -> str:
         "## How good it is",
         figure_table(facts) or "It was not measured: no evaluation of these weights is at hand.",
         benchmark_table(facts),
+        benchmark_notes(facts),
         "## What it learned from",
         source_table(facts) or "Its sources are not known.",
         f"Passages shared with benchmarks and held-out documents: {facts.contamination}."
@@ -49,7 +51,7 @@ def write_card(facts: Facts) -> str:
         "## How to load it",
         fenced(_LOAD.format(prompt=sample[0] if sample else "Once"), "python"),
         "The tokenizer begins every text with `<|endoftext|>`, as documents did in training. The default continues with the"
-        " likeliest tokens up to the end of the context; `do_sample=True` draws.",
+        f" likeliest tokens up to the end of the context; `generate(..., do_sample=True{_drawing(facts)})` draws.",
         f"## A sample\n\nThe prompt is the first line's beginning.\n\n{fenced(''.join(sample), 'text')}"
         if sample
         else "",
@@ -57,6 +59,15 @@ def write_card(facts: Facts) -> str:
         limits(facts),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _drawing(facts: Facts) -> str:
+    """Return the arguments of transformers' `generate` that draw as the sample was drawn, as far as they are known."""
+    evaluate = facts.params.get("evaluate")
+    settings = evaluate if isinstance(evaluate, dict) else {}
+    known = {key: settings[key] for key in ("temperature", "top_k") if isinstance(settings.get(key), int | float)}
+    # A temperature of 0 is `do_sample=False` there.
+    return "".join(f", {key}={value}" for key, value in known.items() if value or key != "temperature")
 
 
 def _front_matter(facts: Facts) -> dict[str, Any]:

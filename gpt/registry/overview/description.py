@@ -4,6 +4,7 @@ champion, its candidate, the last decisions). Pure functions of what is known; `
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpt.registry.overview.facts import SPLITS, Facts
@@ -22,6 +23,7 @@ _CELL_CHARACTERS = 120
 _SOURCES = 12
 _DECISIONS = 10
 _VERSIONS = 15
+_DRAWINGS = 5
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ def describe_version(facts: Facts) -> str:
         size_sentence(facts),
         figure_table(facts),
         benchmark_table(facts),
+        benchmark_notes(facts),
         source_table(facts, most=_SOURCES),
         f"Made by {code}." if facts.commit else "",
         f"A sample:\n\n{fenced(sample, 'text')}" if sample else "",
@@ -47,12 +50,12 @@ def describe_version(facts: Facts) -> str:
     return _joined(parts)
 
 
-def describe_model(overview: Overview, before: str = "") -> str:
+def describe_model(overview: Overview) -> str:
     """Return a registered model's description in Markdown: who is what, the newest versions, the last decisions.
 
-    What a person wrote into the description `before`, above what is ours, stays there.
+    What a person wrote into the one before, above what is ours, stays there.
     """
-    own = before.partition(_OURS)[0].strip()
+    own = overview.description.partition(_OURS)[0].strip()
     parts = [
         own,
         _OURS,
@@ -77,16 +80,19 @@ def describe_model(overview: Overview, before: str = "") -> str:
 def refresh_description(client: "MlflowClient", name: str) -> None:
     """Write the registered model's description anew, after whatever changed its versions or aliases.
 
-    What fails costs a warning: the description is drawn from what is recorded elsewhere, and the next change draws it again.
+    It is a picture of what is recorded elsewhere, and decides nothing. Of several processes that draw it at once the last one
+    to write looks again, so that it ends as the records are. What fails costs a warning, and the next change draws it again.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        overview = read_overview(client, name, limit=_VERSIONS)
-        overview = Overview(overview.name, overview.rows, overview.decisions[:_DECISIONS], overview.more)
-        before = client.get_registered_model(name).description or ""
-        client.update_registered_model(name, describe_model(overview, before))
+        for _ in range(_DRAWINGS):
+            overview = read_overview(client, name, limit=_VERSIONS)
+            text = describe_model(replace(overview, decisions=overview.decisions[:_DECISIONS]))
+            if text == overview.description:
+                return
+            client.update_registered_model(name, text)
     except (MlflowException, SQLAlchemyError) as error:
         reason = redact(" ".join(str(error).split()))[:300]
         logger.warning("%s: the description of %s was not written (%s)", store.tracking_uri(), name, reason)
@@ -130,19 +136,39 @@ def figure_table(facts: Facts) -> str:
 
 
 def benchmark_table(facts: Facts) -> str:
-    """Return the benchmarks' scores beside chance; nothing if there are none."""
+    """Return the benchmarks' scores, accuracy beside chance and the rest beside an untrained model's; nothing if there are none."""
     rows = [
         (
             name,
             scores.get("items", ""),
             _share(scores.get("accuracy")) + (f" ± {_share(error)}" if (error := scores.get("standard_error")) else ""),
             _share(scores.get("chance")),
-            f"{scores['bits_per_byte']:.3f}" if isinstance(scores.get("bits_per_byte"), float) else "",
+            _beside_untrained(scores, "bits_per_byte", ".3f"),
+            _beside_untrained(scores, "perplexity", ",.1f"),
         )
         for name, scores in facts.benchmarks.items()
         if isinstance(scores, dict)
     ]
-    return table(("benchmark", "items", "accuracy ± standard error", "chance", "bits per byte of the answer"), rows)
+    head = ("benchmark", "items", "accuracy ± standard error", "chance", "bits per byte of the answer", "perplexity")
+    return table(head, rows)
+
+
+def benchmark_notes(facts: Facts) -> str:
+    """Return what the benchmarks come to together, and how many items training has seen; nothing if there are none."""
+    scored = {name: scores for name, scores in facts.benchmarks.items() if isinstance(scores, dict)}
+    seen = {
+        name: scores["items"] - scores["clean_items"]
+        for name, scores in scored.items()
+        if isinstance(scores.get("items"), int) and isinstance(scores.get("clean_items"), int)
+    }
+    notes = []
+    if isinstance(centred := facts.evaluation.get("centred"), float):
+        notes.append(f"Accuracy above chance, mean over the benchmarks (0: guessing, 1: all right): {centred:+.3f}.")
+    if found := [f"{count:,} of {name}" for name, count in seen.items() if count]:
+        notes.append(f"Items of which a training document has a passage: {', '.join(found)}.")
+    elif seen:
+        notes.append("No training document has a passage of any of these items.")
+    return " ".join(notes)
 
 
 def source_table(facts: Facts, most: int | None = None) -> str:
@@ -204,6 +230,17 @@ def _cell(value: Any) -> str:
 
 def _share(value: Any) -> str:
     return f"{100 * value:.1f} %" if isinstance(value, int | float) else ""
+
+
+def _beside_untrained(scores: dict[str, Any], key: str, form: str) -> str:
+    """Return a figure, and what weights that have learned nothing have; nothing if it was not measured."""
+    found = [each.get(key) if isinstance(each, dict) else None for each in (scores, scores.get("untrained"))]
+    own, blank = (_written(value, form) for value in found)
+    return f"{own} (untrained {blank})" if own and blank else own
+
+
+def _written(value: Any, form: str) -> str:
+    return "" if not isinstance(value, float) else f"{value:{form}}" if abs(value) < 1e6 else f"{value:.1e}"
 
 
 def _role(rows: Sequence[Row], alias: str) -> str:

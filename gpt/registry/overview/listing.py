@@ -75,11 +75,14 @@ class Overview:
     decisions: tuple[Decision, ...]
     more: bool
     "There are older versions."
+    description: str = ""
+    "Of the registered model, as MLflow has it."
 
 
-def read_overview(client: "MlflowClient", name: str, limit: int = 0) -> Overview:
-    """Return the newest `limit` versions (0: all) and those that have an alias, by as few requests as pages.
+def read_overview(client: "MlflowClient", name: str, limit: int = 0, *, history: bool = True) -> Overview:
+    """Return the newest `limit` versions (0: all) and those that have an alias; without `history` no decisions.
 
+    Requests are one for the model, one for a thousand versions or decisions, and one for each older version with an alias.
     Raises `UserError` if there is no such registered model.
     """
     model = find_model(client, name)
@@ -93,7 +96,8 @@ def read_overview(client: "MlflowClient", name: str, limit: int = 0) -> Overview
     kept = [version for number in aliases if number not in shown and (version := find(client, name, number))]
     rows = [_row(version, tuple(aliases.get(int(version.version), ()))) for version in (*versions, *kept)]
     rows.sort(key=lambda row: row.version, reverse=True)
-    return Overview(name, tuple(rows), read_decisions(client, name), more)
+    decisions = read_decisions(client, name) if history else ()
+    return Overview(name, tuple(rows), decisions, more, model.description or "")
 
 
 def read_decisions(client: "MlflowClient", name: str) -> tuple[Decision, ...]:

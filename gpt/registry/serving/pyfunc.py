@@ -17,6 +17,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from gpt.model.generation import Sampling, generate_texts
 from gpt.model.storage import default_device, load_model
+from gpt.registry.serving.arrival import check_awaited, turn
 from gpt.registry.serving.requests import check_parameters, check_prompts, check_size, read_limits
 from gpt.registry.serving.scoring import guard_server, is_serving
 
@@ -47,8 +48,10 @@ class CompletionModel(PythonModel):
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
         seeds = [sampling.seed] * len(prompts)
-        with self._one_at_a_time:
-            texts = generate_texts(self.model, self.encoding, prompts, sampling, seeds=seeds)
+        with turn(self._one_at_a_time):
+            texts = generate_texts(
+                self.model, self.encoding, prompts, sampling, seeds=seeds, at_each_step=check_awaited
+            )
         return pd.DataFrame({"completion": pd.Series(texts, dtype="str")})
 
 

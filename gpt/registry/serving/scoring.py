@@ -17,6 +17,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 from mlflow.pyfunc import PyFuncModel
 from mlflow.types import ColSpec, DataType, Schema
 
+from gpt.registry.serving.arrival import guard_arrival, limits_of
 from gpt.registry.serving.requests import Limits, check_parameters
 
 _TABLES = ("dataframe_split", "dataframe_records", "inputs", "instances")
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 def guard_server() -> None:
     """Let MLflow's scoring server in this process check requests to models with `request_limits`; twice does no harm."""
+    guard_arrival()
     if not hasattr(server.invocations, "unguarded"):
         server.invocations = _guarded(server.invocations)
 
@@ -41,7 +43,7 @@ def is_serving() -> bool:
 
 def _guarded(answer: Callable[..., Any]) -> Callable[..., Any]:
     def invocations(data: bytes, content_type: str | None, model: PyFuncModel, input_schema: Any) -> Any:
-        limits = _limits(model)
+        limits = limits_of(model)
         if limits is None:
             return answer(data, content_type, model, input_schema)
         before = _IN_REQUEST.set(True)
@@ -60,13 +62,6 @@ def _guarded(answer: Callable[..., Any]) -> Callable[..., Any]:
 
     invocations.unguarded = answer  # pyright: ignore[reportFunctionMemberAccess]
     return invocations
-
-
-def _limits(model: PyFuncModel) -> Limits | None:
-    try:
-        return getattr(model.unwrap_python_model(), "request_limits", None)
-    except MlflowException:  # a model of another kind
-        return None
 
 
 def _public(error: MlflowException) -> MlflowException:
@@ -91,7 +86,7 @@ def _check_request(data: bytes, content_type: str, limits: Limits) -> bytes | di
     Raises `MlflowException` (a 400) for what is too large, for what is no JSON object, and for fields that nothing reads.
     """
     if len(data) > limits.max_request_bytes:
-        raise _refusal(f"the request has {len(data):,} bytes; {limits.max_request_bytes:,} are allowed")
+        raise _refusal(f"the request has more than the {limits.max_request_bytes:,} bytes that are allowed")
     if content_type.partition(";")[0].strip() != "application/json":
         return data
     try:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from gpt.model.convert.huggingface import export_huggingface
 from gpt.model.generation import Sampling, generate_text, generate_tokens
@@ -53,6 +54,44 @@ def test_generate_with_defaults_writes_what_we_write(
         assert tokenizer.decode(written[len(start) :], skip_special_tokens=True) == text
         longest = max(longest, len(ours))
     assert longest > 20
+
+
+SAMPLINGS: list[dict[str, Any]] = [
+    {"temperature": 0.8, "top_k": 50},  # as params.yaml has it
+    {"temperature": 1.3, "top_k": 0, "top_p": 0.9},
+    {"temperature": 1.0, "top_k": 0, "min_p": 0.05},
+    {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.5},
+]
+_DRAWS = 4000
+
+
+@pytest.mark.parametrize(("model_type", "choices"), EXPORTS, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_token_is_drawn_as_often_as_transformers_would(
+    tmp_path: Path,
+    tokenizers: dict[str, Path],  # noqa: F811
+    model_type: str,
+    choices: dict[str, Any],
+) -> None:
+    make_model(tmp_path / "ours", tokenizers["bpe"], **choices, block_size=40)
+    export_huggingface(tmp_path / "ours", tmp_path / "theirs")
+    model, encoding = load_model(tmp_path / "ours")
+    theirs, tokenizer = theirs_from(tmp_path / "theirs")
+    prompt = "the queen the queen"
+    start = [encoding.eot_token, *encoding.encode_ordinary(prompt)]
+    for settings in SAMPLINGS:
+        written = theirs.generate(
+            **tokenizer(prompt, return_tensors="pt"), **settings,
+            do_sample=True, max_new_tokens=1, output_scores=True, return_dict_in_generate=True,
+        )  # fmt: skip
+        expected = torch.softmax(written.scores[0][0].double(), -1) * _DRAWS
+        (step,) = generate_tokens(model, [start] * _DRAWS, Sampling(1, **settings, seed=1))
+        drawn = torch.bincount(torch.tensor(list(step.values())), minlength=len(expected)).double()
+        assert not drawn[expected == 0].any(), settings
+        often = expected >= 5
+        assert often.sum() > 1, "or there is nothing to compare"
+        ours, wanted = ([*each[often].tolist(), float(each[~often].sum())] for each in (drawn, expected))
+        assert chisquare(ours[: None if wanted[-1] >= 5 else -1], wanted[: None if wanted[-1] >= 5 else -1],
+                         sum_check=False).pvalue > 1e-4, settings  # fmt: skip
 
 
 def test_a_batch_of_prompts_is_padded_so_that_each_goes_on_alone(
