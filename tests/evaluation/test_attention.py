@@ -12,7 +12,10 @@ from gpt.model.storage import load_model
 from gpt.model.transformer import GPTConfig, GPTModel
 
 BYTES = tiktoken.Encoding(
-    "bytes", pat_str=r"(?s).", mergeable_ranks={bytes([n]): n for n in range(256)}, special_tokens={"<|endoftext|>": 256}
+    "bytes",
+    pat_str=r"(?s).",
+    mergeable_ranks={bytes([n]): n for n in range(256)},
+    special_tokens={"<|endoftext|>": 256},
 )
 
 
@@ -27,7 +30,7 @@ def test_the_weights_are_those_of_the_models_own_pass() -> None:
     mixed: list[torch.Tensor] = []
     last = model.trf_blocks[-1].get_submodule("att")
     assert isinstance(last, MultiHeadAttention)
-    handle = last.register_forward_hook(lambda _, given, out: mixed.extend((given[0], out)))
+    handle = last.register_forward_hook(lambda _, given, out: mixed.extend([given[0], torch.as_tensor(out)]))
     with torch.no_grad():
         model(torch.tensor([tokens]))
         handle.remove()

@@ -61,7 +61,9 @@ def test_further_temperatures_leave_the_first_samples_as_they_are(
     folder = copy_project(trained_project)
     evaluate(load_params())
     before = json.loads(paths.SAMPLES.read_text())
-    write_params(folder, small_change(Path("text.jsonl").absolute()) | {"evaluate": SMALL | {"temperatures": [0.8, 0.5]}})
+    write_params(
+        folder, small_change(Path("text.jsonl").absolute()) | {"evaluate": SMALL | {"temperatures": [0.8, 0.5]}}
+    )
     evaluate(load_params())
     after = json.loads(paths.SAMPLES.read_text())
     assert after[:3] == before[:3], "those of evaluate.temperature"
