@@ -101,7 +101,8 @@ def _summary(models: Sequence[Measured]) -> str:
         if own
     )
     told = table(["", *(model.name for model in models)], _told(models)) if any(model.facts for model in models) else ""
-    return f'<p>{escape_text(describe_model(models[0]))}</p>\n<div class="facts">{boxes}</div>\n{told}'
+    what = f"<p>{escape_text(describe_model(models[0]))}</p>\n" if len(models) == 1 else ""
+    return f'{what}<div class="facts">{boxes}</div>\n{told}'
 
 
 def _told(models: Sequence[Measured]) -> list[list[str]]:

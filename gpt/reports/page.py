@@ -154,7 +154,7 @@ td q {{ max-width: 30rem; }}
 q b {{ color: var(--prompt); font-weight: 600; }}
 .verdict {{ font-weight: 600; white-space: nowrap; }}
 svg.attention {{ max-width: none; }}
-figure {{ margin: 0 0 .5rem; flex: 1 1 19rem; max-width: 32rem; }}
+figure {{ margin: 0 0 .5rem; flex: 1 1 24rem; max-width: 32rem; min-width: 0; }}
 svg {{ display: block; width: 100%; height: auto; }}
 </style>
 </head>

@@ -90,7 +90,7 @@ def test_the_page_says_what_was_trained_on_what_and_how_good_it_is(project: Path
     page = written()
     metrics = read_json(paths.EVALUATE_METRICS, "")
     tokens = read_json(paths.TOKENIZE_METRICS, "")
-    assert f"A GPT of {metrics['parameters']:,} parameters, 1 layers, 2 heads" in page.sections[""]
+    assert f"A GPT of {metrics['parameters']:,} parameters, 1 layer, 2 heads" in page.sections[""]
     assert "Trained for 4 steps of 8 sequences of 16 tokens" in page.sections[""]
     assert f"{metrics['test']['bits_per_byte']:.4f} bits per byte (test)" in page.sections[""]
     source = page.row("made-up")

@@ -9,12 +9,15 @@ from gpt.reports.pictures import COLOURS, INK, in_own_style, new_figure, short_n
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 OURS, THEIRS = COLOURS[:2]
 "Of the model and of the champion beside it."
 ASIDE = COLOURS[3]
 _FEW_POINTS = 24
 "So few are marked."
+_SHORT_NAME = 20
+"Characters of names of which two stand beside each other in a legend."
 
 
 class Curve(NamedTuple):
@@ -58,7 +61,7 @@ def draw_curves(
     if not shown:
         return ""
     several = len(shown) > 1
-    figure = new_figure(2.5 + 0.17 * ((len(shown) + 1) // 2) * several)
+    figure = new_figure(2.5 + several * _legend_inches([curve.name for curve, _ in shown]))
     axes = figure.add_subplot()
     for curve, points in shown:
         axes.plot(
@@ -76,7 +79,7 @@ def draw_curves(
     _set_scale(axes, "x", log_x, [x for _, points in shown for x, _ in points])
     _set_scale(axes, "y", log_y, [y for _, points in shown for _, y in points])
     if several:
-        figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=INK)
+        _add_legend(figure, [curve.name for curve, _ in shown])
     return to_svg(figure, label)
 
 
@@ -93,7 +96,8 @@ def draw_bars(
     """Return horizontal bars, a group for each row, "" if there are no rows; the scale ends at `most`, if that is given."""
     if not rows:
         return ""
-    figure = new_figure(0.9 + (0.06 + 0.17 * max(len(bars), 1)) * len(rows))
+    legend = _legend_inches([series.name for series in (*bars, *marks)])
+    figure = new_figure(0.6 + legend + (0.06 + 0.17 * len(bars)) * len(rows))
     axes = figure.add_subplot()
     height = 0.8 / len(bars)
     for number, series in enumerate(bars):
@@ -114,7 +118,7 @@ def draw_bars(
     axes.xaxis.set_major_formatter(lambda value, _: short_number(value))
     axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.6)
     axes.set_axisbelow(True)
-    figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=INK)
+    _add_legend(figure, [series.name for series in (*bars, *marks)])
     return to_svg(figure, label)
 
 
@@ -135,9 +139,25 @@ def _draw_series(axes: "Axes", series: Bars, places: list[float], height: float)
             )
 
 
+def _add_legend(figure: "Figure", names: Sequence[str]) -> None:
+    figure.legend(loc="outside upper left", ncols=_legend_columns(names), frameon=False, labelcolor=INK)
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    return 2 if max(map(len, names)) <= _SHORT_NAME else 1
+
+
+def _legend_inches(names: Sequence[str]) -> float:
+    return 0.17 * -(-len(names) // _legend_columns(names))
+
+
 def _set_scale(axes: "Axes", which: str, log: bool, values: list[float]) -> None:
+    from matplotlib.ticker import MaxNLocator, NullFormatter
+
     axis = getattr(axes, f"{which}axis")
-    if log and min(values) > 0 and max(values) > min(values):
-        getattr(axes, f"set_{which}scale")("log", **({"base": 2} if which == "x" else {}))
-        axis.set_minor_formatter(lambda value, _: "")
+    if log and min(values) > 0 and max(values) > 2 * min(values):
+        getattr(axes, f"set_{which}scale")("log", base=2)
+        axis.set_minor_formatter(NullFormatter())
+    elif which == "x":
+        axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axis.set_major_formatter(lambda value, _: short_number(value))

@@ -72,18 +72,28 @@ def describe_model(model: Measured) -> str:
     shape, train = model.section("model"), model.section("train")
     parameters = model.evaluation.get("parameters")
     said = [f"{parameters:,} parameters"] if parameters else []
-    said += [f"{shape[key]:,} {what}" for key, what in _SHAPE.items() if key in shape]
+    said += [_counted(shape[key], one, many) for key, (one, many) in _SHAPE.items() if key in shape]
     text = f"A GPT of {', '.join(said)}." if said else "A GPT."
     if {"max_steps", "batch_size"} <= train.keys() and "block_size" in shape:
         steps, batch, length = train["max_steps"], train["batch_size"], shape["block_size"]
         seen, epoch = steps * batch * length, model.tokens.get("train", {}).get("tokens")
         text += f" Trained for {steps:,} steps of {batch:,} sequences of {length:,} tokens: {short_number(seen)} tokens"
         text += f", {seen / epoch:.2g} times its training text." if epoch else "."
-        text += f" Optimizer {train.get('optimizer', 'unknown')}, {train.get('precision', 'unknown precision')}."
+        text += "".join(f" {what}: {train[key]}." for key, what in _HOW.items() if key in train)
     return text
 
 
-_SHAPE = {"n_layer": "layers", "n_head": "heads", "n_embd": "numbers a token", "block_size": "tokens of context"}
+_SHAPE = {
+    "n_layer": ("layer", "layers"),
+    "n_head": ("head", "heads"),
+    "n_embd": ("number a token", "numbers a token"),
+    "block_size": ("token of context", "tokens of context"),
+}
+_HOW = {"optimizer": "Optimizer", "precision": "Precision"}
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def describe_curves(models: Sequence[Measured]) -> str:
