@@ -16,7 +16,8 @@ from gpt.params.project import Params
 from gpt.reports.lineage import draw_lineage
 from gpt.reports.model_page.attention import describe_attention
 from gpt.reports.model_page.measured import Measured, of_project, read_columns
-from gpt.reports.model_page.scores import describe_benchmarks, describe_held_out, describe_samples
+from gpt.reports.model_page.samples import describe_samples
+from gpt.reports.model_page.scores import describe_benchmarks, describe_held_out
 from gpt.reports.model_page.training import describe_curves, describe_model, describe_settings, describe_training_data
 from gpt.reports.page import Markup, escape_text, note, render, table
 from gpt.reports.pictures import in_own_style
@@ -85,12 +86,13 @@ def draw_page(title: str, models: Sequence[Measured], verdict: Sequence[Mapping[
 
 def _summary(models: Sequence[Measured]) -> str:
     """The figures that a person wants first, the champion's under them, and what the model is."""
-    facts = []
-    for split, key, name in _HEADLINE:
-        shown = [_figure(model.split(split).get(key)) for model in models]
-        facts.append((name, *shown))
-    facts.append(("centred benchmark score", *(_figure(model.evaluation.get("centred")) for model in models)))
-    facts.append(("parameters", *(_count(model.evaluation.get("parameters")) for model in models)))
+    facts = [(name, *(_figure(model.split(split).get(key)) for model in models)) for split, key, name in _HEADLINE]
+    facts += [
+        ("centred benchmark score", *(_figure(model.evaluation.get("centred")) for model in models)),
+        ("parameters", *(_count(model.evaluation.get("parameters")) for model in models)),
+        ("tokens trained on", *(_count(model.tokens_seen()) for model in models)),
+        ("tokens per second (median)", *(_count(model.median_throughput()) for model in models)),
+    ]
     boxes = "".join(
         f"<div><b>{escape_text(own)}</b> {escape_text(name)}"
         + "".join(

@@ -4,12 +4,14 @@ What stands on it comes from anywhere, so every text is escaped, and the page al
 """
 
 import math
+import re
 import unicodedata
 from html import escape
 from typing import Any
 
 _SHOWN_CHARACTERS = 300
 _HASH_DIGITS = 12
+_NUMBER = re.compile(r"[-+±.,% 0-9]*(e[-+][0-9]+)?")
 NONE = "<p>none</p>\n"
 
 
@@ -49,7 +51,7 @@ def _cell(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int) or not value.strip("+-.,% 0123456789")
+    return isinstance(value, int) or bool(_NUMBER.fullmatch(value))
 
 
 def escape_text(value: str) -> str:
@@ -139,8 +141,10 @@ h3 {{ font-size: 1rem; margin: 1.2rem 0 .4rem; }}
 table {{ border-collapse: collapse; font-size: .87rem; }}
 th, td {{ text-align: left; vertical-align: top; padding: .25rem 1rem .25rem 0; border-bottom: 1px solid var(--line); }}
 th {{ color: var(--dim); font-weight: 600; }}
-td {{ min-width: 3.5rem; }}
-.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
+td {{ min-width: 3rem; }}
+.number {{ padding-right: .7rem; min-width: 2.6rem; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
+th {{ vertical-align: bottom; }}
+th.number {{ white-space: normal; }}
 q {{ quotes: none; white-space: pre-wrap; display: block; min-width: 14rem; max-width: 34rem;
   overflow-wrap: anywhere; font-family: ui-monospace, monospace; font-size: .8rem; }}
 code {{ font-family: ui-monospace, monospace; font-size: .85em; }}

@@ -110,9 +110,12 @@ def test_every_sample_stands_whole_beside_its_temperature(project: Path) -> None
     page = written()
     samples = read_json(paths.SAMPLES, "")
     assert {sample["temperature"] for sample in samples} == {0.0, 0.8, 1.2}
-    for sample in samples:
-        text = unescape(escape_text(sample["prompt"] + sample["completion"]))
-        assert [f"{sample['temperature']:g}", text] in [[row[0], row[-1][: len(text)]] for row in page.rows]
+    first = page.rows.index([f"temperature {each}" for each in ("0", "0.8", "1.2")])
+    for row, prompt in zip(page.rows[first + 1 :], load_params().evaluate.prompts, strict=False):
+        for sample in samples:
+            if sample["prompt"] == prompt:
+                text = unescape(escape_text(prompt + sample["completion"]))
+                assert row[page.rows[first].index(f"temperature {sample['temperature']:g}")].startswith(text)
     assert "At most 8 tokens, drawn among the 50 likeliest tokens." in page.sections["Samples"]
 
 
@@ -206,8 +209,8 @@ def candidate(**change: Any) -> Measured:
     held_out = {
         "loss": 3.5, "perplexity": 33.1, "bits_per_byte": 2.1, "tokens": 1000, "bytes": 2000, "documents": 4,
         "documents_sha256": "a" * 64, "by_source": {"plays": {"bits_per_byte": 2.1, "bytes": 2000, "documents": 4}},
-        "by_position": [{"first": 1, "last": 8, "tokens": 9, "bits_per_token": 6.0, "bits_per_byte": 3.0},
-                        {"first": 9, "last": 16, "tokens": 90, "bits_per_token": 5.0, "bits_per_byte": 2.0}],
+        "by_position": [{"first": 1, "last": 8, "tokens": 900, "bits_per_token": 6.0, "bits_per_byte": 3.0},
+                        {"first": 9, "last": 16, "tokens": 900, "bits_per_token": 5.0, "bits_per_byte": 2.0}],
     }  # fmt: skip
     values: dict[str, Any] = {
         "name": "version 2",
@@ -242,8 +245,8 @@ def test_two_models_stand_side_by_side_with_the_verdict(tmp_path: Path) -> None:
     assert "<h1>Evaluation of version 2 beside version 1 (champion)</h1>" in html
     assert page.row("✓ passed") == ["test_bits_per_byte", "2.1 against 2.2"]
     assert page.row("✗ failed") == ["repetition", "90%"]
-    assert page.row("0") == ["To be or not", "To be a"]
-    assert page.row("unknown") == ["not sampled", "To be free"], "of a release that noted no temperature"
+    assert page.row("temperature 0") == ["To be or not", "To be a"]
+    assert page.row("temperature unknown") == ["not sampled", "To be free"], "of a release that noted no temperature"
     assert page.row("base.seed") == ["1", "2"]
     assert page.row("commit") == ["0123abc", "4567def"]
     assert "tokens per second</text>" in html
@@ -255,9 +258,9 @@ def test_two_models_stand_side_by_side_with_the_verdict(tmp_path: Path) -> None:
 def test_accuracies_of_items_met_in_training_are_apart() -> None:
     page = Page(draw_page("x", [candidate()]))
     (row,) = [row for row in page.rows if row[0] == "piqa"]
-    assert row[1:4] == ["100", "50.0 %", "± 5.0 %"]
-    assert row[4] == "25.0 %", "chance"
-    assert row[6:8] == ["40.0 % of 90", "100.0 % of 10"]
+    assert row[1:4] == ["100", "50.0 ± 5.0 %", "25.0 %"]
+    assert row[5:9] == ["90", "40.0 %", "10", "100.0 %"]
+    assert row[9:11] == ["2.000", "7.500"]
     legend = draw_page("x", [candidate()])
     assert ">met in training</text>" in legend
     assert ">chance</text>" in legend
@@ -323,7 +326,7 @@ def test_no_text_acts_on_the_page() -> None:
     page = Page(html)
     assert not {"script", "img"} & set(page.tags)
     assert "\u202e" not in html
-    assert page.row("0.5") == [SHOWN * 2, SHOWN * 2]
+    assert page.row("temperature 0.5") == [SHOWN * 2, SHOWN * 2]
     assert "&lt;b&gt;</text>" in html
 
 

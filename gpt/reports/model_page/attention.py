@@ -5,7 +5,7 @@ from typing import Any
 from gpt.reports.page import Markup, escape_text, note, table
 from gpt.reports.pictures import COLOURS
 
-_LABEL, _GAP, _TITLE, _MAPS_IN_A_ROW = 74, 16, 22, 3
+_GAP, _TITLE, _MAPS_IN_A_ROW = 24, 24, 3
 _LEVELS = 20
 "So many strengths of colour are told apart."
 _LEGEND = (0.05, 0.2, 0.5, 1.0)
@@ -37,17 +37,18 @@ def describe_attention(attention: Json) -> str:
 
 
 def _draw_layer(layer: int, heads: list[tuple[int, Map]], tokens: list[str]) -> str:
-    count = len(tokens)
-    cell = max(9, min(24, 230 // count))
-    size = count * cell
-    width, height = _LABEL + size + _GAP, _TITLE + _LABEL + size + _GAP
+    names = [_short(token) for token in tokens]
+    cell = max(9, min(24, 230 // len(names)))
+    label = 10 + max(map(len, names)) * min(cell, 12) * 2 // 3
+    size = len(names) * cell
+    width, height = label + size + _GAP, _TITLE + label + size + _GAP
     parts = []
     for number, (head, weights) in enumerate(heads):
         left, top = (number % _MAPS_IN_A_ROW) * width, (number // _MAPS_IN_A_ROW) * height
-        parts.append(f'<g transform="translate({left} {top})">{_draw_map(head, weights, tokens, cell)}</g>')
+        parts.append(f'<g transform="translate({left} {top})">{_draw_map(head, weights, names, cell, label)}</g>')
     rows = -(-len(heads) // _MAPS_IN_A_ROW)
     across, down = min(len(heads), _MAPS_IN_A_ROW) * width, rows * height
-    legend = _draw_legend(down)
+    legend = _draw_legend(label, down)
     return Markup(
         f'<div class="scroll"><svg class="attention" style="width: {max(across, 330) / 16:.1f}rem" role="img"'
         f' viewBox="0 0 {max(across, 330)} {down + 34}" font-family="ui-monospace, monospace" fill="currentColor"'
@@ -55,14 +56,14 @@ def _draw_layer(layer: int, heads: list[tuple[int, Map]], tokens: list[str]) -> 
     )
 
 
-def _draw_map(head: int, weights: Map, tokens: list[str], cell: int) -> str:
-    """Return a map with its labels; cells of the same strength are one path."""
+def _draw_map(head: int, weights: Map, names: list[str], cell: int, label: int) -> str:
+    """Return a map with its labels, `label` wide; cells of the same strength are one path."""
     letters = min(cell, 12)
-    left, top, size = _LABEL, _TITLE + _LABEL, len(tokens) * cell
+    left, top, size = label, _TITLE + label, len(names) * cell
     labels = [f'<text x="{left}" y="13" font-size="13" font-weight="600">head {head}</text>']
-    for place, token in enumerate(tokens):
+    for place, token in enumerate(names):
         middle = place * cell + cell / 2 + letters * 0.35
-        name = escape_text(_short(token))
+        name = escape_text(token)
         labels.append(
             f'<text x="{left - 4}" y="{top + middle:g}" font-size="{letters}" text-anchor="end">{name}</text>'
         )
@@ -83,10 +84,10 @@ def _draw_map(head: int, weights: Map, tokens: list[str], cell: int) -> str:
     return f'{cells}<path d="{frame}" fill="none" stroke="currentColor" stroke-opacity="0.35"/>{"".join(labels)}'
 
 
-def _draw_legend(top: int) -> str:
-    parts = [f'<text x="{_LABEL}" y="{top + 16}" font-size="12">weight</text>']
+def _draw_legend(first: int, top: int) -> str:
+    parts = [f'<text x="{first}" y="{top + 16}" font-size="12">weight</text>']
     for number, value in enumerate(_LEGEND):
-        left = _LABEL + 56 + 50 * number
+        left = first + 56 + 60 * number
         parts.append(
             f'<rect x="{left}" y="{top + 5}" width="14" height="14" fill="{COLOURS[0]}" fill-opacity="{_strength(value):.2f}"/>'
             f'<text x="{left + 18}" y="{top + 16}" font-size="12">{value:g}</text>'

@@ -160,4 +160,4 @@ def _set_scale(axes: "Axes", which: str, log: bool, values: list[float]) -> None
         axis.set_minor_formatter(NullFormatter())
     elif which == "x":
         axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axis.set_major_formatter(lambda value, _: short_number(value))
+    axis.set_major_formatter(lambda value, _: f"{value:.4g}" if abs(value) < 1000 else short_number(value))

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +73,16 @@ class Measured:
     def section(self, name: str) -> Json:
         """Return a section of its params.yaml, nothing if it is not known."""
         return _object(self.params.get(name))
+
+    def tokens_seen(self) -> int | None:
+        """Return of how many tokens it was trained, repetitions included; None if that is not known."""
+        steps, batch = self.section("train").get("max_steps"), self.section("train").get("batch_size")
+        length = self.section("model").get("block_size")
+        return steps * batch * length if steps and batch and length else None
+
+    def median_throughput(self) -> int | None:
+        """Return its training's tokens per second, None if nobody has measured them."""
+        return round(statistics.median(rate for _, rate in self.throughput)) if self.throughput else None
 
     def settings(self) -> Json:
         """Return the settings that decide its weights, by section."""

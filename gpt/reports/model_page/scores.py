@@ -1,4 +1,4 @@
-"""How good a model is: held-out text by source and by position, benchmarks beside chance, samples; beside the champion's."""
+"""How good a model is: held-out text by source and by position, benchmarks beside chance; beside the champion's."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,11 +7,13 @@ from gpt.evaluation.held_out import HELD_OUT
 from gpt.reports.model_page.charts import ASIDE, Bars, Curve, Marks, draw_bars, draw_curves
 from gpt.reports.model_page.measured import Measured, wilson
 from gpt.reports.model_page.training import colour_of
-from gpt.reports.page import Markup, captioned, escape_text, folded, note, pictures_in_a_row, table
+from gpt.reports.page import captioned, escape_text, folded, note, pictures_in_a_row, table
 
 _MOST_SOURCES = 20
 "Bars of more are too many to read; the table has all."
-_SAMPLE_CHARACTERS = 2000
+_FEW_TOKENS = 100
+"Of a position: what so few say of it is chance."
+_LARGE = 1e6
 _BITS = "bits per byte (lower is better)"
 
 Json = dict[str, Any]
@@ -47,7 +49,11 @@ def describe_held_out(models: Sequence[Measured]) -> str:
     pictures = [picture for picture in (_sources_picture(models), _positions_picture(models)) if picture]
     if pictures:
         content += pictures_in_a_row(*pictures)
-    return content + folded("By source", _sources_table(models)) + folded("By position", _positions_table(models))
+    return (
+        content
+        + folded("Figures by source", _sources_table(models))
+        + folded("Figures by position", _positions_table(models))
+    )
 
 
 def _other_documents(models: Sequence[Measured]) -> str:
@@ -92,7 +98,11 @@ def _positions_picture(models: Sequence[Measured]) -> str:
     curves = []
     for place, split in enumerate(splits):
         for number, model in enumerate(models):
-            bins = [each for each in model.split(split).get("by_position", []) if each["bits_per_byte"] is not None]
+            bins = [
+                each
+                for each in model.split(split).get("by_position", [])
+                if each["bits_per_byte"] is not None and each["tokens"] >= _FEW_TOKENS
+            ]
             name = f"{split}, {model.name}" if len(models) > 1 else split
             colour = number if len(models) > 1 else place
             middles = [(each["first"] + each["last"]) / 2 for each in bins]
@@ -102,7 +112,7 @@ def _positions_picture(models: Sequence[Measured]) -> str:
     picture = draw_curves(
         curves, "Bits per byte by position", "tokens before it in the context", "bits per byte", log_x=True
     )
-    text = "How much a longer context helps. Short contexts are the beginnings of documents only, so they scatter."
+    text = f"How much a longer context helps. Positions of fewer than {_FEW_TOKENS} tokens are in the table only."
     return captioned(picture, "By position in the context", text) if picture else ""
 
 
@@ -196,26 +206,23 @@ def _part(figures: Json, part: str) -> tuple[float, int] | None:
 def _benchmark_table(model: Measured, several: bool) -> str:
     rows = []
     for name, figures in model.benchmarks.items():
-        blank, met = _object(figures.get("untrained")), _part(figures, "met")
-        clean = _object(figures.get("clean"))
+        blank, clean, met = _object(figures.get("untrained")), _part(figures, "clean"), _part(figures, "met")
         rows.append(
             [
                 name,
                 figures.get("items", ""),
-                _percent(figures.get("accuracy")),
-                f"± {_percent(figures['standard_error'])}" if figures.get("standard_error") is not None else "",
+                _with_error(figures),
                 _percent(figures.get("chance")),
                 _percent(figures.get("accuracy_norm")),
-                f"{_percent(clean.get('accuracy'))} of {figures.get('clean_items', 0):,}" if clean else "",
-                f"{_percent(met[0])} of {met[1]:,}" if met else "",
-                _number(figures, "bits_per_byte", 3),
-                _number(blank, "bits_per_byte", 3),
-                _number(figures, "perplexity", 1),
-                _number(blank, "perplexity", 1),
+                *(cell for part in (clean, met) for cell in ((part[1], _percent(part[0])) if part else (0, ""))),
+                *(_number(each, "bits_per_byte", 3) for each in (figures, blank)),
+                *(_number(each, "perplexity", 1) for each in (figures, blank)),
             ]
         )
-    head = ["benchmark", "items", "accuracy", "standard error", "chance", "normalised accuracy", "clean items", "met in training",
-            "bits per byte of the answer", "untrained", "perplexity of the answer", "untrained"]  # fmt: skip
+    head = [
+        "benchmark", "items", "accuracy ± standard error", "chance", "per byte of choice", "clean items", "their accuracy",
+        "met in training", "their accuracy", "bits per byte of answers", "untrained", "perplexity of answers", "untrained",
+    ]  # fmt: skip
     title = f"<h3>{escape_text(model.name)}</h3>\n" if several else ""
     return title + table(head, rows) if rows else ""
 
@@ -234,58 +241,28 @@ def _centred(models: Sequence[Measured]) -> str:
     )
 
 
-def describe_samples(models: Sequence[Measured], sampling: str) -> str:
-    """Return what was written after each prompt, by temperature; `sampling` says how else it was drawn."""
-    prompts = list(dict.fromkeys(str(sample["prompt"]) for model in models for sample in _samples(model)))
-    if not prompts:
-        return note("No sample was written.")
-    content = note(f"The prompt is bold. Temperature 0 takes the likeliest token always.{sampling}")
-    for prompt in prompts:
-        temperatures = list(
-            dict.fromkeys(
-                sample.get("temperature") for m in models for sample in _samples(m) if str(sample["prompt"]) == prompt
-            )
-        )
-        temperatures.sort(key=lambda value: -1.0 if value is None else float(value))
-        rows = [
-            [
-                "unknown" if temperature is None else f"{temperature:g}",
-                *(_written(model, prompt, temperature) for model in models),
-            ]
-            for temperature in temperatures
-        ]
-        head = ["temperature", *(model.name if len(models) > 1 else "text" for model in models)]
-        content += table(head, rows)
-    return content
-
-
-def _samples(model: Measured) -> list[Json]:
-    return [
-        sample for sample in model.samples if isinstance(sample, dict) and {"prompt", "completion"} <= sample.keys()
-    ]
-
-
-def _written(model: Measured, prompt: str, temperature: float | None) -> Markup | str:
-    for sample in _samples(model):
-        if str(sample["prompt"]) == prompt and sample.get("temperature") == temperature:
-            text = str(sample["completion"])
-            cut = text[:_SAMPLE_CHARACTERS] + ("…" if len(text) > _SAMPLE_CHARACTERS else "")
-            ended = "" if cut.strip() else "<em>nothing more</em>"
-            return Markup(f"<q><b>{escape_text(prompt)}</b>{escape_text(cut)}</q>{ended}")
-    return Markup("<em>not sampled</em>")
-
-
 def _heads(name: str, models: Sequence[Measured]) -> list[str]:
     return [name] if len(models) == 1 else [f"{name}, {model.name}" for model in models]
 
 
 def _number(figures: Json, key: str, digits: int) -> str:
     value = figures.get(key)
-    return f"{value:,.{digits}f}" if isinstance(value, int | float) else ""
+    if not isinstance(value, int | float):
+        return ""
+    return f"{value:,.{digits}f}" if abs(value) < _LARGE else f"{value:.2e}"
 
 
 def _percent(value: Any) -> str:
     return f"{100 * value:.1f} %" if isinstance(value, int | float) else ""
+
+
+def _with_error(figures: Json) -> str:
+    accuracy, error = figures.get("accuracy"), figures.get("standard_error")
+    return (
+        f"{100 * accuracy:.1f} ± {100 * error:.1f} %"
+        if accuracy is not None and error is not None
+        else _percent(accuracy)
+    )
 
 
 def _percents(interval: tuple[float, float] | None) -> tuple[float, float] | None:

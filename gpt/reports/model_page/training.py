@@ -74,9 +74,9 @@ def describe_model(model: Measured) -> str:
     said = [f"{parameters:,} parameters"] if parameters else []
     said += [_counted(shape[key], one, many) for key, (one, many) in _SHAPE.items() if key in shape]
     text = f"A GPT of {', '.join(said)}." if said else "A GPT."
-    if {"max_steps", "batch_size"} <= train.keys() and "block_size" in shape:
+    if seen := model.tokens_seen():
         steps, batch, length = train["max_steps"], train["batch_size"], shape["block_size"]
-        seen, epoch = steps * batch * length, model.tokens.get("train", {}).get("tokens")
+        epoch = model.tokens.get("train", {}).get("tokens")
         text += f" Trained for {steps:,} steps of {batch:,} sequences of {length:,} tokens: {short_number(seen)} tokens"
         text += f", {seen / epoch:.2g} times its training text." if epoch else "."
         text += "".join(f" {what}: {train[key]}." for key, what in _HOW.items() if key in train)
@@ -86,7 +86,7 @@ def describe_model(model: Measured) -> str:
 _SHAPE = {
     "n_layer": ("layer", "layers"),
     "n_head": ("head", "heads"),
-    "n_embd": ("number a token", "numbers a token"),
+    "n_embd": ("dimension", "dimensions"),
     "block_size": ("token of context", "tokens of context"),
 }
 _HOW = {"optimizer": "Optimizer", "precision": "Precision"}
