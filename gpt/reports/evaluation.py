@@ -71,7 +71,7 @@ def draw_page(title: str, models: Sequence[Measured], verdict: Sequence[Mapping[
     model = models[0]
     sections = {
         "Verdict": _verdict(verdict),
-        "What it was trained on": "".join(_data_of(each, len(models) > 1) for each in models),
+        "What it was trained on": _trained_on(models),
         "Training": describe_curves(models),
         "Held-out text": describe_held_out(models),
         "Benchmarks": describe_benchmarks(models),
@@ -124,11 +124,19 @@ def _verdict(verdict: Sequence[Mapping[str, Any]]) -> str:
     return table(["", "the gate looked at", "and found"], rows) if rows else ""
 
 
-def _data_of(model: Measured, several: bool) -> str:
-    title = f"<h3>{escape_text(model.name)}</h3>\n<p>{escape_text(describe_model(model))}</p>\n" if several else ""
-    if not model.params:
-        return title + note("Its settings are not known: an earlier release did not keep them.")
-    return title + describe_training_data(model)
+def _trained_on(models: Sequence[Measured]) -> str:
+    contents = [
+        describe_training_data(model)
+        if model.params
+        else note("Not known: an earlier release did not keep its settings.")
+        for model in models
+    ]
+    if len(models) == 1:
+        return contents[0]
+    whats = [f"<h3>{escape_text(m.name)}</h3>\n<p>{escape_text(describe_model(m))}</p>\n" for m in models]
+    if contents[0] == contents[1]:
+        return "".join(whats) + f"<h3>Both learned from</h3>\n{contents[0]}"
+    return "".join(what + content for what, content in zip(whats, contents, strict=True))
 
 
 def _sampling(model: Measured) -> str:

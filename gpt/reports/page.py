@@ -134,7 +134,7 @@ body {{ margin: 0 auto; max-width: 66rem; padding: 1rem; font: 15px/1.5 system-u
 h1 {{ font-size: 1.7rem; margin: .5rem 0; }}
 h2 {{ font-size: 1.2rem; margin: 2rem 0 .6rem; border-bottom: 1px solid var(--line); padding-bottom: .2rem; }}
 h3 {{ font-size: 1rem; margin: 1.2rem 0 .4rem; }}
-.facts {{ display: flex; flex-wrap: wrap; gap: .6rem; }}
+.facts {{ display: flex; flex-wrap: wrap; gap: .6rem; margin-bottom: .6rem; }}
 .facts div {{ background: var(--soft); border-radius: .4rem; padding: .4rem .8rem; color: var(--dim); }}
 .facts b {{ display: block; font-size: 1.25rem; color: var(--ink); }}
 .scroll {{ overflow-x: auto; margin-bottom: .6rem; }}

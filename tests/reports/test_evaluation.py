@@ -20,6 +20,7 @@ from gpt.evaluation.evaluate import evaluate
 from gpt.files import read_json, sha256_file, sha256_tree, write_json
 from gpt.params.project import load_params
 from gpt.reports.evaluation import PAGE, draw_page, draw_training, write_comparison, write_report
+from gpt.reports.model_page.charts import Curve
 from gpt.reports.model_page.measured import Measured, of_files, of_project, wilson
 from gpt.reports.page import escape_text
 from tests.conftest import ROOT
@@ -304,6 +305,16 @@ def test_values_that_are_not_finite_are_counted_and_left_out() -> None:
     assert "1 recorded values are not finite numbers" in page.sections["Training"]
 
 
+def test_of_a_long_run_no_peak_is_lost_and_the_page_stays_small() -> None:
+    steps = [float(step) for step in range(200_000)]
+    losses = [3.0 + 1 / (1 + step) + (step == 123_456) * 50 for step in steps]
+    points = Curve("x", steps, losses).points()
+    assert len(points) <= 1000
+    assert points == sorted(points)
+    assert (123_456, losses[123_456]) in points
+    assert len(draw_page("x", [candidate(training={"step": steps, "train_loss": losses})])) < 400_000
+
+
 def test_of_many_sources_the_largest_are_drawn_and_all_listed() -> None:
     sources = {f"source{n}": {"bits_per_byte": 1.5, "bytes": n, "documents": 1} for n in range(40)}
     html = draw_page("x", [candidate(evaluation={"test": {"by_source": sources}})])
@@ -345,7 +356,7 @@ def test_files_of_an_earlier_release_are_shown_as_far_as_they_can_be_read(conten
     names = ("evaluate.json", "samples.json", "attention.json", "training.csv", "validation.csv", "params.yaml", "tokenize.json",
              "prepare.json")  # fmt: skip
     broken = of_files("old", dict.fromkeys(names, content))
-    assert "not known" in Page(draw_page("x", [candidate(), broken])).sections["What it was trained on"]
+    assert "Not known" in Page(draw_page("x", [candidate(), broken])).sections["What it was trained on"]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 OURS, THEIRS = COLOURS[:2]
 "Of the model and of the champion beside it."
 ASIDE = COLOURS[3]
+_MOST_POINTS = 1000
 _FEW_POINTS = 24
 "So few are marked."
 _SHORT_NAME = 20
@@ -31,7 +32,17 @@ class Curve(NamedTuple):
     width: float = 1.4
 
     def points(self) -> list[tuple[float, float]]:
-        return [(x, y) for x, y in zip(self.x, self.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
+        """Return the points; of very many, the lowest and the highest of each stretch, so that no peak is lost."""
+        points = [(x, y) for x, y in zip(self.x, self.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
+        if len(points) <= _MOST_POINTS:
+            return points
+        size = math.ceil(len(points) / (_MOST_POINTS // 2))
+        stretches = (points[first : first + size] for first in range(0, len(points), size))
+        return [
+            point
+            for stretch in stretches
+            for point in sorted({min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])})
+        ]
 
 
 class Bars(NamedTuple):
