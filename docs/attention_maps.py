@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from gpt.errors import UserError
+from gpt.evaluation.attention import attention_weights, spread, token_names
 from gpt.model.attention import CausalAttention, MultiHeadAttention, SelfAttention, SimplifiedSelfAttention
 from gpt.model.storage import load_model
 from gpt.model.transformer import GPTModel
@@ -64,7 +65,6 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-@torch.no_grad()
 def read_weights(model: GPTModel, encoding: tiktoken.Encoding, text: str) -> tuple[list[str], torch.Tensor]:
     """Return the names of a text's T tokens and all weights (n_layer, n_head, T, T) with which a model reads them.
 
@@ -75,15 +75,7 @@ def read_weights(model: GPTModel, encoding: tiktoken.Encoding, text: str) -> tup
         raise UserError(
             f"--text: {len(tokens) - 1} tokens; give 2 to {model.config.block_size - 1}, what the model can read"
         )
-    inputs: list[torch.Tensor] = []
-    attentions = [block.get_submodule("att") for block in model.trf_blocks]
-    hooks = [attention.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for attention in attentions]
-    model(torch.tensor([tokens]))
-    for hook in hooks:
-        hook.remove()
-    weights = [attention(x, return_weights=True)[1][0] for attention, x in zip(attentions, inputs, strict=True)]
-    names = ["START", *(encoding.decode([token]).replace("\n", "↵").strip(" ") or "␣" for token in tokens[1:])]
-    return names, torch.stack(weights)
+    return token_names(encoding, tokens), attention_weights(model, tokens)
 
 
 @torch.no_grad()
@@ -127,7 +119,7 @@ def draw_four() -> Figure:
 
 def draw_heads(names: Sequence[str], weights: torch.Tensor) -> Figure:
     """Draw layers under each other and heads side by side."""
-    layers, heads = _spread(weights.shape[0], MOST_LAYERS), _spread(weights.shape[1], MOST_HEADS)
+    layers, heads = spread(weights.shape[0], MOST_LAYERS), spread(weights.shape[1], MOST_HEADS)
     figure = Figure(figsize=(1.75 * len(heads) + 0.8, 1.75 * len(layers) + 0.8), dpi=100, layout="constrained")
     panels = figure.subplots(len(layers), len(heads), squeeze=False)
     for row, layer in enumerate(layers):
@@ -194,11 +186,6 @@ def _name_bar(bar: Axes) -> None:
     ticks = (0, 0.05, 0.2, 0.5, 1)
     bar.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=9)
     bar.set_title("attention weight", fontsize=9)
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Return at most so many of 0 … count - 1, the first and the last among them."""
-    return sorted({round(number) for number in torch.linspace(0, count - 1, min(count, most)).tolist()})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What a finished run shows in Prefect's UI: the metrics, the loss curve, the way to its MLflow run."""
+"""What a finished run shows in Prefect's UI: the metrics, the evaluation, the loss curve, the way to its MLflow run."""
 
 import base64
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -10,14 +11,18 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from gpt import paths
 from gpt.files import read_json
-from gpt.secrets.hiding import without_userinfo
+from gpt.registry.overview import facts
+from gpt.registry.overview.description import benchmark_table, fenced, figure_table, size_sentence
+from gpt.reports.evaluation import PAGE
+from gpt.secrets.hiding import redact, without_userinfo
 
 _FIGURES = ("documents", "loss", "perplexity", "bits_per_byte")
 
 
 def publish(registered: dict[str, Any]) -> None:
-    """Show the metrics, the loss curve and the MLflow run of a version; what cannot be shown is a warning."""
+    """Show the metrics, the evaluation, the loss curve and the MLflow run of a version; what cannot be shown is a warning."""
     _try("metrics", _metrics)
+    _try("evaluation", lambda: _evaluation(registered))
     _try("loss curve", _loss_curve)
     _try("MLflow run", lambda: _mlflow_run(registered))
 
@@ -36,6 +41,24 @@ def _metrics() -> None:
         for split in ("test", "validation")
     ]
     create_table_artifact(key="metrics", table=table, description="Held-out documents; bits per byte decide.")
+
+
+def _evaluation(registered: dict[str, Any]) -> None:
+    """The figures of the report's page, which the UI cannot open, and where that page lies."""
+    model = facts.of_project(Path.cwd(), {}, name=registered["name"])
+    sample = "".join(model.samples[0]) if model.samples else ""
+    parts = (
+        f"# {model.name} version {registered['version']}",
+        size_sentence(model),
+        figure_table(model),
+        benchmark_table(model),
+        f"A sample:\n\n{fenced(sample, 'text')}" if sample else "",
+        f"All curves, benchmarks and samples: `{(Path.cwd() / paths.REPORTS / PAGE).as_posix()}` on the machine of the run.",
+    )
+    markdown = redact("\n\n".join(part for part in parts if part))
+    create_markdown_artifact(
+        key="evaluation", markdown=markdown, description=f"models:/{model.name}/{registered['version']}"
+    )
 
 
 def _loss_curve() -> None:

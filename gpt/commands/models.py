@@ -57,13 +57,11 @@ def _add_evaluate(commands: Commands) -> None:
 
 
 def report(options: argparse.Namespace) -> int:
-    """write a page with the evaluation's figures, loss curves and samples"""
-    from gpt import paths
+    """write a page with the evaluation's figures, curves, benchmarks and samples"""
     from gpt.params.project import load_params
     from gpt.reports.evaluation import write_report
 
-    write_report(load_params().evaluate)
-    print(f"report: {paths.REPORTS / 'evaluate.md'}")
+    print(f"report: {write_report(load_params())}")
     return 0
 
 

@@ -8,6 +8,7 @@ import torch
 
 from gpt import paths
 from gpt.corpus.documents import describe_documents
+from gpt.evaluation.attention import describe_attention
 from gpt.evaluation.benchmarks.answers import score_benchmarks
 from gpt.evaluation.held_out import HELD_OUT, read_held_out
 from gpt.evaluation.passages import Scored, score_documents
@@ -21,11 +22,13 @@ from gpt.processes.cores import bound_threads
 from gpt.processes.environment import check_products
 from gpt.processes.precision import autocast_type, check_precision, matmul_precision, warn_if_emulated
 
+Sample = dict[str, str | float]
+
 
 def evaluate(params: Params) -> dict[str, Any]:
     """Measure models/base on the held-out splits and the benchmarks; return the metrics.
 
-    Writes metrics/evaluate.json, reports/samples.json and reports/scores/, all or nothing.
+    Writes metrics/evaluate.json, reports/samples.json, reports/attention.json and reports/scores/, all or nothing.
     """
     model, encoding = _load(params)
     with matmul_precision(params.evaluate.precision):
@@ -39,7 +42,9 @@ def evaluate(params: Params) -> dict[str, Any]:
     metrics |= answers
     metrics["parameters"] = model.count_parameters()
     metrics["weights_sha256"] = sha256_file(paths.BASE_MODEL / "model.safetensors")
-    _write(metrics, scored, items, _samples(params, model, encoding))
+    samples = _samples(params, model, encoding)
+    attention = describe_attention(model, encoding, params.evaluate.prompts[0])
+    _write(metrics, scored, items, samples, attention)
     return metrics
 
 
@@ -48,11 +53,18 @@ def _score(params: Params, model: GPTModel, encoding: tiktoken.Encoding, split: 
     return score_documents(model, documents, encoding, split, autocast=_autocast(params))
 
 
-def _write(metrics: dict[str, Any], scored: dict[str, Scored], items: Items, samples: list[dict[str, str]]) -> None:
-    with atomic_folder(paths.SCORES) as scores, atomic_file(paths.SAMPLES) as partial:
+def _write(
+    metrics: dict[str, Any], scored: dict[str, Scored], items: Items, samples: list[Sample], attention: dict[str, Any]
+) -> None:
+    with (
+        atomic_folder(paths.SCORES) as scores,
+        atomic_file(paths.SAMPLES) as written,
+        atomic_file(paths.ATTENTION) as maps,
+    ):
         Passages.join([result.passages for result in scored.values()]).write(scores / PASSAGES_FILE)
         items.write(scores / ITEMS_FILE)
-        partial.write_text(json.dumps(samples, indent=2) + "\n", encoding="utf-8")
+        written.write_text(json.dumps(samples, indent=2) + "\n", encoding="utf-8")
+        maps.write_text(json.dumps(attention) + "\n", encoding="utf-8")
         write_json(paths.EVALUATE_METRICS, metrics)  # in here: if it cannot be written, all stays as it was
 
 
@@ -77,13 +89,17 @@ def _autocast(params: Params) -> torch.dtype | None:
     return autocast_type(params.evaluate.precision)
 
 
-def _samples(params: Params, model: GPTModel, encoding: tiktoken.Encoding) -> list[dict[str, str]]:
+def _samples(params: Params, model: GPTModel, encoding: tiktoken.Encoding) -> list[Sample]:
+    """Return what the model writes after each prompt: at evaluate.temperature first, then at evaluate.temperatures."""
     settings = params.evaluate
-    sampling = Sampling(
-        settings.max_new_tokens, temperature=settings.temperature, top_k=settings.top_k, seed=params.base.seed
-    )
-    completions = generate_texts(model, encoding, settings.prompts, sampling)
-    return [
-        {"prompt": prompt, "completion": completion}
-        for prompt, completion in zip(settings.prompts, completions, strict=True)
-    ]
+    samples: list[Sample] = []
+    for temperature in settings.all_temperatures():
+        sampling = Sampling(
+            settings.max_new_tokens, temperature=temperature, top_k=settings.top_k, seed=params.base.seed
+        )
+        completions = generate_texts(model, encoding, settings.prompts, sampling)
+        samples += [
+            {"prompt": prompt, "temperature": temperature, "completion": completion}
+            for prompt, completion in zip(settings.prompts, completions, strict=True)
+        ]
+    return samples

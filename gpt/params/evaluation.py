@@ -41,6 +41,8 @@ class Evaluate(Section):
     max_new_tokens: PositiveInt
     temperature: NonNegativeFloat
     "0 takes the most likely token always."
+    temperatures: Annotated[tuple[NonNegativeFloat, ...], Field(strict=False)]
+    "Further ones, at which the report shows samples too."
     top_k: NonNegativeInt
     "Sample among the k most likely tokens; 0 among all."
 
@@ -49,6 +51,12 @@ class Evaluate(Section):
         named = (*self.benchmarks, *self.tasks)
         if twice := sorted({name for name in named if named.count(name) > 1}):
             raise ValueError(f"benchmarks and tasks: {', '.join(twice)} is named twice")
+        return self
+
+    @model_validator(mode="after")
+    def _temperatures_are_named_once(self) -> Self:
+        if twice := sorted({each for each in self.temperatures if self.temperatures.count(each) > 1}):
+            raise ValueError(f"temperatures: {', '.join(map(str, twice))} is named twice")
         return self
 
     @model_validator(mode="after")
@@ -65,6 +73,10 @@ class Evaluate(Section):
                 message = known if fault["type"] == "extra_forbidden" else fault["msg"][0].lower() + fault["msg"][1:]
                 raise ValueError(f"{place} = {fault['input']!r}: {message}") from None
         return self
+
+    def all_temperatures(self) -> tuple[float, ...]:
+        """Return at which temperatures there are samples, each once: `temperature` comes first."""
+        return (self.temperature, *(each for each in self.temperatures if each != self.temperature))
 
     def of(self, name: str) -> ForBenchmark:
         """Return how a benchmark or task is scored: what params.yaml says of all, and otherwise of this one."""

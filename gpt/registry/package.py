@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 _SCRIPT = Path(__file__).with_name("serving") / "pyfunc.py"
+# Beside the record, for descriptions and pages.
+_SHOWN = (paths.SAMPLES, paths.ATTENTION, paths.TOKENIZE_METRICS, paths.PREPARE_METRICS)
 _FIGURES = ("bits_per_byte", "loss", "perplexity")
 _OTHER = f"; another version is the {CANDIDATE}"
 # A version with all of these is the same model from the same data and settings, measured on the same documents.
@@ -176,8 +178,9 @@ def _create_version(
         with tempfile.TemporaryDirectory() as folder:
             record = Path(folder) / FOLDER
             write_record(record, lineage, find_parents(client, name, lineage, run_id, run.info.experiment_id))
-            if (project / paths.SAMPLES).is_file():
-                shutil.copyfile(project / paths.SAMPLES, record / paths.SAMPLES.name)
+            for path in _SHOWN:
+                if (project / path).is_file():
+                    shutil.copyfile(project / path, record / path.name)
             _write_package(Path(folder, "model"), Path(folder), model, run_id, params, project)
             write_frozen(project, params.evaluate, evaluation, Path(folder, "model", EVALUATION_FOLDER))
             client.log_model_artifacts(model.model_id, str(Path(folder, "model")))

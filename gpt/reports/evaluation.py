@@ -1,33 +1,173 @@
-"""reports/evaluate/: the evaluation as a page that a person can read, with the loss curves of training."""
+"""The evaluation as one page that works offline: what was trained on what, curves, held-out text, benchmarks, samples, attention.
 
-import csv
+`gpt report` writes it of the project's model; it is made of declared outputs alone, so the same outputs make the same bytes.
+`write_comparison` writes the same page of a registered version beside the champion, with what only a run knows: throughput,
+hardware, commit, the gate's verdict.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gpt import paths
 from gpt.errors import UserError
-from gpt.evaluation.held_out import HELD_OUT
-from gpt.files import atomic_folder, read_json
-from gpt.params.evaluation import Evaluate
+from gpt.files import atomic_folder
+from gpt.params.project import Params
+from gpt.reports.lineage import draw_lineage
+from gpt.reports.model_page.attention import describe_attention
+from gpt.reports.model_page.measured import Measured, of_project, read_columns
+from gpt.reports.model_page.samples import describe_samples
+from gpt.reports.model_page.scores import describe_benchmarks, describe_held_out
+from gpt.reports.model_page.training import describe_curves, describe_model, describe_settings, describe_training_data
+from gpt.reports.page import Markup, escape_text, note, render, table
 from gpt.reports.pictures import in_own_style
 
 Json = dict[str, Any]
 
+PAGE = "index.html"
+_CURVES = "training.png"
+_HEADLINE = (
+    ("test", "bits_per_byte", "bits per byte (test)"),
+    ("validation", "bits_per_byte", "bits per byte (validation)"),
+)
 
-def write_report(settings: Evaluate) -> None:
-    """Write reports/evaluate/ from what `gpt pretrain` and `gpt evaluate` wrote; raise `UserError` if it is missing or damaged."""
-    metrics = read_json(paths.EVALUATE_METRICS, "run `gpt evaluate` again", (*HELD_OUT, "parameters"))
-    samples = read_json(paths.SAMPLES, "run `gpt evaluate` again")
-    config = read_json(paths.BASE_MODEL / "config.json", "run `gpt pretrain` again")
+
+def write_report(params: Params) -> Path:
+    """Write reports/evaluate/ of the project's model, and return the page's path.
+
+    Raises `UserError` if an output of an earlier stage is missing or not as that stage wrote it.
+    """
+    model = of_project(params)
     with atomic_folder(paths.REPORTS) as folder:
-        draw_training(paths.TRAINING_PLOT, paths.VALIDATION_PLOT, folder / "training.png")
+        draw_training(paths.TRAINING_PLOT, paths.VALIDATION_PLOT, folder / _CURVES)
         try:
-            page = _page(settings, config, metrics, samples)
-        except (KeyError, TypeError, ValueError) as error:
+            page = draw_page(f"Evaluation of {params.base.name}", [model])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            made = ", ".join(map(str, (paths.EVALUATE_METRICS, paths.SAMPLES, paths.ATTENTION, paths.TOKENIZE_METRICS)))
             raise UserError(
-                f"{paths.EVALUATE_METRICS}, {paths.SAMPLES}: not as `gpt evaluate` wrote them ({error!r}); run it again"
+                f"{made}: not as `gpt evaluate` and `gpt tokenize` wrote them ({error!r}); run them again"
             ) from None
-        (folder / "evaluate.md").write_text(page, encoding="utf-8")
+        (folder / PAGE).write_text(page, encoding="utf-8")
+    return paths.REPORTS / PAGE
+
+
+def write_comparison(
+    folder: Path, candidate: Measured, champion: Measured | None = None, verdict: Iterable[Mapping[str, Any]] = ()
+) -> Path:
+    """Write the page of a candidate, beside the champion if there is one, to `folder`; return the page's path.
+
+    `verdict` has what the gate looked at, `Reason.to_dict()` each. What is not known of one of the two is left out.
+    """
+    models = [candidate] if champion is None else [candidate, champion]
+    title = candidate.name if champion is None else f"{candidate.name} beside {champion.name}"
+    page = draw_page(f"Evaluation of {title}", models, list(verdict))
+    with atomic_folder(folder) as partial:
+        (partial / PAGE).write_text(page, encoding="utf-8")
+    return folder / PAGE
+
+
+def draw_page(title: str, models: Sequence[Measured], verdict: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Return the page of a model, or of a model and the champion beside it."""
+    model = models[0]
+    sections = {
+        "Verdict": _verdict(verdict),
+        "What it was trained on": _trained_on(models),
+        "Training": describe_curves(models),
+        "Held-out text": describe_held_out(models),
+        "Benchmarks": describe_benchmarks(models),
+        "Samples": describe_samples(models, _sampling(model)),
+        "Attention": describe_attention(model.attention) if model.attention.get("maps") else "",
+        "Lineage": f'<div class="scroll">{draw_lineage(model.lineage)}</div>' if model.lineage else "",
+        "Settings": describe_settings(models),
+        "Hashes": _hashes(models),
+    }
+    return render(title, _summary(models), {name: content for name, content in sections.items() if content})
+
+
+def _summary(models: Sequence[Measured]) -> str:
+    """The figures that a person wants first, the champion's under them, and what the model is."""
+    facts = [(name, *(_figure(model.split(split).get(key)) for model in models)) for split, key, name in _HEADLINE]
+    facts += [
+        ("centred benchmark score", *(_figure(model.evaluation.get("centred")) for model in models)),
+        ("parameters", *(_count(model.evaluation.get("parameters")) for model in models)),
+        ("tokens trained on", *(_count(model.tokens_seen()) for model in models)),
+        ("tokens per second (median)", *(_count(model.median_throughput()) for model in models)),
+    ]
+    boxes = "".join(
+        f"<div><b>{escape_text(own)}</b> {escape_text(name)}"
+        + "".join(
+            f"<small>{escape_text(models[1].name)}: {escape_text(their or 'unknown')}</small>" for their in others
+        )
+        + "</div>"
+        for name, own, *others in facts
+        if own
+    )
+    told = table(["", *(model.name for model in models)], _told(models)) if any(model.facts for model in models) else ""
+    what = f"<p>{escape_text(describe_model(models[0]))}</p>\n" if len(models) == 1 else ""
+    return f'{what}<div class="facts">{boxes}</div>\n{told}'
+
+
+def _told(models: Sequence[Measured]) -> list[list[str]]:
+    names = dict.fromkeys(name for model in models for name in model.facts)
+    return [[name, *(model.facts.get(name, "") for model in models)] for name in names]
+
+
+def _verdict(verdict: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            Markup(f'<span class="verdict">{"✓ passed" if reason.get("passed") else "✗ failed"}</span>'),
+            str(reason.get("check", "")),
+            str(reason.get("text", "")),
+        ]
+        for reason in verdict
+    ]
+    return table(["", "the gate looked at", "and found"], rows) if rows else ""
+
+
+def _trained_on(models: Sequence[Measured]) -> str:
+    contents = [
+        describe_training_data(model)
+        if model.params
+        else note("Not known: an earlier release did not keep its settings.")
+        for model in models
+    ]
+    if len(models) == 1:
+        return contents[0]
+    whats = [f"<h3>{escape_text(m.name)}</h3>\n<p>{escape_text(describe_model(m))}</p>\n" for m in models]
+    if contents[0] == contents[1]:
+        return "".join(whats) + f"<h3>Both learned from</h3>\n{contents[0]}"
+    return "".join(what + content for what, content in zip(whats, contents, strict=True))
+
+
+def _sampling(model: Measured) -> str:
+    settings = model.section("evaluate")
+    limit, top_k = settings.get("max_new_tokens"), settings.get("top_k")
+    among = "all tokens" if top_k == 0 else f"the {top_k} likeliest tokens"
+    return f" At most {limit:,} tokens, drawn among {among}." if isinstance(limit, int) and top_k is not None else ""
+
+
+def _hashes(models: Sequence[Measured]) -> str:
+    rows = []
+    for model in models:
+        of = {"weights": model.evaluation.get("weights_sha256")} | {
+            f"{split} documents": model.split(split).get("documents_sha256") for split in ("validation", "test")
+        }
+        rows += [
+            [model.name, name, Markup(f'<code class="whole">{escape_text(str(digest))}</code>')]
+            for name, digest in of.items()
+            if digest
+        ]
+    if len(models) == 1:
+        return table(["of", "SHA-256"], [row[1:] for row in rows]) if rows else ""
+    return table(["model", "of", "SHA-256"], rows) if rows else ""
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else ""
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else ""
 
 
 @in_own_style
@@ -38,8 +178,8 @@ def draw_training(training: Path, validation: Path, output: Path) -> None:
 
     figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(*_read_curve(training, "train_loss"), "-", label="training")
-    axes.plot(*_read_curve(validation, "validation_loss"), "o-", label="validation", markersize=4)
+    axes.plot(*_columns(training, "train_loss"), "-", label="training")
+    axes.plot(*_columns(validation, "validation_loss"), "o-", label="validation", markersize=4)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats per token)")
     axes.grid(alpha=0.3)
@@ -47,44 +187,6 @@ def draw_training(training: Path, validation: Path, output: Path) -> None:
     FigureCanvasAgg(figure).print_png(str(output), metadata={"Software": None})
 
 
-def _read_curve(path: Path, column: str) -> tuple[list[int], list[float]]:
-    """Return the steps and the values of a column."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [int(row["step"]) for row in rows], [float(row[column]) for row in rows]
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; run `gpt pretrain` again") from None
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path}: is not as `gpt pretrain` wrote it; run `gpt pretrain` again") from None
-
-
-def _page(settings: Evaluate, config: Json, metrics: Json, samples: list[dict[str, str]]) -> str:
-    lines = [
-        "# Evaluation",
-        "",
-        f"{metrics['parameters']:,} parameters: {config['n_layer']} layers, {config['n_embd']} wide,"
-        f" {config['n_head']} heads, context {config['block_size']} tokens, vocabulary {config['vocab_size']}.",
-        "",
-        "| split | documents | bytes | tokens | loss (nats/token) | perplexity | bits per byte |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for split in HELD_OUT:
-        row = metrics[split]
-        lines.append(
-            f"| {split} | {row['documents']:,} | {row['bytes']:,} | {row['tokens']:,} |"
-            f" {row['loss']:.4f} | {row['perplexity']:.2f} | **{row['bits_per_byte']:.4f}** |"
-        )
-    lines += [
-        "",
-        "No document of these splits was trained on.",
-        "",
-        "![loss curves](training.png)",
-        "",
-        "## Samples",
-        "",
-    ]
-    lines += [f"Temperature {settings.temperature}, top-k {settings.top_k}; the prompt comes first, then `│`.", ""]
-    for sample in samples:
-        lines += ["```text", f"{sample['prompt']}│{sample['completion']}", "```", ""]
-    return "\n".join(lines)
+def _columns(path: Path, column: str) -> tuple[list[float], list[float]]:
+    columns = read_columns(path, ("step", column))
+    return columns["step"], columns[column]

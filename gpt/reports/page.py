@@ -4,12 +4,14 @@ What stands on it comes from anywhere, so every text is escaped, and the page al
 """
 
 import math
+import re
 import unicodedata
 from html import escape
 from typing import Any
 
 _SHOWN_CHARACTERS = 300
 _HASH_DIGITS = 12
+_NUMBER = re.compile(r"[-+±.,% 0-9]*(e[-+][0-9]+)?")
 NONE = "<p>none</p>\n"
 
 
@@ -19,8 +21,10 @@ class Markup(str):
 
 def render(title: str, summary: str, sections: dict[str, str]) -> str:
     """Return a page with sections of HTML, each under its heading."""
-    body = "".join(f"<section><h2>{escape(name)}</h2>\n{content}</section>\n" for name, content in sections.items())
-    return _PAGE.format(title=escape(title), summary=summary, body=body)
+    body = "".join(
+        f"<section><h2>{escape_text(name)}</h2>\n{content}</section>\n" for name, content in sections.items()
+    )
+    return _PAGE.format(title=escape_text(title), summary=summary, body=body)
 
 
 def table(head: list[str], rows: list[list[Any]]) -> str:
@@ -29,7 +33,9 @@ def table(head: list[str], rows: list[list[Any]]) -> str:
         return NONE
     kinds = [' class="number"' if all(map(_is_number, column)) else "" for column in zip(*rows, strict=True)]
     lines = [
-        "<tr>" + "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(head, kinds, strict=True)) + "</tr>"
+        "<tr>"
+        + "".join(f"<th{kind}>{escape_text(name)}</th>" for name, kind in zip(head, kinds, strict=True))
+        + "</tr>"
     ]
     lines += [
         "<tr>" + "".join(f"<td{kind}>{_cell(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
@@ -45,16 +51,20 @@ def _cell(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int) or not value.strip("+-.,% 0123456789")
+    return isinstance(value, int) or bool(_NUMBER.fullmatch(value))
 
 
 def escape_text(value: str) -> str:
     """Return a text that cannot act on the page: no markup, nothing invisible that steers what stands beside it."""
-    visible = (
+    return escape(visible(value))
+
+
+def visible(value: str) -> str:
+    """Return a text with control characters and the like as the escapes that name them."""
+    return "".join(
         letter if letter in "\n\t" or unicodedata.category(letter)[0] != "C" else f"\\u{ord(letter):04x}"
         for letter in value
     )
-    return escape("".join(visible))
 
 
 def quote(text: str) -> Markup:
@@ -86,7 +96,23 @@ def shares_of(parts: list[int], whole: int) -> list[str]:
 
 
 def pictures_in_a_row(*pictures: str) -> str:
+    """Return pictures beside each other, or under each other where there is no room."""
     return '<div class="pictures">' + "".join(f"<figure>{picture}</figure>" for picture in pictures) + "</div>\n"
+
+
+def captioned(picture: str, title: str, text: str = "") -> Markup:
+    """Return a picture under its title, with a sentence on how to read it."""
+    return Markup(f"<figcaption><b>{escape_text(title)}</b> {escape_text(text)}</figcaption>{picture}")
+
+
+def note(text: str) -> Markup:
+    """Return a paragraph that explains."""
+    return Markup(f'<p class="note">{escape_text(text)}</p>\n')
+
+
+def folded(summary: str, content: str) -> str:
+    """Return content that opens at a click; nothing if there is none."""
+    return f"<details><summary>{escape_text(summary)}</summary>\n{content}</details>\n" if content else ""
 
 
 _PAGE = """<!DOCTYPE html>
@@ -97,30 +123,42 @@ _PAGE = """<!DOCTYPE html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light dark; --ink: #1b2127; --page: #fff; --line: #d8dde2; --soft: #f3f5f7; --dim: #5a6570; }}
+:root {{ color-scheme: light dark; --ink: #1b2127; --page: #fff; --line: #d8dde2; --soft: #f3f5f7; --dim: #5a6570;
+  --prompt: #00568a; }}
 @media (prefers-color-scheme: dark) {{
-  :root {{ --ink: #e3e7eb; --page: #14181c; --line: #38414a; --soft: #1d2329; --dim: #9aa5b0; }}
+  :root {{ --ink: #e3e7eb; --page: #14181c; --line: #38414a; --soft: #1d2329; --dim: #9aa5b0;
+    --prompt: #56b4e9; }}
 }}
 body {{ margin: 0 auto; max-width: 66rem; padding: 1rem; font: 15px/1.5 system-ui, sans-serif; color: var(--ink);
   background: var(--page); overflow-wrap: break-word; }}
 h1 {{ font-size: 1.7rem; margin: .5rem 0; }}
 h2 {{ font-size: 1.2rem; margin: 2rem 0 .6rem; border-bottom: 1px solid var(--line); padding-bottom: .2rem; }}
 h3 {{ font-size: 1rem; margin: 1.2rem 0 .4rem; }}
-.facts {{ display: flex; flex-wrap: wrap; gap: .6rem; }}
+.facts {{ display: flex; flex-wrap: wrap; gap: .6rem; margin-bottom: .6rem; }}
 .facts div {{ background: var(--soft); border-radius: .4rem; padding: .4rem .8rem; color: var(--dim); }}
 .facts b {{ display: block; font-size: 1.25rem; color: var(--ink); }}
 .scroll {{ overflow-x: auto; margin-bottom: .6rem; }}
 table {{ border-collapse: collapse; font-size: .87rem; }}
 th, td {{ text-align: left; vertical-align: top; padding: .25rem 1rem .25rem 0; border-bottom: 1px solid var(--line); }}
 th {{ color: var(--dim); font-weight: 600; }}
-td {{ min-width: 3.5rem; }}
-.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
+td {{ min-width: 3rem; }}
+.number {{ padding-right: .7rem; min-width: 2.6rem; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
+th {{ vertical-align: bottom; }}
+th.number {{ white-space: normal; }}
 q {{ quotes: none; white-space: pre-wrap; display: block; min-width: 14rem; max-width: 34rem;
   overflow-wrap: anywhere; font-family: ui-monospace, monospace; font-size: .8rem; }}
 code {{ font-family: ui-monospace, monospace; font-size: .85em; }}
 .whole {{ overflow-wrap: anywhere; }}
 .pictures {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
-figure {{ margin: 0 0 .5rem; flex: 1 1 19rem; max-width: 32rem; }}
+.note, figcaption {{ color: var(--dim); font-size: .87rem; margin: .3rem 0; max-width: 48rem; }}
+figcaption b {{ color: var(--ink); }}
+summary {{ cursor: pointer; font-size: .87rem; margin: .4rem 0; }}
+.facts small {{ display: block; }}
+td q {{ max-width: 30rem; }}
+q b {{ color: var(--prompt); font-weight: 600; }}
+.verdict {{ font-weight: 600; white-space: nowrap; }}
+svg.attention {{ max-width: none; }}
+figure {{ margin: 0 0 .5rem; flex: 1 1 24rem; max-width: 32rem; min-width: 0; }}
 svg {{ display: block; width: 100%; height: auto; }}
 </style>
 </head>

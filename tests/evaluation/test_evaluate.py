@@ -20,7 +20,8 @@ from gpt.params.project import load_params
 from gpt.tokens.shards import TokenReader
 from tests.conftest import small_change, write_params
 
-BF16: dict[str, object] = {"precision": "bf16", "max_new_tokens": 8, "benchmarks": []}
+SMALL: dict[str, object] = {"max_new_tokens": 8, "benchmarks": []}
+BF16 = SMALL | {"precision": "bf16"}
 
 
 def test_it_writes_figures_and_samples(
@@ -48,8 +49,25 @@ def test_it_writes_figures_and_samples(
         bits = figures["loss"] / math.log(2) * figures["tokens"] / figures["bytes"]
         assert figures["bits_per_byte"] == pytest.approx(bits)
     samples = json.loads(paths.SAMPLES.read_text())
-    assert [sample["prompt"] for sample in samples] == list(params.evaluate.prompts)
+    assert [(sample["temperature"], sample["prompt"]) for sample in samples] == [
+        (temperature, prompt) for temperature in (0.8, 0.0, 1.2) for prompt in params.evaluate.prompts
+    ]
     assert all(sample["completion"] for sample in samples)
+
+
+def test_further_temperatures_leave_the_first_samples_as_they_are(
+    trained_project: Path, copy_project: Callable[..., Path]
+) -> None:
+    folder = copy_project(trained_project)
+    evaluate(load_params())
+    before = json.loads(paths.SAMPLES.read_text())
+    write_params(
+        folder, small_change(Path("text.jsonl").absolute()) | {"evaluate": SMALL | {"temperatures": [0.8, 0.5]}}
+    )
+    evaluate(load_params())
+    after = json.loads(paths.SAMPLES.read_text())
+    assert after[:3] == before[:3], "those of evaluate.temperature"
+    assert [sample["temperature"] for sample in after] == [0.8] * 3 + [0.5] * 3, "each temperature once"
 
 
 def test_evaluating_twice_gives_the_same_bytes(trained_project: Path, copy_project: Callable[..., Path]) -> None:
@@ -57,7 +75,8 @@ def test_evaluating_twice_gives_the_same_bytes(trained_project: Path, copy_proje
     hashes = []
     for _ in range(2):
         evaluate(load_params())
-        hashes.append([*map(sha256_file, (paths.SAMPLES, paths.EVALUATE_METRICS, paths.SCORES / PASSAGES_FILE))])
+        files = (paths.SAMPLES, paths.ATTENTION, paths.EVALUATE_METRICS, paths.SCORES / PASSAGES_FILE)
+        hashes.append([*map(sha256_file, files)])
     assert hashes[0] == hashes[1]
 
 
@@ -149,11 +168,11 @@ def test_figures_that_cannot_be_written_leave_all_as_it_was(
 ) -> None:
     copy_project(trained_project)
     evaluate(load_params())
-    before = [sha256_file(path) for path in (paths.SAMPLES, paths.SCORES / PASSAGES_FILE)]
+    before = [sha256_file(path) for path in (paths.SAMPLES, paths.ATTENTION, paths.SCORES / PASSAGES_FILE)]
     paths.EVALUATE_METRICS.unlink()
     paths.EVALUATE_METRICS.mkdir()  # no file can take its place
     write_params(Path(), small_change(Path("text.jsonl").absolute()) | {"evaluate": BF16})
     with pytest.raises(OSError, match=r"evaluate\.json"):
         evaluate(load_params())
-    assert [sha256_file(path) for path in (paths.SAMPLES, paths.SCORES / PASSAGES_FILE)] == before
-    assert sorted(path.name for path in paths.SCORES.parent.iterdir()) == ["samples.json", "scores"]
+    assert [sha256_file(path) for path in (paths.SAMPLES, paths.ATTENTION, paths.SCORES / PASSAGES_FILE)] == before
+    assert sorted(path.name for path in paths.SCORES.parent.iterdir()) == ["attention.json", "samples.json", "scores"]

@@ -49,6 +49,10 @@ def test_one_command_goes_from_sources_to_a_registered_version(project: Project,
     assert task_states(api, run) == dict.fromkeys([*STAGES, "register"], "Completed")
     shown = artifacts(api, run)
     assert '"bits_per_byte": 2.1234' in shown["metrics"]["data"]
+    evaluation = shown["evaluation"]["data"]
+    assert "| test | 2.1234 | 4.48 | 2 |" in evaluation
+    assert "To be, or not" in evaluation
+    assert f"`{project.root.resolve()}/reports/evaluate/index.html`" in evaluation
     assert "data:image/png;base64,iVBOR" in shown["loss-curve"]["data"]
     assert "abc123" in shown["mlflow-run"]["data"]
     assert "make ui" in shown["mlflow-run"]["data"]

@@ -167,6 +167,7 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
         ("evaluate.prompts", []),
         ("evaluate.max_new_tokens", 0),
         ("evaluate.temperature", -1),
+        ("evaluate.temperatures", 0.5),
         ("evaluate.top_k", -1),
         ("register.name", "a/b"),
         ("register.gate.automatic", "yes"),
@@ -412,6 +413,18 @@ def test_a_key_that_moved_is_one_fault_that_names_where_it_is_now(tmp_path: Path
 def test_what_differs_for_a_benchmark_is_checked(tmp_path: Path, change: dict[str, object], message: str) -> None:
     (line,) = faults(tmp_path, changed(evaluate=change))
     assert line.startswith(f"params.yaml: evaluate: {message}")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0.5, -0.1], "evaluate.temperatures.1 = -0.1: input should be greater than or equal to 0"),
+        ([0.5, True], "evaluate.temperatures.1 = True: input should be a valid number"),
+        ([0.5, 0.5], "evaluate: temperatures: 0.5 is named twice"),
+    ],
+)
+def test_further_temperatures_are_numbers_named_once(tmp_path: Path, values: list[object], message: str) -> None:
+    assert faults(tmp_path, changed(evaluate={"temperatures": values})) == [f"params.yaml: {message}"]
 
 
 def test_a_benchmark_has_its_own_settings_and_else_those_of_all() -> None:

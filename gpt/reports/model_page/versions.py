@@ -1,0 +1,65 @@
+"""What the evaluation's page knows of a registered version: the files and the record that the store keeps of it, and its run."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from gpt.registry.record import read_record
+from gpt.reports.model_page.measured import Measured, of_files
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+_THROUGHPUT = "tokens_per_second"
+_COMMIT_DIGITS = 12
+
+Json = dict[str, Any]
+
+
+def of_version(
+    client: "MlflowClient", version: "ModelVersion", role: str, own_files: Mapping[str, bytes] | None = None
+) -> Measured:
+    """Return what is known of a version that is a `role`, such as candidate or champion.
+
+    `own_files`, by name, count before those that the store keeps: of a candidate, the project has them all. Raises `UserError`
+    if the version was not registered by `gpt register`, or its record is gone.
+    """
+    record = read_record(client, version)
+    return of_files(
+        f"version {version.version} ({role})",
+        {**record.files, **(own_files or {})},
+        throughput=_throughput(client, version),
+        facts=_facts(version, record.values),
+        lineage=record.values,
+    )
+
+
+def _throughput(client: "MlflowClient", version: "ModelVersion") -> list[tuple[int, float]]:
+    """Return step and tokens per second as its run measured them, the last of each step; nothing if the run was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(version.run_id or "")
+        names = [name for name in run.data.metrics if name.rpartition("/")[2] == _THROUGHPUT]
+        points = client.get_metric_history(run.info.run_id, names[0]) if names else []
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return []
+    by_step = {point.step: point.value for point in sorted(points, key=lambda point: (point.step, point.timestamp))}
+    return sorted(by_step.items())
+
+
+def _facts(version: "ModelVersion", record: Json) -> dict[str, str]:
+    code, training, environment = record["code"], record["training"], record["environment"]
+    torch = environment["packages"].get("torch")
+    facts = {
+        "registered": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": str(code["commit"])[:_COMMIT_DIGITS] + (" with uncommitted changes" if code["dirty"] else ""),
+        "hardware": training["hardware"],
+        "processes": training["processes"],
+        "Python, torch": f"{environment['python']}, {torch}" if torch else environment["python"],
+        "MLflow run": version.run_id,
+    }
+    return {name: str(value) for name, value in facts.items() if value}
