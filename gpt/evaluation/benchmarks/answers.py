@@ -1,7 +1,9 @@
 """What a finished model answers to the benchmarks, beside an untrained model of its shape: scores, and the figures made of them."""
 
+import math
 from typing import Any
 
+import numpy as np
 import tiktoken
 import torch
 
@@ -69,9 +71,13 @@ def _untrained(
         )
         for benchmark, item in asked
     ]
-    nats, misses = score_continuations(blank, pairs, autocast=autocast)
+    if blank.head_weight.any():
+        nats = score_continuations(blank, pairs, autocast=autocast).nats
+    else:  # init: zero makes all logits 0, whatever was read: each token is as likely as any other
+        nats = np.array([len(pair.continuation) * math.log(model.config.vocab_size) for pair in pairs])
     only_right = [benchmark.with_right_choices() for benchmark in benchmarks]
-    summary = summarise(tabulate(only_right, nats, misses == 0), [benchmark.name for benchmark in benchmarks])
+    table = tabulate(only_right, nats, np.zeros(len(pairs), np.bool_))  # what it would write is not asked
+    summary = summarise(table, [benchmark.name for benchmark in benchmarks])
     is_written = {benchmark.name: all(len(item.choices) == 1 for item in benchmark.items) for benchmark in benchmarks}
     return {
         name: {"bits_per_byte": figures["bits_per_byte"]}
