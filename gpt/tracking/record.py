@@ -14,11 +14,15 @@ class Record:
         self.progress: Progress | None = None
 
     def training(self, row: dict[str, float], counts: dict[str, int], reading: Reading) -> None:
-        """Tell a row with `step` and `train_loss`; counts and measurements are no results and go to MLflow only."""
+        """Tell a row with `step` and `train_loss`; counts and measurements are no results and go to MLflow only.
+
+        Of what has never happened there is no chart.
+        """
         step = int(row["step"])
         if self.tracker:
+            happened = {key: count for key, count in counts.items() if count}
             measured = {f"system/{key}": value for key, value in reading.metrics().items()}
-            self.tracker.log_metrics("train", step, _charts("train", row) | _charts("train", counts) | measured)
+            self.tracker.log_metrics("train", step, _charts("train", row | happened) | measured)
         if self.progress:
             self.progress.update(step, row["train_loss"], reading)
 

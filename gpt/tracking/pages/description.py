@@ -4,9 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpt.params.project import Params
+from gpt.tracking.pages.figures import name_figures
 from gpt.tracking.pages.markdown import benchmark_table, fenced, figure_table
 
 _SAMPLE_CHARACTERS = 600
+_HEADLINES = (
+    ("test_bits_per_byte", "bits per byte of test documents"),
+    ("benchmarks_centred", "on benchmarks (centred: 0 is guessing, 1 all right)"),
+)
 
 
 def describe_training(params: Params) -> list[str]:
@@ -20,13 +25,17 @@ def describe_training(params: Params) -> list[str]:
 
 
 def describe_result(params: Params, evaluation: Mapping[str, Any], samples: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the parts of the description of a finished run: figures of held-out documents, of benchmarks, and a sample."""
+    """Return the parts of the description of a finished run: figures of held-out documents, of benchmarks, and a sample.
+
+    MLflow shows the first lines, and the rest when asked: so what counts most comes first.
+    """
     sample = f"{samples[0]['prompt']}{samples[0]['completion']}"[:_SAMPLE_CHARACTERS] if samples else ""
     settings = params.evaluate
     measured = f"Measured in {settings.precision}"
     if settings.max_tokens:
         measured += f", on the first {settings.max_tokens:,} tokens of each split"
     return [
+        _headline(evaluation),
         *describe_training(params),
         figure_table(evaluation),
         benchmark_table(evaluation),
@@ -35,3 +44,9 @@ def describe_result(params: Params, evaluation: Mapping[str, Any], samples: Sequ
         if sample
         else "",
     ]
+
+
+def _headline(evaluation: Mapping[str, Any]) -> str:
+    figures = name_figures(evaluation)
+    said = [f"**{figures[key]:.4f}** {what}" for key, what in _HEADLINES if key in figures]
+    return f"{', '.join(said)}." if said else ""

@@ -1,5 +1,6 @@
 """What a run is called: by what its settings change against the run before it, so that a list of runs can be read."""
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ _SHOWN = 4
 _VALUE_CHARACTERS = 20
 # Sections whose settings make the model, the most telling ones first. What judges and registers it is no difference of the model.
 _SECTIONS = ("train", "model", "tokenizer", "base", "tokenize", "prepare", "fetch")
+# When training saves, measures and shows something: told after what decides the result.
+_WHEN = re.compile(r"_interval$|^train\.checkpoint_")
 _FIRST = ("model.n_layer", "model.n_embd", "train.learning_rate", "train.max_steps")
 _RUNS = 50
 
@@ -68,7 +71,7 @@ def _differences(params: Mapping[str, str], before: Mapping[str, str]) -> str:
     changed = [
         key
         for section in _SECTIONS
-        for key in sorted(params)
+        for key in sorted(params, key=lambda key: (bool(_WHEN.search(key)), key))
         if key.startswith(f"{section}.") and key in before and params[key] != before[key]
     ]
     short = [key.partition(".")[2] for key in changed]
