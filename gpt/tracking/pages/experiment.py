@@ -4,7 +4,9 @@ Charts are arranged in the browser, but for views that were saved: those are tag
 view `training` sees the arrangement below. Without it MLflow orders charts by their names (gpt/tracking/pages/figures.py).
 """
 
+import base64
 import json
+import zlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 
 VIEW = "training"
 "In an address: …/#/experiments/ID/runs?viewStateShareKey=training"
+PACKED = "deflate;"
+"What a state that is compressed begins with."
 KIND_TAG = "mlflow.experimentKind"
 "Releases of MLflow without a switch for the kind of work choose their pages by it."
 _KIND = "custom_model_development"
@@ -74,8 +78,9 @@ def _view() -> str:
         "selectedColumns": list(_COLUMNS),
         "hideEmptyCharts": True,
     }
-    text = json.dumps(state, separators=(",", ":"))
-    return json.dumps({"name": VIEW, "createdAt": _VIEW_MADE_MS, "updatedAt": _VIEW_MADE_MS, "state": text})
+    packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()  # as MLflow's own pages keep it
+    view = {"name": VIEW, "createdAt": _VIEW_MADE_MS, "updatedAt": _VIEW_MADE_MS, "state": f"{PACKED}{packed}"}
+    return json.dumps(view)
 
 
 def _chart(section: int, place: int, chart: tuple[str, ...]) -> dict[str, Any]:
