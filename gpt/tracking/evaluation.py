@@ -94,7 +94,7 @@ def _add(params: Params, events: Sequence[Event]) -> None:
         logger.warning("%s: %s; MLflow is not told", spool, error.strerror or error)
         return
     said: list[str] = []
-    sender = threading.Thread(target=lambda: said.append(_send(spool, journal, fingerprint)), daemon=True)
+    sender = threading.Thread(target=lambda: said.append(_send(spool, journal, fingerprint)), name=FOLDER, daemon=True)
     sender.start()
     sender.join(_SECONDS)
     if not said:
@@ -133,6 +133,9 @@ def _send(spool: Path, path: Path, fingerprint: str) -> str:
 
 def _send_alone(spool: Path, path: Path, fingerprint: str) -> str:
     """The same by the one that has the journal's lock; an addition to a run that nobody has is given up."""
+    if not path.exists():
+        lock_path(path).unlink(missing_ok=True)
+        return "MLflow: another process has added it"
     delivery = Delivery(path)
     try:
         delivery.send()
