@@ -166,7 +166,7 @@ def _hugging_face(folder: Path, batch_size: int, dtype: str) -> Any:
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    return HFLM(str(folder), device="cpu", dtype=dtype, batch_size=batch_size, max_length=_BLOCK_SIZE)
+    return HFLM(str(folder), device="cpu", dtype=dtype, batch_size=batch_size, max_length=_BLOCK_SIZE)  # pyright: ignore[reportCallIssue]
 
 
 def _models(folder: Path, benchmarks: list[Benchmark]) -> dict[str, Path]:

@@ -50,8 +50,8 @@ def _evaluation(registered: dict[str, Any]) -> None:
     parts = (
         f"# {model.name} version {registered['version']}",
         size_sentence(model),
-        figure_table(model),
-        benchmark_table(model),
+        figure_table(model.evaluation),
+        benchmark_table(model.evaluation),
         f"A sample:\n\n{fenced(sample, 'text')}" if sample else "",
         f"All curves, benchmarks and samples: `{(Path.cwd() / paths.REPORTS / PAGE).as_posix()}` on the machine of the run.",
     )

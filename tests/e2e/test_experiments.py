@@ -44,7 +44,7 @@ def check_recorded(project: Project, max_steps: int) -> None:
     run = run_of_model(project)
     client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
     assert run.data.params["train.max_steps"] == str(max_steps)
-    assert max(point.step for point in client.get_metric_history(run.info.run_id, "train_loss")) == max_steps
+    assert max(point.step for point in client.get_metric_history(run.info.run_id, "train/loss")) == max_steps
     assert run.info.status == "FINISHED"
     project.run("gpt", "register")
     assert client.get_model_version_by_alias("shakespeare-gpt", "candidate").run_id == run.info.run_id

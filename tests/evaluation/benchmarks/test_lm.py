@@ -26,7 +26,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[GPTLM, Any]:
     folder = tmp_path_factory.mktemp("models")
     ours = make_model(folder, block_size=64)
     export_huggingface(ours, folder / "exported")
-    theirs = HFLM(str(folder / "exported"), device="cpu", dtype="float32", batch_size=4)
+    theirs = HFLM(str(folder / "exported"), device="cpu", dtype="float32", batch_size=4)  # pyright: ignore[reportCallIssue]
     return GPTLM(*load_model(ours)), theirs
 
 
@@ -63,7 +63,7 @@ def test_a_greedy_answer_is_known_as_one_by_both(models: tuple[GPTLM, Any]) -> N
 def test_rolling_log_likelihoods_are_those_of_hugging_face(models: tuple[GPTLM, Any]) -> None:
     requests = [ask("loglikelihood_rolling", plain(seed, words)) for seed, words in enumerate((1, 10, 40, 200))]
     # Otherwise theirs scores the first of two <|endoftext|>, too.
-    alone = HFLM(models[1].model, tokenizer=models[1].tokenizer, device="cpu", batch_size=4, add_bos_token=False)
+    alone = HFLM(models[1].model, tokenizer=models[1].tokenizer, device="cpu", batch_size=4, add_bos_token=False)  # pyright: ignore[reportCallIssue]
     ours, theirs = (lm.loglikelihood_rolling(requests) for lm in (models[0], alone))
     assert ours == pytest.approx(theirs, abs=1e-3)
     assert models[0].loglikelihood_rolling([ask("loglikelihood_rolling", "")]) == [0]
