@@ -229,7 +229,7 @@ def stage(
                 promote(params, project)
             make_model(project, 40)
             if command == "promote":
-                register(params, project)
+                do_register(params, project)  # which judges: promote's own part is left
             proxy.server.kill()
             shutil.copytree(folder, tmp_path / "before")
             return Stage(project, url, proxy, tmp_path / "before")
