@@ -277,8 +277,15 @@ PROMISES = (
         read=all_passed,
     ),
     Promise(
+        "intervals",
+        "of 1,000 simulated comparisons of each kind, 95 % intervals hold the true difference in 92.5 to 97 %",
+        (*PYTEST, "tests/evaluation/test_comparison.py"),
+        minutes=30,
+        read=all_passed,
+    ),
+    Promise(
         "gate",
-        "5 seeds each: worse, same, contaminated and foreign models are refused, better ones promoted",
+        "5 seeds each, trained on plays: worse, same, contaminated and foreign models are refused, better ones promoted",
         (*PYTEST, "tests/registry/test_verdicts.py"),
         minutes=60,
         read=all_passed,

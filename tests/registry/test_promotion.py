@@ -12,15 +12,18 @@ from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
 from gpt import paths
+from gpt.commands.main import main
 from gpt.errors import UserError
+from gpt.evaluation.comparison import compare_passages
 from gpt.evaluation.likelihood import Likelihood, documents_likelihood
+from gpt.evaluation.scores import Passages
 from gpt.files import sha256_file
 from gpt.model.storage import load_model
 from gpt.params.project import Params, load_params
 from gpt.registry import promotion
 from gpt.registry.frozen import read_frozen
 from gpt.registry.gate.case import Case
-from gpt.registry.gate.judge import judge
+from gpt.registry.gate.judge import improvement, judge
 from gpt.registry.gate.reasons import CannotJudge, Reason
 from gpt.registry.package import register
 from gpt.registry.promotion import Promotion, judge_candidate, judge_registered, promote, rollback
@@ -29,7 +32,7 @@ from gpt.registry.versions import CANDIDATE, CHALLENGER, CHAMPION, all_versions,
 from gpt.sources import fetch as sources
 from gpt.tracking import store
 from tests.conftest import merge, prepare_data
-from tests.registry.conftest import bits_per_byte, make_model, register_model
+from tests.registry.conftest import bits_per_byte, change_params, make_model, register_model
 
 NAME = "small-gpt"
 
@@ -131,7 +134,7 @@ def test_worse_candidate_is_refused_with_both_figures_and_the_alias_stays(projec
     assert tags(2)["promotion.verdict"] == "refused"
 
 
-def test_the_same_weights_are_no_improvement(project: Path, params: Params) -> None:
+def test_the_same_weights_are_noimprovement(project: Path, params: Params) -> None:
     register(params, project)
     promote(params, project)
     file = project / "params.yaml"
@@ -190,6 +193,49 @@ def test_an_automatic_gate_makes_what_passes_the_champion(project: Path, params:
     judged = judge_candidate(automatic, project)
     assert judged is not None
     assert (judged.verdict, champion()) == ("promoted", 1)
+
+
+@pytest.mark.parametrize(("automatic", "alias"), [(False, "challenger"), (True, "champion")])
+def test_gpt_register_says_what_the_gate_has_made_of_the_candidate(
+    project: Path, automatic: bool, alias: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_params(project, {"register": {"gate": {"automatic": automatic}}})
+    assert main(["register", "--json"]) == 0
+    first, *told, last = capsys.readouterr().out.splitlines()
+    assert first == "models:/small-gpt/1 registered"
+    assert any(f"small-gpt version 1 {words} the {alias}" in told[0] for words in ("is", "has passed the gate and is"))
+    assert json.loads(last)["alias"] == alias
+    assert aliases()[alias] == 1
+    assert main(["register"]) == 0
+    assert capsys.readouterr().out.startswith("models:/small-gpt/1 exists already")
+
+
+def test_gpt_register_draws_candidate_and_champion_beside_each_other(project: Path, params: Params) -> None:
+    register(params, project)
+    promote(params, project)
+    make_model(project, 20)
+    assert main(["register"]) == 0
+    drawn = json.loads((project / paths.COMPARISON / "comparison.json").read_text(encoding="utf-8"))
+    assert (drawn["candidate"], drawn["champion"]) == (2, 1)
+    assert drawn["differences"]["test_bits_per_byte"]["candidate"] == pytest.approx(bits_per_byte(project))
+    page = (project / paths.COMPARISON / "index.html").read_text(encoding="utf-8")
+    assert "version 2 beside 1" in page
+    assert "test_bits_per_byte" in page
+
+
+def test_texts_that_are_too_few_to_tell_are_a_reason(project: Path, params: Params) -> None:
+    few = np.arange(2)
+    passages = [
+        Passages(*(np.full(2, name, object) for name in ("test", "a", "plays")), few * 2048, few + 2048, nats)
+        for nats in (np.array([1.0, 1.0]), np.array([9.0, 9.0]))
+    ]
+    none = improvement("test_bits_per_byte", compare_passages(*passages, seed=0), 0.0, "champion version 1")
+    assert not none.passed
+    assert "2 pieces of text are too few to exclude chance; hold out more" in none.text
+    same = improvement(
+        "test_bits_per_byte", compare_passages(passages[0], passages[0], seed=0), 0.0, "champion version 1"
+    )
+    assert "no improvement, both score the same on every piece of text" in same.text
 
 
 def test_a_challenger_does_not_go_for_a_newer_one_that_is_refused(project: Path, params: Params) -> None:

@@ -65,7 +65,7 @@ def _against_champion(case: Case, texts: Frozen) -> Iterator[Reason]:
     yield from _contamination(case, texts)
     gate = case.params.register_.gate
     for metric, least in gate.min_improvement.items():
-        yield _improvement(metric, case.differences.get(metric), least, whose)
+        yield improvement(metric, case.differences.get(metric), least, whose)
     for benchmark in sorted(set(case.scores[0].items.benchmark.tolist())):
         limit = gate.max_regression_by_benchmark.get(benchmark, gate.max_regression)
         yield _regression(benchmark, case.differences.get(f"{benchmark}.accuracy"), limit, whose)
@@ -88,18 +88,16 @@ def _contamination(case: Case, frozen: Frozen) -> Iterator[Reason]:
     yield Reason("contamination", passed, text, share, limit)
 
 
-def _improvement(metric: str, found: Difference | None, least: float, whose: str) -> Reason:
+def improvement(metric: str, found: Difference | None, least: float, whose: str) -> Reason:
     if found is None:
-        return Reason(metric, False, f"not measured: {_why_unmeasured(metric.rpartition('.')[0], whose)}")
+        return Reason(metric, False, f"not measured: {_why_unmeasured(metric.rpartition('.')[0])}")
     passed = found.low > least
     text = f"{found.candidate:.4f} against {found.champion:.4f} ({whose}): "
     if found.low == found.high == 0:
         text += "no improvement, both score the same on every piece of text"
     elif math.isinf(found.low):
-        text += (
-            f"better by {found.mean:.4f}, but {found.blocks} {found.resampled} are too few to tell chance from improvement;"
-            f" {'raise evaluate.limit' if found.resampled == 'items' else 'more test documents are needed (prepare.test_fraction)'}"
-        )
+        more = "raise evaluate.limit" if found.resampled == "items" else "hold out more (prepare.test_fraction)"
+        text += f"better by {found.mean:.4f}, but {found.pieces} pieces of text are too few to exclude chance; {more}"
     else:
         text += (
             f"better by {found.mean:.4f}, {found.confidence:.0%} interval {found.low:.4f} to {found.high:.4f},"
@@ -111,10 +109,10 @@ def _improvement(metric: str, found: Difference | None, least: float, whose: str
 def _regression(benchmark: str, found: Difference | None, limit: float, whose: str) -> Reason:
     check = f"{benchmark}.accuracy.kept"
     if found is None:
-        return Reason(check, False, f"not measured: {_why_unmeasured(benchmark, whose)}")
+        return Reason(check, False, f"not measured: {_why_unmeasured(benchmark)}")
     passed = found.high >= -limit
     interval = (
-        f"{found.blocks} items are too few to tell chance from loss, so"
+        "too few to exclude chance, so"
         if math.isinf(found.high)
         else f"{found.confidence:.0%} interval {found.low:+.3f} to {found.high:+.3f},"
     )
@@ -125,10 +123,10 @@ def _regression(benchmark: str, found: Difference | None, limit: float, whose: s
     return Reason(check, passed, text, found.candidate, found.champion, *_limits(found))
 
 
-def _why_unmeasured(benchmark: str, whose: str) -> str:
+def _why_unmeasured(benchmark: str) -> str:
     return (
-        f"neither this model nor {whose} has an item of {benchmark} that its training documents hold nothing of;"
-        " name it in evaluate.benchmarks, with a higher evaluate.limit"
+        f"there is no item of {benchmark} that the training documents of both models hold nothing of; name it in"
+        " evaluate.benchmarks, or raise evaluate.limit"
     )
 
 
