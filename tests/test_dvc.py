@@ -43,6 +43,7 @@ def test_the_code_of_a_stage_is_looked_at_whenever_dvc_runs() -> None:
 
 def test_settings_that_decide_bytes_are_dependencies_and_others_are_not() -> None:
     assert params_of("pretrain", "train") == Train.model_fields.keys() - set(WITHOUT_EFFECT)
+    assert params_of("report", "train") == params_of("pretrain", "train"), "the page names what decides the weights"
     assert params_of("prepare", "prepare") == Prepare.model_fields.keys() - {"engine"}
     assert params_of("evaluate", "evaluate") == Evaluate.model_fields.keys()
     assert all("launch" not in str(stage.get("params")) for stage in DVC.values())

@@ -5,7 +5,8 @@
 hardware, commit, the gate's verdict.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,13 @@ def write_report(params: Params) -> Path:
     Raises `UserError` if an output of an earlier stage is missing or not as that stage wrote it.
     """
     model = of_project(params)
-    with atomic_folder(paths.REPORTS) as folder:
+    made = ", ".join(map(str, (paths.EVALUATE_METRICS, paths.SAMPLES, paths.ATTENTION, paths.TOKENIZE_METRICS)))
+    with (
+        atomic_folder(paths.REPORTS) as folder,
+        _told_if_odd(f"{made}: not as `gpt evaluate` and `gpt tokenize` wrote them; run them again"),
+    ):
         draw_training(paths.TRAINING_PLOT, paths.VALIDATION_PLOT, folder / _CURVES)
-        try:
-            page = draw_page(f"Evaluation of {params.base.name}", [model])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            made = ", ".join(map(str, (paths.EVALUATE_METRICS, paths.SAMPLES, paths.ATTENTION, paths.TOKENIZE_METRICS)))
-            raise UserError(
-                f"{made}: not as `gpt evaluate` and `gpt tokenize` wrote them ({error!r}); run them again"
-            ) from None
+        page = draw_page(f"Evaluation of {params.base.name}", [model])
         (folder / PAGE).write_text(page, encoding="utf-8")
     return paths.REPORTS / PAGE
 
@@ -56,14 +55,25 @@ def write_comparison(
 ) -> Path:
     """Write the page of a candidate, beside the champion if there is one, to `folder`; return the page's path.
 
-    `verdict` has what the gate looked at, `Reason.to_dict()` each. What is not known of one of the two is left out.
+    `verdict` has what the gate looked at, `Reason.to_dict()` each. What is not known of one of the two is left out. Raises
+    `UserError` if what a version keeps is not of the form that `gpt evaluate` writes.
     """
     models = [candidate] if champion is None else [candidate, champion]
-    title = candidate.name if champion is None else f"{candidate.name} beside {champion.name}"
-    page = draw_page(f"Evaluation of {title}", models, list(verdict))
+    title = " beside ".join(model.name for model in models)
+    with _told_if_odd(f"{title}: their figures are not of the form that `gpt evaluate` writes"):
+        page = draw_page(f"Evaluation of {title}", models, list(verdict))
     with atomic_folder(folder) as partial:
         (partial / PAGE).write_text(page, encoding="utf-8")
     return folder / PAGE
+
+
+@contextmanager
+def _told_if_odd(message: str) -> Iterator[None]:
+    """Raise a `UserError` where a value is missing or of another kind than the page shows."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{message} ({error!r})") from error
 
 
 def draw_page(title: str, models: Sequence[Measured], verdict: Sequence[Mapping[str, Any]] = ()) -> str:

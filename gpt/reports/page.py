@@ -34,7 +34,7 @@ def table(head: list[str], rows: list[list[Any]]) -> str:
     kinds = [' class="number"' if all(map(_is_number, column)) else "" for column in zip(*rows, strict=True)]
     lines = [
         "<tr>"
-        + "".join(f"<th{kind}>{escape_text(name)}</th>" for name, kind in zip(head, kinds, strict=True))
+        + "".join(f'<th scope="col"{kind}>{escape_text(name)}</th>' for name, kind in zip(head, kinds, strict=True))
         + "</tr>"
     ]
     lines += [

@@ -39,7 +39,7 @@ def project(
     """A project in which every stage has run; the current folder."""
     folder = copy_project(trained_project)
     (folder / "reports" / "evaluate").mkdir(parents=True)
-    (folder / "reports" / "evaluate" / "evaluate.md").write_text("of an earlier run")
+    (folder / "reports" / "evaluate" / "index.html").write_text("of an earlier run")
     (folder / "metrics" / "evaluate.json").write_text('{"of": "an earlier run"}')
     monkeypatch.setenv("GPT_CACHE", str(tmp_path / "cache"))
     yield folder

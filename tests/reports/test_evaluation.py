@@ -1,9 +1,11 @@
 """The evaluation's page: what it shows of a project, of a version beside the champion, and of texts that mean harm."""
 
+import contextlib
 import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,12 +76,20 @@ class Page(HTMLParser):
         return next(row[1:] for row in self.rows if row and row[0] == first)
 
 
-@pytest.fixture
-def project(trained_project: Path, copy_project: Callable[..., Path]) -> Path:
-    """A project in which every stage up to evaluate has run; the current folder."""
-    folder = copy_project(trained_project)
-    evaluate(load_params())
+@pytest.fixture(scope="session")
+def evaluated(trained_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which every stage up to evaluate has run. To copy."""
+    folder = tmp_path_factory.mktemp("evaluated") / "project"
+    shutil.copytree(trained_project, folder)
+    with contextlib.chdir(folder):
+        evaluate(load_params())
     return folder
+
+
+@pytest.fixture
+def project(evaluated: Path, copy_project: Callable[..., Path]) -> Path:
+    """A copy of it for one test alone; the current folder."""
+    return copy_project(evaluated)
 
 
 def written() -> Page:
@@ -254,6 +264,13 @@ def test_two_models_stand_side_by_side_with_the_verdict(tmp_path: Path) -> None:
     assert 'aria-label="Throughput by step"' in html
     assert html.count(">version 1 (champion)</text>") >= 3, "in the legends"
     assert len({value for _, name, value in page.attributes if name == "id"}) == html.count(' id="')
+
+
+def test_a_version_of_odd_figures_is_a_clear_error_and_no_page(tmp_path: Path) -> None:
+    odd = candidate(name="version 1", evaluation={"test": {"by_source": 3}})
+    with pytest.raises(UserError, match="version 2 beside version 1: their figures are not of the form"):
+        write_comparison(tmp_path / "comparison", candidate(), odd)
+    assert not list(tmp_path.iterdir())
 
 
 def test_accuracies_of_items_met_in_training_are_apart() -> None:

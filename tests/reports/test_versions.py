@@ -23,6 +23,7 @@ __all__ = ["built", "params", "project"]
 def test_a_candidate_stands_beside_the_champion_with_what_their_runs_know(project: Path, params: Params) -> None:
     (project / paths.TRAINING_PLOT).parent.mkdir()
     (project / paths.TRAINING_PLOT).write_text("step,train_loss\n2,5.5\n4,5.4\n")
+    (project / paths.TOKENIZE_METRICS).write_text('{"train": {"tokens": 9, "by_source": {"made-up": {"tokens": 9}}}}')
     for steps, text in ((5, " then"), (8, " now")):
         make_model(project, steps)
         write_json(project / paths.SAMPLES, [{"prompt": "to be", "temperature": 0.0, "completion": text}])
@@ -32,8 +33,7 @@ def test_a_candidate_stands_beside_the_champion_with_what_their_runs_know(projec
     assert champion and candidate and candidate.run_id
     for step, rate in ((2, 900.0), (4, 1000.0), (4, 1100.0)):
         client.log_metric(candidate.run_id, "train/tokens_per_second", rate, step=step)
-    own = {paths.VALIDATION_PLOT.name: b"step,validation_loss\n4,5.45\n"}
-    models = of_version(client, candidate, "candidate", own), of_version(client, champion, "champion")
+    models = of_version(client, candidate, "candidate"), of_version(client, champion, "champion")
     path = write_comparison(project / paths.COMPARISON, *models, [{"check": "x", "passed": True, "text": "y"}])
     page = Page(path.read_text(encoding="utf-8"))
     assert page.row("temperature 0") == ["to be now", "to be then"]
@@ -42,7 +42,7 @@ def test_a_candidate_stands_beside_the_champion_with_what_their_runs_know(projec
     assert len(set(bits)) == 2
     assert models[0].throughput == ((2, 900.0), (4, 1100.0)), "the last of a step"
     assert models[1].throughput == ()
-    assert models[0].validation["validation_loss"] == [5.45]
+    assert models[0].tokens["train"]["by_source"].keys() == {"made-up"}
     assert models[1].training["step"] == [2.0, 4.0]
     assert page.row("MLflow run")[0] == candidate.run_id
     assert page.row("hardware") == ["a machine", "a machine"]

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 OURS, THEIRS = COLOURS[:2]
 "Of the model and of the champion beside it."
-ASIDE = COLOURS[3]
 _MOST_POINTS = 1000
 _FEW_POINTS = 24
 "So few are marked."
@@ -53,6 +52,8 @@ class Bars(NamedTuple):
     colour: str = OURS
     intervals: Sequence[tuple[float, float] | None] = ()
     hatched: bool = False
+    slot: int = 0
+    "Bars of one row stand under each other by it; two of the same slot have no value in the same row."
 
 
 class Marks(NamedTuple):
@@ -108,11 +109,12 @@ def draw_bars(
     if not rows:
         return ""
     legend = _legend_inches([series.name for series in (*bars, *marks)])
-    figure = new_figure(0.6 + legend + (0.06 + 0.17 * len(bars)) * len(rows))
+    slots = 1 + max(series.slot for series in bars)
+    figure = new_figure(0.6 + legend + (0.06 + 0.17 * slots) * len(rows))
     axes = figure.add_subplot()
-    height = 0.8 / len(bars)
-    for number, series in enumerate(bars):
-        places = [row + (number - (len(bars) - 1) / 2) * height for row in range(len(rows))]
+    height = 0.8 / slots
+    for series in bars:
+        places = [row + (series.slot - (slots - 1) / 2) * height for row in range(len(rows))]
         _draw_series(axes, series, places, 0.9 * height)
     for series in marks:
         found = [(value, row) for row, value in enumerate(series.values) if value is not None]

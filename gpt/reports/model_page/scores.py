@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpt.evaluation.held_out import HELD_OUT
-from gpt.reports.model_page.charts import ASIDE, Bars, Curve, Marks, draw_bars, draw_curves
+from gpt.reports.model_page.charts import Bars, Curve, Marks, draw_bars, draw_curves
 from gpt.reports.model_page.measured import Measured, wilson
 from gpt.reports.model_page.training import colour_of
 from gpt.reports.page import captioned, escape_text, folded, note, pictures_in_a_row, table
@@ -13,6 +13,8 @@ _MOST_SOURCES = 20
 "Bars of more are too many to read; the table has all."
 _FEW_TOKENS = 100
 "Of a position: what so few say of it is chance."
+_FEW_ITEMS = 10
+"Met in training: fewer are in the table only."
 _LARGE = 1e6
 _BITS = "bits per byte (lower is better)"
 
@@ -84,6 +86,7 @@ def _sources_picture(models: Sequence[Measured]) -> str:
             f"{split}, {model.name}" if len(models) > 1 else split,
             [model.split(split).get("by_source", {}).get(name, {}).get("bits_per_byte") for name in shown],
             colour_of(number if len(models) > 1 else place),
+            slot=number if len(models) > 1 else place,
         )
         for place, split in enumerate(splits)
         for number, model in enumerate(models)
@@ -150,39 +153,46 @@ def describe_benchmarks(models: Sequence[Measured]) -> str:
     content = note(
         "Accuracy is the share of items whose right choice is the likeliest; of lambada and coqa, which have one choice, the share"
         " that greedy decoding writes. A small model's is often that of chance; bits per byte of the right answers (lower is"
-        " better) tell models apart before. Bars are of clean items: no training document had a passage of them."
+        " better) tell models apart before. Clean items are those of which no training document had a passage; those that were"
+        f" met in training stand apart if they are {_FEW_ITEMS} or more."
     )
     content += pictures_in_a_row(*filter(None, (_accuracies(models, names), _answers(models, names))))
     return content + "".join(_benchmark_table(model, len(models) > 1) for model in models) + _centred(models)
 
 
 def _accuracies(models: Sequence[Measured], names: list[str]) -> str:
+    rows = []
+    for name in names:
+        met = [_part(model.benchmarks.get(name, {}), "met") for model in models]
+        rows += [(name, "clean"), *([(name, "met")] if any(each and each[1] >= _FEW_ITEMS for each in met) else [])]
     bars = []
     for number, model in enumerate(models):
         whose = f", {model.name}" if len(models) > 1 else ""
-        for part, title, hatched in (("clean", f"clean items{whose}", False), ("met", f"met in training{whose}", True)):
-            found = [_part(model.benchmarks.get(name, {}), part) for name in names]
+        for part, title in (("clean", f"clean items{whose}"), ("met", f"met in training{whose}")):
+            found = [_part(model.benchmarks.get(name, {}), part) if of == part else None for name, of in rows]
             if part == "met" and not any(found):
                 continue
-            bars.append(
-                Bars(
-                    title,
-                    [None if each is None else 100 * each[0] for each in found],
-                    colour_of(number) if not hatched else (ASIDE if len(models) == 1 else colour_of(number)),
-                    [None if each is None else _percents(wilson(*each)) for each in found],
-                    hatched,
-                )
-            )
-    chance = [next((m.benchmarks[name].get("chance") for m in models if name in m.benchmarks), None) for name in names]
-    marks = [Marks("chance", [None if value is None else 100 * value for value in chance])]
-    picture = draw_bars(names, bars, "Accuracy of benchmarks", "accuracy in %", marks=marks, most=100)
+            values = [None if each is None else 100 * each[0] for each in found]
+            intervals = [None if each is None else _percents(wilson(*each)) for each in found]
+            bars.append(Bars(title, values, colour_of(number), intervals, hatched=part == "met", slot=number))
+    chances = [
+        next((m.benchmarks[name].get("chance") for m in models if name in m.benchmarks), None) for name, _ in rows
+    ]
+    marks = [Marks("chance", [None if value is None else 100 * value for value in chances])]
+    labels = [name if part == "clean" else f"{name}, met" for name, part in rows]
+    picture = draw_bars(labels, bars, "Accuracy of benchmarks", "accuracy in %", marks=marks, most=100)
     text = "Thin lines are 95 % intervals (Wilson), the stroke is what guessing has; with one choice it is 0."
-    return captioned(picture, "Accuracy", text) if picture else ""
+    return captioned(picture, "Accuracy", text)
 
 
 def _answers(models: Sequence[Measured], names: list[str]) -> str:
     bars = [
-        Bars(model.name, [model.benchmarks.get(name, {}).get("bits_per_byte") for name in names], colour_of(number))
+        Bars(
+            model.name,
+            [model.benchmarks.get(name, {}).get("bits_per_byte") for name in names],
+            colour_of(number),
+            slot=number,
+        )
         for number, model in enumerate(models)
     ]
     untrained = [_object(models[0].benchmarks.get(name, {}).get("untrained")).get("bits_per_byte") for name in names]

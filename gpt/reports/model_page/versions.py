@@ -1,6 +1,5 @@
 """What the evaluation's page knows of a registered version: the files and the record that the store keeps of it, and its run."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +16,15 @@ _COMMIT_DIGITS = 12
 Json = dict[str, Any]
 
 
-def of_version(
-    client: "MlflowClient", version: "ModelVersion", role: str, own_files: Mapping[str, bytes] | None = None
-) -> Measured:
+def of_version(client: "MlflowClient", version: "ModelVersion", role: str) -> Measured:
     """Return what is known of a version that is a `role`, such as candidate or champion.
 
-    `own_files`, by name, count before those that the store keeps: of a candidate, the project has them all. Raises `UserError`
-    if the version was not registered by `gpt register`, or its record is gone.
+    Raises `UserError` if the version was not registered by `gpt register`, or its record is gone.
     """
     record = read_record(client, version)
     return of_files(
         f"version {version.version} ({role})",
-        {**record.files, **(own_files or {})},
+        record.files,
         throughput=_throughput(client, version),
         facts=_facts(version, record.values),
         lineage=record.values,
