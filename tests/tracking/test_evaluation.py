@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from gpt.tracking import evaluation
 from gpt.tracking.journal import Journal
 from gpt.tracking.pages.markdown import OURS
 from tests.evaluation.benchmarks.made_up import make_items, write_items
-from tests.servers import mlflow_server
+from tests.servers import start_mlflow
 from tests.tracking.test_delivery import reply, server_that_answers
 
 NOTE = "mlflow.note.content"
@@ -290,15 +291,31 @@ def test_all_items_have_names_that_say_so(project: Path, capfd: pytest.CaptureFi
 
 
 @pytest.mark.slow
-def test_a_server_of_mlflow_has_it_all(
-    project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_server_of_mlflow_that_was_killed_and_came_back_has_it_all_once(
+    project: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with mlflow_server(project) as uri:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    port = free_port()
+    server = start_mlflow(project, f"sqlite:///{project}/mlflow.db", port)
+    uri = f"http://127.0.0.1:{port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    try:
         train()
         run(capfd, "evaluate")
-        run(capfd, "report")
-        told = the_run(uri)
-        assert told.data.metrics["test_bits_per_byte"] == measured()["test"]["bits_per_byte"]
-        downloaded = Path(MlflowClient(uri).download_artifacts(told.info.run_id, "evaluation/training.png"))
-        assert downloaded.read_bytes() == (paths.REPORTS / "training.png").read_bytes()
+        assert the_run(uri).data.metrics["test_bits_per_byte"] == measured()["test"]["bits_per_byte"]
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        assert run(capfd, "evaluate") == run(capfd, "report") == ""
+        assert caplog.text.count("waits for `gpt sync`") == 2
+        server = start_mlflow(project, f"sqlite:///{project}/mlflow.db", port)
+        assert main(["sync"]) == 0
+        client, run_id = MlflowClient(uri), the_run(uri).info.run_id
+        assert len(client.get_metric_history(run_id, "test_bits_per_byte")) == 1
+        picture = Path(client.download_artifacts(run_id, "evaluation/training.png"))
+        assert picture.read_bytes() == (paths.REPORTS / "training.png").read_bytes()
+        assert not list(paths.SPOOL.iterdir())
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()

@@ -33,7 +33,7 @@ _SECTIONS = (
 )  # fmt: skip
 _COLUMNS = (
     "metrics.`test_bits_per_byte`", "metrics.`benchmarks_centred`", "metrics.`validation/bits_per_byte`",
-    "params.`train.max_steps`", "tags.`parameters`", "attributes.`Dataset`", "attributes.`Models`",
+    "params.`train.max_steps`", "tags.`parameters`", "attributes.`Models`",
 )  # fmt: skip
 
 
