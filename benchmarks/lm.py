@@ -13,7 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tiktoken
@@ -152,8 +152,7 @@ def _race(folder: Path, benchmark: Benchmark) -> _Race:
 def _requests(benchmark: Benchmark) -> list[Any]:
     from lm_eval.api.instance import Instance
 
-    kind: Any = Instance  # its dataclass decorator says nothing of its arguments to a type checker
-    return [kind("loglikelihood", {}, pair, 0, ("", 0, 1)) for pair in benchmark.requests()]
+    return [Instance("loglikelihood", {}, pair, 0, ("", 0, 1)) for pair in benchmark.requests()]
 
 
 def _fastest(folder: Path, requests: list[Any]) -> int:
@@ -175,7 +174,8 @@ def _hugging_face(folder: Path, batch_size: int, dtype: str) -> Any:
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    return HFLM(str(folder), device="cpu", dtype=dtype, batch_size=batch_size, max_length=_BLOCK_SIZE)
+    kind = cast("Any", HFLM)  # a decorator hides its arguments from type checkers
+    return kind(str(folder), device="cpu", dtype=dtype, batch_size=batch_size, max_length=_BLOCK_SIZE)
 
 
 def _models(folder: Path, benchmarks: list[Benchmark]) -> dict[str, Path]:

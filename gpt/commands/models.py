@@ -25,17 +25,32 @@ def evaluate(options: argparse.Namespace) -> int:
     from gpt.params.project import load_params
 
     params = load_params()
-    from gpt.evaluation.benchmarks.answers import format_table
+    from gpt.processes.owner import watch_owner
+    from gpt.processes.signals import Stop
 
-    if options.all_items:
+    watch_owner()
+    from gpt.processes.launch import needs_workers, of_this_machine, shared_processes
+
+    launch = of_this_machine(params.launch)
+    if needs_workers(launch):
+        from gpt.processes.workers import run_workers
+
+        command = ["-m", "gpt.commands.worker", "evaluate", *(["--all-items"] if options.all_items else [])]
+        advice = f"params.yaml: lower launch.num_processes ({launch.num_processes})"
+        return run_workers(launch, command, advice, again="run it again")
+    stop = Stop("before all was measured; nothing was written, run it again")
+    with stop.handled(), shared_processes(launch) as share:
+        from gpt.evaluation.benchmarks.answers import format_table
+        from gpt.evaluation.evaluate import evaluate as measure
         from gpt.evaluation.evaluate import score_all_items
+        from gpt.evaluation.held_out import HELD_OUT
 
-        print(format_table(score_all_items(params)))
+        metrics = score_all_items(params, share) if options.all_items else measure(params, share, stop.defer)
+    if not share.is_first:
         return 0
-    from gpt.evaluation.evaluate import evaluate as measure
-    from gpt.evaluation.held_out import HELD_OUT
-
-    metrics = measure(params)
+    if options.all_items:
+        print(format_table(metrics))
+        return 0
     for split in HELD_OUT:
         figures = metrics[split]
         print(
