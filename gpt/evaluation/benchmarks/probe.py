@@ -55,7 +55,8 @@ class Probe:
         None if `give_up` said so. All processes call this, and `give_up` in it, together. Neither the model nor a random
         number is changed.
         """
-        is_split, share = isinstance(model, FSDPModule), Share(accelerator)
+        is_split = isinstance(model, FSDPModule)
+        share = Share(accelerator)
         if is_split:
             with torch.no_grad():
                 model(
