@@ -35,7 +35,7 @@ _TURN = 100
 _TRIED, _EXACT = 10, 50
 "Items on which batch sizes are tried, and of which float64 is computed."
 _BATCH_SIZES = (4, 16, 64)
-_VOCABULARY, _BLOCK_SIZE = 2048, 256
+_VOCABULARY, _BLOCK_SIZE = 2048, 512  # lm-eval gives up on an answer that is longer than a block; PIQA has some of 300
 _WIDTH = 128
 _STEPS, _ROWS = 200, 16
 _TEXTS = 2000
