@@ -2,8 +2,9 @@
 
 Items are those of data/benchmarks (`gpt fetch benchmarks`), the tokenizer is trained on their texts. Both models take turns in one
 process on the same requests through lm-eval's interface, in fp32. The batch size of Hugging Face's is the fastest of several for
-each benchmark. Accuracies and greedy answers must be equal, log-likelihoods to 1e-4 nats, whatever their size; what Hugging Face's
-gives in float64 shows whose rounding a difference is.
+each benchmark. Accuracies and greedy answers must be equal, log-likelihoods to 1e-4 nats, whatever their size. Theirs adds up a
+continuation's tokens in fp32, which alone can round that much away from a sum of hundreds of nats: where the two differ by more,
+ours must be within 1e-4 of what Hugging Face's model gives in float64.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tiktoken
@@ -34,7 +35,7 @@ _TURN = 100
 _TRIED, _EXACT = 10, 50
 "Items on which batch sizes are tried, and of which float64 is computed."
 _BATCH_SIZES = (4, 16, 64)
-_VOCABULARY, _BLOCK_SIZE = 2048, 256
+_VOCABULARY, _BLOCK_SIZE = 2048, 512  # lm-eval gives up on an answer that is longer than a block; PIQA has some of 300
 _WIDTH = 128
 _STEPS, _ROWS = 200, 16
 _TEXTS = 2000
@@ -78,8 +79,8 @@ class _Race:
     benchmark: Benchmark
     own: Answers
     theirs: Answers
-    exact: Answers
-    "What Hugging Face's model answers in float64 to the first requests."
+    exact: dict[int, float]
+    "By request, what Hugging Face's model answers in float64: to the first, and to those to which the two answer otherwise."
     seconds: tuple[float, float]
     "Ours, theirs."
     batch_size: int
@@ -93,20 +94,25 @@ class _Race:
         return [float(table.correct.mean()) for table in tables]
 
     def check(self) -> None:
-        """Raise `AssertionError` if the answers are not the same."""
+        """Raise `AssertionError` if the answers are not the same, or ours is the one that float64 disagrees with."""
         assert self.accuracies[0] == self.accuracies[1], f"{self.benchmark.name}: accuracies {self.accuracies}"
         assert [greedy for _, greedy in self.own] == [greedy for _, greedy in self.theirs], self.benchmark.name
-        assert _difference(self.own, self.theirs) < _TOLERANCE, f"{self.benchmark.name}: {self.row()}"
+        for number in _apart(self.own, self.theirs):
+            assert abs(self.own[number][0] - self.exact[number]) < _TOLERANCE, f"{self.benchmark.name}: {self.row()}"
 
     def row(self) -> str:
-        gaps = (
-            _difference(*pair) for pair in ((self.own, self.theirs), (self.own, self.exact), (self.theirs, self.exact))
+        apart = len(_apart(self.own, self.theirs))
+        largest = max(abs(own - theirs) for (own, _), (theirs, _) in zip(self.own, self.theirs, strict=True))
+        rounding = (
+            max(abs(answers[number][0] - exact) for number, exact in self.exact.items())
+            for answers in (self.own, self.theirs)
         )
         cells = [
             self.benchmark.name,
             str(len(self.benchmark.items)),
             *(f"{accuracy:.4f}" for accuracy in self.accuracies),
-            *(f"{gap:.1e}" for gap in gaps),
+            f"{largest:.1e}" + (f" ({apart} of {len(self.own):,} above 1e-4)" if apart else ""),
+            *(f"{gap:.1e}" for gap in rounding),
             f"{self.seconds[0]:.1f}",
             f"{self.seconds[1]:.1f} ({self.batch_size})",
             f"{self.seconds[1] / self.seconds[0]:.2f} ×",
@@ -114,9 +120,9 @@ class _Race:
         return f"| {' | '.join(cells)} |"
 
 
-def _difference(one: Answers, other: Answers) -> float:
-    """Return the largest difference of log-likelihoods in nats, of the requests that both have answered."""
-    return max(abs(first - second) for (first, _), (second, _) in zip(one, other, strict=False))
+def _apart(own: Answers, theirs: Answers) -> list[int]:
+    """Return the numbers of the requests whose log-likelihoods differ by the tolerance or more."""
+    return [n for n, pair in enumerate(zip(own, theirs, strict=True)) if abs(pair[0][0] - pair[1][0]) >= _TOLERANCE]
 
 
 def _race(folder: Path, benchmark: Benchmark) -> _Race:
@@ -136,15 +142,17 @@ def _race(folder: Path, benchmark: Benchmark) -> _Race:
             answers = ours.loglikelihood(requests) if place == 0 else theirs.loglikelihood(requests, disable_tqdm=True)
             seconds[place] += time.perf_counter() - begun
             found[place].extend(answers)
-    in_float64 = exact.loglikelihood(some(0, _EXACT), disable_tqdm=True)
+    requests = _requests(benchmark)
+    checked = sorted({*range(len(some(0, _EXACT))), *_apart(*found)})
+    answers = exact.loglikelihood([requests[number] for number in checked], disable_tqdm=True)
+    in_float64 = {number: nats for number, (nats, _) in zip(checked, answers, strict=True)}
     return _Race(benchmark, *found, in_float64, seconds=(seconds[0], seconds[1]), batch_size=batch_size)
 
 
 def _requests(benchmark: Benchmark) -> list[Any]:
     from lm_eval.api.instance import Instance
 
-    kind: Any = Instance  # its dataclass decorator says nothing of its arguments to a type checker
-    return [kind("loglikelihood", {}, pair, 0, ("", 0, 1)) for pair in benchmark.requests()]
+    return [Instance("loglikelihood", {}, pair, 0, ("", 0, 1)) for pair in benchmark.requests()]
 
 
 def _fastest(folder: Path, requests: list[Any]) -> int:
@@ -166,7 +174,8 @@ def _hugging_face(folder: Path, batch_size: int, dtype: str) -> Any:
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    return HFLM(str(folder), device="cpu", dtype=dtype, batch_size=batch_size, max_length=_BLOCK_SIZE)  # pyright: ignore[reportCallIssue]
+    kind = cast("Any", HFLM)  # a decorator hides its arguments from type checkers
+    return kind(str(folder), device="cpu", dtype=dtype, batch_size=batch_size, max_length=_BLOCK_SIZE)
 
 
 def _models(folder: Path, benchmarks: list[Benchmark]) -> dict[str, Path]:

@@ -263,6 +263,20 @@ PROMISES = (
         read=all_passed,
     ),
     Promise(
+        "benchmarks",
+        "500 items of each benchmark score as with lm-eval's model of Hugging Face, log-likelihoods to 1e-4, 1.5 times as fast",
+        (PYTHON, "-m", "benchmarks.lm"),
+        minutes=60,
+        read=last_line,
+    ),
+    Promise(
+        "evaluation",
+        "two processes evaluate to the very bytes of one; a signal while items are scored leaves nothing half written",
+        (*PYTEST, "tests/evaluation"),
+        minutes=30,
+        read=all_passed,
+    ),
+    Promise(
         "promotions",
         "50 promotions and rollbacks at once, of one MLflow server on PostgreSQL: never two champions, one linear history",
         (*PYTEST, "tests/registry/test_concurrency.py"),

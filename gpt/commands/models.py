@@ -28,20 +28,35 @@ def evaluate(options: argparse.Namespace) -> int:
 
     params = load_params()
     mlflow_address()  # a server that is away costs a warning; an address that is none is the user's to correct
-    from gpt.evaluation.benchmarks.answers import format_table
+    from gpt.processes.owner import watch_owner
+    from gpt.processes.signals import Stop
+
+    watch_owner()
+    from gpt.processes.launch import needs_workers, of_this_machine, shared_processes
+
+    launch = of_this_machine(params.launch)
+    if needs_workers(launch):
+        from gpt.processes.workers import run_workers
+
+        command = ["-m", "gpt.commands.worker", "evaluate", *(["--all-items"] if options.all_items else [])]
+        advice = f"params.yaml: lower launch.num_processes ({launch.num_processes})"
+        return run_workers(launch, command, advice, again="run it again")
+    stop = Stop("before all was measured; nothing was written, run it again")
+    with stop.handled(), shared_processes(launch) as share:
+        from gpt.evaluation.benchmarks.answers import format_table
+        from gpt.evaluation.evaluate import evaluate as measure
+        from gpt.evaluation.evaluate import score_all_items
+        from gpt.evaluation.held_out import HELD_OUT
+
+        metrics = score_all_items(params, share) if options.all_items else measure(params, share, stop.defer)
+    if not share.is_first:
+        return 0
     from gpt.tracking.evaluation import log_all_items, log_evaluation
 
     if options.all_items:
-        from gpt.evaluation.evaluate import score_all_items
-
-        answers = score_all_items(params)
-        print(format_table(answers), flush=True)
-        log_all_items(params, answers)
+        print(format_table(metrics), flush=True)
+        log_all_items(params, metrics)
         return 0
-    from gpt.evaluation.evaluate import evaluate as measure
-    from gpt.evaluation.held_out import HELD_OUT
-
-    metrics = measure(params)
     for split in HELD_OUT:
         figures = metrics[split]
         print(

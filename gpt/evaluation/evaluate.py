@@ -1,6 +1,7 @@
 """What a finished model is worth on documents it never saw: figures, the scores behind them, and samples of what it writes."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import tiktoken
@@ -18,6 +19,7 @@ from gpt.model.generation import Sampling, generate_texts
 from gpt.model.storage import default_device, load_model
 from gpt.model.transformer import GPTModel
 from gpt.params.project import Params
+from gpt.processes.agreement import Share
 from gpt.processes.cores import bound_threads
 from gpt.processes.environment import check_products
 from gpt.processes.precision import autocast_type, check_precision, matmul_precision, warn_if_emulated
@@ -25,15 +27,19 @@ from gpt.processes.precision import autocast_type, check_precision, matmul_preci
 Sample = dict[str, str | float]
 
 
-def evaluate(params: Params) -> dict[str, Any]:
+def evaluate(
+    params: Params, share: Share | None = None, before_writing: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Measure models/base on the held-out splits and the benchmarks; return the metrics.
 
-    Writes metrics/evaluate.json, reports/samples.json, reports/attention.json and reports/scores/, all or nothing.
+    Writes metrics/evaluate.json, reports/samples.json, reports/attention.json and reports/scores/, all or nothing;
+    `before_writing` is called first. Processes that share the work all call this and get the metrics; the first of them writes.
     """
+    share = share or Share()
     model, encoding = _load(params)
     with matmul_precision(params.evaluate.precision):
-        scored = {split: _score(params, model, encoding, split) for split in HELD_OUT}
-        answers, items = score_benchmarks(params, model, encoding, autocast=_autocast(params))
+        scored = {split: _score(params, model, encoding, split, share) for split in HELD_OUT}
+        answers, items = score_benchmarks(params, model, encoding, autocast=_autocast(params), share=share)
     described = describe_documents(paths.DOCUMENTS)
     metrics: dict[str, Any] = {
         split: result.figures() | {f"split_{key}": described[split][key] for key in ("documents", "bytes")}
@@ -42,15 +48,17 @@ def evaluate(params: Params) -> dict[str, Any]:
     metrics |= answers
     metrics["parameters"] = model.count_parameters()
     metrics["weights_sha256"] = sha256_file(paths.BASE_MODEL / "model.safetensors")
-    samples = _samples(params, model, encoding)
-    attention = describe_attention(model, encoding, params.evaluate.prompts[0])
-    _write(metrics, scored, items, samples, attention)
+    if share.is_first:
+        samples = _samples(params, model, encoding)
+        attention = describe_attention(model, encoding, params.evaluate.prompts[0])
+        before_writing()
+        _write(metrics, scored, items, samples, attention)
     return metrics
 
 
-def _score(params: Params, model: GPTModel, encoding: tiktoken.Encoding, split: str) -> Scored:
+def _score(params: Params, model: GPTModel, encoding: tiktoken.Encoding, split: str, share: Share) -> Scored:
     documents = read_held_out(paths.DOCUMENTS, split, encoding, params.evaluate.max_tokens)
-    return score_documents(model, documents, encoding, split, autocast=_autocast(params))
+    return score_documents(model, documents, encoding, split, autocast=_autocast(params), share=share)
 
 
 def _write(
@@ -68,11 +76,11 @@ def _write(
         write_json(paths.EVALUATE_METRICS, metrics)  # in here: if it cannot be written, all stays as it was
 
 
-def score_all_items(params: Params) -> dict[str, Any]:
+def score_all_items(params: Params, share: Share | None = None) -> dict[str, Any]:
     """Return the benchmarks' figures of models/base on all their items, whatever the limit; write nothing."""
     model, encoding = _load(params)
     with matmul_precision(params.evaluate.precision):
-        return score_benchmarks(params, model, encoding, autocast=_autocast(params), all_items=True)[0]
+        return score_benchmarks(params, model, encoding, autocast=_autocast(params), share=share, all_items=True)[0]
 
 
 def _load(params: Params) -> tuple[GPTModel, tiktoken.Encoding]:

@@ -16,6 +16,7 @@ import torch
 
 from gpt.evaluation.windows import Batch, Window, batches_in_order, cut_windows, group_by_length, stack
 from gpt.model.transformer import GPTModel
+from gpt.processes.agreement import Share
 from gpt.tokens.shards import TokenReader
 
 _TOKENS_AT_A_TIME = 1 << 20
@@ -100,17 +101,17 @@ def token_nats(
     end_of_text: int,
     *,
     autocast: torch.dtype | None = None,
-    part: tuple[int, int] = (0, 1),
+    share: Share | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield the nats of each token of each document, (tokens,) float32, in the order of the documents.
 
-    Windows of like length are computed together, from some documents at a time, so that little is padded. Of tokens that are
-    another rank's, of (rank, ranks) = `part`, the nats are 0: what all ranks yield adds up to what one alone would. What a token
-    gets does not depend on the documents beside it, but for the last digits of floating point.
+    Windows of like length are computed together, from some documents at a time, so that little is padded. Processes that share
+    the work all get the nats of all tokens, the very ones that one alone would compute. What a token gets does not depend on the
+    documents beside it, but for the last digits of floating point.
     """
     with _measuring(model):
         for portion in _portions(documents):
-            yield from _portion_nats(model, portion, end_of_text, autocast, part)
+            yield from _portion_nats(model, portion, end_of_text, autocast, share or Share())
 
 
 def _portions(documents: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
@@ -131,7 +132,7 @@ def _portion_nats(
     documents: list[np.ndarray],
     end_of_text: int,
     autocast: torch.dtype | None,
-    part: tuple[int, int],
+    share: Share,
 ) -> list[np.ndarray]:
     windows: list[Window] = []
     firsts = [0]
@@ -142,12 +143,14 @@ def _portion_nats(
     nats = [np.zeros(int(places.sum()), np.float32) for places in predicted]
     groups = list(group_by_length(np.array([len(window.inputs) for window in windows])))
     batches = (stack([windows[place] for place in group]) for group in groups)
-    for number, batch in _shared(batches, part):
+    for number, batch in _shared(batches, share.part):
         values = _batch_nats(model, batch, autocast).cpu().numpy()
         if number is not None:
             for row, place in zip(values, groups[number], strict=True):
                 nats[place] = row[: len(predicted[place])][predicted[place]]
-    return [np.concatenate(nats[first:end]) for first, end in pairwise(firsts)]
+    ends = np.cumsum([0, *map(len, nats)])[firsts]  # of documents, in tokens
+    together = share.add_up(np.concatenate(nats))  # others' are 0 in ours: nothing is rounded
+    return [together[first:end] for first, end in pairwise(ends)]
 
 
 def _shared(batches: Iterable[Batch], part: tuple[int, int]) -> Iterator[tuple[int | None, Batch]]:

@@ -15,6 +15,7 @@ from gpt.evaluation.likelihood import Likelihood, token_nats
 from gpt.evaluation.scores import PASSAGE_BYTES, Passages
 from gpt.evaluation.windows import context_lengths
 from gpt.model.transformer import GPTModel
+from gpt.processes.agreement import Share
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,19 +58,18 @@ def score_documents(
     split: str,
     *,
     autocast: torch.dtype | None = None,
-    part: tuple[int, int] = (0, 1),
+    share: Share | None = None,
 ) -> Scored:
     """Return what the model scores on documents, at least one, in the tokens of `encoding`.
 
-    With `part` = (rank, ranks), nats are those of rank's share alone, while sizes and counts are of all documents: the nats of all
-    ranks add up to the whole. Raises `UserError` that names the first document whose likelihood is not finite.
+    Processes that share the work all get the whole. Raises `UserError` naming the first document whose likelihood is not finite.
     """
     sizes = token_bytes(encoding)
     block_size = model.config.block_size
     by_context = np.zeros((block_size + 1, 3))
     tokens, counts, digests = Counter[str](), Counter[str](), list[bytes]()
     tables: dict[str, list[tuple[str, np.ndarray, np.ndarray]]] = defaultdict(list)
-    for document, nats in _with_nats(model, documents, encoding.eot_token, autocast, part):
+    for document, nats in _with_nats(model, documents, encoding.eot_token, autocast, share):
         if not np.isfinite(nats).all():
             raise UserError(
                 f"{split} document {document.id}: the model's likelihood of it is not a finite number; its weights are"
@@ -100,7 +100,7 @@ def _with_nats(
     documents: Iterable[HeldOut],
     end_of_text: int,
     autocast: torch.dtype | None,
-    part: tuple[int, int],
+    share: Share | None,
 ) -> Iterator[tuple[HeldOut, np.ndarray]]:
     waiting = deque[HeldOut]()  # those of which nats are not there yet
 
@@ -109,7 +109,7 @@ def _with_nats(
             waiting.append(document)
             yield document.tokens.astype(np.int64)
 
-    for nats in token_nats(model, tokens(), end_of_text, autocast=autocast, part=part):
+    for nats in token_nats(model, tokens(), end_of_text, autocast=autocast, share=share):
         yield waiting.popleft(), nats
 
 

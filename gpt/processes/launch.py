@@ -11,7 +11,9 @@ import torch
 from gpt.errors import Interrupted, UserError
 from gpt.params.launch import Launch
 from gpt.params.project import Params
+from gpt.processes.agreement import Share
 from gpt.processes.environment import check_environment, hide_from_accelerate
+from gpt.processes.owner import tell_owner
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
@@ -31,17 +33,42 @@ def needs_workers(settings: Launch) -> bool:
 
 def check_launch(params: Params) -> None:
     """Raise `UserError` for what this machine would silently not do, or what the environment asks for in place of params.yaml."""
-    settings, gpus = params.launch, torch.cuda.device_count()
-    check_environment(params, on_gpu=gpus > 0)
-    if gpus and settings.num_processes > gpus:
-        raise UserError(
-            f"params.yaml: launch.num_processes = {settings.num_processes}, but this machine has {gpus} GPU(s); lower it"
-        )
+    settings = params.launch
+    check_environment(params, on_gpu=torch.cuda.is_available())
+    _check_gpus(settings)
     if settings.num_machines > 1 and not is_worker() and RENDEZVOUS not in os.environ:
         raise UserError(
             f"params.yaml: launch.num_machines = {settings.num_machines}: set {RENDEZVOUS} to HOST:PORT of one of the machines,"
             " the same on all of them, and start `gpt pretrain` on each"
         )
+
+
+def of_this_machine(settings: Launch) -> Launch:
+    """Return the processes of this machine alone, not started again when one dies; raise `UserError` for more than it has GPUs."""
+    _check_gpus(settings)
+    return settings.model_copy(update={"num_machines": 1, "max_restarts": 0})
+
+
+def _check_gpus(settings: Launch) -> None:
+    gpus = torch.cuda.device_count()
+    if gpus and settings.num_processes > gpus:
+        raise UserError(
+            f"params.yaml: launch.num_processes = {settings.num_processes}, but this machine has {gpus} GPU(s); lower it"
+        )
+
+
+@contextmanager
+def shared_processes(settings: Launch) -> Iterator[Share]:
+    """Give this process's share of work that all do which a launcher has started; without a launcher, all of the work."""
+    if not is_worker():
+        yield Share()
+        return
+    with joined_processes(settings) as state:
+        try:
+            yield Share(state)
+        except Interrupted as stopped:
+            tell_owner(stopped)
+            raise
 
 
 @contextmanager

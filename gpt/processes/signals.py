@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT ask training to stop: at once before the first step, later after the step that is being taken."""
+"""SIGTERM and SIGINT ask to stop: at once while there is nothing to save, in training later after the step that is being taken."""
 
 import signal
 import time
@@ -13,10 +13,14 @@ _SAME_STOP_SECONDS = 2.0
 
 
 class Stop:
-    """A request to stop: `signum` is the signal that came first, 0 if none has come. A later one ends the process at once."""
+    """A request to stop: `signum` is the signal that came first, 0 if none has come. A later one ends the process at once.
 
-    def __init__(self) -> None:
+    `told` is what a person is told of a stop while there is nothing to save: when it came, and what to do.
+    """
+
+    def __init__(self, told: str = "before the first step; run it again to go on") -> None:
         self.signum = 0
+        self._told = told
         self._since = 0.0
         self._is_deferred = False
 
@@ -31,19 +35,18 @@ class Stop:
                 signal.signal(signum, handler)
 
     def defer(self) -> None:
-        """From now on only note the signal: the training loop looks at `signum` between steps."""
+        """From now on only note the signal, for the caller to look at `signum`: the training loop does so between steps."""
         self._is_deferred = True
 
-    def before_the_first_step(self, signum: int) -> Interrupted:
+    def with_nothing_to_save(self, signum: int) -> Interrupted:
         """Return what ends a run that has nothing to save."""
-        name = signal.Signals(signum).name
-        return Interrupted(signum, f"stopped by {name} before the first step; run it again to go on")
+        return Interrupted(signum, f"stopped by {signal.Signals(signum).name} {self._told}")
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         if not self.signum:
             self.signum, self._since = signum, time.monotonic()
             if not self._is_deferred:
-                raise self.before_the_first_step(signum)
+                raise self.with_nothing_to_save(signum)
         elif time.monotonic() - self._since > _SAME_STOP_SECONDS:
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)

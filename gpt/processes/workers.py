@@ -1,4 +1,4 @@
-"""`gpt pretrain` in several processes: torch elastic's agent, run here, starts them, and again when one of them dies.
+"""`gpt pretrain` and `gpt evaluate` in several processes: torch elastic's agent, run here, starts them, and again when one dies.
 
 Promise: a user's error or a stop in any worker ends all of them within seconds, printed once, and none is started again.
 Means: elastic's error files. A worker writes its exception there through `@record` (gpt/commands/worker.py), or by
@@ -45,6 +45,7 @@ from gpt.secrets.hiding import redact
 _SHUTDOWN_SECONDS = 30
 # Machines wait so long for each other, at the start and for one that was cut off.
 _MEETING_SECONDS = 600
+_GO_ON = "run it again to go on from the last checkpoint"
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +63,10 @@ class _Record:
     traceback: str
 
 
-def run_workers(settings: Launch, command: Sequence[str], memory_advice: str) -> int:
+def run_workers(settings: Launch, command: Sequence[str], memory_advice: str, again: str = _GO_ON) -> int:
     """Run `python COMMAND...` in every process of this machine, pass signals on, and return the exit code.
+
+    `again` is what a person is told to do after a process has died, beside `memory_advice`.
 
     Raises the `UserError` of a worker, one with `memory_advice` (what to change) if the kernel has killed a worker for want of
     memory, or the `Interrupted` on which all of them agreed. After a signal to this process itself it does not return, but
@@ -76,7 +79,7 @@ def run_workers(settings: Launch, command: Sequence[str], memory_advice: str) ->
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         with _folder_of_records() as folder:
-            return _run_agent(config, command, folder, memory_advice)
+            return _run_agent(config, command, folder, memory_advice, again)
     except _Signalled as stopped:
         print(stopped, file=sys.stderr)
         sys.stdout.flush()
@@ -94,7 +97,7 @@ def run_workers(settings: Launch, command: Sequence[str], memory_advice: str) ->
         return 1
 
 
-def _run_agent(config: LaunchConfig, command: Sequence[str], folder: Path, memory_advice: str) -> int:
+def _run_agent(config: LaunchConfig, command: Sequence[str], folder: Path, memory_advice: str, again: str) -> int:
     """Do what torch's `launch_agent` does, with an agent that knows when not to start workers again."""
     rendezvous = get_rendezvous_handler(
         RendezvousParameters(
@@ -133,8 +136,8 @@ def _run_agent(config: LaunchConfig, command: Sequence[str], folder: Path, memor
         raise RendezvousClosedError  # the agent has left, though no worker of this machine failed
     rank, failure = _first_failure(result.failures)
     logger.error(
-        "process %d %s, after %d restarts; run it again to go on from the last checkpoint%s",
-        rank, describe_kill(failure.exitcode), config.max_restarts,
+        "process %d %s, after %d restarts; %s%s",
+        rank, describe_kill(failure.exitcode), config.max_restarts, again,
         f", or if memory was short: {memory_advice}" if failure.exitcode == -signal.SIGKILL else "",
     )  # fmt: skip
     return 1

@@ -1,6 +1,11 @@
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +18,110 @@ from gpt.corpus.documents import describe_documents, read_documents
 from gpt.errors import UserError
 from gpt.evaluation.evaluate import evaluate
 from gpt.evaluation.likelihood import split_likelihood
-from gpt.evaluation.scores import PASSAGES_FILE, Passages
-from gpt.files import sha256_file
+from gpt.evaluation.scores import ITEMS_FILE, PASSAGES_FILE, Items, Passages
+from gpt.files import read_json, sha256_file, write_json
 from gpt.model.storage import load_model
 from gpt.params.project import load_params
 from gpt.tokens.shards import TokenReader
-from tests.conftest import small_change, write_params
+from tests.conftest import ROOT, small_change, write_params
+from tests.evaluation.benchmarks.made_up import make_items, write_items
 
 SMALL: dict[str, object] = {"max_new_tokens": 8, "benchmarks": []}
 BF16 = SMALL | {"precision": "bf16"}
+
+QUIZ: dict[str, object] = {"benchmarks": ["quiz", "tale"], "limit": 150}
+# What every process imports first: it is in the middle of the benchmarks when it says so.
+PAUSE = """
+import time
+from gpt.evaluation.benchmarks import continuations
+score = continuations._score_batch
+def slow(*arguments):
+    print("scoring", flush=True)
+    time.sleep(60)
+    return score(*arguments)
+continuations._score_batch = slow
+"""
+
+
+def add_benchmarks() -> None:
+    """Bring two benchmarks to the project in the current folder, in words that its tokenizer knows."""
+
+    def known(text: str) -> str:
+        return "".join(character for character in text if character in "abcdefghijklmnopqrstuvwxyz ") or "to be"
+
+    for name, choices in (("quiz", 4), ("tale", 1)):
+        items = make_items(name, 160, choices)
+        for item in items:
+            own = tuple(replace(each, context=known(each.context), continuation=f" {known(each.continuation)}")
+                        for each in item.choices)  # fmt: skip
+            write_items(paths.BENCHMARKS, [replace(item, choices=own)])
+    report = read_json(paths.DOCUMENTS / "report.json", "")
+    report["contaminated"] |= {"quiz": {"touched": ["quiz/validation/3"]}, "tale": {"touched": []}}
+    write_json(paths.DOCUMENTS / "report.json", report)
+
+
+def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    path = os.pathsep.join([*environment.pop("first", "").split(), str(ROOT)])
+    return subprocess.Popen(
+        [sys.executable, "-m", "gpt", "evaluate", *arguments],
+        env=os.environ | {"PYTHONPATH": path} | environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def written() -> dict[str, str]:
+    """Return the hashes of everything that an evaluation writes, no matter which run it was."""
+    files = [paths.EVALUATE_METRICS, paths.SAMPLES, *sorted(paths.SCORES.rglob("*.parquet"))]
+    return {str(path): sha256_file(path) for path in files}
+
+
+@pytest.mark.slow
+def test_several_processes_share_documents_and_items_and_write_the_very_bytes_of_one(
+    trained_project: Path, copy_project: Callable[..., Path]
+) -> None:
+    """The tests let each process compute with one thread: with another number of them, last digits differ."""
+    folder = copy_project(trained_project, evaluate=QUIZ)
+    add_benchmarks()
+    tables = []
+    for processes in (1, 2):
+        change = small_change(folder / "text.jsonl") | {"launch": {"num_processes": processes, "micro_batch_size": 1}}
+        change["evaluate"] |= QUIZ
+        write_params(folder, change)
+        process = start()
+        output, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+        assert output.count("test: ") == output.count("centred score") == 1, output
+        tables.append(written())
+        assert len(Items.read(paths.SCORES / ITEMS_FILE)) == 300
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 4
+    output, errors = start("--all-items").communicate(timeout=240)
+    assert output.count("quiz") == 1, errors
+    assert written() == tables[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_items_are_scored_ends_it_with_a_word_and_nothing_written(
+    trained_project: Path, copy_project: Callable[..., Path], processes: int, signum: signal.Signals
+) -> None:
+    folder = copy_project(trained_project, evaluate=QUIZ, launch={"num_processes": processes, "micro_batch_size": 1})
+    add_benchmarks()
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(PAUSE, encoding="utf-8")
+    process = start(first=str(folder / "site"))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "scoring\n", process.communicate()
+    process.send_signal(signum)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signum, output + errors
+    message = f"stopped by {signum.name} before all was measured; nothing was written, run it again"
+    assert errors.count(message) == 1, errors
+    assert "Traceback" not in errors
+    assert not paths.SCORES.exists()
+    assert not paths.EVALUATE_METRICS.exists()
+    assert not paths.SAMPLES.exists()
 
 
 def test_it_writes_figures_and_samples(

@@ -20,6 +20,7 @@ from gpt.model import loss
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.tokens.shards import TokenReader
 from tests.model.test_transformer import CONFIG, make
+from tests.processes.together import alone, together
 
 END = 49  # of CONFIG's 50 tokens
 
@@ -138,12 +139,14 @@ def test_each_token_is_computed_by_one_rank_and_to_the_bit_as_by_one_alone(
     monkeypatch.setattr(likelihood, "_TOKENS_AT_A_TIME", 70)
     model, texts = loud(), documents(3, 30, 13, 1, 20, 44, 12, 12)
     whole = list(token_nats(model, texts, END))
-    parts = [list(token_nats(model, texts, END, part=(rank, ranks))) for rank in range(ranks)]
+    parts = [list(token_nats(model, texts, END, share=alone(rank, ranks))) for rank in range(ranks)]
     for number, nats in enumerate(whole):
         of_ranks = np.array([part[number] for part in parts])
         assert (np.count_nonzero(of_ranks, axis=0) == 1).all()
         np.testing.assert_array_equal(of_ranks.sum(axis=0), nats)
     assert all(any(nats.any() for nats in part) for part in parts)
+    for nats in together(ranks, lambda share: list(token_nats(model, texts, END, share=share))):
+        assert all(np.array_equal(own, other) for own, other in zip(nats, whole, strict=True))
 
 
 @given(length=st.integers(1, 300), block_size=st.integers(1, 40))

@@ -17,8 +17,10 @@ from gpt.evaluation.passages import Scored, score_documents, token_bytes
 from gpt.evaluation.scores import PASSAGE_BYTES
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.paths import DOCUMENTS
+from gpt.processes.agreement import Share
 from tests.evaluation.test_likelihood import loud
 from tests.model.test_transformer import CONFIG
+from tests.processes.together import alone, together
 
 TEXTS = {
     "a": "to be or not to be " * 400,
@@ -44,11 +46,11 @@ def records(texts: dict[str, str] = TEXTS) -> list[dict[str, str]]:
     return [{"id": name, "source": "news" if name == "c" else "plays", "text": text} for name, text in texts.items()]
 
 
-def score(tokens: tiktoken.Encoding, order: list[str] | None = None, part: tuple[int, int] = (0, 1)) -> Scored:
+def score(tokens: tiktoken.Encoding, order: list[str] | None = None, share: Share | None = None) -> Scored:
     model = loud(replace(CONFIG, vocab_size=tokens.n_vocab))
     texts = {name: TEXTS[name] for name in order or TEXTS}
     documents = [encode(record, tokens) for record in records(texts)]
-    return score_documents(model, documents, tokens, "test", part=part)
+    return score_documents(model, documents, tokens, "test", share=share)
 
 
 @pytest.mark.parametrize("words", [(), ("be", " crown", "🙂")], ids=["bytes", "words"])
@@ -110,14 +112,15 @@ def test_the_order_of_documents_changes_nothing() -> None:
     assert first.documents_sha256 == second.documents_sha256
 
 
-def test_what_ranks_score_adds_up_to_what_one_process_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_share_documents_each_get_the_very_figures_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "TOKENS_PER_BATCH", 500)
     tokens = encoding()
-    whole, parts = score(tokens), [score(tokens, part=(rank, 3)) for rank in range(3)]
-    assert np.allclose(sum(part.passages.nats for part in parts), whole.passages.nats, rtol=1e-12)
-    assert np.allclose(sum(part.by_context[:, 0] for part in parts), whole.by_context[:, 0], rtol=1e-12)
-    assert all(part.tokens == whole.tokens for part in parts)
-    assert all(0 < part.passages.nats.sum() < 0.5 * whole.passages.nats.sum() for part in parts)
+    whole = score(tokens)
+    for scored in together(3, lambda share: score(tokens, share=share)):
+        assert np.array_equal(scored.passages.nats, whole.passages.nats)
+        assert scored.figures() == whole.figures()
+    parts = [score(tokens, share=alone(rank, 3)).passages.nats.sum() for rank in range(3)]
+    assert all(0 < part < 0.5 * whole.passages.nats.sum() for part in parts), "each computes a part of them"
 
 
 def test_a_model_that_knows_nothing_needs_the_same_bits_at_every_position() -> None:

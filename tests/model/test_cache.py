@@ -180,3 +180,34 @@ def test_rows_that_come_and_go_change_nothing_for_those_that_stay(config: GPTCon
     close(read(model, x, cache), torch.stack((expected[4, 3:8], expected[2, 4:9])))
     with pytest.raises(ValueError, match="3 \\+ 1 tokens do not fit into a cache of 3"):
         model.hidden(rows[4:, 3:4], newcomers)
+
+
+@pytest.mark.parametrize("config", [CHOICES[0], CHOICES[-1]], ids=describe)
+@given(data=st.data())
+@settings(deadline=None, max_examples=5)
+@torch.no_grad()
+def test_rows_that_are_taken_again_and_again_read_on_each_by_itself_and_leave_the_cache_as_it_was(
+    config: GPTConfig, data: st.DataObject
+) -> None:
+    model = make_large(config)
+    prompts = tokens(3, 6)
+    counts = data.draw(st.lists(st.integers(1, 6), min_size=3, max_size=3))
+    cache = model.new_cache(3)
+    model.hidden(prompts, cache)
+    cache.advance(counts)
+    before = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
+    rows = data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=5))
+    further = tokens(len(rows), 5, seed=data.draw(st.integers(0, 99)))
+    taken = cache.take(rows, room=5)
+    assert taken.lengths == [counts[row] for row in rows]
+    assert taken.capacity == max(taken.lengths) + 5
+    logits = torch.cat([read(model, further[:, :2], taken), read(model, further[:, 2:], taken)], dim=1)
+    for place, row in enumerate(rows):
+        alone = torch.cat([prompts[row, : counts[row]], further[place]])[None]
+        close(logits[place], model(alone)[0, counts[row] :])
+    assert cache.lengths == counts
+    for layer, (keys, values) in zip(cache.layers, before, strict=True):
+        assert torch.equal(layer.keys, keys)
+        assert torch.equal(layer.values, values)
+    with pytest.raises(ValueError, match=r"\+ 1 tokens do not fit into a cache"):
+        model.hidden(further[:, :1], taken)

@@ -5,7 +5,7 @@ otherwise: what looks like a special token in a text is text.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import tiktoken
@@ -19,6 +19,7 @@ from gpt.errors import UserError
 from gpt.evaluation.benchmarks.continuations import Pair, encode_pair, score_continuations
 from gpt.model.generation import Sampling, generate_tokens
 from gpt.model.transformer import GPTModel
+from gpt.processes.agreement import Share
 
 _ROWS = 32
 "Texts that are generated at a time."
@@ -27,11 +28,22 @@ _KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p",
 
 
 class GPTLM(LM):
-    """A GPTModel with its tokenizer. `autocast` is the type of its products, None for the weights' own."""
+    """A GPTModel with its tokenizer. `autocast` is the type of its products, None for the weights' own.
 
-    def __init__(self, model: GPTModel, encoding: tiktoken.Encoding, *, autocast: torch.dtype | None = None) -> None:
+    Processes with a `share` each ask for all answers, compute their part of them, and get all. To lm-eval each is the only one
+    (`rank` 0 of a `world_size` of 1), so that what it makes of the answers is the same in all.
+    """
+
+    def __init__(
+        self,
+        model: GPTModel,
+        encoding: tiktoken.Encoding,
+        *,
+        autocast: torch.dtype | None = None,
+        share: Share | None = None,
+    ) -> None:
         super().__init__()
-        self._model, self._encoding, self._autocast = model, encoding, autocast
+        self._model, self._encoding, self._autocast, self._share = model, encoding, autocast, share or Share()
         self._device = model.tok_emb.weight.device
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
@@ -64,28 +76,35 @@ class GPTLM(LM):
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Return a continuation of each (context, settings), until the first of its stop strings or <|endoftext|>."""
-        texts = [""] * len(requests)
-        same: dict[str, list[int]] = defaultdict(list)  # one batch has one kind of sampling
         asked: list[tuple[str, dict[str, Any]]] = [
             cast("tuple[str, dict[str, Any]]", request.args) for request in requests
         ]
+        own: dict[int, str] = {}
+        rank, ranks = self._share.part
+        for rows in [*self._batches(asked)][rank::ranks]:
+            contexts = [self._context(asked[row][0]) for row in rows]
+            own |= zip(rows, self._generate(contexts, rows, asked[rows[0]][1]), strict=True)
+        written = {row: text for part in self._share.gather(own) for row, text in part.items()}
+        texts = [written[number] for number in range(len(requests))]
+        for request, text in zip(requests, texts, strict=True):
+            self.cache_hook.add_partial("generate_until", request.args, text)
+        return texts
+
+    def _batches(self, asked: list[tuple[str, dict[str, Any]]]) -> Iterator[list[int]]:
+        """Yield the numbers of (context, settings) that are generated together: sampled alike, and of like length."""
+        same: dict[str, list[int]] = defaultdict(list)
         for number, (_, settings) in enumerate(asked):
             same[repr(sorted(settings.items()))].append(number)
         for numbers in same.values():
-            begin = self._encoding.eot_token
-            tokens = {number: [begin, *self._encoding.encode_ordinary(asked[number][0])] for number in numbers}
-            numbers.sort(key=lambda number: -len(tokens[number]))
-            for first in range(0, len(numbers), _ROWS):
-                rows = numbers[first : first + _ROWS]
-                written = self._generate([tokens[row] for row in rows], rows, asked[rows[0]][1])
-                for row, text in zip(rows, written, strict=True):
-                    texts[row] = text
-                    self.cache_hook.add_partial("generate_until", requests[row].args, text)
-        return texts
+            numbers.sort(key=lambda number: -len(asked[number][0]))
+            yield from (numbers[first : first + _ROWS] for first in range(0, len(numbers), _ROWS))
+
+    def _context(self, text: str) -> list[int]:
+        return [self._encoding.eot_token, *self._encoding.encode_ordinary(text)]
 
     def _score(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
-        scores = score_continuations(self._model, pairs, autocast=self._autocast)
-        return [(-float(nats), not misses) for nats, misses in zip(*scores, strict=True)]
+        part = score_continuations(self._model, pairs, autocast=self._autocast, part=self._share.part)
+        return [(-float(nats), not misses) for nats, misses in zip(*self._share.add_up(part.to_array()), strict=True)]
 
     def _generate(self, contexts: list[list[int]], seeds: list[int], settings: dict[str, Any]) -> list[str]:
         wanted: dict[str, Any] = dict(normalize_gen_kwargs(settings, _MAX_GEN_TOKS))

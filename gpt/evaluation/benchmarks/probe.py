@@ -17,7 +17,7 @@ from gpt.evaluation.benchmarks.figures import centred_score, summarise, tabulate
 from gpt.evaluation.benchmarks.items import Benchmark, read_all
 from gpt.model.transformer import GPTModel
 from gpt.params.evaluation import Evaluate
-from gpt.processes.agreement import add_up_over_processes
+from gpt.processes.agreement import Share
 
 ITEMS = 50
 "Of each benchmark: bits per byte of right answers are steady with so few; accuracies are not, and differ by some points."
@@ -56,6 +56,7 @@ class Probe:
         number is changed.
         """
         is_split = isinstance(model, FSDPModule)
+        share = Share(accelerator)
         if is_split:
             with torch.no_grad():
                 model(
@@ -67,18 +68,16 @@ class Probe:
                 model,
                 self._pairs,
                 autocast=autocast,
-                part=(accelerator.process_index, accelerator.num_processes),
+                part=share.part,
                 give_up=give_up,
                 share_contexts=not is_split,
             )
         finally:
             if is_split:
                 model.reshard()
-        sums = torch.from_numpy(scores.to_array()).to(accelerator.device)
-        add_up_over_processes(accelerator, sums)
+        nats, misses = share.add_up(scores.to_array())
         if give_up():
             return None
-        nats, misses = sums.cpu().numpy()
         names = [benchmark.name for benchmark in self._benchmarks]
         summary = summarise(tabulate(self._benchmarks, nats, misses == 0), names)
         figures = {

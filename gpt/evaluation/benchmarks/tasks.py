@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +13,20 @@ from gpt.errors import UserError
 from gpt.evaluation.benchmarks.figures import tabulate
 from gpt.evaluation.benchmarks.items import Benchmark
 from gpt.evaluation.scores import Items
-from gpt.params.evaluation import Evaluate
+from gpt.params.evaluation import Evaluate, ForBenchmark
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
 _FEWSHOT_SEED = 1234  # lm-eval's own
+_NO_TELEMETRY = "HF_HUB_DISABLE_TELEMETRY"
 
 
 def run_benchmarks(lm: "LM", benchmarks: Sequence[Benchmark]) -> Items:
     """Score the items through lm-eval. It reads no file, and asks no network."""
     if not benchmarks:
         return tabulate([], np.empty(0), np.empty(0, np.bool_))
-    with _quiet(offline=True):
+    with quiet_lm_eval():
         from lm_eval import evaluator
 
         from gpt.evaluation.benchmarks.item_task import ItemTask
@@ -50,7 +51,7 @@ def run_tasks(lm: "LM", settings: Evaluate) -> dict[str, dict[str, float]]:
     """
     if not settings.tasks:
         return {}
-    with _quiet(offline=False):
+    with quiet_lm_eval():
         from lm_eval import evaluator
         from lm_eval.tasks import TaskManager
 
@@ -59,30 +60,54 @@ def run_tasks(lm: "LM", settings: Evaluate) -> dict[str, dict[str, float]]:
             raise UserError(
                 f"params.yaml: evaluate.tasks: {', '.join(unknown)} is no task of lm-eval; `lm-eval ls tasks` lists them"
             )
+        loaded: dict[str, Any] = {"tasks": {}, "groups": {}}
+        samples: dict[str, list[int]] = {}
+        for name in settings.tasks:
+            with _told_if_missing(name):
+                found: Any = manager.load([name])
+                for each, task in found["tasks"].items():
+                    samples |= _prepare(each, task, settings.of(name))
+            loaded["tasks"] |= found["tasks"]
+            loaded["groups"] |= found["groups"]
         try:
-            loaded = manager.load(list(settings.tasks))
-        except Exception as error:  # each kind of source has errors of its own, most of them of the network
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            results: Any = evaluator.evaluate(lm, loaded, samples=samples or None, bootstrap_iters=0)  # pyright: ignore[reportArgumentType]
+        except (
+            ValueError,
+            ImportError,
+        ) as error:  # of a task that runs code which the model writes, or needs a package
             raise UserError(
-                f"params.yaml: evaluate.tasks: lm-eval could not load {', '.join(settings.tasks)} ({reason}); see that the network"
-                " and what the task needs are there, or take it out"
+                f"params.yaml: evaluate.tasks: lm-eval refuses {', '.join(settings.tasks)}: {_shortened(error)}; take it out"
             ) from error
-        samples = {}
-        for name, task in loaded["tasks"].items():
-            own = settings.of(name)
-            if own.num_fewshot:
-                task.set_config("num_fewshot", own.num_fewshot)
-            task.set_fewshot_seed(_FEWSHOT_SEED)
-            if own.limit:
-                samples[name] = _sample(name, len(task.eval_docs), own.limit)
-        try:
-            results: Any = evaluator.evaluate(lm, loaded, samples=samples or None, bootstrap_iters=0)
-        except ValueError as error:  # such as a task that runs code which the model writes
-            raise UserError(
-                f"params.yaml: evaluate.tasks: lm-eval refuses {', '.join(settings.tasks)}: {error}"
-            ) from None
     assert results is not None, "one process has all results"
     return {name: dict(_numbers(figures)) for name, figures in results["results"].items()}
+
+
+def _prepare(name: str, task: Any, own: ForBenchmark) -> dict[str, list[int]]:
+    """Set a task's examples; return under its name which items are asked, if there is a limit."""
+    if own.num_fewshot:
+        task.set_config("num_fewshot", own.num_fewshot)
+    task.set_fewshot_seed(_FEWSHOT_SEED)
+    return {name: _sample(name, len(task.eval_docs), own.limit)} if own.limit else {}
+
+
+@contextmanager
+def _told_if_missing(name: str) -> Iterator[None]:
+    """Turn what libraries raise where a task's items cannot be brought into a `UserError`. A bug of ours is none of these."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    # No connection, no such address, a wrong certificate; a package that the task needs; a set that `datasets` does not read
+    # (any more), in another form, or only after one has agreed to its terms.
+    except (OSError, ImportError, ValueError, RuntimeError, DatasetsError) as error:
+        raise UserError(
+            f"params.yaml: evaluate.tasks: lm-eval could not load {name} ({_shortened(error)}); see that the network and what the"
+            " task needs are there, or take it out"
+        ) from error
+
+
+def _shortened(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _sample(name: str, count: int, limit: int) -> list[int]:
@@ -99,13 +124,11 @@ def _numbers(figures: Any) -> Iterator[tuple[str, float]]:
 
 
 @contextmanager
-def _quiet(*, offline: bool) -> Iterator[None]:
-    """Let lm-eval and what it imports say errors only, and tell nobody that they run."""
-    names: Iterable[str] = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE") if offline else ()
-    wanted = dict.fromkeys(names, "1") | {"HF_HUB_DISABLE_TELEMETRY": "1"}
-    before = {name: os.environ.get(name) for name in wanted}
+def quiet_lm_eval() -> Iterator[None]:
+    """Let lm-eval and what it imports say errors only, and tell nobody that they run: they ask for that when they are imported."""
+    before = os.environ.get(_NO_TELEMETRY)
     levels = {name: logging.getLogger(name).level for name in ("lm_eval", "datasets")}
-    os.environ.update(wanted)
+    os.environ[_NO_TELEMETRY] = "1"
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -113,7 +136,6 @@ def _quiet(*, offline: bool) -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
+        os.environ.pop(_NO_TELEMETRY)
+        if before is not None:
+            os.environ[_NO_TELEMETRY] = before

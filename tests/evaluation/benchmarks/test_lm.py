@@ -2,7 +2,7 @@
 
 import os
 import random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -12,10 +12,14 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from gpt.errors import UserError
+from gpt.evaluation.benchmarks import continuations
+from gpt.evaluation.benchmarks import lm as lm_module
 from gpt.evaluation.benchmarks.lm import GPTLM
 from gpt.model.convert.huggingface import export_huggingface
 from gpt.model.storage import load_model
+from gpt.processes.agreement import Share
 from tests.evaluation.benchmarks.made_up import make_model, text
+from tests.processes.together import together
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -26,8 +30,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[GPTLM, Any]:
     folder = tmp_path_factory.mktemp("models")
     ours = make_model(folder, block_size=64)
     export_huggingface(ours, folder / "exported")
-    theirs = HFLM(str(folder / "exported"), device="cpu", dtype="float32", batch_size=4)  # pyright: ignore[reportCallIssue]
-    return GPTLM(*load_model(ours)), theirs
+    return GPTLM(*load_model(ours)), hugging_face(str(folder / "exported"))
+
+
+def hugging_face(model: Any, **options: Any) -> Any:
+    kind = cast("Any", HFLM)  # a decorator hides its arguments from type checkers
+    return kind(model, device="cpu", dtype="float32", batch_size=4, **options)
 
 
 def plain(seed: int, words: int) -> str:
@@ -63,7 +71,7 @@ def test_a_greedy_answer_is_known_as_one_by_both(models: tuple[GPTLM, Any]) -> N
 def test_rolling_log_likelihoods_are_those_of_hugging_face(models: tuple[GPTLM, Any]) -> None:
     requests = [ask("loglikelihood_rolling", plain(seed, words)) for seed, words in enumerate((1, 10, 40, 200))]
     # Otherwise theirs scores the first of two <|endoftext|>, too.
-    alone = HFLM(models[1].model, tokenizer=models[1].tokenizer, device="cpu", batch_size=4, add_bos_token=False)  # pyright: ignore[reportCallIssue]
+    alone = hugging_face(models[1].model, tokenizer=models[1].tokenizer, add_bos_token=False)
     ours, theirs = (lm.loglikelihood_rolling(requests) for lm in (models[0], alone))
     assert ours == pytest.approx(theirs, abs=1e-3)
     assert models[0].loglikelihood_rolling([ask("loglikelihood_rolling", "")]) == [0]
@@ -88,3 +96,27 @@ def test_sampling_repeats_itself_and_what_is_not_known_is_refused(models: tuple[
     assert ours.generate_until(requests) == ours.generate_until(requests)
     with pytest.raises(UserError, match="num_beams is not known"):
         ours.generate_until([ask("generate_until", "a", {"until": [], "num_beams": 4})])
+
+
+def test_processes_that_share_requests_each_get_the_very_answers_of_one(
+    models: tuple[GPTLM, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lm_module, "_ROWS", 3)
+    monkeypatch.setattr(continuations, "_TOKENS_PER_BATCH", 100)
+    whole = models[0]
+    sampled: dict[str, Any] = {"until": ["queen"], "max_gen_toks": 6, "do_sample": True, "temperature": 1.0}
+    greedy: dict[str, Any] = {"until": [], "max_gen_toks": 4}
+    asked = {
+        "loglikelihood": [ask("loglikelihood", plain(seed, seed + 1), " " + plain(seed + 50, 3)) for seed in range(10)],
+        "loglikelihood_rolling": [ask("loglikelihood_rolling", plain(seed, 30 * seed)) for seed in range(1, 4)],
+        "generate_until": [
+            ask("generate_until", plain(seed, seed + 1), sampled if seed % 2 else greedy) for seed in range(11)
+        ],
+    }
+    for kind, requests in asked.items():
+        expected = getattr(whole, kind)(requests)
+
+        def answer(share: Share, kind: str = kind, requests: list[Instance] = requests) -> list[Any]:
+            return getattr(GPTLM(whole._model, whole._encoding, share=share), kind)(requests)
+
+        assert together(3, answer) == [expected] * 3, kind

@@ -3,18 +3,23 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets.exceptions import DatasetGenerationError
 
 from gpt.errors import UserError
+from gpt.evaluation.benchmarks import answers
 from gpt.evaluation.benchmarks.continuations import encode_pair, score_continuations
 from gpt.evaluation.benchmarks.figures import centred_score, summarise, tabulate
 from gpt.evaluation.benchmarks.lm import GPTLM
-from gpt.evaluation.benchmarks.tasks import run_benchmarks, run_tasks
+from gpt.evaluation.benchmarks.tasks import _told_if_missing, run_benchmarks
 from gpt.model.storage import load_model
+from gpt.model.transformer import GPTModel
 from gpt.params.project import load_params
+from gpt.processes.agreement import Share
 from tests.conftest import ROOT
 from tests.evaluation.benchmarks.made_up import benchmark, make_model
 
@@ -78,11 +83,76 @@ def test_figures_are_those_of_their_definitions() -> None:
     assert centred_score({}) is None
 
 
+def test_untrained_weights_whose_head_is_zero_score_without_a_pass_what_passes_give(lm: GPTLM) -> None:
+    model = GPTModel(replace(lm._model.config, tie_embeddings=False, init="zero"))
+    found = answers._untrained(load_params(ROOT / "params.yaml"), model, lm._encoding, MADE, None, Share())
+    model.init_weights(0)
+    for each in MADE:
+        right = each.with_right_choices()
+        nats = score_continuations(model, [encode_pair(lm._encoding, *request) for request in right.requests()]).nats
+        size = sum(len(item.choices[0].continuation.encode()) for item in right.items)
+        assert found[each.name]["bits_per_byte"] == pytest.approx(nats.sum() / math.log(2) / size, rel=1e-6)
+        if each.name == "last_word":
+            assert math.log(found[each.name]["perplexity"]) == pytest.approx(nats.mean(), rel=1e-6)
+    assert "perplexity" not in found["quiz"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionError("Couldn't reach 'copa' on the Hub"),
+        ImportError("Please install sympy"),
+        ValueError("BuilderConfig 'x' not found"),
+        RuntimeError("Dataset scripts are no longer supported"),
+        DatasetGenerationError("An error occurred\nwhile generating the dataset"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_libraries_say_of_items_that_do_not_come_is_one_line(error: Exception) -> None:
+    message = r"params\.yaml: evaluate\.tasks: lm-eval could not load copa \("
+    with pytest.raises(UserError, match=message) as raised, _told_if_missing("copa"):
+        raise error
+    assert "\n" not in str(raised.value)
+    assert "take it out" in str(raised.value)
+
+
+def test_a_bug_while_items_are_brought_stays_one() -> None:
+    with pytest.raises(AttributeError), _told_if_missing("copa"):
+        _ = None.task  # pyright: ignore[reportOptionalMemberAccess]
+
+
 @pytest.mark.slow  # lm-eval reads all its task files first
-def test_a_task_that_lm_eval_does_not_know_or_cannot_bring_is_one_error(lm: GPTLM) -> None:
-    settings = load_params(ROOT / "params.yaml").evaluate
-    assert run_tasks(lm, settings) == {}
-    with pytest.raises(UserError, match=r"evaluate\.tasks: no_such_task is no task of lm-eval"):
-        run_tasks(lm, settings.model_copy(update={"tasks": ("no_such_task",)}))
-    with pytest.raises(UserError, match=r"evaluate\.tasks: lm-eval could not load copa"):
-        run_tasks(lm, settings.model_copy(update={"tasks": ("copa",)}))
+def test_a_task_that_lm_eval_does_not_know_or_cannot_bring_is_one_error_and_asked_of_the_network_after_our_own(
+    tmp_path: Path,
+) -> None:
+    """The library is told where the network is: at a port of this machine at which nobody listens."""
+    code = f"""
+from pathlib import Path
+from gpt.errors import UserError
+from gpt.evaluation.benchmarks.tasks import quiet_lm_eval, run_benchmarks, run_tasks
+with quiet_lm_eval():
+    from gpt.evaluation.benchmarks.lm import GPTLM
+from gpt.model.storage import load_model
+from gpt.params.project import load_params
+from tests.evaluation.benchmarks.made_up import benchmark, make_model
+
+lm = GPTLM(*load_model(make_model(Path("model"))))
+run_benchmarks(lm, [benchmark("quiz", 3, 2)])
+settings = load_params(Path({str(ROOT / "params.yaml")!r})).evaluate
+assert run_tasks(lm, settings) == {{}}
+for name in ("no_such_task", "copa"):
+    try:
+        run_tasks(lm, settings.model_copy(update={{"tasks": (name,)}}))
+    except UserError as error:
+        print(error)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"PYTHONPATH": str(ROOT), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    unknown, missing = done.stdout.splitlines()
+    assert "evaluate.tasks: no_such_task is no task of lm-eval" in unknown
+    assert "evaluate.tasks: lm-eval could not load copa (" in missing
+    assert "offline" not in missing.lower(), "the network is asked"
+    assert "Traceback" not in done.stderr
