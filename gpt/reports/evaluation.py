@@ -86,7 +86,7 @@ def draw_page(title: str, models: Sequence[Measured], verdict: Sequence[Mapping[
         "Held-out text": describe_held_out(models),
         "Benchmarks": describe_benchmarks(models),
         "Samples": describe_samples(models, _sampling(model)),
-        "Attention": describe_attention(model.attention) if model.attention.get("maps") else "",
+        "Attention": describe_attention(models),
         "Lineage": f'<div class="scroll">{draw_lineage(model.lineage)}</div>' if model.lineage else "",
         "Settings": describe_settings(models),
         "Hashes": _hashes(models),

@@ -262,6 +262,9 @@ def test_two_models_stand_side_by_side_with_the_verdict(tmp_path: Path) -> None:
     assert page.row("commit") == ["0123abc", "4567def"]
     assert "tokens per second</text>" in html
     assert 'aria-label="Throughput by step"' in html
+    labels = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]
+    assert len(labels) == len(set(labels))
+    assert sum("Attention weights" in str(label) for label in labels) == 2, "of both"
     assert html.count(">version 1 (champion)</text>") >= 3, "in the legends"
     assert len({value for _, name, value in page.attributes if name == "id"}) == html.count(' id="')
 

@@ -11,8 +11,7 @@ from gpt.files import write_json
 from gpt.params.project import Params
 from gpt.registry.package import register
 from gpt.registry.versions import find
-from gpt.reports.evaluation import write_comparison
-from gpt.reports.model_page.versions import of_version
+from gpt.reports.model_page.versions import compare_versions, of_version
 from gpt.tracking import store
 from tests.registry.conftest import built, make_model, params, project
 from tests.reports.test_evaluation import Page
@@ -34,7 +33,9 @@ def test_a_candidate_stands_beside_the_champion_with_what_their_runs_know(projec
     for step, rate in ((2, 900.0), (4, 1000.0), (4, 1100.0)):
         client.log_metric(candidate.run_id, "train/tokens_per_second", rate, step=step)
     models = of_version(client, candidate, "candidate"), of_version(client, champion, "champion")
-    path = write_comparison(project / paths.COMPARISON, *models, [{"check": "x", "passed": True, "text": "y"}])
+    verdict = [{"check": "x", "passed": True, "text": "y"}]
+    path = compare_versions(project / paths.COMPARISON, client, candidate, champion, verdict)
+    assert path == project / "reports/comparison/index.html"
     page = Page(path.read_text(encoding="utf-8"))
     assert page.row("temperature 0") == ["to be now", "to be then"]
     bits = [f"{model.split('test')['bits_per_byte']:.4f}" for model in models]
@@ -56,6 +57,8 @@ def test_a_version_whose_run_was_deleted_is_shown_without_it(project: Path, para
     client = MlflowClient(store.tracking_uri())
     version = find(client, "small-gpt", 1)
     assert version
+    alone = compare_versions(project / paths.COMPARISON, client, version, version).read_text(encoding="utf-8")
+    assert "<h1>Evaluation of version 1 (candidate)</h1>" in alone, "beside itself nothing stands"
     known = of_version(client, version, "candidate")
     client.delete_run(version.run_id or "")
     assert of_version(client, version, "candidate").evaluation == known.evaluation

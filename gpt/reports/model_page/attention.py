@@ -1,8 +1,11 @@
 """The attention of one prompt as heat maps in SVG: a figure for each layer, a map for each head, tokens as labels."""
 
+import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
-from gpt.reports.page import Markup, escape_text, note, table
+from gpt.reports.model_page.measured import Measured
+from gpt.reports.page import Markup, escape_text, note, table, visible
 from gpt.reports.pictures import COLOURS
 
 _GAP, _TITLE, _MAPS_IN_A_ROW = 24, 24, 3
@@ -14,32 +17,40 @@ Json = dict[str, Any]
 Map = list[list[float]]
 
 
-def describe_attention(attention: Json) -> str:
-    """Return figures and tables of what `gpt evaluate` wrote to reports/attention.json; the last layer's are open."""
-    tokens: list[str] = attention["tokens"]
+def describe_attention(models: Sequence[Measured]) -> str:
+    """Return figures and tables of what `gpt evaluate` wrote to reports/attention.json, nothing if no model has maps."""
+    shown = [model for model in models if model.attention.get("maps")]
+    if not shown:
+        return ""
+    explained = note(
+        "A row is a token that looks, a column what it looks at: the darker (on black: the brighter), the more of its"
+        " weight; a row adds up to 1. Nothing lies above the diagonal, as no token sees a later one. START stands for the"
+        " <|endoftext|> after which every document begins."
+    )
+    return explained + "".join(
+        (f"<h3>{escape_text(model.name)}</h3>\n" if len(models) > 1 else "")
+        + _layers(model.attention, f" of {model.name}" if len(models) > 1 else "")
+        for model in shown
+    )
+
+
+def _layers(attention: Json, whose: str) -> str:
+    """The layers under each other, the last one open."""
     layers: dict[int, list[tuple[int, Map]]] = {}
     for each in attention["maps"]:
         layers.setdefault(each["layer"], []).append((each["head"], each["weights"]))
-    last = max(layers)
-    shown = "".join(
-        f"<details{' open' if layer == last else ''}><summary>Layer {layer} of {attention['n_layer']}</summary>\n"
-        f"{_draw_layer(layer, heads, tokens)}{_habits(heads)}</details>\n"
+    return "".join(
+        f"<details{' open' if layer == max(layers) else ''}><summary>Layer {layer} of {attention['n_layer']}</summary>\n"
+        f"{_draw_layer(heads, attention['tokens'], f'Attention weights of the heads of layer {layer}{whose}')}"
+        f"{_habits(heads)}</details>\n"
         for layer, heads in layers.items()
     )
-    return (
-        note(
-            "A row is a token that looks, a column what it looks at: the darker (on black: the brighter), the more of its"
-            " weight; a row adds up to 1. Nothing lies above the diagonal, as no token sees a later one. START stands for the"
-            " <|endoftext|> after which every document begins."
-        )
-        + shown
-    )
 
 
-def _draw_layer(layer: int, heads: list[tuple[int, Map]], tokens: list[str]) -> str:
+def _draw_layer(heads: list[tuple[int, Map]], tokens: list[str], name: str) -> str:
     names = [_short(token) for token in tokens]
     cell = max(9, min(24, 230 // len(names)))
-    label = 10 + max(map(len, names)) * min(cell, 12) * 2 // 3
+    label = 10 + max(map(_columns, names)) * min(cell, 12) * 2 // 3
     size = len(names) * cell
     width, height = label + size + _GAP, _TITLE + label + size + _GAP
     parts = []
@@ -52,7 +63,7 @@ def _draw_layer(layer: int, heads: list[tuple[int, Map]], tokens: list[str]) -> 
     return Markup(
         f'<div class="scroll"><svg class="attention" style="width: {max(across, 330) / 16:.1f}rem" role="img"'
         f' viewBox="0 0 {max(across, 330)} {down + 34}" font-family="ui-monospace, monospace" fill="currentColor"'
-        f' aria-label="Heat maps of the attention weights of the heads of layer {layer}">{"".join(parts)}{legend}</svg></div>\n'
+        f' aria-label="{escape_text(name)}">{"".join(parts)}{legend}</svg></div>\n'
     )
 
 
@@ -115,3 +126,8 @@ def _habits(heads: list[tuple[int, Map]]) -> str:
 
 def _short(token: str) -> str:
     return token if len(token) <= 10 else f"{token[:9]}…"
+
+
+def _columns(text: str) -> int:
+    """Return how wide a text is in columns of a fixed-width font: letters of East Asian scripts take two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in visible(text))

@@ -122,6 +122,8 @@ def describe_curves(models: Sequence[Measured]) -> str:
     content = pictures_in_a_row(*shown) if shown else note("No step was recorded.")
     if missing:
         content += note(f"{missing:,} recorded values are not finite numbers; the curves leave them out.")
+    if not any(model.throughput for model in models):
+        content += note("Throughput is of the machine and no result: MLflow has it, by step, at the run.")
     return content + "".join(_tables(model, several) for model in models)
 
 

@@ -1,9 +1,13 @@
 """What the evaluation's page knows of a registered version: the files and the record that the store keeps of it, and its run."""
 
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt.registry.record import read_record
+from gpt.registry.versions import CANDIDATE, CHAMPION
+from gpt.reports.evaluation import write_comparison
 from gpt.reports.model_page.measured import Measured, of_files
 
 if TYPE_CHECKING:
@@ -14,6 +18,20 @@ _THROUGHPUT = "tokens_per_second"
 _COMMIT_DIGITS = 12
 
 Json = dict[str, Any]
+
+
+def compare_versions(
+    folder: Path,
+    client: "MlflowClient",
+    candidate: "ModelVersion",
+    champion: "ModelVersion | None" = None,
+    verdict: Iterable[Mapping[str, Any]] = (),
+) -> Path:
+    """Write the page of a candidate beside the champion to `folder`; return its path. See `write_comparison` and `of_version`."""
+    models = [of_version(client, candidate, CANDIDATE)]
+    if champion is not None and champion.version != candidate.version:
+        models.append(of_version(client, champion, CHAMPION))
+    return write_comparison(folder, *models, verdict=verdict)
 
 
 def of_version(client: "MlflowClient", version: "ModelVersion", role: str) -> Measured:
