@@ -18,6 +18,8 @@ from tests.conftest import make_text, merge, small_change, write_params
 from tests.training.conftest import TRAIN
 
 ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 1200
+"After it a command counts as hanging, beside other work too."
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Project:
     def run(self, *arguments: str, exit_code: int = 0) -> str:
         """Run a Python module to its end and return what it printed."""
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=400)
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == exit_code, output
         return output
 

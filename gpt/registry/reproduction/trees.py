@@ -101,5 +101,5 @@ def end_left_behind(folder: Path) -> None:
 def _started_for(folder: Path) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.environ().get(FOLDER) == str(folder):
+            if process.pid != os.getpid() and process.environ().get(FOLDER) == str(folder):
                 yield process
