@@ -47,7 +47,10 @@ def batches(events: Iterable[Event]) -> Iterator[list[Event]]:
 
 
 def send_events(client: "MlflowClient", batch: list[Event], run_id: str | None, place: str) -> str:
-    """Send one event, or many of metrics, and return the run's id. Raises `NoRun` for an addition to a run that is not there."""
+    """Send one event, or many of metrics, and return the run's id. Raises `NoRun` for an addition to a run that is not there.
+
+    What is sent has arrived, also where MLFLOW_ENABLE_ASYNC_LOGGING is set: whoever sends notes it as delivered.
+    """
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
     event = batch[0]
@@ -60,17 +63,18 @@ def send_events(client: "MlflowClient", batch: list[Event], run_id: str | None, 
                 Metric(key, value, one["time_ms"], one["step"]) for one in batch for key, value in one["values"].items()
             ]
             for first in range(0, len(metrics), 1000):
-                client.log_batch(run_id, metrics=metrics[first : first + 1000])
+                client.log_batch(run_id, metrics=metrics[first : first + 1000], synchronous=True)
         case "params":
             params = [Param(key, str(value)) for key, value in event["values"].items()]
-            client.log_batch(run_id, params=params)
+            client.log_batch(run_id, params=params, synchronous=True)
         case "tags":
-            client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in event["values"].items()])
+            tags = [RunTag(key, str(value)) for key, value in event["values"].items()]
+            client.log_batch(run_id, tags=tags, synchronous=True)
         case "dataset":
             # One of the same name and digest is the same: sent twice, it is there once.
             described = Dataset(event["name"], event["digest"], "dvc", event["source"], profile=event["profile"])
-            tags = {"mlflow.data.context": "training", **event["tags"]}
-            data = DatasetInput(described, [InputTag(key, value) for key, value in tags.items()])
+            about = {"mlflow.data.context": "training", **event["tags"]}
+            data = DatasetInput(described, [InputTag(key, value) for key, value in about.items()])
             client.log_inputs(run_id, datasets=[data])
         case "name":
             name_run(client, run_id)
@@ -78,7 +82,7 @@ def send_events(client: "MlflowClient", batch: list[Event], run_id: str | None, 
             _send_figures(client, run_id, event)
         case "note":
             before = client.get_run(run_id).data.tags.get(_NOTE_TAG, "")
-            client.set_tag(run_id, _NOTE_TAG, below_own_words(before, event["parts"]))
+            client.set_tag(run_id, _NOTE_TAG, below_own_words(before, event["parts"]), synchronous=True)
         case "text":
             client.log_text(run_id, event["text"], event["path"])
         case "file":
@@ -153,7 +157,7 @@ def _send_figures(client: "MlflowClient", run_id: str, event: Event) -> None:
         if known.get(key) != value
     ]
     for first in range(0, len(metrics), 1000):
-        client.log_batch(run_id, metrics=metrics[first : first + 1000])
+        client.log_batch(run_id, metrics=metrics[first : first + 1000], synchronous=True)
 
 
 def _send_file(client: "MlflowClient", run_id: str, event: Event) -> None:
