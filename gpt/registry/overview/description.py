@@ -4,19 +4,17 @@ champion, its candidate, the last decisions). Pure functions of what is known; `
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gpt.registry.overview.facts import SPLITS, Facts
+from gpt.registry.overview.facts import Facts
 from gpt.registry.overview.listing import Overview, Row, read_overview
 from gpt.secrets.hiding import redact
 from gpt.tracking import store
+from gpt.tracking.pages.markdown import below_own_words, benchmark_table, fenced, figure_table, joined, table
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_CHARACTERS = 5000
-"That MLflow's tables hold; PostgreSQL refuses more."
-_OURS = "<!-- what follows is written by gpt -->"
 _SAMPLE_CHARACTERS = 600
 _CELL_CHARACTERS = 120
 _SOURCES = 12
@@ -37,14 +35,14 @@ def describe_version(facts: Facts) -> str:
     )
     parts = [
         size_sentence(facts),
-        figure_table(facts),
-        benchmark_table(facts),
+        figure_table(facts.evaluation),
+        benchmark_table(facts.evaluation),
         source_table(facts, most=_SOURCES),
         f"Made by {code}." if facts.commit else "",
         f"A sample:\n\n{fenced(sample, 'text')}" if sample else "",
         f"Load it (with `MLFLOW_TRACKING_URI` set to this store):\n\n{fenced(load, 'python')}",
     ]
-    return _joined(parts)
+    return joined(parts)
 
 
 def describe_model(overview: Overview, before: str = "") -> str:
@@ -52,10 +50,7 @@ def describe_model(overview: Overview, before: str = "") -> str:
 
     What a person wrote into the description `before`, above what is ours, stays there.
     """
-    own = before.partition(_OURS)[0].strip()
     parts = [
-        own,
-        _OURS,
         *(_role(overview.rows, alias) for alias in ("champion", "challenger", "candidate")),
         table(
             ("version", "aliases", "bits per byte", "benchmarks", "registered", "verdict"),
@@ -71,7 +66,7 @@ def describe_model(overview: Overview, before: str = "") -> str:
         ),
         "`gpt models --history` shows all of them.",
     ]
-    return _joined(parts)
+    return below_own_words(before, parts)
 
 
 def refresh_description(client: "MlflowClient", name: str) -> None:
@@ -114,37 +109,6 @@ def size_sentence(facts: Facts) -> str:
 _SHAPE = {"n_layer": "layers", "n_head": "heads", "n_embd": "wide", "block_size": "tokens of context"}
 
 
-def figure_table(facts: Facts) -> str:
-    """Return the figures of held-out documents; nothing if there are none."""
-    rows = [
-        (
-            split,
-            f"{figures['bits_per_byte']:.4f}",
-            f"{figures['perplexity']:.2f}" if isinstance(figures.get("perplexity"), float) else "",
-            figures.get("documents", ""),
-        )
-        for split in SPLITS
-        if (figures := facts.figures(split))
-    ]
-    return table(("held-out documents", "bits per byte", "perplexity", "documents"), rows)
-
-
-def benchmark_table(facts: Facts) -> str:
-    """Return the benchmarks' scores beside chance; nothing if there are none."""
-    rows = [
-        (
-            name,
-            scores.get("items", ""),
-            _share(scores.get("accuracy")) + (f" ± {_share(error)}" if (error := scores.get("standard_error")) else ""),
-            _share(scores.get("chance")),
-            f"{scores['bits_per_byte']:.3f}" if isinstance(scores.get("bits_per_byte"), float) else "",
-        )
-        for name, scores in facts.benchmarks.items()
-        if isinstance(scores, dict)
-    ]
-    return table(("benchmark", "items", "accuracy ± standard error", "chance", "bits per byte of the answer"), rows)
-
-
 def source_table(facts: Facts, most: int | None = None) -> str:
     """Return the sources of texts, at most so many, with their licences; nothing if they are not known."""
     keys = ("name", "address", "licence")
@@ -168,42 +132,8 @@ def limits(facts: Facts) -> str:
     return "\n".join(f"- {sentence}" for sentence in said)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a Markdown table; nothing if it has no rows. What would end a cell or make a tag is escaped."""
-    if not rows:
-        return ""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(_cell(value) for value in line)} |" for line in lines)
-
-
-def fenced(text: str, language: str) -> str:
-    """Return text as a Markdown block of code that no line of it can end."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}{language}\n{text}\n{fence}"
-
-
-def _joined(parts: Sequence[str]) -> str:
-    """Return parts as one text that MLflow's tables hold: without secrets, control characters, and the parts that do not fit."""
-    text = ""
-    for part in parts:
-        clean = "".join(letter for letter in redact(part) if letter.isprintable() or letter in "\n\t")
-        longer = f"{text}\n\n{clean}" if text and clean else text + clean
-        text = longer if len(longer) <= _CHARACTERS else text
-    return text
-
-
 def _short(reason: str) -> str:
     return reason if len(reason) <= _CELL_CHARACTERS else f"{reason[:_CELL_CHARACTERS]}…"
-
-
-def _cell(value: Any) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _share(value: Any) -> str:
-    return f"{100 * value:.1f} %" if isinstance(value, int | float) else ""
 
 
 def _role(rows: Sequence[Row], alias: str) -> str:
