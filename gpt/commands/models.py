@@ -99,17 +99,18 @@ def register(options: argparse.Namespace) -> int:
 
     params = load_params()
     from gpt.registry import package, promotion
-    from gpt.reports.comparison import draw_comparison
+    from gpt.reports.model_page.versions import draw_registered
+    from gpt.tracking.evaluation import log_comparison
 
     registered = package.register(params, Path.cwd())
     print(registered.describe(), flush=True)
     if registered.alias == "candidate":
-        told, comparison = promotion.judge_registered(params, Path.cwd())
-        print(told)
-        if comparison:
-            draw_comparison(comparison, paths.COMPARISON)
-            print(f"beside the champion: {paths.COMPARISON / 'index.html'}")
+        told, reasons, comparison = promotion.judge_registered(params, Path.cwd())
+        if told:
+            print(told, flush=True)
         registered = package.with_its_role(registered)
+        print(f"page: {draw_registered(paths.COMPARISON, registered, reasons, comparison)}", flush=True)
+        log_comparison(params, registered.version)
     if options.json:
         print(registered.to_json())
     return 0

@@ -105,21 +105,21 @@ def judge_candidate(params: Params, project: Path) -> Promotion | None:
         return _move(client, name, judged)
 
 
-def judge_registered(params: Params, project: Path) -> tuple[str, Comparison | None]:
-    """Judge the candidate that was registered just now; return what is to be told, and the comparison if there was one.
+def judge_registered(params: Params, project: Path) -> tuple[str, tuple[Reason, ...], Comparison | None]:
+    """Judge the candidate that was registered just now; return what is to be told, what the gate looked at, and the comparison.
 
-    What cannot be judged here stays a candidate: `gpt promote` asks again.
+    What cannot be judged here stays a candidate: `gpt promote` asks again. There is no comparison where there was no champion.
     """
     try:
         judged = judge_candidate(params, project)
     except CannotJudge as error:
-        return f"not judged yet: {error}", None
+        return f"not judged yet: {error}", (), None
     if judged is None:
-        return "", None
+        return "", (), None
     try:
-        return judged.describe(), judged.comparison
+        return judged.describe(), judged.reasons, judged.comparison
     except CannotJudge as error:  # a verdict of before holds, but what it was taken on is not here
-        return f"{judged.describe()}\nno comparison is drawn: {error}", None
+        return f"{judged.describe()}\nno comparison is drawn: {error}", judged.reasons, None
 
 
 def promote(params: Params, project: Path, *, other_data: bool = False) -> Promotion:

@@ -12,7 +12,8 @@ from typing import Any
 
 from gpt import paths
 from gpt.errors import UserError
-from gpt.files import atomic_folder
+from gpt.evaluation.comparison import Difference
+from gpt.files import atomic_folder, write_json
 from gpt.params.project import Params
 from gpt.reports.lineage import draw_lineage
 from gpt.reports.model_page.attention import describe_attention
@@ -22,6 +23,7 @@ from gpt.reports.model_page.scores import describe_benchmarks, describe_held_out
 from gpt.reports.model_page.training import describe_curves, describe_model, describe_settings, describe_training_data
 from gpt.reports.page import Markup, escape_text, note, render, table
 from gpt.reports.pictures import in_own_style
+from gpt.secrets.hiding import redact_values
 
 Json = dict[str, Any]
 
@@ -51,19 +53,30 @@ def write_report(params: Params) -> Path:
 
 
 def write_comparison(
-    folder: Path, candidate: Measured, champion: Measured | None = None, verdict: Iterable[Mapping[str, Any]] = ()
+    folder: Path,
+    candidate: Measured,
+    champion: Measured | None = None,
+    verdict: Iterable[Mapping[str, Any]] = (),
+    differences: Mapping[str, Difference] | None = None,
 ) -> Path:
     """Write the page of a candidate, beside the champion if there is one, to `folder`; return the page's path.
 
-    `verdict` has what the gate looked at, `Reason.to_dict()` each. What is not known of one of the two is left out. Raises
-    `UserError` if what a version keeps is not of the form that `gpt evaluate` writes.
+    `verdict` has what the gate looked at, `Reason.to_dict()` each; `differences` how much better the candidate is, by metric. Both
+    go to comparison.json too. What is not known of one of the two is left out. Raises `UserError` if what a version keeps is not
+    of the form that `gpt evaluate` writes.
     """
     models = [candidate] if champion is None else [candidate, champion]
-    title = " beside ".join(model.name for model in models)
+    title, verdict, differences = " beside ".join(model.name for model in models), list(verdict), differences or {}
     with _told_if_odd(f"{title}: their figures are not of the form that `gpt evaluate` writes"):
-        page = draw_page(f"Evaluation of {title}", models, list(verdict))
+        page = draw_page(f"Evaluation of {title}", models, verdict, differences)
+    record = {
+        "models": [model.name for model in models],
+        "reasons": verdict,
+        "differences": {metric: found.to_dict() for metric, found in differences.items()},
+    }
     with atomic_folder(folder) as partial:
         (partial / PAGE).write_text(page, encoding="utf-8")
+        write_json(partial / "comparison.json", redact_values(record))
     return folder / PAGE
 
 
@@ -76,11 +89,17 @@ def _told_if_odd(message: str) -> Iterator[None]:
         raise UserError(f"{message} ({error!r})") from error
 
 
-def draw_page(title: str, models: Sequence[Measured], verdict: Sequence[Mapping[str, Any]] = ()) -> str:
+def draw_page(
+    title: str,
+    models: Sequence[Measured],
+    verdict: Sequence[Mapping[str, Any]] = (),
+    differences: Mapping[str, Difference] | None = None,
+) -> str:
     """Return the page of a model, or of a model and the champion beside it."""
     model = models[0]
     sections = {
         "Verdict": _verdict(verdict),
+        "On the same texts": _differences(differences or {}),
         "What it was trained on": _trained_on(models),
         "Training": describe_curves(models),
         "Held-out text": describe_held_out(models),
@@ -132,6 +151,22 @@ def _verdict(verdict: Sequence[Mapping[str, Any]]) -> str:
         for reason in verdict
     ]
     return table(["", "the gate looked at", "and found"], rows) if rows else ""
+
+
+def _differences(differences: Mapping[str, Difference]) -> str:
+    """Every figure of both models on the texts that the gate asked both, with the interval of the gain."""
+    if not differences:
+        return ""
+    said = "A gain is positive where the candidate is better; low to high is its interval. The gate's verdict rests on these."
+    head = ["measure", "candidate", "champion", "gain", "low", "high", "of", "pieces"]
+    return note(said) + table(head, [[metric, *_gain(found)] for metric, found in differences.items()])
+
+
+def _gain(found: Difference) -> list[str | int]:
+    known = found.to_dict()["low"] is not None
+    interval = [f"{found.low:+.4f}", f"{found.high:+.4f}"] if known else ["none", "none"]
+    figures = [f"{found.candidate:.4f}", f"{found.champion:.4f}", f"{found.mean:+.4f}"]
+    return [*figures, *interval, f"{found.blocks:,} {found.resampled}", found.pieces]
 
 
 def _trained_on(models: Sequence[Measured]) -> str:

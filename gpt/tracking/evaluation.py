@@ -25,7 +25,7 @@ from gpt.tracking.pages.figures import name_all_items, name_figures
 from gpt.tracking.spool import lock_path, read_event, state_path
 from gpt.tracking.store import database_file, tracking_uri
 
-FOLDER = "evaluation"
+FOLDER, COMPARISON = "evaluation", "comparison"
 "Of artifacts of a run."
 _SECONDS = 60.0
 
@@ -61,12 +61,17 @@ def log_all_items(params: Params, answers: Mapping[str, Any]) -> None:
 
 def log_report(params: Params) -> None:
     """Add the files of reports/evaluate to the run that made models/base."""
-    _add(params, list(_files(paths.REPORTS)))
+    _add(params, list(_files(paths.REPORTS, FOLDER)))
 
 
-def _files(folder: Path) -> Iterator[Event]:
+def log_comparison(params: Params, version: int) -> None:
+    """Add the page of a registered version, beside the champion of then, to the run that made it."""
+    _add(params, list(_files(paths.COMPARISON, f"{COMPARISON}/version_{version}")))
+
+
+def _files(folder: Path, place: str) -> Iterator[Event]:
     for path in sorted(each for each in folder.rglob("*") if each.is_file()):
-        content, name = path.read_bytes(), f"{FOLDER}/{path.relative_to(folder).as_posix()}"
+        content, name = path.read_bytes(), f"{place}/{path.relative_to(folder).as_posix()}"
         try:
             yield _text(name, content.decode())
         except UnicodeDecodeError:  # a picture

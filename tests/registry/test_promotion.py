@@ -216,10 +216,10 @@ def test_gpt_register_draws_candidate_and_champion_beside_each_other(project: Pa
     make_model(project, 20)
     assert main(["register"]) == 0
     drawn = json.loads((project / paths.COMPARISON / "comparison.json").read_text(encoding="utf-8"))
-    assert (drawn["candidate"], drawn["champion"]) == (2, 1)
+    assert drawn["models"] == ["version 2 (candidate)", "version 1 (champion)"]
     assert drawn["differences"]["test_bits_per_byte"]["candidate"] == pytest.approx(bits_per_byte(project))
     page = (project / paths.COMPARISON / "index.html").read_text(encoding="utf-8")
-    assert "version 2 beside 1" in page
+    assert "version 2 (candidate) beside version 1 (champion)" in page
     assert "test_bits_per_byte" in page
 
 

@@ -5,10 +5,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt.evaluation.comparison import Difference
+from gpt.registry.gate.reasons import Reason
+from gpt.registry.gate.scores import Comparison
+from gpt.registry.package import RegisteredModel
 from gpt.registry.record import read_record
 from gpt.registry.versions import CANDIDATE, CHAMPION
 from gpt.reports.evaluation import write_comparison
 from gpt.reports.model_page.measured import Measured, of_files
+from gpt.tracking import store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,12 +31,29 @@ def compare_versions(
     candidate: "ModelVersion",
     champion: "ModelVersion | None" = None,
     verdict: Iterable[Mapping[str, Any]] = (),
+    differences: Mapping[str, Difference] | None = None,
 ) -> Path:
     """Write the page of a candidate beside the champion to `folder`; return its path. See `write_comparison` and `of_version`."""
     models = [of_version(client, candidate, CANDIDATE)]
     if champion is not None and champion.version != candidate.version:
         models.append(of_version(client, champion, CHAMPION))
-    return write_comparison(folder, *models, verdict=verdict)
+    return write_comparison(folder, *models, verdict=verdict, differences=differences)
+
+
+def draw_registered(
+    folder: Path, registered: RegisteredModel, reasons: Iterable[Reason] = (), comparison: Comparison | None = None
+) -> Path:
+    """Write the page of a version that was registered just now, beside the champion of then if it was compared; return its path.
+
+    Raises `UserError` as `of_version` does.
+    """
+    client = store.existing_client()
+    with store.store_errors():
+        candidate = client.get_model_version(registered.name, str(registered.version))
+        champion = comparison.champion if comparison else None
+        differences = comparison.differences if comparison else None
+        verdict = [reason.to_dict() for reason in reasons]
+        return compare_versions(folder, client, candidate, champion, verdict, differences)
 
 
 def of_version(client: "MlflowClient", version: "ModelVersion", role: str) -> Measured:
