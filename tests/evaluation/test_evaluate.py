@@ -84,7 +84,8 @@ def test_several_processes_share_documents_and_items_and_write_the_very_bytes_of
     add_benchmarks()
     tables = []
     for processes in (1, 2):
-        change = small_change(folder / "text.jsonl") | {"launch": {"num_processes": processes, "micro_batch_size": 1}}
+        change = small_change(folder / "text.jsonl")
+        change["launch"] |= {"num_processes": processes, "micro_batch_size": 1}
         change["evaluate"] |= QUIZ
         write_params(folder, change)
         process = start()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,15 +23,15 @@ def alone(rank: int, ranks: int) -> Share:
 def together(ranks: int, work: Callable[[Share], T]) -> list[T]:
     """Return what each of so many threads gets from `work`, by rank."""
     barrier = Barrier(ranks, timeout=_TIMEOUT_SECONDS)
-    places: list[object] = [None] * ranks
+    places: list[Any] = [None] * ranks
 
     class ThreadShare(Share):
-        def gather(self, value: T) -> list[T]:
+        def gather(self, value: Any) -> list[Any]:
             places[self.part[0]] = value
             barrier.wait()
             found = list(places)
             barrier.wait()  # before the next exchange
-            return found  # pyright: ignore[reportReturnType]
+            return found
 
         def add_up(self, values: np.ndarray) -> np.ndarray:
             return np.sum(self.gather(values), axis=0, dtype=values.dtype)
