@@ -2,6 +2,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -34,12 +35,14 @@ def frozen(version: int) -> Frozen:
     return found
 
 
-def set_quiz(project: Path, count: int = 100, *, touched: Iterable[int] = (), **settings: object) -> Params:
+def set_quiz(
+    project: Path, count: int = 100, *, touched: Iterable[int] = (), name: str = "quiz", **settings: Any
+) -> Params:
     """Let params.yaml ask a benchmark of so many items, two choices each; training documents had passages of those `touched`."""
     items = [
         Item(
-            id=f"quiz/{number:03}",
-            benchmark="quiz",
+            id=f"{name}/{number:03}",
+            benchmark=name,
             split="test",
             choices=tuple(Choice(f"to be or not {number}:", f" {word}") for word in ("king", "naïve")),
             answer=number % 2,
@@ -49,12 +52,12 @@ def set_quiz(project: Path, count: int = 100, *, touched: Iterable[int] = (), **
     ]
     examples = [replace(item, id=f"{item.id}/example", split="train", texts=("solved",)) for item in items[:5]]
     (project / paths.BENCHMARKS).mkdir(exist_ok=True)
-    with (project / paths.BENCHMARKS / "quiz.jsonl").open("wb") as file:
+    with (project / paths.BENCHMARKS / f"{name}.jsonl").open("wb") as file:
         file.writelines(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE) for item in (*items, *examples))
     report = read_json(project / paths.DOCUMENTS / "report.json", "")
-    report["contaminated"]["quiz"] = {"touched": [f"quiz/{number:03}" for number in touched]}
+    report["contaminated"][name] = {"touched": [f"{name}/{number:03}" for number in touched]}
     write_json(project / paths.DOCUMENTS / "report.json", report)
-    return change_params(project, {"evaluate": {"benchmarks": ["quiz"], "limit": 0, **settings}})
+    return change_params(project, {"evaluate": {"benchmarks": [name], "limit": 0, **settings}})
 
 
 def let_answer(project: Path, correct: list[bool]) -> None:
@@ -233,6 +236,18 @@ def test_items_that_are_new_to_a_candidate_are_looked_for_in_its_training_docume
     promote(register_quiz(project, 5), project)
     change_params(project, {"evaluate": {"benchmarks": []}})
     assert "on 29 clean items" in promote(register_quiz(project, 20), project).describe()
+
+
+def test_answers_that_are_stored_and_new_ones_are_compared_item_by_item(project: Path) -> None:
+    set_quiz(project, 20, name="a_quiz")
+    both = set_quiz(project, 30, benchmarks=["a_quiz", "quiz"])
+    promote(register_quiz(project, 5), project)
+    set_quiz(project, 20, name="a_quiz", touched=range(20))
+    change = {"benchmarks": ["a_quiz", "quiz"], "by_benchmark": {"a_quiz": {"num_fewshot": 2}}}
+    assert change_params(project, {"evaluate": change}) != both
+    result = promote(register_quiz(project, 20), project)
+    assert "on 30 clean items" in reason_of(result, "quiz.accuracy.kept").text
+    assert "not measured" in reason_of(result, "a_quiz.accuracy.kept").text
 
 
 def forget_texts(project: Path) -> None:

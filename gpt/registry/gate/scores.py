@@ -104,16 +104,17 @@ def _score_documents(judged: Judged, texts: Frozen, precision: str) -> Passages:
 
 
 def _score_items(judged: Judged, own: Frozen | None, benchmarks: Sequence[Benchmark], precision: str) -> Items:
+    """Return the answers in the order of the benchmarks and their items, wherever they come from."""
     stored = {benchmark.name: _stored_answers(own, benchmark) for benchmark in benchmarks}
-    tables = [answers for answers in stored.values() if answers is not None]
     anew = [benchmark for benchmark in benchmarks if stored[benchmark.name] is None]
-    requests = [request for benchmark in anew for request in benchmark.requests()]
-    if requests:
+    fresh = tabulate([], np.empty(0), np.empty(0, np.bool_))
+    if anew:
         model, encoding = judged.model
-        pairs = [encode_pair(encoding, *request) for request in requests]
+        pairs = [encode_pair(encoding, *request) for benchmark in anew for request in benchmark.requests()]
         nats, misses = score_continuations(model, pairs, autocast=autocast_type(precision))
-        return Items.join([*tables, tabulate(anew, nats, misses == 0)])
-    return Items.join([*tables, tabulate([], np.empty(0), np.empty(0, np.bool_))])
+        fresh = tabulate(anew, nats, misses == 0)
+    tables = (stored[benchmark.name] or fresh.of_benchmark(benchmark.name) for benchmark in benchmarks)
+    return Items.join([fresh.take(np.arange(0)), *tables])
 
 
 def _stored_answers(own: Frozen | None, benchmark: Benchmark) -> Items | None:
@@ -135,6 +136,7 @@ def differences(candidate: Scores, champion: Scores, *, seed: int, confidence: f
     found = {
         TEST_BITS_PER_BYTE: compare_passages(candidate.passages, champion.passages, seed=seed, confidence=confidence)
     }
+    assert candidate.items.id.tolist() == champion.items.id.tolist(), "both were asked the same, in one order"
     clean = np.flatnonzero(candidate.items.clean & champion.items.clean)
     if len(clean):
         compared = compare_items(
