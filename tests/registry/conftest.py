@@ -109,6 +109,7 @@ def built(
     folder = tmp_path_factory.mktemp("built") / "project"
     shutil.copytree(prepared_project / "data", folder / "data")
     shutil.copytree(prepared_project / "models", folder / "models")
+    shutil.copytree(prepared_project / "metrics", folder / "metrics")
     shutil.copyfile(empty_store, folder / "mlflow.db")
     change = small_change(prepared_project / "text.jsonl") | {
         "register": {"name": "small-gpt", "gate": {"max_bits_per_byte": 8.0}}
