@@ -8,12 +8,13 @@ from ruamel.yaml import YAML
 
 from gpt.registry.overview.description import (
     benchmark_notes,
-    benchmark_table,
+    benchmark_rows,
     fenced,
-    figure_table,
+    figure_rows,
     limits,
     size_sentence,
-    source_table,
+    source_rows,
+    table,
 )
 from gpt.registry.overview.facts import SPLITS, Facts
 
@@ -40,11 +41,11 @@ def write_card(facts: Facts) -> str:
         f"# {facts.name}",
         size_sentence(facts),
         "## How good it is",
-        figure_table(facts) or "It was not measured: no evaluation of these weights is at hand.",
-        benchmark_table(facts),
+        table(*figure_rows(facts)) or "It was not measured: no evaluation of these weights is at hand.",
+        table(*benchmark_rows(facts)),
         benchmark_notes(facts),
         "## What it learned from",
-        source_table(facts) or "Its sources are not known.",
+        table(*source_rows(facts)) or "Its sources are not known.",
         f"Passages shared with benchmarks and held-out documents: {facts.contamination}."
         if facts.contamination
         else "",

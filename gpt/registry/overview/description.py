@@ -3,12 +3,13 @@ champion, its candidate, the last decisions). Pure functions of what is known; `
 """
 
 import logging
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpt.registry.overview.facts import SPLITS, Facts
-from gpt.registry.overview.listing import Overview, Row, read_overview
+from gpt.registry.overview.listing import Overview, Row, align, read_overview, tell
 from gpt.secrets.hiding import redact
 from gpt.tracking import store
 
@@ -20,10 +21,16 @@ _CHARACTERS = 5000
 _OURS = "<!-- what follows is written by gpt -->"
 _SAMPLE_CHARACTERS = 600
 _CELL_CHARACTERS = 120
+_REASON_CHARACTERS = 250
 _SOURCES = 12
-_DECISIONS = 10
+_DECISIONS = 8
 _VERSIONS = 15
 _DRAWINGS = 5
+_WIDTH = 90
+"Characters of a line in a block: MLflow breaks none."
+
+Rows = tuple[list[str], list[list[str]]]
+"The head of a table, and its rows."
 
 logger = logging.getLogger(__name__)
 
@@ -32,19 +39,24 @@ def describe_version(facts: Facts) -> str:
     """Return a version's description in Markdown."""
     sample = "".join(facts.samples[0])[:_SAMPLE_CHARACTERS] if facts.samples else ""
     code = f"commit {facts.commit}{' with uncommitted changes, kept as a patch' if facts.changed else ''}"
+    in_service = f"models:/{facts.name}@champion"
+    which = f"# This very one. The one in service is {in_service}.\n" if facts.uri else ""
     load = (
-        "import mlflow\n\n"
-        f'model = mlflow.pyfunc.load_model("{facts.uri or f"models:/{facts.name}@champion"}")\n'
+        f"import mlflow\n\n{which}"
+        f'model = mlflow.pyfunc.load_model("{facts.uri or in_service}")\n'
         'model.predict([{"prompt": "To be"}], params={"seed": 1})'
     )
     parts = [
         size_sentence(facts),
-        figure_table(facts),
-        benchmark_table(facts),
+        _block(
+            "How well it predicts text that it never saw:",
+            align(*figures) if (figures := figure_rows(facts))[1] else [],
+        ),
+        _block("Benchmarks:", align(*scores) if (scores := benchmark_rows(facts))[1] else []),
         benchmark_notes(facts),
-        source_table(facts, most=_SOURCES),
+        _block("Learned from:", _source_lines(facts)),
         f"Made by {code}." if facts.commit else "",
-        f"A sample:\n\n{fenced(sample, 'text')}" if sample else "",
+        _block("A sample:", [sample] if sample else []),
         f"Load it (with `MLFLOW_TRACKING_URI` set to this store):\n\n{fenced(load, 'python')}",
     ]
     return _joined(parts)
@@ -56,22 +68,21 @@ def describe_model(overview: Overview) -> str:
     What a person wrote into the one before, above what is ours, stays there.
     """
     own = overview.description.partition(_OURS)[0].strip()
+    versions = [
+        [str(row.version), row.aliases_text, row.bits, row.benchmarks, row.day, row.verdict] for row in overview.rows
+    ]
+    decisions = [
+        line for one in overview.decisions for line in tell(replace(one, reason=_short(one.reason, _REASON_CHARACTERS)))
+    ]
     parts = [
         own,
         _OURS,
         *(_role(overview.rows, alias) for alias in ("champion", "challenger", "candidate")),
-        table(
-            ("version", "aliases", "bits per byte", "benchmarks", "registered", "verdict"),
-            [(row.version, row.aliases_text, row.bits, row.benchmarks, row.day, row.verdict) for row in overview.rows],
+        _block(
+            "The newest versions, and those with an alias:",
+            align(("version", "aliases", "bits/byte", "benchmarks", "registered", "verdict"), versions),
         ),
-        "Decisions, the last first:" if overview.decisions else "",
-        table(
-            ("time", "version", "verdict", "reason"),
-            [
-                (one.time[:16].replace("T", " "), one.version, one.verdict, _short(one.reason))
-                for one in overview.decisions
-            ],
-        ),
+        _block("The last decisions:", [line for each in decisions for line in _wrapped(each)]),
         "`gpt models --history` shows all of them.",
     ]
     return _joined(parts)
@@ -103,7 +114,7 @@ def size_sentence(facts: Facts) -> str:
     model, train = facts.model, facts.train
     parameters = facts.evaluation.get("parameters")
     size = f"{parameters:,} parameters, " if isinstance(parameters, int) else ""
-    shape = [f"{model[key]} {what}" for key, what in _SHAPE.items() if key in model]
+    shape = [_counted(model[key], what) for key, what in _SHAPE.items() if key in model]
     text = (
         f"A GPT pretrained from scratch: {size}{', '.join(shape)}."
         if shape or size
@@ -120,37 +131,48 @@ def size_sentence(facts: Facts) -> str:
 _SHAPE = {"n_layer": "layers", "n_head": "heads", "n_embd": "wide", "block_size": "tokens of context"}
 
 
-def figure_table(facts: Facts) -> str:
-    """Return the figures of held-out documents; nothing if there are none."""
+def _counted(count: Any, what: str) -> str:
+    return f"{count} {what.removesuffix('s') if count == 1 else what}"
+
+
+def figure_rows(facts: Facts) -> Rows:
+    """Return the figures of held-out documents, with no row if there are none."""
     rows = [
-        (
+        [
             split,
             f"{figures['bits_per_byte']:.4f}",
-            f"{figures['perplexity']:.2f}" if isinstance(figures.get("perplexity"), float) else "",
-            figures.get("documents", ""),
-        )
+            _written(figures.get("perplexity"), ",.2f"),
+            str(figures.get("documents", "")),
+        ]
         for split in SPLITS
         if (figures := facts.figures(split))
     ]
-    return table(("held-out documents", "bits per byte", "perplexity", "documents"), rows)
+    return ["held-out documents", "bits per byte", "perplexity", "documents"], rows
 
 
-def benchmark_table(facts: Facts) -> str:
-    """Return the benchmarks' scores, accuracy beside chance and the rest beside an untrained model's; nothing if there are none."""
+def benchmark_rows(facts: Facts) -> Rows:
+    """Return the benchmarks' scores, accuracy beside chance and the rest beside an untrained model's."""
     rows = [
-        (
+        [
             name,
-            scores.get("items", ""),
+            str(scores.get("items", "")),
             _share(scores.get("accuracy")) + (f" ± {_share(error)}" if (error := scores.get("standard_error")) else ""),
             _share(scores.get("chance")),
             _beside_untrained(scores, "bits_per_byte", ".3f"),
             _beside_untrained(scores, "perplexity", ",.1f"),
-        )
+        ]
         for name, scores in facts.benchmarks.items()
         if isinstance(scores, dict)
     ]
-    head = ("benchmark", "items", "accuracy ± standard error", "chance", "bits per byte of the answer", "perplexity")
-    return table(head, rows)
+    # Bits per byte are those of the right answers, perplexity that of answers without a choice.
+    return [
+        "benchmark",
+        "items",
+        "accuracy ± s.e.",
+        "chance",
+        "bits per byte (untrained)",
+        "perplexity (untrained)",
+    ], rows
 
 
 def benchmark_notes(facts: Facts) -> str:
@@ -171,13 +193,11 @@ def benchmark_notes(facts: Facts) -> str:
     return " ".join(notes)
 
 
-def source_table(facts: Facts, most: int | None = None) -> str:
-    """Return the sources of texts, at most so many, with their licences; nothing if they are not known."""
+def source_rows(facts: Facts) -> Rows:
+    """Return the sources of texts with their licences."""
     keys = ("name", "address", "licence")
-    rows = [(*(_short(source[key]) for key in keys), source["sha256"][:12]) for source in facts.sources[:most]]
-    more = len(facts.sources) - len(rows)
-    rows += [(f"and {more} more", "", "", "")] if more else []
-    return table(("source", "address", "licence", "SHA-256"), rows)
+    rows = [[*(_short(source[key]) for key in keys), source["sha256"][:12]] for source in facts.sources]
+    return ["source", "address", "licence", "SHA-256"], rows
 
 
 def limits(facts: Facts) -> str:
@@ -194,7 +214,7 @@ def limits(facts: Facts) -> str:
     return "\n".join(f"- {sentence}" for sentence in said)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table; nothing if it has no rows. What would end a cell or make a tag is escaped."""
     if not rows:
         return ""
@@ -210,6 +230,26 @@ def fenced(text: str, language: str) -> str:
     return f"{fence}{language}\n{text}\n{fence}"
 
 
+def _block(head: str, lines: Sequence[str]) -> str:
+    """Return lines as they are, below a head; nothing without lines.
+
+    Tables are aligned text, not Markdown's: MLflow shows those without any space between columns, and @champion as a link.
+    """
+    return f"{head}\n\n{fenced(chr(10).join(lines), 'text')}" if lines else ""
+
+
+def _source_lines(facts: Facts) -> list[str]:
+    _, rows = source_rows(facts)
+    lines = [f"{name}: {address}, {licence}, SHA-256 {sha256}" for name, address, licence, sha256 in rows[:_SOURCES]]
+    lines += [f"and {len(rows) - _SOURCES} more"] if len(rows) > _SOURCES else []
+    return [line for each in lines for line in _wrapped(each)]
+
+
+def _wrapped(line: str) -> list[str]:
+    indent = "    " if line.startswith("    ") else ""
+    return textwrap.wrap(line.strip(), _WIDTH, initial_indent=indent, subsequent_indent="    ") or [line]
+
+
 def _joined(parts: Sequence[str]) -> str:
     """Return parts as one text that MLflow's tables hold: without secrets, control characters, and the parts that do not fit."""
     text = ""
@@ -220,12 +260,12 @@ def _joined(parts: Sequence[str]) -> str:
     return text
 
 
-def _short(reason: str) -> str:
-    return reason if len(reason) <= _CELL_CHARACTERS else f"{reason[:_CELL_CHARACTERS]}…"
+def _short(text: str, most: int = _CELL_CHARACTERS) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
-def _cell(value: Any) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _share(value: Any) -> str:
@@ -236,7 +276,7 @@ def _beside_untrained(scores: dict[str, Any], key: str, form: str) -> str:
     """Return a figure, and what weights that have learned nothing have; nothing if it was not measured."""
     found = [each.get(key) if isinstance(each, dict) else None for each in (scores, scores.get("untrained"))]
     own, blank = (_written(value, form) for value in found)
-    return f"{own} (untrained {blank})" if own and blank else own
+    return f"{own} ({blank})" if own and blank else own
 
 
 def _written(value: Any, form: str) -> str:

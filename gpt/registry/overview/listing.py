@@ -123,14 +123,14 @@ def show(overview: Overview, *, history: bool = False, now: datetime | None = No
         "data": lambda row: row.data_sha256[:8],
     }
     lines = [f"models:/{overview.name}"]
-    lines += _table(list(columns), [[cell(row) or "-" for cell in columns.values()] for row in overview.rows], width)
+    lines += align(list(columns), [[cell(row) or "-" for cell in columns.values()] for row in overview.rows], width)
     if overview.more:
         lines.append("older ones: gpt models --limit 0")
     if any(row.changed for row in overview.rows):
         lines.append("+ with uncommitted changes, which the version keeps as a patch")
     if history:
         lines += ["", "decisions, the last first"]
-        lines += [line for one in overview.decisions for line in _told(one)] or ["none"]
+        lines += [line for one in overview.decisions for line in tell(one)] or ["none"]
     return "\n".join(lines)
 
 
@@ -141,6 +141,25 @@ def to_json(overview: Overview, *, history: bool = False) -> str:
     if history:
         value["decisions"] = [asdict(one) for one in overview.decisions]
     return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def align(head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
+    """Return the lines of a table, with as many of the first columns as fit into a width; the first three always are there."""
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    count = len(head)
+    while width is not None and count > 3 and sum(widths[:count]) + 2 * (count - 1) > width:
+        count -= 1
+    return [
+        "  ".join(f"{text:<{size}}" for text, size in zip(line[:count], widths, strict=False)).rstrip()
+        for line in lines
+    ]
+
+
+def tell(one: Decision) -> list[str]:
+    """Return a decision as two lines: what, and why."""
+    was = "" if one.previous is None else f" (the champion was version {one.previous})"
+    return [f"{one.time[:19].replace('T', ' ')}  version {one.version} {one.verdict}{was}", f"    {one.reason}"]
 
 
 def _newest(client: "MlflowClient", name: str, limit: int) -> "tuple[list[ModelVersion], bool]":
@@ -172,24 +191,6 @@ def _row(version: "ModelVersion", aliases: tuple[str, ...]) -> Row:
         verdict=tags.get("promotion.verdict", ""),
         reason=tags.get("promotion.reason", ""),
     )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Return aligned lines with as many of the first columns as fit; the first three always are there."""
-    lines = [head, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    count = len(head)
-    while count > 3 and sum(widths[:count]) + 2 * (count - 1) > width:
-        count -= 1
-    return [
-        "  ".join(f"{text:<{size}}" for text, size in zip(line[:count], widths, strict=False)).rstrip()
-        for line in lines
-    ]
-
-
-def _told(one: Decision) -> list[str]:
-    was = "" if one.previous is None else f" (the champion was version {one.previous})"
-    return [f"{one.time[:19].replace('T', ' ')}  version {one.version} {one.verdict}{was}", f"    {one.reason}"]
 
 
 def _age(registered: str, now: datetime) -> str:
