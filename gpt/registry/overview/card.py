@@ -6,17 +6,16 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from gpt.registry.overview.description import (
+from gpt.registry.overview.description import fenced, table
+from gpt.registry.overview.facts import SPLITS, Facts
+from gpt.registry.overview.figures import (
     benchmark_notes,
     benchmark_rows,
-    fenced,
     figure_rows,
     limits,
     size_sentence,
     source_rows,
-    table,
 )
-from gpt.registry.overview.facts import SPLITS, Facts
 
 # Licences that the Hub knows by a name of its own; of sources under any other, or under several, the card names each.
 _KNOWN_LICENCES = {
