@@ -14,6 +14,7 @@ from gpt import paths
 from gpt.commands.main import main
 from gpt.files import read_json, write_json
 from gpt.params.project import Params
+from gpt.registry.champion import settle
 from gpt.registry.overview.card import write_card
 from gpt.registry.overview.description import describe_model, describe_version, refresh_description, table
 from gpt.registry.overview.facts import Facts, of_folder, of_version
@@ -108,10 +109,22 @@ def test_the_models_page_shows_champion_candidate_and_decisions_after_each_chang
     register_model(project, steps=20)
     promote(params, project)
     assert "**Champion: version 2**" in description()
+    assert [row.verdict for row in read_overview(store.client(), NAME).rows] == ["promoted", "replaced"]
     rollback(params)
+    assert [row.verdict for row in read_overview(store.client(), NAME).rows] == ["rolled_back", "restored"]
     assert "**Champion: version 1**" in description()
     assert "version 1 restored (the champion was version 2)" in description()
     assert "rolled back to version 1" in description()
+
+
+def test_the_models_page_shows_a_champion_that_was_set_by_hand_once_it_is_seen(project: Path, params: Params) -> None:
+    register(params, project)
+    promote(params, project)
+    register_model(project, steps=1)
+    store.client().set_registered_model_alias(NAME, "champion", "2")
+    settle(store.client(), NAME, "somebody@here")
+    assert "**Champion: version 2**" in description()
+    assert "version 2 set_by_hand (the champion was version 1)" in description()
 
 
 def test_a_description_that_cannot_be_written_costs_a_warning(

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from gpt.errors import UserError
-from gpt.registry.trail import audit_trail
-from gpt.registry.versions import find, find_model
+from gpt.registry.trail import BY_HAND, PROMOTED, RESTORED, audit_trail
+from gpt.registry.versions import CHAMPION, find, find_model
 from gpt.secrets.hiding import redact
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Row:
     registered: str
     "UTC, as in 2026-11-26T12:00:00Z."
     verdict: str
+    "The last one on it; `replaced` of one that was the champion and is it no more."
     reason: str
 
     @property
@@ -143,6 +144,11 @@ def to_json(overview: Overview, *, history: bool = False) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
+def _standing(verdict: str, aliases: tuple[str, ...]) -> str:
+    was_made_champion = verdict in (PROMOTED, RESTORED, BY_HAND)
+    return "replaced" if was_made_champion and CHAMPION not in aliases else verdict
+
+
 def align(head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
     """Return the lines of a table, with as many of the first columns as fit into a width; the first three always are there."""
     lines = [head, *rows]
@@ -188,7 +194,7 @@ def _row(version: "ModelVersion", aliases: tuple[str, ...]) -> Row:
         commit=_known(tags.get("git_commit")),
         changed=tags.get("git_dirty") == "true",
         registered=registered.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        verdict=tags.get("promotion.verdict", ""),
+        verdict=_standing(tags.get("promotion.verdict", ""), aliases),
         reason=tags.get("promotion.reason", ""),
     )
 
