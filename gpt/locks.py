@@ -14,10 +14,10 @@ from gpt.errors import UserError
 _POLL_SECONDS = 0.1
 
 
-def try_lock(path: Path, process: int | None = None) -> TextIO | None:
+def try_lock(path: Path, process: str | None = None) -> TextIO | None:
     """Take the lock file `path` and write down who we are; None if another holds it. Closing what it returns gives it back.
 
-    `process` is the id of the process to stop, if that is not this one.
+    `process` names the process to stop, as its id does, if that is not this one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:

@@ -12,9 +12,10 @@ from flows.server import free_port
 from gpt.entry import begin, end_with
 from gpt.errors import UserError
 from gpt.paths import ensure_user, enter_project
-from gpt.secrets.hiding import public_uri
+from gpt.secrets.hiding import public_uri, redact
 from gpt.tracking.location import put_right
-from gpt.tracking.store import check_reachable, database_file, tracking_uri
+from gpt.tracking.pages.experiment import VIEW, VIEW_TAG
+from gpt.tracking.store import check_reachable, client, database_file, tracking_uri
 
 _PORT = 5000
 
@@ -38,6 +39,7 @@ def _show() -> int:
     check_reachable(uri)
     if database is not None:
         put_right(database)  # of a project that was moved, the server would show no artifact
+    views = _views(uri)
     port = free_port(preferred=_PORT)
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
@@ -48,7 +50,10 @@ def _show() -> int:
     )
     server = subprocess.Popen(command, env=environment)
     # MLflow opens with its pages for language-model applications; the query chooses those for training.
-    print(f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)", flush=True)
+    address = f"http://127.0.0.1:{port}/#/experiments"
+    print(f"MLflow: {address}?workflowType=machine_learning  (Ctrl-C ends it)", flush=True)
+    for name, view in views.items():
+        print(f"  charts of {name}: {address}/{view}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     try:
         return server.wait()
@@ -56,6 +61,19 @@ def _show() -> int:
         server.terminate()  # a terminal's Ctrl-C has reached it too, a signal to us alone has not
         server.wait()
         return 0
+
+
+def _views(uri: str) -> dict[str, str]:
+    """Return by each of our experiments the address of its charts in the order of its saved view."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiments = client().search_experiments()
+    except (MlflowException, UserError) as error:
+        print(f"{public_uri(uri)}: experiments cannot be listed ({error})", file=sys.stderr)
+        return {}
+    query = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={VIEW}"
+    return {redact(each.name): f"{each.experiment_id}/runs?{query}" for each in experiments if VIEW_TAG in each.tags}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Commands for a trained model: evaluate it, register and promote it, convert it, generate with it."""
 
 import argparse
+import sys
 from pathlib import Path
 
+from gpt.addresses import mlflow_address
 from gpt.commands.arguments import Commands, add_command, add_model, at_least, not_empty
 from gpt.entry import readable
 from gpt.paths import from_here
@@ -25,12 +27,16 @@ def evaluate(options: argparse.Namespace) -> int:
     from gpt.params.project import load_params
 
     params = load_params()
+    mlflow_address()  # a server that is away costs a warning; an address that is none is the user's to correct
     from gpt.evaluation.benchmarks.answers import format_table
+    from gpt.tracking.evaluation import log_all_items, log_evaluation
 
     if options.all_items:
         from gpt.evaluation.evaluate import score_all_items
 
-        print(format_table(score_all_items(params)))
+        answers = score_all_items(params)
+        print(format_table(answers), flush=True)
+        log_all_items(params, answers)
         return 0
     from gpt.evaluation.evaluate import evaluate as measure
     from gpt.evaluation.held_out import HELD_OUT
@@ -44,6 +50,8 @@ def evaluate(options: argparse.Namespace) -> int:
         )
     if metrics["benchmarks"] or "tasks" in metrics:
         print(format_table(metrics))
+    sys.stdout.flush()  # before MLflow, which may take its time
+    log_evaluation(params, metrics)
     return 0
 
 
@@ -52,7 +60,7 @@ def _add_evaluate(commands: Commands) -> None:
     parser.add_argument(
         "--all-items",
         action="store_true",
-        help="show what the benchmarks score on all their items, whatever evaluate.limit, and write nothing",
+        help="show what the benchmarks score on all their items, whatever evaluate.limit; no file is written, MLflow is told",
     )
 
 
@@ -61,9 +69,13 @@ def report(options: argparse.Namespace) -> int:
     from gpt import paths
     from gpt.params.project import load_params
     from gpt.reports.evaluation import write_report
+    from gpt.tracking.evaluation import log_report
 
-    write_report(load_params().evaluate)
-    print(f"report: {paths.REPORTS / 'evaluate.md'}")
+    params = load_params()
+    mlflow_address()
+    write_report(params.evaluate)
+    print(f"report: {paths.REPORTS / 'evaluate.md'}", flush=True)
+    log_report(params)
     return 0
 
 

@@ -43,6 +43,7 @@ from gpt.secrets.hiding import public_uri, redact_values
 from gpt.tracking import store
 from gpt.tracking.dataset import read_card
 from gpt.tracking.delivery import deliver_left_behind
+from gpt.tracking.pages.figures import FIGURE_STEP, name_figures
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 _SCRIPT = Path(__file__).with_name("serving") / "pyfunc.py"
-_FIGURES = ("bits_per_byte", "loss", "perplexity")
 # A version with all of these is the same model from the same data and settings, measured on the same documents.
 _IDENTITY = ("model_sha256", "data_sha256", "params_sha256", "test_documents_sha256")
 
@@ -169,9 +169,8 @@ def _create_version(
             client.log_text(run_id, card, "data.html")  # training logs it too, but may have begun before it was there
         now, step = int(time.time() * 1000), params.train.max_steps
         metrics = [
-            Metric(f"{split}/{figure}", evaluation[split][figure], now, step, model_id=model.model_id, run_id=run_id)
-            for split in ("validation", "test")
-            for figure in _FIGURES
+            Metric(name, value, now, FIGURE_STEP, model_id=model.model_id, run_id=run_id)
+            for name, value in name_figures(evaluation).items()
         ]
         client.log_batch(run_id, metrics=metrics, tags=[RunTag(f"lineage.{key}", value) for key, value in tags.items()])
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])

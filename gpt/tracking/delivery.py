@@ -15,8 +15,9 @@ from gpt.errors import UserError
 from gpt.locks import holder, try_lock
 from gpt.secrets.hiding import public_uri
 from gpt.tracking import store
-from gpt.tracking.events import batches, brief, refusal, send_events
+from gpt.tracking.events import NoRun, batches, brief, refusal, send_events
 from gpt.tracking.spool import (
+    BEGINNINGS,
     Event,
     State,
     has_finished,
@@ -38,6 +39,10 @@ logger = logging.getLogger(__name__)
 
 class Blocked(Exception):
     """The store takes nothing of a run; the message says why and what to do."""
+
+
+class Homeless(Blocked):
+    """The store has no run that a journal adds to."""
 
 
 class _RunIsGone(Exception):
@@ -62,6 +67,10 @@ class Delivery:
         self._client: MlflowClient | None = None
         self._database: tuple[int, int] | None = None
         self.has_sent = False
+
+    @property
+    def run_id(self) -> str | None:
+        return self._state.run_id
 
     @property
     def refused(self) -> dict[str, list[int]]:
@@ -166,14 +175,15 @@ class Delivery:
         try:
             if event["kind"] == "damaged":
                 raise UserError(event["reason"])
-            if state.run_id is None and event["kind"] != "start":
+            if state.run_id is None and event["kind"] not in BEGINNINGS:
                 raise self._block(f"{self._journal} does not begin with the start of a run; delete it")
             state.run_id = send_events(self._client, batch, state.run_id, state.place)
         except Exception as error:
             if (reason := refusal(error, event["kind"])) is None:
                 raise
-            if event["kind"] == "start":
-                raise self._block(reason) from None
+            if event["kind"] in BEGINNINGS:
+                blocked = self._block(reason)
+                raise Homeless(reason) if isinstance(error, NoRun) else blocked from None
             self._check_run()
             if len(batch) > 1:
                 for one in batch:

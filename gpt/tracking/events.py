@@ -1,14 +1,20 @@
 """The events of a run as MLflow takes them, and what its answers mean."""
 
+import base64
 import errno
 import hashlib
+import tempfile
 from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from gpt.errors import UserError
-from gpt.secrets.hiding import redact
+from gpt.secrets.hiding import public_uri, redact
 from gpt.tracking import store
-from gpt.tracking.spool import Event
+from gpt.tracking.pages.figures import FIGURE_STEP
+from gpt.tracking.pages.markdown import below_own_words
+from gpt.tracking.pages.names import name_run
+from gpt.tracking.spool import BEGINNINGS, Event
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,6 +27,11 @@ _REFUSALS = {
     "NOT_IMPLEMENTED", "RESOURCE_ALREADY_EXISTS", "RESOURCE_CONFLICT", "RESOURCE_DOES_NOT_EXIST",
 }  # fmt: skip
 _REFUSAL_STATUS = {400, 404, 405, 409, 413, 415, 422}
+_NOTE_TAG = "mlflow.note.content"
+
+
+class NoRun(UserError):
+    """The store has no run of a training that is to be added to."""
 
 
 def batches(events: Iterable[Event]) -> Iterator[list[Event]]:
@@ -36,12 +47,15 @@ def batches(events: Iterable[Event]) -> Iterator[list[Event]]:
 
 
 def send_events(client: "MlflowClient", batch: list[Event], run_id: str | None, place: str) -> str:
-    """Send one event, or many of metrics, and return the run's id."""
+    """Send one event, or many of metrics, and return the run's id. Raises `NoRun` for an addition to a run that is not there.
+
+    What is sent has arrived, also where MLFLOW_ENABLE_ASYNC_LOGGING is set: whoever sends notes it as delivered.
+    """
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
     event = batch[0]
-    if event["kind"] == "start":
-        return _start(client, event, place)
+    if event["kind"] in BEGINNINGS:
+        return _start(client, event, place) if event["kind"] == "start" else _find(client, event)
     assert run_id is not None, "a journal begins with its start"
     match event["kind"]:
         case "metrics":
@@ -49,24 +63,36 @@ def send_events(client: "MlflowClient", batch: list[Event], run_id: str | None, 
                 Metric(key, value, one["time_ms"], one["step"]) for one in batch for key, value in one["values"].items()
             ]
             for first in range(0, len(metrics), 1000):
-                client.log_batch(run_id, metrics=metrics[first : first + 1000])
+                client.log_batch(run_id, metrics=metrics[first : first + 1000], synchronous=True)
         case "params":
             params = [Param(key, str(value)) for key, value in event["values"].items()]
-            client.log_batch(run_id, params=params)
+            client.log_batch(run_id, params=params, synchronous=True)
         case "tags":
-            client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in event["values"].items()])
+            tags = [RunTag(key, str(value)) for key, value in event["values"].items()]
+            client.log_batch(run_id, tags=tags, synchronous=True)
         case "dataset":
             # One of the same name and digest is the same: sent twice, it is there once.
             described = Dataset(event["name"], event["digest"], "dvc", event["source"], profile=event["profile"])
-            tags = {"mlflow.data.context": "training", **event["tags"]}
-            data = DatasetInput(described, [InputTag(key, value) for key, value in tags.items()])
+            about = {"mlflow.data.context": "training", **event["tags"]}
+            data = DatasetInput(described, [InputTag(key, value) for key, value in about.items()])
             client.log_inputs(run_id, datasets=[data])
+        case "name":
+            name_run(client, run_id)
+        case "figures":
+            _send_figures(client, run_id, event)
+        case "note":
+            before = client.get_run(run_id).data.tags.get(_NOTE_TAG, "")
+            client.set_tag(run_id, _NOTE_TAG, below_own_words(before, event["parts"]), synchronous=True)
         case "text":
             client.log_text(run_id, event["text"], event["path"])
+        case "file":
+            _send_file(client, run_id, event)
         case "resume":
             client.update_run(run_id, status="RUNNING")
         case "end":
             client.set_terminated(run_id, event["status"], end_time=event["time_ms"])
+        case "done":
+            pass
         case kind:
             raise AssertionError(f"an event of the kind {kind}")
     return run_id
@@ -83,7 +109,10 @@ def refusal(error: Exception, kind: str) -> str | None:
         return _short(str(error)) if error.error_code in _REFUSALS else None
     if isinstance(error, HTTPError):
         return brief(error) if error.response is not None and error.response.status_code in _REFUSAL_STATUS else None
-    if isinstance(error, OSError) and kind == "text":  # its file cannot be written; what goes into the database can
+    if isinstance(error, OSError) and kind in (
+        "text",
+        "file",
+    ):  # its file cannot be written; what goes into the database can
         return None if error.errno in (errno.ENOSPC, errno.EDQUOT) else brief(error)
     return None
 
@@ -108,6 +137,35 @@ def _start(client: "MlflowClient", event: Event, place: str) -> str:
     if made := store.take_over_registered_run(client, experiment, event.get("fingerprint", ""), tags):
         return made
     return client.create_run(experiment, start_time=event["time_ms"], tags=tags, run_name=event["run"]).info.run_id
+
+
+def _find(client: "MlflowClient", event: Event) -> str:
+    """Return the id of the run that was trained with a fingerprint."""
+    if run := store.find_training_run(client, event["experiment"], event["fingerprint"]):
+        return run.info.run_id
+    raise NoRun(f"{public_uri(client.tracking_uri)} has no run of this training, {event['fingerprint']}")
+
+
+def _send_figures(client: "MlflowClient", run_id: str, event: Event) -> None:
+    """Log figures that the run does not have with these values yet: measured again, they are there once."""
+    from mlflow.entities import Metric
+
+    known = client.get_run(run_id).data.metrics
+    metrics = [
+        Metric(key, value, event["time_ms"], FIGURE_STEP)
+        for key, value in event["values"].items()
+        if known.get(key) != value
+    ]
+    for first in range(0, len(metrics), 1000):
+        client.log_batch(run_id, metrics=metrics[first : first + 1000], synchronous=True)
+
+
+def _send_file(client: "MlflowClient", run_id: str, event: Event) -> None:
+    path = PurePosixPath(event["path"])
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder, path.name)
+        local.write_bytes(base64.b64decode(event["base64"]))
+        client.log_artifact(run_id, str(local), str(path.parent) if path.parent.name else None)
 
 
 def _short(text: str) -> str:

@@ -31,7 +31,7 @@ class Journal:
     """The events of one run, appended by the trainer and delivered by a thread.
 
     `run` names the run in the spool; an existing one is continued. Events are dictionaries with a `kind`:
-    start, params, dataset, tags, metrics, text, end.
+    those of `gpt.tracking.spool.NEEDED`. Without `start` they are only written down.
     """
 
     def __init__(self, spool: Path, run: str) -> None:
@@ -89,7 +89,8 @@ class Journal:
         self._closing.set()
         self._wake.set()
         self._write_held()
-        self._thread.join(timeout_seconds)
+        if self._thread.ident is not None:
+            self._thread.join(timeout_seconds)
         self._file.close()
         if self._held:
             logger.warning("%s: %d events could not be written, and are lost", self._path, len(self._held))

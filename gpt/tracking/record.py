@@ -1,5 +1,7 @@
 """What a run tells MLflow and the person at the terminal while it trains. Nothing here decides a result."""
 
+from collections.abc import Mapping
+
 from gpt.tracking.progress import Progress, Reading
 from gpt.tracking.tracker import Tracker
 
@@ -12,10 +14,15 @@ class Record:
         self.progress: Progress | None = None
 
     def training(self, row: dict[str, float], counts: dict[str, int], reading: Reading) -> None:
-        """Tell a row with `step` and `train_loss`; counts and measurements are no results and go to MLflow only."""
+        """Tell a row with `step` and `train_loss`; counts and measurements are no results and go to MLflow only.
+
+        Of what has never happened there is no chart.
+        """
         step = int(row["step"])
         if self.tracker:
-            self.tracker.log_metrics("train", step, _without_step(row) | reading.metrics() | counts)
+            happened = {key: count for key, count in counts.items() if count}
+            measured = {f"system/{key}": value for key, value in reading.metrics().items()}
+            self.tracker.log_metrics("train", step, _charts("train", row | happened) | measured)
         if self.progress:
             self.progress.update(step, row["train_loss"], reading)
 
@@ -23,7 +30,7 @@ class Record:
         """Tell a row with `step`, `validation_loss` and `validation_bits_per_byte`."""
         step = int(row["step"])
         if self.tracker:
-            self.tracker.log_metrics("validation", step, _without_step(row))
+            self.tracker.log_metrics("validation", step, _charts("validation", row))
         if self.progress:
             self.progress.say(
                 f"step {step}: validation loss {row['validation_loss']:.4f},"
@@ -31,9 +38,9 @@ class Record:
             )
 
     def benchmarks(self, step: int, figures: dict[str, float]) -> None:
-        """Tell what a small part of the benchmarks scored after `step`, as `benchmarks/NAME/FIGURE`."""
+        """Tell what a small part of the benchmarks scored after `step`, as `benchmarks/FIGURE/NAME`."""
         if self.tracker:
-            self.tracker.log_metrics("benchmarks", step, figures)
+            self.tracker.log_metrics("benchmarks", step, _charts("validation", figures))
 
     def sample(self, step: int, text: str) -> None:
         """Hand on a text that the model wrote after `step`."""
@@ -41,5 +48,6 @@ class Record:
             self.tracker.log_text(f"samples/step_{step:08d}.txt", text)
 
 
-def _without_step(row: dict[str, float]) -> dict[str, float]:
-    return {key: value for key, value in row.items() if key != "step"}
+def _charts(group: str, row: Mapping[str, float]) -> dict[str, float]:
+    """Return a row's values by the names of their charts: `train_loss` is train/loss (gpt/tracking/pages/figures.py)."""
+    return {f"{group}/{key.removeprefix(f'{group}_')}": value for key, value in row.items() if key != "step"}

@@ -18,14 +18,22 @@ Event = dict[str, Any]
 # What the events of each kind must have to be sent.
 NEEDED = {
     "start": ("experiment", "run", "time_ms"),
+    "find": ("experiment", "fingerprint"),
+    "name": (),
     "params": ("values",),
     "dataset": ("name", "digest", "source", "profile", "tags"),
     "tags": ("values",),
     "metrics": ("step", "values", "time_ms"),
+    "figures": ("values", "time_ms"),
+    "note": ("parts",),
     "text": ("path", "text"),
+    "file": ("path", "base64"),
     "resume": (),
     "end": ("status", "time_ms"),
+    "done": (),
 }
+BEGINNINGS = ("start", "find")
+"One of these is a journal's first event: it makes a run, or finds the one that is added to."
 
 
 @dataclass
@@ -106,9 +114,9 @@ def last_event(journal: Path) -> Event | None:
 
 
 def has_finished(journal: Path) -> bool:
-    """Whether its run has ended as FINISHED, and has no more to tell. A stopped one goes on here when training goes on."""
+    """Whether it has no more to tell: an addition is done, or its run ended as FINISHED. A stopped one goes on here later."""
     last = last_event(journal)
-    return last is not None and last["kind"] == "end" and last["status"] == "FINISHED"
+    return last is not None and (last["kind"] == "done" or (last["kind"] == "end" and last["status"] == "FINISHED"))
 
 
 def is_delivered(journal: Path) -> bool:

@@ -18,6 +18,7 @@ from gpt.errors import UserError
 from gpt.paths import DATABASE, kept
 from gpt.secrets.hiding import public_uri, redact
 from gpt.tracking.location import ARTIFACTS, artifacts_folder, put_right
+from gpt.tracking.pages import experiment as pages
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -100,7 +101,8 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return client.create_experiment(name, artifact_location=_artifact_location(client.tracking_uri))
+            place = _artifact_location(client.tracking_uri)
+            return client.create_experiment(name, artifact_location=place, tags=pages.experiment_tags(name))
         except MlflowException:
             experiment = client.get_experiment_by_name(name)  # another process may have been faster
             if experiment is None:
@@ -110,21 +112,31 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
             f"{client.tracking_uri}: experiment {name} was deleted; restore it with"
             f" `mlflow experiments restore -x {experiment.experiment_id}`, or choose another base.name in params.yaml"
         )
+    pages.complete(client, experiment)
     return experiment.experiment_id
 
 
+def find_training_run(client: "MlflowClient", experiment_name: str, fingerprint: str) -> "Run | None":
+    """Return the newest run that was trained with a fingerprint, a finished one before others; None if there is none."""
+    experiment = client.get_experiment_by_name(experiment_name)
+    if experiment is None:
+        return None
+    found = client.search_runs(
+        [experiment.experiment_id], f"tags.fingerprint = '{fingerprint}'",
+        order_by=["attributes.start_time DESC"], max_results=1000,
+    )  # fmt: skip
+    finished = [run for run in found if run.info.status == "FINISHED"]
+    return next(iter(finished or found), None)
+
+
 def training_run(client: "MlflowClient", experiment_name: str, fingerprint: str) -> "Run":
-    """Return the newest run that was trained with a fingerprint, a finished one before others; make one if there is none.
+    """Return the newest run that was trained with a fingerprint, as `find_training_run`; make one if there is none.
 
     There is none while its journal waits for the server: then the journal takes over the run that was made here.
     """
     experiment = experiment_id(client, experiment_name)
-    found = client.search_runs(
-        [experiment], f"tags.fingerprint = '{fingerprint}'", order_by=["attributes.start_time DESC"], max_results=1000
-    )
-    finished = [run for run in found if run.info.status == "FINISHED"]
-    if found:
-        return (finished or found)[0]
+    if run := find_training_run(client, experiment_name, fingerprint):
+        return run
     logger.warning(
         "%s has no run of this training, %s: a run without its settings and curves stands in for it; `gpt sync` in the"
         " project that trained it delivers what waits there",

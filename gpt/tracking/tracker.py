@@ -11,6 +11,8 @@ import psutil
 
 from gpt.params.project import Params
 from gpt.tracking.journal import Journal
+from gpt.tracking.pages.description import describe_training
+from gpt.tracking.pages.source import source_tags
 
 _SYSTEM_SECONDS = 10.0
 _CLOSE_SECONDS = 60.0
@@ -46,9 +48,13 @@ class Tracker:
             self._journal.append("dataset", **dataset)
             if card:
                 self.log_text("data.html", card)
+            self._journal.append("note", parts=describe_training(params))
         else:
             self._journal.append("resume")
-        self._journal.append("tags", values=tags)  # a tag may change when the run goes on elsewhere, a param may not
+        # A tag may change when the run goes on elsewhere, a param may not.
+        self._journal.append("tags", values=source_tags("gpt pretrain", Path.cwd()) | tags)
+        if run is None:
+            self._journal.append("name")
         self._process = psutil.Process()
         self._process.cpu_percent()
         self._next_system = 0.0

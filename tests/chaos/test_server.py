@@ -78,7 +78,7 @@ def test_an_outage_costs_no_metric(
         assert "training goes on, metrics are kept in spool/" in errors
         client = MlflowClient(server.uri)
         run_id = training_run(client, "shakespeare-gpt", read_json(paths.RUN, "")["fingerprint"]).info.run_id
-        for metric, interval in (("train_loss", 10), ("gradient_norm", 10), ("validation_loss", 1000)):
+        for metric, interval in (("train/loss", 10), ("train/gradient_norm", 10), ("validation/loss", 1000)):
             found = sorted(point.step for point in client.get_metric_history(run_id, metric))
             assert found == sorted({*range(interval, steps + 1, interval), steps})
         assert client.get_run(run_id).info.status == "FINISHED"

@@ -128,7 +128,8 @@ def test_every_command_that_needs_a_store_names_the_variable_of_an_address_that_
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     before = {path.name for path in project.iterdir()}
-    for command in (["lineage"], ["promote"], ["rollback"], ["generate", "a", "--model", "@champion"], ["pretrain"]):
+    looking = (["lineage"], ["promote"], ["rollback"], ["generate", "a", "--model", "@champion"])
+    for command in (*looking, ["pretrain"], ["evaluate"], ["report"]):
         assert main(command) == 2, command
         (error,) = capsys.readouterr().err.splitlines()
         assert error.startswith(f"error: MLFLOW_TRACKING_URI = '{uri}': "), command

@@ -44,8 +44,10 @@ def check_recorded(project: Project, max_steps: int) -> None:
     run = run_of_model(project)
     client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
     assert run.data.params["train.max_steps"] == str(max_steps)
-    assert max(point.step for point in client.get_metric_history(run.info.run_id, "train_loss")) == max_steps
+    assert max(point.step for point in client.get_metric_history(run.info.run_id, "train/loss")) == max_steps
     assert run.info.status == "FINISHED"
+    measured = read_json(project.folder / paths.EVALUATE_METRICS, "")
+    assert run.data.metrics["test_bits_per_byte"] == measured["test"]["bits_per_byte"], "evaluated in the copy, too"
     project.run("gpt", "register")
     assert client.get_model_version_by_alias("shakespeare-gpt", "candidate").run_id == run.info.run_id
     assert not list((project.folder / "spool").glob("*.jsonl"))
@@ -55,6 +57,7 @@ def test_a_temporary_experiment_is_recorded_in_the_projects_store(project: Proje
     project.run("dvc", "exp", "run", "--temp", "-S", "train.max_steps=31", "--name", "longer")
     project.run("dvc", "exp", "apply", "longer")
     check_recorded(project, 31)
+    assert (run_of_model(project).info.run_name or "").startswith("longer: ")
 
 
 def test_a_queued_experiment_that_was_killed_goes_on_from_its_checkpoint(project: Project) -> None:

@@ -30,7 +30,12 @@ def test_the_flow_makes_a_registered_model_and_the_next_one_finds_every_stage_ca
     client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
     version = client.get_model_version_by_alias("shakespeare-gpt", "candidate")
     fingerprint = read_json(project.folder / "models/run.json", "")["fingerprint"]
-    assert version.run_id == training_run(client, "shakespeare-gpt", fingerprint).info.run_id
+    run = training_run(client, "shakespeare-gpt", fingerprint)
+    assert version.run_id == run.info.run_id
+    bits_per_byte = read_json(project.folder / "metrics/evaluate.json", "")["test"]["bits_per_byte"]
+    assert run.data.metrics["test_bits_per_byte"] == bits_per_byte
+    told = {file.path for file in client.list_artifacts(run.info.run_id, "evaluation")}
+    assert told >= {f"evaluation/{path.name}" for path in (project.folder / "reports/evaluate").iterdir()}
 
     again = project.run("flows.pretrain")
     assert again.count("didn't change, skipping") == len(STAGES) - 1

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 from mlflow import MlflowClient
 
+from gpt.tracking.store import experiment_id
 from tests.conftest import ROOT
 
 
@@ -39,13 +40,18 @@ def answers(address: str) -> bytes:
             time.sleep(0.1)
 
 
-def test_the_ui_serves_the_projects_runs_until_it_is_told_to_stop(tmp_path: Path, empty_store: Path) -> None:
+def test_the_ui_serves_the_projects_runs_until_it_is_told_to_stop_and_names_their_charts(
+    tmp_path: Path, empty_store: Path
+) -> None:
     shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    identifier = experiment_id(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), "a study")
     process = start(tmp_path)
     try:
         assert process.stdout is not None
         address = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
         assert address is not None
+        charts = f"{address[0]}#/experiments/{identifier}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+        assert process.stdout.readline() == f"  charts of a study: {charts}&viewStateShareKey=training\n"
         assert b"MLflow" in answers(address[0])
     finally:
         process.send_signal(signal.SIGTERM)

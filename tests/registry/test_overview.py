@@ -16,13 +16,14 @@ from gpt.files import read_json, write_json
 from gpt.params.project import Params
 from gpt.registry.champion import settle
 from gpt.registry.overview.card import write_card
-from gpt.registry.overview.description import describe_model, describe_version, refresh_description, table
+from gpt.registry.overview.description import describe_model, describe_version, refresh_description
 from gpt.registry.overview.facts import Facts, of_folder, of_version
 from gpt.registry.overview.listing import Decision, Overview, Row, read_overview, show
 from gpt.registry.package import register
 from gpt.registry.promotion import promote, rollback
 from gpt.registry.versions import find
 from gpt.tracking import store
+from gpt.tracking.pages.markdown import table
 from tests.registry.conftest import bits_per_byte, register_model
 
 NAME = "small-gpt"

@@ -185,7 +185,7 @@ def test_attaches_to_the_training_run(project: Path, params: Params) -> None:
     assert model.run_id == run_id
     run = client.get_run(run_id)
     expected = read_json(project / paths.EVALUATE_METRICS, "")["test"]["bits_per_byte"]
-    assert run.data.metrics["test/bits_per_byte"] == expected
+    assert run.data.metrics["test_bits_per_byte"] == expected
     assert run.data.tags["lineage.num_processes"] == "2"
 
 

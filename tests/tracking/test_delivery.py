@@ -204,9 +204,11 @@ def test_a_deleted_experiment_holds_up_its_own_runs_only(store: MlflowClient) ->
     assert [outcome.kind for outcome in deliver_each(SPOOL, again=True)] == ["delivered"]
 
 
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
 def test_an_event_that_is_refused_is_set_aside_and_the_rest_arrives(
-    store: MlflowClient, caplog: pytest.LogCaptureFixture
+    store: MlflowClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, asynchronous: str
 ) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_LOGGING", asynchronous)
     journal = begin("one")
     journal.append("params", values={"train.max_steps": "changed"})
     Path("mlartifacts").write_text("where a folder should be")

@@ -28,7 +28,7 @@ def bring_items() -> None:
 def told() -> dict[str, list[tuple[int, float]]]:
     """What MLflow has of benchmarks: by key the steps and values."""
     client, run = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db"), the_run()
-    keys = [key for key in run.data.metrics if key.startswith("benchmarks/")]
+    keys = [key for key in run.data.metrics if key.startswith("validation/benchmarks/")]
     return {
         key: [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, key)] for key in keys
     }
@@ -40,7 +40,9 @@ def test_they_are_told_to_mlflow_and_change_no_weight(make_project: Callable[...
     pretrain(load_params())
     figures, weights = told(), WEIGHTS.read_bytes()
     assert {step for values in figures.values() for step, _ in values} == {6, 12}
-    assert {"benchmarks/quiz/accuracy", "benchmarks/last_word/perplexity", "benchmarks/centred"} <= figures.keys()
+    assert {
+        f"validation/benchmarks/{key}" for key in ("accuracy/quiz", "perplexity/last_word", "centred")
+    } <= figures.keys()
     make_project("without", train=ASKED["train"] | {"benchmark_interval": 0}, **BENCHMARKS)
     pretrain(load_params())
     assert WEIGHTS.read_bytes() == weights

@@ -90,7 +90,7 @@ def test_resume_after_sigkill_is_bit_identical(make_project: Callable[..., Path]
     client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
     run_id = training_run(client, "shakespeare-gpt", read_json(paths.RUN, "")["fingerprint"]).info.run_id
     assert client.get_run(run_id).info.status == "FINISHED"
-    steps = [metric.step for metric in client.get_metric_history(run_id, "train_loss")]
+    steps = [metric.step for metric in client.get_metric_history(run_id, "train/loss")]
     assert sorted(steps) == list(range(4, 201, 4)), "every point is there once"
 
 
@@ -264,7 +264,7 @@ def test_a_bad_batch_is_skipped_counted_and_told(
     train_here()
     assert "step 8: skipped 1 of the last 4 steps, " in caplog.text
     assert "step 20: skipped 1 of the last 4 steps, " in caplog.text
-    assert the_run().data.metrics["skipped_steps"] == 2
+    assert the_run().data.metrics["train/skipped_steps"] == 2
     assert "nan" not in paths.TRAINING_PLOT.read_text(encoding="utf-8")
     assert all(tensor.isfinite().all() for tensor in load_file(WEIGHTS).values())
 
@@ -282,7 +282,7 @@ def test_many_bad_batches_make_it_go_back_and_past_them_alike_when_it_is_stopped
         in caplog.text
     )
     plots = sha256_tree(Path("plots"))
-    assert the_run().data.metrics["rollbacks"] == 1
+    assert the_run().data.metrics["train/rollbacks"] == 1
     make_project("stopped", train=change)
     with monkeypatch.context() as patch:
         Poison(patch, bad=range(12, 16), stop_at=(11, 14, 17, 30))
@@ -325,7 +325,7 @@ def test_a_run_that_goes_back_keeps_its_name_and_how_it_is_computed(
     newest = max(Path("checkpoints").glob("*/step_*/state.json"))
     state = read_json(newest, "")["state"]
     assert (state["rollbacks"], state["compile"]) == (1, "eager")
-    assert state["run"] == the_run().info.run_name
+    assert state["run"] == the_run().data.tags["gpt.run"]
 
 
 def test_before_the_first_scheduled_checkpoint_it_goes_back_to_the_start_though_a_stop_has_saved(
@@ -435,9 +435,9 @@ def test_measurements_go_to_mlflow_and_results_to_plots(make_project: Callable[.
     make_project(launch={"compile": "auto"})
     train_here()
     run = the_run()
-    assert run.data.metrics["tokens_per_second"] > 0
-    assert 0 < run.data.metrics.get("mfu", 0.5) <= 1, "n/a where the peak was measured in a bad moment"
-    assert run.data.metrics["peak_memory_megabytes"] > 10
+    assert run.data.metrics["system/tokens_per_second"] > 0
+    assert 0 < run.data.metrics.get("system/mfu", 0.5) <= 1, "n/a where the peak was measured in a bad moment"
+    assert run.data.metrics["system/peak_memory_megabytes"] > 10
     assert run.data.params["train.precision"] == "fp32"
     assert run.data.tags["compile"].startswith("eager (")
     header = paths.TRAINING_PLOT.read_text(encoding="utf-8").splitlines()[0]

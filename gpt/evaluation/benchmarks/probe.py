@@ -50,7 +50,7 @@ class Probe:
         autocast: torch.dtype | None,
         give_up: Callable[[], bool],
     ) -> dict[str, float] | None:
-        """Return figures as `benchmarks/NAME/FIGURE` and `benchmarks/centred`, the same in all processes.
+        """Return figures as `benchmarks/FIGURE/NAME` and `benchmarks/centred`, the same in all processes.
 
         None if `give_up` said so. All processes call this, and `give_up` in it, together. Neither the model nor a random
         number is changed.
@@ -82,7 +82,7 @@ class Probe:
         names = [benchmark.name for benchmark in self._benchmarks]
         summary = summarise(tabulate(self._benchmarks, nats, misses == 0), names)
         figures = {
-            f"benchmarks/{name}/{key}": values[key]
+            f"benchmarks/{key}/{name}": values[key]
             for name, values in summary.items()
             for key in _SHOWN
             if values[key] is not None

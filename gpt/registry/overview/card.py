@@ -6,16 +6,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from gpt.registry.overview.description import fenced, table
 from gpt.registry.overview.facts import SPLITS, Facts
-from gpt.registry.overview.figures import (
-    benchmark_notes,
-    benchmark_rows,
-    figure_rows,
-    limits,
-    size_sentence,
-    source_rows,
-)
+from gpt.registry.overview.figures import limits, size_sentence, source_rows
+from gpt.tracking.pages.markdown import benchmark_notes, benchmark_rows, fenced, figure_rows, table
 
 # Licences that the Hub knows by a name of its own; of sources under any other, or under several, the card names each.
 _KNOWN_LICENCES = {
@@ -40,9 +33,9 @@ def write_card(facts: Facts) -> str:
         f"# {facts.name}",
         size_sentence(facts),
         "## How good it is",
-        table(*figure_rows(facts)) or "It was not measured: no evaluation of these weights is at hand.",
-        table(*benchmark_rows(facts)),
-        benchmark_notes(facts),
+        table(*figure_rows(facts.evaluation)) or "It was not measured: no evaluation of these weights is at hand.",
+        table(*benchmark_rows(facts.evaluation)),
+        benchmark_notes(facts.evaluation),
         "## What it learned from",
         table(*source_rows(facts)) or "Its sources are not known.",
         f"Passages shared with benchmarks and held-out documents: {facts.contamination}."

@@ -9,24 +9,24 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gpt.registry.overview.facts import Facts
-from gpt.registry.overview.figures import (
-    benchmark_notes,
-    benchmark_rows,
-    figure_rows,
-    shortened,
-    size_sentence,
-    source_rows,
-)
-from gpt.registry.overview.listing import Overview, Row, align, read_overview, tell
+from gpt.registry.overview.figures import shortened, size_sentence, source_rows
+from gpt.registry.overview.listing import Overview, Row, read_overview, tell
 from gpt.secrets.hiding import redact
 from gpt.tracking import store
+from gpt.tracking.pages.markdown import (
+    align,
+    below_own_words,
+    benchmark_notes,
+    benchmark_rows,
+    block,
+    fenced,
+    figure_rows,
+    joined,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_CHARACTERS = 5000
-"That MLflow's tables hold; PostgreSQL refuses more."
-_OURS = "<!-- what follows is written by gpt -->"
 _SAMPLE_CHARACTERS = 600
 _REASON_CHARACTERS = 250
 _SOURCES = 12
@@ -55,18 +55,18 @@ def describe_version(facts: Facts) -> str:
     parts = [
         # The figure first: of all this MLflow's list of versions shows twenty characters.
         (f"{test['bits_per_byte']:.4f} bits per byte. " if test else "") + size_sentence(facts),
-        _block(
+        block(
             "How well it predicts text that it never saw:",
-            align(*figures) if (figures := figure_rows(facts))[1] else [],
+            align(*figures) if (figures := figure_rows(facts.evaluation))[1] else [],
         ),
-        _block("Benchmarks:", align(*scores) if (scores := benchmark_rows(facts))[1] else []),
-        benchmark_notes(facts),
-        _block("Learned from:", _source_lines(facts)),
+        block("Benchmarks:", align(*scores) if (scores := benchmark_rows(facts.evaluation))[1] else []),
+        benchmark_notes(facts.evaluation),
+        block("Learned from:", _source_lines(facts)),
         f"Made by {code}." if facts.commit else "",
-        _block("A sample:", [sample] if sample else []),
+        block("A sample:", [sample] if sample else []),
         f"Load it (with `MLFLOW_TRACKING_URI` set to this store):\n\n{fenced(load, 'python')}",
     ]
-    return _joined(parts)
+    return joined(parts)
 
 
 def describe_model(overview: Overview) -> str:
@@ -74,9 +74,6 @@ def describe_model(overview: Overview) -> str:
 
     What a person wrote into the one before, above what is ours, stays there; beside a very long text there is no room for ours.
     """
-    own = overview.description.partition(_OURS)[0].strip()
-    if len(own) > _CHARACTERS // 2:
-        return overview.description
     versions = [
         [str(row.version), row.aliases_text, row.bits, row.benchmarks, row.day, row.verdict] for row in overview.rows
     ]
@@ -86,17 +83,15 @@ def describe_model(overview: Overview) -> str:
         for line in tell(replace(one, reason=shortened(one.reason, _REASON_CHARACTERS)))
     ]
     parts = [
-        own,
-        _OURS,
         *(_role(overview.rows, alias) for alias in ("champion", "challenger", "candidate")),
-        _block(
+        block(
             "The newest versions, and those with an alias:",
             align(("version", "aliases", "bits/byte", "benchmarks", "registered", "verdict"), versions),
         ),
-        _block("The last decisions:", [line for each in decisions for line in _wrapped(each)]),
+        block("The last decisions:", [line for each in decisions for line in _wrapped(each)]),
         "`gpt models --history` shows all of them.",
     ]
-    return _joined(parts)
+    return below_own_words(overview.description, parts)
 
 
 def refresh_description(client: "MlflowClient", name: str) -> None:
@@ -120,30 +115,6 @@ def refresh_description(client: "MlflowClient", name: str) -> None:
         logger.warning("%s: the description of %s was not written (%s)", store.tracking_uri(), name, reason)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; nothing if it has no rows. What would end a cell or make a tag is escaped."""
-    if not rows:
-        return ""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(_cell(value) for value in line)} |" for line in lines)
-
-
-def fenced(text: str, language: str) -> str:
-    """Return text as a Markdown block of code that no line of it can end."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}{language}\n{text}\n{fence}"
-
-
-def _block(head: str, lines: Sequence[str]) -> str:
-    """Return lines as they are, below a head; nothing without lines.
-
-    Tables are aligned text, not Markdown's: MLflow shows those without any space between columns, and @champion as a link.
-    """
-    return f"{head}\n\n{fenced(chr(10).join(lines), 'text')}" if lines else ""
-
-
 def _source_lines(facts: Facts) -> list[str]:
     _, rows = source_rows(facts)
     lines = [f"{name}: {address}, {licence}, SHA-256 {sha256}" for name, address, licence, sha256 in rows[:_SOURCES]]
@@ -154,20 +125,6 @@ def _source_lines(facts: Facts) -> list[str]:
 def _wrapped(line: str) -> list[str]:
     indent = "    " if line.startswith("    ") else ""
     return textwrap.wrap(line.strip(), _WIDTH, initial_indent=indent, subsequent_indent="    ") or [line]
-
-
-def _joined(parts: Sequence[str]) -> str:
-    """Return parts as one text that MLflow's tables hold: without secrets, control characters, and the parts that do not fit."""
-    text = ""
-    for part in parts:
-        clean = "".join(letter for letter in redact(part) if letter.isprintable() or letter in "\n\t")
-        longer = f"{text}\n\n{clean}" if text and clean else text + clean
-        text = longer if len(longer) <= _CHARACTERS else text
-    return text
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _role(rows: Sequence[Row], alias: str) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from gpt.errors import UserError
 from gpt.registry.trail import BY_HAND, PROMOTED, RESTORED, audit_trail
 from gpt.registry.versions import CHAMPION, find, find_model
 from gpt.secrets.hiding import redact
+from gpt.tracking.pages.markdown import align
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -147,19 +148,6 @@ def to_json(overview: Overview, *, history: bool = False) -> str:
 def _standing(verdict: str, aliases: tuple[str, ...]) -> str:
     was_made_champion = verdict in (PROMOTED, RESTORED, BY_HAND)
     return "replaced" if was_made_champion and CHAMPION not in aliases else verdict
-
-
-def align(head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
-    """Return the lines of a table, with as many of the first columns as fit into a width; the first three always are there."""
-    lines = [head, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    count = len(head)
-    while width is not None and count > 3 and sum(widths[:count]) + 2 * (count - 1) > width:
-        count -= 1
-    return [
-        "  ".join(f"{text:<{size}}" for text, size in zip(line[:count], widths, strict=False)).rstrip()
-        for line in lines
-    ]
 
 
 def tell(one: Decision) -> list[str]:

@@ -186,8 +186,8 @@ def single_trainer(folder: Path) -> Iterator[None]:
 
     The kernel drops the lock when its holder dies, however it dies.
     """
-    trainer = os.environ.get(OWNER)  # of several processes the one whose end is the others'
-    lock = locks.try_lock(folder / _LOCK, int(trainer) if trainer else None)
+    # Of several processes the one whose end is the others'.
+    lock = locks.try_lock(folder / _LOCK, os.environ.get(OWNER))
     if lock is None:
         holding = locks.holder(folder / _LOCK)
         raise UserError(f"{folder}: {holding} trains here; wait for it or stop it, then run this again")

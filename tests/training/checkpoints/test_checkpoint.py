@@ -9,6 +9,7 @@ import torch
 
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_file, write_json
+from gpt.processes.owner import OWNER
 from gpt.training.checkpoints import checkpoint
 from gpt.training.checkpoints.checkpoint import Checkpoint
 from tests.conftest import ROOT
@@ -160,15 +161,16 @@ def test_what_a_killed_save_had_moved_aside_comes_back(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "step_00000005"]
 
 
-def test_a_second_trainer_is_refused_and_told_who_holds_the_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("owner", ["", "4711", "of a launcher"])
+def test_a_second_trainer_is_refused_and_told_who_holds_the_folder(tmp_path: Path, owner: str) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), OWNER: owner}
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     assert holder.stdout is not None
     try:
         assert holder.stdout.readline() == "ready\n"
         with (
-            pytest.raises(UserError, match=rf"process {holder.pid} on .* trains here"),
+            pytest.raises(UserError, match=rf"process {owner or holder.pid} on .* trains here"),
             checkpoint.single_trainer(tmp_path),
         ):
             pass
