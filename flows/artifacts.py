@@ -12,9 +12,10 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from gpt import paths
 from gpt.files import read_json
 from gpt.registry.overview import facts
-from gpt.registry.overview.description import benchmark_table, fenced, figure_table, size_sentence
+from gpt.registry.overview.figures import size_sentence
 from gpt.reports.evaluation import PAGE
 from gpt.secrets.hiding import redact, without_userinfo
+from gpt.tracking.pages.markdown import benchmark_rows, fenced, figure_rows, table
 
 _FIGURES = ("documents", "loss", "perplexity", "bits_per_byte")
 
@@ -50,8 +51,8 @@ def _evaluation(registered: dict[str, Any]) -> None:
     parts = (
         f"# {model.name} version {registered['version']}",
         size_sentence(model),
-        figure_table(model.evaluation),
-        benchmark_table(model.evaluation),
+        table(*figure_rows(model.evaluation)),
+        table(*benchmark_rows(model.evaluation)),
         f"A sample:\n\n{fenced(sample, 'text')}" if sample else "",
         f"All curves, benchmarks and samples: `{(Path.cwd() / paths.REPORTS / PAGE).as_posix()}` on the machine of the run.",
     )

@@ -195,8 +195,15 @@ PROMISES = (
     Promise(
         "serving",
         "a served champion answers 200 malformed requests with a 4xx that says why, 200 valid ones as `gpt generate` does",
-        (*PYTEST, "tests/registry/test_serving.py", "tests/registry/test_pyfunc.py"),
+        (*PYTEST, "tests/registry/test_serving.py", "tests/registry/test_served.py", "tests/registry/test_pyfunc.py"),
         minutes=20,
+        read=all_passed,
+    ),
+    Promise(
+        "export",
+        "what transformers writes by default from an exported model is what `gpt generate` writes, for every architecture",
+        (*PYTEST, "tests/model/convert"),
+        minutes=15,
         read=all_passed,
     ),
     Promise(

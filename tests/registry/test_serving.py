@@ -164,29 +164,40 @@ def test_another_method_or_path_is_told_so(client: TestClient, method: str, path
     assert client.get("/health").status_code == 200
 
 
-def test_of_a_huge_body_no_more_is_kept_than_a_request_may_have(model: PyFuncModel) -> None:
-    app, chunk, left, sent = scoring_server.init(model), b"a" * MEGABYTE, 2048, list[dict[str, Any]]()
+def post_in_pieces(model: PyFuncModel, pieces: Iterator[dict[str, Any]]) -> Answer:
+    """Send the messages of a body that a server hands on as they come."""
+    sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
-        nonlocal left
-        left -= 1
-        return {"type": "http.request", "body": chunk, "more_body": left > 0}
+        return next(pieces)
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/invocations", "query_string": b"", "http_version": "1.1"}
     scope |= {"headers": [(b"content-type", JSON.encode())], "asgi": {"version": "3.0"}}
+    asyncio.run(scoring_server.init(model)(scope, receive, send))  # pyright: ignore[reportArgumentType]
+    return Answer(sent[0]["status"], b"".join(message.get("body", b"") for message in sent).decode())
+
+
+def test_of_a_huge_body_no_more_is_kept_than_a_request_may_have(model: PyFuncModel) -> None:
+    chunk = b"a" * MEGABYTE
+    pieces = iter({"type": "http.request", "body": chunk, "more_body": left > 0} for left in reversed(range(2048)))
     tracemalloc.start()
     try:
-        asyncio.run(app(scope, receive, send))  # pyright: ignore[reportArgumentType]
+        answer = post_in_pieces(model, pieces)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert sent[0]["status"] == 400
-    assert "more than the 16,777,216 bytes" in json.loads(sent[1]["body"])["message"]
-    assert left == 0, "it was heard to the end, so that the client reads the answer"
+    assert answer.status == 400
+    assert "more than the 16,777,216 bytes" in json.loads(answer.text)["message"]
+    assert not list(pieces), "it was heard to the end, so that the client reads the answer"
     assert peak < 64 * MEGABYTE
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_request_is_no_error_of_the_server(model: PyFuncModel) -> None:
+    pieces = [{"type": "http.request", "body": b'{"inputs"', "more_body": True}, {"type": "http.disconnect"}]
+    assert post_in_pieces(model, iter(pieces)).status == 400
 
 
 def test_a_request_whose_time_is_over_is_given_up_and_leaves_the_model_to_others(

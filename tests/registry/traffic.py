@@ -209,6 +209,7 @@ def valid_requests(count: int, seed: int) -> list[Valid]:
             values,
         ),
         lambda prompts, values: Valid(json.dumps({"prompt": prompts[0]} | values).encode(), prompts[:1], values),
+        lambda prompts, values: Valid(inputs(prompts, **values), prompts, values, "Application/JSON; charset=UTF-8"),
         lambda prompts, values: Valid(_parquet(prompts), prompts, {}, PARQUET),
         lambda prompts, values: Valid(b"prompt\nto be\nqueen\n", ["to be", "queen"], {}, CSV),
     ]

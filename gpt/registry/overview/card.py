@@ -6,9 +6,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from gpt.registry.overview.description import limits, size_sentence, source_table
 from gpt.registry.overview.facts import SPLITS, Facts
-from gpt.tracking.pages.markdown import benchmark_notes, benchmark_table, fenced, figure_table
+from gpt.registry.overview.figures import limits, size_sentence, source_rows
+from gpt.tracking.pages.markdown import benchmark_notes, benchmark_rows, fenced, figure_rows, table
 
 # Licences that the Hub knows by a name of its own; of sources under any other, or under several, the card names each.
 _KNOWN_LICENCES = {
@@ -33,11 +33,11 @@ def write_card(facts: Facts) -> str:
         f"# {facts.name}",
         size_sentence(facts),
         "## How good it is",
-        figure_table(facts.evaluation) or "It was not measured: no evaluation of these weights is at hand.",
-        benchmark_table(facts.evaluation),
+        table(*figure_rows(facts.evaluation)) or "It was not measured: no evaluation of these weights is at hand.",
+        table(*benchmark_rows(facts.evaluation)),
         benchmark_notes(facts.evaluation),
         "## What it learned from",
-        source_table(facts) or "Its sources are not known.",
+        table(*source_rows(facts)) or "Its sources are not known.",
         f"Passages shared with benchmarks and held-out documents: {facts.contamination}."
         if facts.contamination
         else "",

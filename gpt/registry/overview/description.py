@@ -3,33 +3,39 @@ champion, its candidate, the last decisions). Pure functions of what is known; `
 """
 
 import logging
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gpt.registry.overview.facts import Facts
-from gpt.registry.overview.listing import Overview, Row, read_overview
+from gpt.registry.overview.figures import shortened, size_sentence, source_rows
+from gpt.registry.overview.listing import Overview, Row, read_overview, tell
 from gpt.secrets.hiding import redact
 from gpt.tracking import store
 from gpt.tracking.pages.markdown import (
+    align,
     below_own_words,
     benchmark_notes,
-    benchmark_table,
+    benchmark_rows,
+    block,
     fenced,
-    figure_table,
+    figure_rows,
     joined,
-    table,
 )
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _SAMPLE_CHARACTERS = 600
-_CELL_CHARACTERS = 120
+_REASON_CHARACTERS = 250
 _SOURCES = 12
-_DECISIONS = 10
+_DECISIONS = 8
 _VERSIONS = 15
 _DRAWINGS = 5
+_WIDTH = 90
+"Characters of a line in a block: MLflow breaks none."
+
 
 logger = logging.getLogger(__name__)
 
@@ -38,19 +44,26 @@ def describe_version(facts: Facts) -> str:
     """Return a version's description in Markdown."""
     sample = "".join(facts.samples[0])[:_SAMPLE_CHARACTERS] if facts.samples else ""
     code = f"commit {facts.commit}{' with uncommitted changes, kept as a patch' if facts.changed else ''}"
+    in_service = f"models:/{facts.name}@champion"
+    which = f"# This very one. The one in service is {in_service}.\n" if facts.uri else ""
     load = (
-        "import mlflow\n\n"
-        f'model = mlflow.pyfunc.load_model("{facts.uri or f"models:/{facts.name}@champion"}")\n'
+        f"import mlflow\n\n{which}"
+        f'model = mlflow.pyfunc.load_model("{facts.uri or in_service}")\n'
         'model.predict([{"prompt": "To be"}], params={"seed": 1})'
     )
+    test = facts.figures("test")
     parts = [
-        size_sentence(facts),
-        figure_table(facts.evaluation),
-        benchmark_table(facts.evaluation),
+        # The figure first: of all this MLflow's list of versions shows twenty characters.
+        (f"{test['bits_per_byte']:.4f} bits per byte. " if test else "") + size_sentence(facts),
+        block(
+            "How well it predicts text that it never saw:",
+            align(*figures) if (figures := figure_rows(facts.evaluation))[1] else [],
+        ),
+        block("Benchmarks:", align(*scores) if (scores := benchmark_rows(facts.evaluation))[1] else []),
         benchmark_notes(facts.evaluation),
-        source_table(facts, most=_SOURCES),
+        block("Learned from:", _source_lines(facts)),
         f"Made by {code}." if facts.commit else "",
-        f"A sample:\n\n{fenced(sample, 'text')}" if sample else "",
+        block("A sample:", [sample] if sample else []),
         f"Load it (with `MLFLOW_TRACKING_URI` set to this store):\n\n{fenced(load, 'python')}",
     ]
     return joined(parts)
@@ -59,22 +72,23 @@ def describe_version(facts: Facts) -> str:
 def describe_model(overview: Overview) -> str:
     """Return a registered model's description in Markdown: who is what, the newest versions, the last decisions.
 
-    What a person wrote into the one before, above what is ours, stays there.
+    What a person wrote into the one before, above what is ours, stays there; beside a very long text there is no room for ours.
     """
+    versions = [
+        [str(row.version), row.aliases_text, row.bits, row.benchmarks, row.day, row.verdict] for row in overview.rows
+    ]
+    decisions = [
+        line
+        for one in overview.decisions
+        for line in tell(replace(one, reason=shortened(one.reason, _REASON_CHARACTERS)))
+    ]
     parts = [
         *(_role(overview.rows, alias) for alias in ("champion", "challenger", "candidate")),
-        table(
-            ("version", "aliases", "bits per byte", "benchmarks", "registered", "verdict"),
-            [(row.version, row.aliases_text, row.bits, row.benchmarks, row.day, row.verdict) for row in overview.rows],
+        block(
+            "The newest versions, and those with an alias:",
+            align(("version", "aliases", "bits/byte", "benchmarks", "registered", "verdict"), versions),
         ),
-        "Decisions, the last first:" if overview.decisions else "",
-        table(
-            ("time", "version", "verdict", "reason"),
-            [
-                (one.time[:16].replace("T", " "), one.version, one.verdict, _short(one.reason))
-                for one in overview.decisions
-            ],
-        ),
+        block("The last decisions:", [line for each in decisions for line in _wrapped(each)]),
         "`gpt models --history` shows all of them.",
     ]
     return below_own_words(overview.description, parts)
@@ -101,53 +115,16 @@ def refresh_description(client: "MlflowClient", name: str) -> None:
         logger.warning("%s: the description of %s was not written (%s)", store.tracking_uri(), name, reason)
 
 
-def size_sentence(facts: Facts) -> str:
-    """Return a sentence or two about the model itself."""
-    model, train = facts.model, facts.train
-    parameters = facts.evaluation.get("parameters")
-    size = f"{parameters:,} parameters, " if isinstance(parameters, int) else ""
-    shape = [f"{model[key]} {what}" for key, what in _SHAPE.items() if key in model]
-    text = (
-        f"A GPT pretrained from scratch: {size}{', '.join(shape)}."
-        if shape or size
-        else "A GPT pretrained from scratch."
-    )
-    choices = [str(model[key]) for key in ("norm", "position", "activation") if key in model]
-    text += f" {', '.join(choices)}." if choices else ""
-    if {"max_steps", "batch_size"} <= train.keys():
-        text += f" Trained for {train['max_steps']:,} steps of {train['batch_size']:,} sequences"
-        text += f" on {facts.hardware}." if facts.hardware else "."
-    return text
+def _source_lines(facts: Facts) -> list[str]:
+    _, rows = source_rows(facts)
+    lines = [f"{name}: {address}, {licence}, SHA-256 {sha256}" for name, address, licence, sha256 in rows[:_SOURCES]]
+    lines += [f"and {len(rows) - _SOURCES} more"] if len(rows) > _SOURCES else []
+    return [line for each in lines for line in _wrapped(each)]
 
 
-_SHAPE = {"n_layer": "layers", "n_head": "heads", "n_embd": "wide", "block_size": "tokens of context"}
-
-
-def source_table(facts: Facts, most: int | None = None) -> str:
-    """Return the sources of texts, at most so many, with their licences; nothing if they are not known."""
-    keys = ("name", "address", "licence")
-    rows = [(*(_short(source[key]) for key in keys), source["sha256"][:12]) for source in facts.sources[:most]]
-    more = len(facts.sources) - len(rows)
-    rows += [(f"and {more} more", "", "", "")] if more else []
-    return table(("source", "address", "licence", "SHA-256"), rows)
-
-
-def limits(facts: Facts) -> str:
-    """Return what the model cannot do, as a list."""
-    said = ["It continues text; it was not taught to follow instructions, and what it says need not be true."]
-    if block_size := facts.model.get("block_size"):
-        said.append(f"It sees the last {block_size} tokens.")
-    names = ", ".join(source["name"] for source in facts.sources)
-    said.append(
-        f"It knows the texts it learned from{f' ({names})' if names else ''}, with their biases, and little else."
-    )
-    if not facts.figures("test"):
-        said.append("Nothing was measured, so nothing is known of how good it is.")
-    return "\n".join(f"- {sentence}" for sentence in said)
-
-
-def _short(reason: str) -> str:
-    return reason if len(reason) <= _CELL_CHARACTERS else f"{reason[:_CELL_CHARACTERS]}…"
+def _wrapped(line: str) -> list[str]:
+    indent = "    " if line.startswith("    ") else ""
+    return textwrap.wrap(line.strip(), _WIDTH, initial_indent=indent, subsequent_indent="    ") or [line]
 
 
 def _role(rows: Sequence[Row], alias: str) -> str:

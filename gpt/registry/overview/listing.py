@@ -2,15 +2,16 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from gpt.errors import UserError
-from gpt.registry.trail import audit_trail
-from gpt.registry.versions import find, find_model
+from gpt.registry.trail import BY_HAND, PROMOTED, RESTORED, audit_trail
+from gpt.registry.versions import CHAMPION, find, find_model
 from gpt.secrets.hiding import redact
+from gpt.tracking.pages.markdown import align
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,6 +37,7 @@ class Row:
     registered: str
     "UTC, as in 2026-11-26T12:00:00Z."
     verdict: str
+    "The last one on it; `replaced` of one that was the champion and is it no more."
     reason: str
 
     @property
@@ -123,14 +125,14 @@ def show(overview: Overview, *, history: bool = False, now: datetime | None = No
         "data": lambda row: row.data_sha256[:8],
     }
     lines = [f"models:/{overview.name}"]
-    lines += _table(list(columns), [[cell(row) or "-" for cell in columns.values()] for row in overview.rows], width)
+    lines += align(list(columns), [[cell(row) or "-" for cell in columns.values()] for row in overview.rows], width)
     if overview.more:
         lines.append("older ones: gpt models --limit 0")
     if any(row.changed for row in overview.rows):
         lines.append("+ with uncommitted changes, which the version keeps as a patch")
     if history:
         lines += ["", "decisions, the last first"]
-        lines += [line for one in overview.decisions for line in _told(one)] or ["none"]
+        lines += [line for one in overview.decisions for line in tell(one)] or ["none"]
     return "\n".join(lines)
 
 
@@ -141,6 +143,17 @@ def to_json(overview: Overview, *, history: bool = False) -> str:
     if history:
         value["decisions"] = [asdict(one) for one in overview.decisions]
     return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _standing(verdict: str, aliases: tuple[str, ...]) -> str:
+    was_made_champion = verdict in (PROMOTED, RESTORED, BY_HAND)
+    return "replaced" if was_made_champion and CHAMPION not in aliases else verdict
+
+
+def tell(one: Decision) -> list[str]:
+    """Return a decision as two lines: what, and why."""
+    was = "" if one.previous is None else f" (the champion was version {one.previous})"
+    return [f"{one.time[:19].replace('T', ' ')}  version {one.version} {one.verdict}{was}", f"    {one.reason}"]
 
 
 def _newest(client: "MlflowClient", name: str, limit: int) -> "tuple[list[ModelVersion], bool]":
@@ -169,27 +182,9 @@ def _row(version: "ModelVersion", aliases: tuple[str, ...]) -> Row:
         commit=_known(tags.get("git_commit")),
         changed=tags.get("git_dirty") == "true",
         registered=registered.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        verdict=tags.get("promotion.verdict", ""),
+        verdict=_standing(tags.get("promotion.verdict", ""), aliases),
         reason=tags.get("promotion.reason", ""),
     )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Return aligned lines with as many of the first columns as fit; the first three always are there."""
-    lines = [head, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    count = len(head)
-    while count > 3 and sum(widths[:count]) + 2 * (count - 1) > width:
-        count -= 1
-    return [
-        "  ".join(f"{text:<{size}}" for text, size in zip(line[:count], widths, strict=False)).rstrip()
-        for line in lines
-    ]
-
-
-def _told(one: Decision) -> list[str]:
-    was = "" if one.previous is None else f" (the champion was version {one.previous})"
-    return [f"{one.time[:19].replace('T', ' ')}  version {one.version} {one.verdict}{was}", f"    {one.reason}"]
 
 
 def _age(registered: str, now: datetime) -> str:

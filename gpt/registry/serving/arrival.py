@@ -19,6 +19,7 @@ from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.pyfunc import PyFuncModel
+from starlette.requests import ClientDisconnect
 
 from gpt.registry.serving.requests import Limits
 
@@ -82,6 +83,8 @@ def _guarded(catch: Callable[[Handler], Handler]) -> Callable[[Handler], Handler
             try:
                 receive = _first_bytes(request.receive, limits.max_request_bytes + 1)
                 return await handle(request=type(request)(request.scope, receive))
+            except ClientDisconnect:  # half of a request is no fault of ours, and nobody reads the answer
+                raise MlflowException.invalid_parameter_value("the request is not whole") from None
             finally:
                 _DEADLINE.reset(before)
 

@@ -48,10 +48,11 @@ def _guarded(answer: Callable[..., Any]) -> Callable[..., Any]:
             return answer(data, content_type, model, input_schema)
         before = _IN_REQUEST.set(True)
         try:
-            request = _check_request(data, content_type or "", limits)
+            kind = (content_type or "none").lower()  # MLflow knows small letters only
+            request = _check_request(data, kind, limits)
             # For CSV MLflow wants types that pandas knows.
-            schema = _TEXTS if (content_type or "").startswith("text/csv") else input_schema
-            return answer(request, content_type or "none", model, schema)
+            schema = _TEXTS if kind.startswith("text/csv") else input_schema
+            return answer(request, kind, model, schema)
         except MlflowException as error:
             raise _public(error) from None
         except Exception:

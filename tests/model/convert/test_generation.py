@@ -1,5 +1,7 @@
 """What transformers writes from an exported folder, with nothing but defaults, is what `gpt generate --temperature 0` writes."""
 
+import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from scipy.stats import chisquare
 from gpt.model.convert.huggingface import export_huggingface
 from gpt.model.generation import Sampling, generate_text, generate_tokens
 from gpt.model.storage import load_model
+from gpt.registry.overview.card import write_card
+from gpt.registry.overview.facts import Facts
 from tests.model.convert.test_huggingface import (  # noqa: F401
     DOCUMENTS,
     EXPORTS,
@@ -126,3 +130,24 @@ def test_every_text_begins_as_our_generation_begins_it(
     tokenizer.save_pretrained(tmp_path / "saved")
     again = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert again("the queen")["input_ids"] == tokenizer("the queen")["input_ids"]
+
+
+def test_the_lines_of_the_model_card_run_in_the_exported_folder(
+    tmp_path: Path,
+    tokenizers: dict[str, Path],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_model(tmp_path / "ours", tokenizers["bpe"], block_size=40)
+    prompt = 'the "queen"\n42'
+    export_huggingface(tmp_path / "ours", tmp_path / "theirs", write_card(Facts("x", samples=((prompt, ""),))))
+    (lines,) = re.findall(
+        r"```python\n(.*?)```", (tmp_path / "theirs/README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    (tmp_path / "lines.py").write_text(lines, encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "theirs")
+    runpy.run_path(str(tmp_path / "lines.py"))
+    model, encoding = load_model(tmp_path / "ours")
+    count = 40 - len([encoding.eot_token, *encoding.encode_ordinary(prompt)])
+    written = "".join(generate_text(model, encoding, prompt, Sampling(count, temperature=0)))
+    assert capsys.readouterr().out == f"{prompt}{written}\n"
