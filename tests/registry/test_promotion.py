@@ -224,11 +224,9 @@ def test_gpt_register_draws_candidate_and_champion_beside_each_other(project: Pa
 
 
 def test_texts_that_are_too_few_to_tell_are_a_reason(project: Path, params: Params) -> None:
-    few = np.arange(2)
-    passages = [
-        Passages(*(np.full(2, name, object) for name in ("test", "a", "plays")), few * 2048, few + 2048, nats)
-        for nats in (np.array([1.0, 1.0]), np.array([9.0, 9.0]))
-    ]
+    test, document, source = (np.full(2, name, object) for name in ("test", "a", "plays"))
+    start, size = np.arange(2) * 2048, np.full(2, 2048)
+    passages = [Passages(test, document, source, start, size, np.full(2, nats)) for nats in (1.0, 9.0)]
     none = improvement("test_bits_per_byte", compare_passages(*passages, seed=0), 0.0, "champion version 1")
     assert not none.passed
     assert "2 pieces of text are too few to exclude chance; hold out more" in none.text
