@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def in_folder(clone: Path) -> Project:
-    unwanted = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL")
+    unwanted = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "OMP_NUM_THREADS")  # the last as tests/conftest.py sets it
     inherited = {name: value for name, value in os.environ.items() if name not in unwanted}
     return Project(clone, inherited | {"VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(clone)})
 

@@ -73,12 +73,13 @@ def find_changes(record: Record, project: Path) -> Changes:
         *_sources(values, project),
         *describe_inputs(then, current),
         *describe_packages(values["environment"]["packages"], installed_packages()),
-        *_locks(record, project),
+        *_lock_changes(record, project, added=False),
     ]
     named = {line.partition(": ")[0] for line in deciding}
     files = [name for name in changed_files(record, project) if name not in named]
     more = [f"and {len(files) - _SHOWN_FILES} more files"] if files[_SHOWN_FILES:] else []
-    return Changes(deciding, [*settings.around, *files[:_SHOWN_FILES], *more])
+    added = _lock_changes(record, project, added=True)
+    return Changes(deciding, [*settings.around, *added, *files[:_SHOWN_FILES], *more])
 
 
 def setting_differences(record: Json, project: Path) -> Changes:
@@ -180,8 +181,11 @@ def _sources(record: Json, project: Path) -> Iterator[str]:
         yield from describe_damage(project, cache_of(project), stages[name]["outs"])
 
 
-def _locks(record: Record, project: Path) -> list[str]:
-    """Return the packages that requirements.lock names in another version than the version's own lock did."""
+def _lock_changes(record: Record, project: Path, *, added: bool) -> list[str]:
+    """Return the packages that requirements.lock has in another version than the version's own lock, or those that are new in it.
+
+    New ones decide nothing: what was made did without them.
+    """
     path = project / REQUIREMENTS_LOCK
     if REQUIREMENTS_LOCK.name not in record.files or not path.exists():
         return []
@@ -189,5 +193,5 @@ def _locks(record: Record, project: Path) -> list[str]:
     return [
         f"{REQUIREMENTS_LOCK}: {name} was {before.get(name, 'not in it')}, is {now.get(name, 'not in it')}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
+        if before.get(name) != now.get(name) and (name not in before) is added
     ]

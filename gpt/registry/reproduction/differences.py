@@ -72,8 +72,8 @@ def describe_environment(record: Json, hardware: str, threads: int | None, proce
     """Return how this machine and its packages differ from those that a version was made with."""
     made, environment = record["training"], record["environment"]
     lines = []
-    if made["hardware"] and _processor(made["hardware"]) != _processor(hardware):
-        lines.append(f"processor: was {_processor(made['hardware'])}, is {_processor(hardware)}")
+    if made["hardware"] and processor_of(made["hardware"]) != processor_of(hardware):
+        lines.append(f"processor: was {processor_of(made['hardware'])}, is {processor_of(hardware)}")
     if made["threads"] != threads:
         lines.append(f"threads: were {made['threads'] or 'a GPU'}, are {threads or 'a GPU'}")
     if made["processes"] not in (None, processes):
@@ -116,6 +116,11 @@ def _merged(inputs: Json) -> Json:
     return merged
 
 
+def machine_of(hardware: str) -> str:
+    """Return what `describe_hardware` says without the threads: as many are used as the version was made with."""
+    return hardware.partition(", threads: ")[0]
+
+
 def _hash(outputs: Json, path: str) -> str | None:
     return outputs.get(path, {}).get("hash")
 
@@ -124,7 +129,7 @@ def _rows(content: bytes) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(content.decode())))
 
 
-def _processor(hardware: str) -> str:
+def processor_of(hardware: str) -> str:
     """Return the kind of processor of what `describe_hardware` says: `AMD EPYC` of `2 of 4 x AMD EPYC, threads: 2`."""
     return hardware.partition(" x ")[2].partition(", threads: ")[0] or hardware
 

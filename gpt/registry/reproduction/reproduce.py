@@ -92,18 +92,18 @@ def reproduce(project: Path, uri: str, record: Record, *, keep: bool, tell: Tell
     from gpt.processes.machine import describe_hardware
 
     values = record.values
-    environment = {"packages": installed_packages(), "hardware": describe_hardware()}
+    hardware, threads = differences.machine_of(describe_hardware()), values["training"]["threads"]
+    environment = {"packages": installed_packages(), "processor": differences.processor_of(hardware)}
     with open_place(project, uri, record, environment) as place:
         tell(
             f"{uri}: commit {values['code']['commit']}, {'goes on' if place.goes_on else 'is made again'} in {place.root}"
         )
-        verdict = Verdict(
-            uri, datetime.now(UTC).strftime(_TIME), environment["hardware"], values["model"]["weights_sha256"]
-        )
+        host = f"{hardware}, threads: {threads}" if threads else hardware
+        verdict = Verdict(uri, datetime.now(UTC).strftime(_TIME), host, values["model"]["weights_sha256"])
         bring_data(place, record, tell)
         _run(place, record, verdict, tell)
         if verdict.first:
-            verdict.reasons = _reasons(place, record, environment["hardware"])
+            verdict.reasons = _reasons(place, record, hardware)
         if verdict.first or keep:
             place.leave()
             tell(f"kept: {place.root}")

@@ -134,7 +134,10 @@ def of_source(**values: object) -> Callable[[Path], None]:
         (append("text.txt", "!"), ["text.txt had sha256 "]),
         (lambda project: (project / "text.txt").unlink(), ["text.txt had sha256 ", "and is gone"]),
         (append("data/raw/made-up/text.txt", "!"), [f"data/raw/made-up/text.txt: md5 was {md5(b'to be')}, is "]),
-        (append("requirements.lock", "ftfy==6.3\n"), ["requirements.lock: ftfy was not in it, is 6.3"]),
+        (
+            lambda project: (project / "requirements.lock").write_bytes(LOCK.replace(b"numpy==2.4.0", b"")),
+            ["requirements.lock: numpy was 2.4.0, is not in it"],
+        ),
         (
             lambda project: (project / "requirements.lock").write_bytes(LOCK.replace(b"2.4.0", b"2.4.1")),
             ["requirements.lock: numpy was 2.4.0, is 2.4.1"],
@@ -170,6 +173,7 @@ def test_each_package_and_each_line_of_code_that_is_another_is_named(project: Pa
     [
         (append("docs/how.md", "or that\n"), "docs/how.md"),
         (append("gpt/files.py", "OTHER = 2\n"), "gpt/files.py"),
+        (append("requirements.lock", "ftfy==6.3\n"), "requirements.lock: ftfy was not in it, is 6.3"),
         (of_source(licence="CC0"), 'params.yaml: fetch.sources.made-up.licence was "none", is "CC0"'),
         (lambda project: set_param(project, "register", name="x"), 'params.yaml: register.name was "small", is "x"'),
         (lambda project: set_param(project, "base", name="x"), 'params.yaml: base.name was "small", is "x"'),

@@ -10,6 +10,8 @@ from gpt.registry.reproduction.differences import (
     describe_packages,
     differing_outputs,
     differing_pages,
+    machine_of,
+    processor_of,
 )
 
 CURVE = b"step,train_loss,learning_rate\n4,5.5,0.1\n8,5.25,0.1\n12,5.0,0.1\n"
@@ -69,6 +71,12 @@ def test_another_machine_is_named_by_what_decides_last_digits() -> None:
         "processes: were 1, are 2",
     ]
     assert describe_environment(MADE, "1 x NVIDIA H100", None, 1)[1] == "threads: were 2, are a GPU"
+
+
+def test_a_machine_is_what_it_is_whatever_its_threads_are_just_now() -> None:
+    assert machine_of("2 of 4 x AMD EPYC, threads: 2") == "2 of 4 x AMD EPYC"
+    assert processor_of("2 of 4 x AMD EPYC") == processor_of("4 x AMD EPYC, threads: 1") == "AMD EPYC"
+    assert machine_of("1 x NVIDIA H100") == "1 x NVIDIA H100"
 
 
 def _python() -> str:
