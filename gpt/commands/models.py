@@ -7,6 +7,7 @@ from pathlib import Path
 from gpt.addresses import mlflow_address
 from gpt.commands.arguments import Commands, add_command, add_model, at_least, not_empty
 from gpt.entry import readable
+from gpt.errors import UserError
 from gpt.paths import from_here
 
 
@@ -109,8 +110,12 @@ def register(options: argparse.Namespace) -> int:
         if told:
             print(told, flush=True)
         registered = package.with_its_role(registered)
-        print(f"page: {draw_registered(paths.COMPARISON, registered, reasons, comparison)}", flush=True)
-        log_comparison(params, registered.version)
+        try:
+            print(f"page: {draw_registered(paths.COMPARISON, registered, reasons, comparison)}", flush=True)
+        except UserError as error:  # a champion that others registered, for example; the verdict stands without it
+            print(f"no page is drawn: {error}", flush=True)
+        else:
+            log_comparison(params, registered.version)
     if options.json:
         print(registered.to_json())
     return 0

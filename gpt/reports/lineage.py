@@ -16,7 +16,7 @@ from gpt.reports.page import escape_text
 NONE = "none"
 _HASH_DIGITS = 12
 _SHOWN_SOURCES = 8  # in the picture; the lines name all
-# Of the palette of gpt/reports/pictures.py: told apart in colour blindness, legible on white and on black.
+# Told apart in colour blindness, legible on white and on black.
 _COLOURS = {"data": "#3b82c4", "made": "#d9822b", "side": "#8f8a2e"}
 _WIDTH, _MAIN, _SIDE, _GAP, _PAD, _LINE = 710, 400, 250, 30, 12, 17
 _CHARACTERS = {_MAIN: 52, _SIDE: 31}  # that fit a box's width at 12.5 px
