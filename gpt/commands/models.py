@@ -32,7 +32,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from gpt.processes.owner import watch_owner
     from gpt.processes.signals import Stop
 
-    watch_owner()
+    watch_owner()  # before the imports of torch, which take seconds
     from gpt.processes.launch import needs_workers, of_this_machine, shared_processes
 
     launch = of_this_machine(params.launch)

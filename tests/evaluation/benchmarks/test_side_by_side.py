@@ -34,6 +34,7 @@ def test_500_items_of_each_kind_score_as_with_lm_evals_own_model(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(lm, "_FASTER", 0.0)  # no test depends on a clock
     monkeypatch.setattr(lm, "_WIDTH", 64)
+    monkeypatch.setattr(lm, "_VOCABULARY", 300)  # the items have few words
     Path("text.jsonl").write_text("", encoding="utf-8")
     change = small_change(Path("text.jsonl").absolute())
     change["evaluate"]["benchmarks"] = list(KINDS)
