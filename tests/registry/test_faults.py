@@ -142,6 +142,8 @@ def end_state(url: str) -> dict[str, Any]:
         (event.verdict, event.version, event.previous_version, event.carried_out) for event in audit_trail(client, NAME)
     ]
     for _, tags, _ in versions:
+        if "promotion.rolled_back" in tags:
+            tags["promotion.rolled_back"] = "some time"
         tags.pop("promotion.decision", None)  # a number that was taken back is not used again
     return {"versions": versions, "aliases": client.get_registered_model(NAME).aliases, "trail": trail}
 
