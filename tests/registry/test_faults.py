@@ -271,7 +271,7 @@ def faults_at(requests: list[str]) -> Iterator[tuple[int, str]]:
             yield number, "lost"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("part", range(PARTS), ids=lambda part: f"part{part}")
 def test_a_server_that_dies_at_each_request(stage: Callable[[str], Stage], command: str, part: int) -> None:
