@@ -15,7 +15,7 @@ test: $(STAMP) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "slow and not long" -n 2 --dist worksteal
 
 # The long forms of all promises, some hours: a table in reports/verify.md. NAMES="help leaks" tries some, NAMES=--list shows them.
 verify: $(STAMP)

@@ -16,6 +16,7 @@ from gpt.files import read_json
 from gpt.git import check_repository
 from gpt.params.project import load_params
 from gpt.paths import ensure_user, enter_project
+from gpt.tracking.pages.markdown import align, benchmark_rows
 from gpt.tracking.store import tracking_uri
 
 _SAMPLE_CHARACTERS = 300
@@ -55,7 +56,8 @@ def _pretrain() -> int:
 
 def summary(registered: dict[str, Any]) -> str:
     """Say in a few lines how good the model is, how it writes, where it is, what to do next and how to keep it."""
-    test = read_json(paths.EVALUATE_METRICS, "run `gpt evaluate`")["test"]
+    evaluation = read_json(paths.EVALUATE_METRICS, "run `gpt evaluate`")
+    test, (head, scores) = evaluation["test"], benchmark_rows(evaluation)
     sample = read_json(paths.SAMPLES, "run `gpt evaluate`")[0]
     text = f"{sample['prompt']}│{sample['completion']}".strip()
     shown = text if len(text) <= _SAMPLE_CHARACTERS else text[: _SAMPLE_CHARACTERS - 1] + "…"
@@ -63,9 +65,11 @@ def summary(registered: dict[str, Any]) -> str:
         [
             "",
             f"Held-out text    {test['bits_per_byte']:.4f} bits per byte, perplexity {test['perplexity']:.2f}",
+            *(["Benchmarks", *(f"    {line}" for line in align(head, scores))] if scores else []),
             "A sample         (the prompt ends at │)",
             *(f"    {line}" for line in shown.splitlines()),
             f"Registered       models:/{registered['name']}/{registered['version']} (alias {registered['alias']})",
+            f"All on one page  {paths.REPORTS / 'index.html'}",
             "What next        make ui                          see the runs and the model",
             "                 gpt promote                      make it the champion if it beats the last one",
             '                 gpt generate "To be, or not"     let it write',

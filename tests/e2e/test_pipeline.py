@@ -25,7 +25,8 @@ def test_the_flow_makes_a_registered_model_and_the_next_one_finds_every_stage_ca
         f"{read_json(project.folder / 'metrics/evaluate.json', '')['test']['bits_per_byte']:.4f} bits per byte"
         in closing
     )
-    assert "models:/shakespeare-gpt/1 (alias candidate)" in closing
+    assert "models:/shakespeare-gpt/1 (alias challenger)" in closing
+    assert "reports/evaluate/index.html" in closing
     assert "gpt promote" in closing
     client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
     version = client.get_model_version_by_alias("shakespeare-gpt", "candidate")
@@ -40,7 +41,7 @@ def test_the_flow_makes_a_registered_model_and_the_next_one_finds_every_stage_ca
     again = project.run("flows.pretrain")
     assert again.count("didn't change, skipping") == len(STAGES) - 1
     assert again.count("Running stage") == 1, "only of what stages compute with DVC cannot know"
-    assert "models:/shakespeare-gpt/1 (alias candidate)" in again
+    assert "models:/shakespeare-gpt/1 (alias challenger)" in again
     assert "version 1 is the champion now" in project.run("gpt", "promote")
     assert client.get_model_version_by_alias("shakespeare-gpt", "champion").run_id == version.run_id
     text = project.run("gpt", "generate", "to be", "--model", "models:/shakespeare-gpt@champion", "--seed", "1")

@@ -228,6 +228,7 @@ TEN: list[dict[str, dict[str, object]]] = [
 ]
 
 
+@pytest.mark.long
 def test_ten_versions_of_different_settings_are_made_again_identical(
     copy_registered: Callable[[str], Project],
 ) -> None:

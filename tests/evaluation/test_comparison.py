@@ -228,7 +228,7 @@ def test_an_interval_holds_the_true_difference_as_often_as_it_says(name: str) ->
     assert 0.9 <= simulations.coverage(found, true) < 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", KEPT)
 def test_of_1000_comparisons_950_hold_the_true_difference_within_chance(name: str) -> None:
     simulate, true = simulations.SIMULATIONS[name]

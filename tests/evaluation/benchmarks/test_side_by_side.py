@@ -28,8 +28,9 @@ def plain(item: Item) -> Item:
 
 
 @pytest.mark.slow
-def test_500_items_of_each_kind_score_as_with_lm_evals_own_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("items", [50, pytest.param(500, marks=pytest.mark.long)])
+def test_items_of_each_kind_score_as_with_lm_evals_own_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, items: int
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(lm, "_FASTER", 0.0)  # no test depends on a clock
@@ -40,7 +41,9 @@ def test_500_items_of_each_kind_score_as_with_lm_evals_own_model(
     change["evaluate"]["benchmarks"] = list(KINDS)
     write_params(tmp_path, change)
     for name, choices in KINDS.items():
-        write_items(paths.BENCHMARKS, [plain(item) for item in make_items(name, 500, choices, longest=40)])
+        write_items(paths.BENCHMARKS, [plain(item) for item in make_items(name, items, choices, longest=40)])
     table = lm.measure()  # raises where accuracies, greedy answers or log-likelihoods differ
-    assert [row.split(" | ")[1:3] for row in table[2:] if " all " not in row] == [[name, "500"] for name in KINDS] * 2
+    assert [row.split(" | ")[1:3] for row in table[2:] if " all " not in row] == [
+        [name, str(items)] for name in KINDS
+    ] * 2
     assert len(table) == 2 + 2 * (len(KINDS) + 1)
