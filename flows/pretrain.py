@@ -61,6 +61,8 @@ def summary(registered: dict[str, Any]) -> str:
     sample = read_json(paths.SAMPLES, "run `gpt evaluate`")[0]
     text = f"{sample['prompt']}│{sample['completion']}".strip()
     shown = text if len(text) <= _SAMPLE_CHARACTERS else text[: _SAMPLE_CHARACTERS - 1] + "…"
+    alias = registered["alias"]
+    role = f"alias {alias}" if alias else "no alias: it was rolled back, or a newer version is the candidate"
     return "\n".join(
         [
             "",
@@ -68,7 +70,7 @@ def summary(registered: dict[str, Any]) -> str:
             *(["Benchmarks", *(f"    {line}" for line in align(head, scores))] if scores else []),
             "A sample         (the prompt ends at │)",
             *(f"    {line}" for line in shown.splitlines()),
-            f"Registered       models:/{registered['name']}/{registered['version']} (alias {registered['alias']})",
+            f"Registered       models:/{registered['name']}/{registered['version']} ({role})",
             f"All on one page  {paths.REPORTS / 'index.html'}",
             "What next        make ui                          see the runs and the model",
             "                 gpt promote                      make it the champion if it beats the last one",

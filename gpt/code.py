@@ -89,7 +89,8 @@ STAGES = {
     "data_card": Stage(("reports/data_card.py",), ("corpus", "tokens")),
     # Of a tokenizer training knows the size and the end of a document; tokens count by their hash.
     "pretrain": Stage(("training/pretrain.py",), ("corpus", "tokens/tokenizer.py", "tiktoken")),
-    "evaluate": Stage(("evaluation/evaluate.py",), ("corpus", "sources")),
+    # `Evaluate.of` decides how many items are asked, and after how many examples.
+    "evaluate": Stage(("evaluation/evaluate.py", "params/evaluation.py"), ("corpus", "sources")),
     "report": Stage(("reports/evaluation.py",), ("corpus", "evaluation", "tokens", "training")),
 }
 

@@ -86,7 +86,10 @@ def _deploy() -> int:
 
 def _serve(url: str) -> int:
     print("deployed what prefect.yaml describes; a worker starts here", flush=True)
-    print(f"\nPrefect's UI: {_ui(url)}\nRun it now:   prefect deployment run pretrain/nightly", flush=True)
+    print(
+        f"\nPrefect's UI: {_ui(url)}\nRun it now:   prefect deployment run pretrain/nightly (or reproduce/weekly)",
+        flush=True,
+    )
     print(f"              with PREFECT_API_URL={public_uri(url)}\nStop:         Ctrl-C\n", flush=True)
     return _run("worker", "start", "--pool", POOL, "--type", "process", "--limit", "1")
 

@@ -85,7 +85,7 @@ def _told_if_odd(message: str) -> Iterator[None]:
     """Raise a `UserError` where a value is missing or of another kind than the page shows."""
     try:
         yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"{message} ({error!r})") from error
 
 

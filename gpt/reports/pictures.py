@@ -30,10 +30,11 @@ def in_own_style(draw: Callable[_Arguments, _Drawn]) -> Callable[_Arguments, _Dr
 
     @wraps(draw)
     def drawn(*arguments: _Arguments.args, **keywords: _Arguments.kwargs) -> _Drawn:
-        from matplotlib import rc_context, rcdefaults
+        from matplotlib import rc_context, rcdefaults, rcParams
 
         with rc_context():
             rcdefaults()
+            rcParams["text.parse_math"] = False  # a name may hold a $
             return draw(*arguments, **keywords)
 
     return drawn
@@ -132,7 +133,7 @@ def to_svg(figure: "Figure", label: str) -> str:
     figure.patch.set_visible(False)
     written = io.StringIO()
     # The names of an SVG's parts are random without a salt, and would meet those of the page's other pictures with the same one.
-    with rc_context({"svg.hashsalt": label, "svg.fonttype": "none", "text.parse_math": False}):
+    with rc_context({"svg.hashsalt": label, "svg.fonttype": "none"}):
         FigureCanvasSVG(figure).print_svg(written, metadata={"Date": None, "Creator": None})
     svg = written.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)

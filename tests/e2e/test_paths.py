@@ -33,7 +33,7 @@ def test_the_whole_way_in_a_folder_of_any_name(
     project = dataclasses.replace(project, python=str(project.folder / ".venv/bin/python"))
 
     output = project.run("flows.pretrain")
-    assert "models:/shakespeare-gpt/1 (alias candidate)" in output
+    assert "models:/shakespeare-gpt/1 (alias challenger)" in output
     assert "Traceback" not in output
     text = project.run("gpt", "generate", "to be", "--model", "models:/shakespeare-gpt/1", "--seed", "1")
     assert text.startswith("to be")

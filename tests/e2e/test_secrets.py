@@ -218,7 +218,7 @@ def test_no_secret_is_seen_anywhere(
         project.change(fetch={"sources": [source | {"sha256": sha256_file(text)}]})
         wait_until_healthy()
         project.environment["PREFECT_API_URL"] = api.replace("http://", f"http://me:{planted['prefect']}@")
-        assert "models:/shakespeare-gpt/1 (alias candidate)" in talk.run("flows.pretrain")
+        assert "models:/shakespeare-gpt/1 (alias challenger)" in talk.run("flows.pretrain")
         assert "mlflow.db?timeout=60&token=***" in talk.gpt(*COMMANDS)
         with talk.server("infra.schedule", "Stop:"):
             pass

@@ -71,7 +71,7 @@ class Verdict:
             lines += [f"    {line}" for line in self.reasons]
         if self.pages:
             lines.append(
-                f"  drawn otherwise, as times and fonts are others: {', '.join(self.pages)}; a page is no result"
+                f"  drawn otherwise, as by another version of a library: {', '.join(self.pages)}; a page is no result"
             )
         return "\n".join(lines)
 

@@ -153,7 +153,7 @@ def describe_benchmarks(models: Sequence[Measured]) -> str:
     content = note(
         "Accuracy is the share of items whose right choice is the likeliest; of lambada and coqa, which have one choice, the share"
         " that greedy decoding writes. A small model's is often that of chance; bits per byte of the right answers (lower is"
-        " better) tell models apart before. Clean items are those of which no training document had a passage; those that were"
+        " better) tell models apart much earlier. Clean items are those of which no training document had a passage; those that were"
         f" met in training stand apart if they are {_FEW_ITEMS} or more."
     )
     content += pictures_in_a_row(*filter(None, (_accuracies(models, names), _answers(models, names))))
@@ -230,8 +230,9 @@ def _benchmark_table(model: Measured, several: bool) -> str:
             ]
         )
     head = [
-        "benchmark", "items", "accuracy ± standard error", "chance", "per byte of choice", "clean items", "their accuracy",
-        "met in training", "their accuracy", "bits per byte of answers", "untrained", "perplexity of answers", "untrained",
+        "benchmark", "items", "accuracy ± standard error", "chance", "accuracy per byte of choice",
+        "clean items", "accuracy on clean items", "items met in training", "accuracy on those",
+        "bits per byte of answers", "untrained: bits per byte", "perplexity of answers", "untrained: perplexity",
     ]  # fmt: skip
     title = f"<h3>{escape_text(model.name)}</h3>\n" if several else ""
     return title + table(head, rows) if rows else ""

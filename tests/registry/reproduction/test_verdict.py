@@ -21,7 +21,7 @@ def test_a_page_that_is_drawn_otherwise_is_told_and_is_no_difference() -> None:
     assert drawn.identical
     assert drawn.describe().splitlines() == [
         f"{URI}: identical, weights 5f8c",
-        "  drawn otherwise, as times and fonts are others: reports/evaluate; a page is no result",
+        "  drawn otherwise, as by another version of a library: reports/evaluate; a page is no result",
     ]
 
 
