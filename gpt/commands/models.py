@@ -106,16 +106,16 @@ def register(options: argparse.Namespace) -> int:
     registered = package.register(params, Path.cwd())
     print(registered.describe(), flush=True)
     if registered.alias == "candidate":
-        told, reasons, comparison = promotion.judge_registered(params, Path.cwd())
-        if told:
-            print(told, flush=True)
+        told, reasons, comparison = promotion.judge_registered(params, Path.cwd(), registered.version)
         registered = package.with_its_role(registered)
-        try:
-            print(f"page: {draw_registered(paths.COMPARISON, registered, reasons, comparison)}", flush=True)
-        except UserError as error:  # a champion that others registered, for example; the verdict stands without it
-            print(f"no page is drawn: {error}", flush=True)
-        else:
-            log_comparison(params, registered.version)
+        if told:  # else it is the champion, and the page of its verdict stays
+            print(told, flush=True)
+            try:
+                print(f"page: {draw_registered(paths.COMPARISON, registered, reasons, comparison)}", flush=True)
+            except UserError as error:  # a champion that others registered, for example; the verdict stands without it
+                print(f"no page is drawn: {error}", flush=True)
+            else:
+                log_comparison(params, registered.version)
     if options.json:
         print(registered.to_json())
     return 0

@@ -111,6 +111,7 @@ class LayerCache:
 
     def extend(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Store new tokens' keys and values (B, n_kv_head, T, head_size); return all so far (B, n_kv_head, end, head_size)."""
+        keys, values = keys.to(self.keys.dtype), values.to(self.values.dtype)  # autocast gives halves
         if self.start is not None:
             self.keys[:, :, self.start : self.end] = keys
             self.values[:, :, self.start : self.end] = values

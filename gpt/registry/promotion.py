@@ -15,7 +15,7 @@ from gpt.params.project import Params
 from gpt.registry.champion import State, carry_out, settle
 from gpt.registry.gate.case import Case, compare
 from gpt.registry.gate.judge import judge
-from gpt.registry.gate.reasons import CannotJudge, Reason, draw_table
+from gpt.registry.gate.reasons import Reason, draw_table
 from gpt.registry.gate.scores import Comparison
 from gpt.registry.trail import (
     CHALLENGER_VERDICT,
@@ -86,10 +86,11 @@ class Promotion:
         return "\n".join([head, *draw_table(self.reasons)])
 
 
-def judge_candidate(params: Params, project: Path) -> Promotion | None:
+def judge_candidate(params: Params, project: Path, version: int | None = None) -> Promotion | None:
     """Let the candidate pass the gate or be refused, if nobody has asked since something changed; None if it is the champion.
 
-    With `register.gate.automatic` what passes is the champion at once.
+    With `register.gate.automatic` what passes is the champion at once. None too if the candidate is not `version` any more: whoever
+    registered a newer one lets that be judged.
     """
     name = params.register_.name
     client = store.existing_client()
@@ -97,7 +98,7 @@ def judge_candidate(params: Params, project: Path) -> Promotion | None:
         candidate = _candidate(client, name)
         with registry_lock():
             state = settle(client, name, _who())
-        if _number(candidate) == state.champion_number:
+        if _number(candidate) == state.champion_number or version not in (None, _number(candidate)):
             return None
         judged = _judged(client, candidate, params, project, False)
         if judged.refused or not params.register_.gate.automatic:
@@ -105,20 +106,22 @@ def judge_candidate(params: Params, project: Path) -> Promotion | None:
         return _move(client, name, judged)
 
 
-def judge_registered(params: Params, project: Path) -> tuple[str, tuple[Reason, ...], Comparison | None]:
+def judge_registered(
+    params: Params, project: Path, version: int | None = None
+) -> tuple[str, tuple[Reason, ...], Comparison | None]:
     """Judge the candidate that was registered just now; return what is to be told, what the gate looked at, and the comparison.
 
     What cannot be judged here stays a candidate: `gpt promote` asks again. There is no comparison where there was no champion.
     """
     try:
-        judged = judge_candidate(params, project)
-    except CannotJudge as error:
+        judged = judge_candidate(params, project, version)
+    except UserError as error:  # what is missing, or another process that decided meanwhile
         return f"not judged yet: {error}", (), None
     if judged is None:
         return "", (), None
     try:
         return judged.describe(), judged.reasons, judged.comparison
-    except CannotJudge as error:  # a verdict of before holds, but what it was taken on is not here
+    except UserError as error:  # a verdict of before holds, but what it was taken on is not here
         return f"{judged.describe()}\nno comparison is drawn: {error}", judged.reasons, None
 
 
@@ -132,10 +135,10 @@ def promote(params: Params, project: Path, *, other_data: bool = False) -> Promo
     name = params.register_.name
     client = store.existing_client()
     with store.store_errors():
-        candidate = _candidate(client, name)
         with registry_lock():
             state = settle(client, name, _who())
         challenger = last_challenger(state.trail)
+        candidate = _candidate(client, name, challenger)
         if _number(candidate) == state.champion_number and challenger is None:
             return Promotion(name, int(candidate.version), UNCHANGED, (), state.champion_number)
         judged = None
@@ -246,8 +249,11 @@ def _as_promotion(name: str, event: Event, case: Case) -> Promotion:
     return Promotion(name, event.version, event.verdict, reasons, event.previous_version, case)
 
 
-def _candidate(client: "MlflowClient", name: str) -> "ModelVersion":
+def _candidate(client: "MlflowClient", name: str, challenger: int | None = None) -> "ModelVersion":
+    """Return the candidate, else the challenger: a refused candidate may have been deleted while that waits."""
     candidate = version_of_alias(client, name, CANDIDATE)
+    if candidate is None and challenger is not None:
+        candidate = find(client, name, challenger)
     if candidate is None:
         raise UserError(f"{name} has no version with the alias {CANDIDATE}; run `gpt register` first")
     return candidate

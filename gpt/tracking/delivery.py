@@ -163,7 +163,9 @@ class Delivery:
             self._state.refused[reason] = others
         try:
             if event := read_event(self._journal, offset):
-                self._send([event])
+                later = read_events(self._journal, event["end_offset"])
+                if "path" not in event or all(one.get("path") != event["path"] for one in later):  # a newer file stays
+                    self._send([event])
         except BaseException:
             self._state.refused.setdefault(reason, []).append(offset)
             raise
@@ -262,6 +264,8 @@ def remove_if_finished(journal: Path) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            return
+        if not is_delivered(journal) or not has_finished(journal):  # somebody wrote meanwhile
             return
         for path in (journal, state_path(journal), lock_path(journal)):
             path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,14 +151,20 @@ def _send_alone(spool: Path, path: Path, fingerprint: str) -> str:
         for left in (path, state_path(path), lock_path(path)):
             left.unlink(missing_ok=True)
         return f"MLflow: not told, as {error}"
+    if delivery.refused:
+        return f"MLflow: run {delivery.run_id} has not taken all of it; `gpt sync` says why"
     remove_if_finished(path)
     return f"MLflow: added to run {delivery.run_id}"
 
 
 def _is_waited_for(spool: Path, fingerprint: str) -> bool:
     """Whether the run of a training waits in the spool itself."""
-    firsts = (read_event(journal, 0) for journal in spool.glob("*.jsonl"))
-    return any(first and first["kind"] == "start" and first.get("fingerprint") == fingerprint for first in firsts)
+    for journal in spool.glob("*.jsonl"):
+        with suppress(OSError):  # delivered and removed in this moment, or not ours to read
+            first = read_event(journal, 0)
+            if first and first["kind"] == "start" and first.get("fingerprint") == fingerprint:
+                return True
+    return False
 
 
 def _has_no_store() -> bool:

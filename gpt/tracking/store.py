@@ -164,11 +164,16 @@ def take_over_registered_run(
 def store_errors() -> Iterator[None]:
     """Turn what MLflow raises about its store into a `UserError` that names the store."""
     from mlflow.exceptions import MlflowException
+    from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError) as error:
+    except (
+        MlflowException,
+        RequestException,
+        SQLAlchemyError,
+    ) as error:  # of artifacts MLflow hands on what requests raises
         reason = redact(" ".join(str(error).split()))  # before it is cut
         hint = "; see `mlflow db upgrade --help`" if "database schema" in reason else ""
         raise UserError(f"{public_uri(tracking_uri())}: {reason[:500]}{hint}") from error

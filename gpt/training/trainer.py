@@ -13,11 +13,11 @@ import torch
 from accelerate import Accelerator
 
 from gpt import paths
-from gpt.errors import Interrupted
+from gpt.errors import Interrupted, UserError
 from gpt.evaluation.benchmarks.probe import Probe, read_part
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import Params
-from gpt.processes.agreement import largest_of_processes
+from gpt.processes.agreement import is_same_everywhere, largest_of_processes
 from gpt.processes.cores import CoreWatch
 from gpt.processes.peaks import device_peak
 from gpt.processes.precision import autocast_type
@@ -67,6 +67,10 @@ class Trainer:
         self._probe: Probe | None = None
         if params.train.benchmark_interval and params.evaluate.benchmarks:
             self._probe = Probe(read_part(params.evaluate, paths.BENCHMARKS, paths.DOCUMENTS), self._encoding)
+            if not is_same_everywhere(accelerator, self._probe.identity()):
+                raise UserError(
+                    f"{paths.BENCHMARKS}: not the same on all machines; make it the same, or set train.benchmark_interval to 0"
+                )
         self.bare_model = self._new_model().to(accelerator.device)
         self.bare_model.checkpoint_activations = params.launch.activation_checkpointing
         if params.launch.strategy == "fsdp":

@@ -50,6 +50,8 @@ def read_benchmark(name: str, folder: Path, *, limit: int, num_fewshot: int, tou
     items = sorted(read_items(folder / f"{name}.jsonl"), key=_place)
     tests = [item for item in items if item.split == "test"] or items
     scored = tests[:limit] if limit else tests
+    if num_fewshot and not limit and len(tests) == len(items):
+        scored = tests[:-num_fewshot] or tests  # examples have to come from somewhere
     examples: tuple[Item, ...] = ()
     if num_fewshot:
         scored_ids, texts = {item.id for item in scored}, {text for item in scored for text in item.texts}

@@ -15,6 +15,7 @@ from gpt.errors import UserError
 from gpt.evaluation.benchmarks.continuations import Pair, encode_pair, score_continuations
 from gpt.evaluation.benchmarks.figures import centred_score, summarise, tabulate
 from gpt.evaluation.benchmarks.items import Benchmark, read_all
+from gpt.files import sha256_json
 from gpt.model.transformer import GPTModel
 from gpt.params.evaluation import Evaluate
 from gpt.processes.agreement import Share
@@ -41,6 +42,10 @@ class Probe:
         self._pairs: list[Pair] = [
             encode_pair(encoding, *request) for benchmark in benchmarks for request in benchmark.requests()
         ]
+
+    def identity(self) -> int:
+        """Return a number that another one is as soon as a token is: processes that share the items must have the same."""
+        return int(sha256_json(self._pairs)[:12], 16)
 
     def score(
         self,

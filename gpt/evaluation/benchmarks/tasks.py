@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,8 +41,13 @@ def run_benchmarks(lm: "LM", benchmarks: Sequence[Benchmark]) -> Items:
         for sample in results["samples"][benchmark.name]
         for answer in sample["filtered_resps"]
     ]
-    nats, greedy = zip(*answers, strict=True)
-    return tabulate(benchmarks, -np.array(nats, np.float64), np.array(greedy, np.bool_))
+    nats, greedy = (np.array(column) for column in zip(*answers, strict=True))
+    if not np.isfinite(nats).all():
+        raise UserError(
+            "benchmarks: an answer's likelihood is not a finite number; the weights have diverged, or evaluate.precision cannot"
+            " hold its numbers (fp32 can)"
+        )
+    return tabulate(benchmarks, -nats.astype(np.float64), greedy.astype(np.bool_))
 
 
 def run_tasks(lm: "LM", settings: Evaluate) -> dict[str, dict[str, float]]:
@@ -119,7 +125,7 @@ def _sample(name: str, count: int, limit: int) -> list[int]:
 def _numbers(figures: Any) -> Iterator[tuple[str, float]]:
     """Yield a task's figures; "acc,none" of lm-eval is acc, as most tasks filter nothing."""
     for key, value in figures.items():
-        if isinstance(value, int | float):
+        if isinstance(value, int | float) and math.isfinite(value):
             yield key.removesuffix(",none").replace(",", "/"), value
 
 

@@ -14,7 +14,7 @@ from gpt.evaluation.benchmarks.items import Benchmark
 from gpt.evaluation.comparison import Difference
 from gpt.files import sha256_json
 from gpt.params.project import Params
-from gpt.registry.frozen import Frozen, read_frozen, scoring_identity
+from gpt.registry.frozen import Frozen, keeps_frozen, read_frozen, scoring_identity
 from gpt.registry.gate.overlap import Overlap, find_touched, measure_overlap
 from gpt.registry.gate.reasons import TEST_DATA, CannotJudge, Reason
 from gpt.registry.gate.scores import Comparison, Judged, Scores, differences, score
@@ -58,7 +58,8 @@ class Case:
             scoring_identity(params.evaluate.precision),
         ]
         held_back = ROLLED_BACK_TAG in self.candidate.tags
-        return sha256_json([self.candidate.version, champion, settings, code, self.other_data, held_back])
+        comparable = self.champion is not None and keeps_frozen(self.client, self.champion)
+        return sha256_json([self.candidate.version, champion, settings, code, self.other_data, held_back, comparable])
 
     @cached_property
     def own(self) -> Frozen:
@@ -151,7 +152,8 @@ def _has_its_texts(candidate: "ModelVersion", champion: "ModelVersion") -> bool:
 
 def find_overlap(case: Case, frozen: Frozen) -> Overlap:
     """Return what of frozen documents is in the candidate's data; it is measured once and kept with the version."""
-    key = f"{_OVERLAP_TAG}.{frozen.documents_sha256[:16]}"
+    how = case.params.prepare.decontaminate.model_dump(mode="json")
+    key = f"{_OVERLAP_TAG}.{sha256_json([frozen.documents_sha256, how])[:16]}"
     version = case.client.get_model_version(case.candidate.name, case.candidate.version)
     if key in version.tags:
         return Overlap(**json.loads(version.tags[key]))

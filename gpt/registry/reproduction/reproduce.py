@@ -173,6 +173,14 @@ def _compare_identities(place: Place, record: Record, verdict: Verdict) -> None:
             verdict.first = name
             verdict.details = [f"{name}: sha256 was {recorded}, is {now}", *_parting(place, record, [])]
             return
+    if record.values["stages"]:
+        return
+    for path in (paths.TRAINING_PLOT, paths.VALIDATION_PLOT, paths.EVALUATE_METRICS):
+        then = record.files.get(path.name)
+        if then is not None and then != (place.project / path).read_bytes():
+            verdict.first, verdict.same_weights = differences.NAMES[path.as_posix()], True
+            verdict.details = [f"{path}: has other bytes than recorded", *_parting(place, record, [path.as_posix()])]
+            return
 
 
 def _hashes(place: Place, recorded: Json, found: Json, changed: list[str]) -> list[str]:

@@ -153,8 +153,8 @@ def describe_benchmarks(models: Sequence[Measured]) -> str:
     content = note(
         "Accuracy is the share of items whose right choice is the likeliest; of lambada and coqa, which have one choice, the share"
         " that greedy decoding writes. A small model's is often that of chance; bits per byte of the right answers (lower is"
-        " better) tell models apart much earlier. Clean items are those of which no training document had a passage; those that were"
-        f" met in training stand apart if they are {_FEW_ITEMS} or more."
+        " better) tell models apart much earlier. Clean items are those of which no training document had a passage; those"
+        f" that were met in training stand apart if they are {_FEW_ITEMS} or more."
     )
     content += pictures_in_a_row(*filter(None, (_accuracies(models, names), _answers(models, names))))
     return content + "".join(_benchmark_table(model, len(models) > 1) for model in models) + _centred(models)

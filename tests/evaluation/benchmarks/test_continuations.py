@@ -64,6 +64,14 @@ def test_each_scores_what_it_scores_by_itself(
     assert scores.misses[0] < len(pairs[0].continuation) or scores.misses.any()
 
 
+def test_in_bf16_contexts_that_are_read_once_score_nearly_the_same(model: GPTModel) -> None:
+    """Autocast gives keys and values of half the size of those that the cache holds."""
+    pairs = [Pair(list(range(length)), [choice, 1, 2]) for length in (4, 9, 20) for choice in range(4)]
+    exact, halves = (score_continuations(model, pairs, autocast=kind) for kind in (None, torch.bfloat16))
+    assert halves.nats == pytest.approx(exact.nats, rel=0.02)
+    assert (halves.nats != exact.nats).any()
+
+
 def test_greedy_is_what_greedy_decoding_writes(model: GPTModel) -> None:
     context = [7, 8, 9]
     written: list[int] = []
