@@ -40,6 +40,7 @@ def test_one_command_goes_from_sources_to_a_registered_version(project: Project,
         "Held-out",
         "A",
         "Registered",
+        "All",
         "What",
     ]
     for said in ("2.1234 bits per byte", "To be│, or not", "models:/tiny/1 (alias candidate)", "gpt promote"):

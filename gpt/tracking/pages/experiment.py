@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 VIEW = "training"
-"In an address: …/#/experiments/ID/runs?viewStateShareKey=training"
+"Its name as an address has it, after viewStateShareKey."
 PACKED = "deflate;"
 "What a state that is compressed begins with."
 KIND_TAG = "mlflow.experimentKind"
