@@ -1,5 +1,6 @@
 """Finding registered versions, named as `models:/NAME/VERSION`, `models:/NAME@ALIAS` or `@ALIAS`, and their files."""
 
+import errno
 import hashlib
 import logging
 import re
@@ -208,6 +209,10 @@ def _downloaded(client: "MlflowClient", source: str, part: str) -> Path:
     target = cache_folder("models") / key
     if not target.exists():
         logger.info("downloading %s to %s", source, target)
-        with atomic_folder(target) as folder:
-            download_artifacts(f"{source}/{part}", dst_path=str(folder), tracking_uri=client.tracking_uri)
+        try:
+            with atomic_folder(target) as folder:
+                download_artifacts(f"{source}/{part}", dst_path=str(folder), tracking_uri=client.tracking_uri)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise  # else another process has put the same files there in the same moment
     return target / Path(part).name

@@ -124,6 +124,7 @@ def built(
 def project(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the project for one test alone; the current folder."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("GPT_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "a project"  # with a space, as folders have on a laptop
     shutil.copytree(built, folder)
     monkeypatch.chdir(folder)

@@ -54,8 +54,13 @@ def test_examples_of_a_single_split_are_never_scored_and_stay_the_same_when_the_
         assert benchmark.examples == read(folder, limit=1, shots=5).examples
     with pytest.raises(UserError, match="quiz has 2 items that are not scored, and num_fewshot is 5"):
         read(folder, limit=38, shots=5)
-    with pytest.raises(UserError, match="0 items that are not scored"):
-        read(folder, shots=1)
+
+
+def test_without_a_limit_examples_of_a_single_split_are_taken_from_its_items_first(folder: Path) -> None:
+    benchmark = read(folder, shots=3)
+    assert len(benchmark.items) == 37
+    assert benchmark.examples == read(folder, limit=1, shots=3).examples
+    assert not set(ids(benchmark)) & {item.id for item in benchmark.examples}
 
 
 def test_an_example_has_no_text_in_common_with_a_scored_item(tmp_path: Path) -> None:
