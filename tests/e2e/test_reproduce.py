@@ -129,6 +129,7 @@ def test_what_changed_since_is_named_and_a_version_is_made_without_it(project: P
     assert (place(project) / "code/models/base/model.safetensors").read_bytes() == project.weights()
 
 
+@pytest.mark.long
 def test_data_that_the_cache_lacks_come_from_the_remote_and_without_one_are_fetched_anew(project: Project) -> None:
     text, aside = project.folder.parent / TEXT, project.folder.parent / "aside.jsonl"
     project.run("dvc", "remote", "add", "--local", "-d", "storage", "../a storage")
@@ -145,6 +146,7 @@ def test_data_that_the_cache_lacks_come_from_the_remote_and_without_one_are_fetc
     assert "Running stage 'fetch'" in said
 
 
+@pytest.mark.long
 def test_a_byte_that_is_another_one_in_dvcs_cache_is_noticed_named_and_brought_anew(project: Project) -> None:
     # Where project and cache share files by links, whoever changes one has changed the other.
     text = project.folder.parent / TEXT
@@ -158,6 +160,7 @@ def test_a_byte_that_is_another_one_in_dvcs_cache_is_noticed_named_and_brought_a
     assert _is(entry, text), "the cache is whole again"
 
 
+@pytest.mark.long
 def test_a_source_whose_bytes_of_then_nobody_has_is_what_differs_first(project: Project) -> None:
     text = project.folder.parent / TEXT
     cached(project, project.locked_outputs()["data/raw"]).unlink()
@@ -196,6 +199,7 @@ def test_other_code_is_told_by_the_step_from_which_the_loss_departs(project: Pro
     assert len([name for name in tags(project) if name.startswith("reproduced.")]) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("section", "key", "value", "first"),
     [

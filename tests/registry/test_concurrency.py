@@ -159,12 +159,11 @@ def test_two_machines_that_register_the_same_model_at_once_make_one_version(
         assert register(params, project).version == 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rounds", [1, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.long
 def test_fifty_at_once_on_postgresql_leave_one_champion_and_a_linear_history(
-    project: Path, tmp_path: Path, postgres_store: str, monkeypatch: pytest.MonkeyPatch, rounds: int
+    project: Path, tmp_path: Path, postgres_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "server").mkdir()
     with mlflow_server(tmp_path / "server", store=postgres_store, workers=4) as url:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-        try_many(project, url, rounds=rounds, processes=5, threads=10)
+        try_many(project, url, rounds=3, processes=5, threads=10)

@@ -159,7 +159,7 @@ def test_the_line_of_the_readme_loads_a_version_from_any_folder(
     assert completion == generated("To be", {}, capsys, champion.uri)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_version_at_a_server_is_loaded_listed_exported_and_served(
     remote: Champion, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
