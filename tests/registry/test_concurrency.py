@@ -126,6 +126,7 @@ def try_many(project: Path, url: str, rounds: int, processes: int, threads: int)
     print(dict(told))
 
 
+@pytest.mark.slow
 def test_eight_at_once_leave_one_champion_and_a_linear_history(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +136,7 @@ def test_eight_at_once_leave_one_champion_and_a_linear_history(
         try_many(project, url, rounds=1, processes=1, threads=8)
 
 
+@pytest.mark.slow
 def test_two_machines_that_register_the_same_model_at_once_make_one_version(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -243,8 +243,8 @@ def stage(
     ("command", "kind", "path"),
     [
         ("register", "after", "model-versions/create"),
-        ("register", "lost", "model-versions/create"),
-        ("promote", "after", "model-versions/create"),
+        pytest.param("register", "lost", "model-versions/create", marks=pytest.mark.slow),
+        pytest.param("promote", "after", "model-versions/create", marks=pytest.mark.slow),
         ("promote", "before", "registered-models/alias"),
     ],
 )

@@ -151,6 +151,7 @@ def load_as_readme_says(champion: Champion, folder: Path) -> str:
     return completion
 
 
+@pytest.mark.slow
 def test_the_line_of_the_readme_loads_a_version_from_any_folder(
     champion: Champion, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
