@@ -38,8 +38,9 @@ def evaluate(
     share = share or Share()
     model, encoding = _load(params)
     with matmul_precision(params.evaluate.precision):
-        scored = {split: _score(params, model, encoding, split, share) for split in HELD_OUT}
+        # First, as a benchmark that is not there is told before anything is computed.
         answers, items = score_benchmarks(params, model, encoding, autocast=_autocast(params), share=share)
+        scored = {split: _score(params, model, encoding, split, share) for split in HELD_OUT}
     described = describe_documents(paths.DOCUMENTS)
     metrics: dict[str, Any] = {
         split: result.figures() | {f"split_{key}": described[split][key] for key in ("documents", "bytes")}

@@ -99,9 +99,11 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 
 def _key(fault: Any) -> str:
-    # After the number of a source pydantic puts its kind: no key of the file.
+    # After the number of a source pydantic puts its kind, after a name that is wrong itself [key]: no keys of the file.
     parts = [
-        part for before, part in zip((None, *fault["loc"]), fault["loc"], strict=False) if not isinstance(before, int)
+        part
+        for before, part in zip((None, *fault["loc"]), fault["loc"], strict=False)
+        if not isinstance(before, int) and part != "[key]"
     ]
     return ".".join(str(part) for part in parts)
 

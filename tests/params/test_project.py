@@ -210,6 +210,13 @@ def test_an_unknown_key_is_named(tmp_path: Path, section: str, key: str) -> None
     assert line.startswith(f"params.yaml: {section}.{key} = 3 is not a known key")
 
 
+def test_a_metric_that_is_none_is_named_by_its_place(tmp_path: Path) -> None:
+    (line,) = faults(
+        tmp_path, changed(register={"gate": VALUES["register"]["gate"] | {"min_improvement": {"bpb": 0.0}}})
+    )
+    assert line.startswith("params.yaml: register.gate.min_improvement.bpb = 'bpb': must be test_bits_per_byte, or")
+
+
 def test_an_unknown_section_is_named(tmp_path: Path) -> None:
     (line,) = faults(tmp_path, VALUES | {"finetune": {"epochs": 3}})
     assert line.startswith("params.yaml: finetune = {'epochs': 3} is not a known key")
