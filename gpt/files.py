@@ -3,6 +3,7 @@
 Everything a stage writes goes through here: it is built beside its place, synced, and renamed into it.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -96,11 +97,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 file.chmod(0o666 & ~_UMASK)
             fsync_path(file)
         fsync_path(partial)
-        if not path.exists():
-            partial.replace(path)
-        elif not exchange(partial, path):
+        if not _took_free_place(partial, path) and not exchange(partial, path):
             _replace_in_two_steps(partial, path)
         fsync_path(path.parent)
+
+
+def _took_free_place(partial: Path, path: Path) -> bool:
+    """Rename a folder to where none is; return False if one is there, also if it came in this moment."""
+    if path.exists():
+        return False
+    try:
+        partial.replace(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
 
 
 def exchange(first: Path, second: Path) -> bool:
@@ -228,3 +240,28 @@ def read_json(path: Path, hint: str, keys: Iterable[str] = ()) -> Any:
 # It can be read only by setting it, which other threads would see.
 _UMASK = os.umask(0)
 os.umask(_UMASK)
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """Return a JSON object, an empty one for any other value."""
+    return value if isinstance(value, dict) else {}
+
+
+def lenient_json(content: bytes, kind: type = dict) -> Any:
+    """Return the JSON value of a kind that a file of an earlier release holds, an empty one if it holds none."""
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return kind()
+    return value if isinstance(value, kind) else kind()
+
+
+def lenient_yaml(content: bytes) -> dict[str, Any]:
+    """Return the YAML mapping that a file of an earlier release holds, an empty one if it holds none."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return as_object(YAML(typ="safe", pure=True).load(content.decode()))
+    except (YAMLError, UnicodeDecodeError):
+        return {}

@@ -44,7 +44,7 @@ def evaluate(options: argparse.Namespace) -> int:
         return run_workers(launch, command, advice, again="run it again")
     stop = Stop("before all was measured; nothing was written, run it again")
     with stop.handled(), shared_processes(launch) as share:
-        from gpt.evaluation.benchmarks.answers import format_table
+        from gpt.evaluation.benchmarks.table import format_table
         from gpt.evaluation.evaluate import evaluate as measure
         from gpt.evaluation.evaluate import score_all_items
         from gpt.evaluation.held_out import HELD_OUT

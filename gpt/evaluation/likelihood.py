@@ -86,7 +86,7 @@ def documents_likelihood(
     """Return (nats, tokens) of documents, each an int64 array that ends with <|endoftext|>: their sum, in constant memory."""
     total, count = 0.0, 0
     batches = batches_in_order(documents, end_of_text, model.config.block_size)
-    with _measuring(model):
+    with measuring(model):
         for _, own in _shared(batches, part):
             if give_up():
                 break
@@ -109,7 +109,7 @@ def token_nats(
     the work all get the nats of all tokens, the very ones that one alone would compute. What a token gets does not depend on the
     documents beside it, but for the last digits of floating point.
     """
-    with _measuring(model):
+    with measuring(model):
         for portion in _portions(documents):
             yield from _portion_nats(model, portion, end_of_text, autocast, share or Share())
 
@@ -176,7 +176,7 @@ def _batch_nats(model: GPTModel, batch: Batch, autocast: torch.dtype | None) -> 
 
 
 @contextmanager
-def _measuring(model: GPTModel) -> Iterator[None]:
+def measuring(model: GPTModel) -> Iterator[None]:
     """Let a model neither drop out nor keep anything for a backward pass; afterwards it is as it was."""
     training = model.training
     model.eval()

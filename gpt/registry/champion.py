@@ -18,6 +18,7 @@ from gpt.registry.trail import (
     Event,
     append,
     audit_trail,
+    champion_of,
     last_challenger,
     last_move,
     mark_carried_out,
@@ -50,25 +51,17 @@ class State:
     @property
     def champion_number(self) -> int | None:
         """Return the champion's version by the trail, also where somebody has deleted it."""
-        moved = last_move(self.trail)
-        return moved.champion if moved else None
+        return champion_of(self.trail)
 
 
 def settle(client: "MlflowClient", name: str, by: str) -> State:
     """Carry out what was decided and is not done yet, note what a person has set by hand, and return the state."""
     for _ in range(_ROUNDS):
         trail = audit_trail(client, name)
-        waiting = [event for event in trail if not event.carried_out]
-        if waiting:
-            for event in waiting:
-                _tag_versions(client, name, event)
-            _follow(client, name)
-            refresh_description(client, name)
-            for event in waiting:
-                mark_carried_out(client, name, event)
+        if waiting := [event for event in trail if not event.carried_out]:
+            carry_out(client, name, *waiting)
             continue
-        moved, alias = last_move(trail), version_of_alias(client, name, CHAMPION)
-        decided = moved.champion if moved else None
+        decided, alias = champion_of(trail), version_of_alias(client, name, CHAMPION)
         if _number(alias) == decided:
             return State(trail, alias)
         if alias is None and decided is not None and find(client, name, decided) is None:
@@ -78,12 +71,14 @@ def settle(client: "MlflowClient", name: str, by: str) -> State:
     raise UserError(f"{name}: its aliases change all the time; find out who sets them, and run the command again")
 
 
-def carry_out(client: "MlflowClient", name: str, event: Event) -> None:
+def carry_out(client: "MlflowClient", name: str, *events: Event) -> None:
     """Let tags and aliases say what was decided. Doing it twice, or after a later decision, does no harm."""
-    _tag_versions(client, name, event)
+    for event in events:
+        _tag_versions(client, name, event)
     _follow(client, name)
     refresh_description(client, name)
-    mark_carried_out(client, name, event)
+    for event in events:
+        mark_carried_out(client, name, event)
 
 
 def _follow(client: "MlflowClient", name: str) -> None:

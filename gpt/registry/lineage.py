@@ -5,7 +5,6 @@ becomes tags (`Lineage.tags`); all of it is the record that gpt/registry/record.
 """
 
 import hashlib
-import importlib.metadata
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -69,13 +68,10 @@ class Lineage:
     num_processes: int
     fingerprint: str
     "Of the training: what its result depends on, as checkpoints are named by it."
-    adopted: str
-    "Runs whose checkpoints it continued by `--adopt` (fingerprint, step, what differed): its settings alone do not reproduce it."
     python: str
-    torch: str
     gpt: str
     adoptions: list[dict[str, Any]] = field(repr=False)
-    "The same as `adopted`, as models/run.json has it."
+    "Runs whose checkpoints it continued by `--adopt`, as models/run.json has them: its settings alone do not reproduce it."
     inputs: dict[str, Any] = field(repr=False)
     "What `gpt inputs` wrote for each stage: its code by file, versions of its libraries, what it fetches."
     files: dict[str, bytes] = field(repr=False)
@@ -136,9 +132,7 @@ def collect(project: Path) -> Lineage:
         hardware=run["hardware"],
         num_processes=run["num_processes"],
         fingerprint=run["fingerprint"],
-        adopted="; ".join(map(_describe_adoption, run.get("adopted", ()))) or NONE,
         python=platform.python_version(),
-        torch=importlib.metadata.version("torch"),
         gpt=gpt.__version__,
         adoptions=run.get("adopted", []),
         inputs={path.stem: read_json(path, _AGAIN) for path in sorted((project / paths.INPUTS).glob("*.json"))},
@@ -244,9 +238,3 @@ def _hash_of(path: Path, hint: str | None = None) -> str:
 def _code_hash() -> str:
     package = Path(gpt.__file__).parent
     return sha256_json({path.relative_to(package).as_posix(): sha256_file(path) for path in package.rglob("*.py")})
-
-
-def _describe_adoption(record: dict[str, Any]) -> str:
-    return (
-        f"{record['fingerprint']} after step {record['step']} ({', '.join(record['differences']) or 'nothing differs'})"
-    )

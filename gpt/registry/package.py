@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import gpt
 from gpt import paths
-from gpt.files import read_json
 from gpt.model.generation import Sampling
 from gpt.model.storage import load_model
 from gpt.params.project import Params
@@ -164,8 +163,7 @@ def _create_version(
     from mlflow.entities import LoggedModelOutput, Metric, RunTag
 
     evaluation = read_evaluation(project)
-    recorded = read_json(project / paths.RUN, "run `gpt pretrain` again", ["fingerprint"])
-    run = store.training_run(client, params.base.name, recorded["fingerprint"])
+    run = store.training_run(client, params.base.name, lineage.fingerprint)
     run_id = run.info.run_id
     tags = lineage.tags() | {
         f"{split}_bits_per_byte": repr(evaluation[split]["bits_per_byte"]) for split in ("validation", "test")

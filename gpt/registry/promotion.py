@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING
 from gpt.errors import UserError
 from gpt.params.project import Params
 from gpt.registry.champion import State, carry_out, settle
-from gpt.registry.gate.case import Case, compare
-from gpt.registry.gate.judge import judge
 from gpt.registry.gate.reasons import Reason, draw_table
-from gpt.registry.gate.scores import Comparison
 from gpt.registry.trail import (
     CHALLENGER_VERDICT,
     MOVES,
@@ -27,17 +24,19 @@ from gpt.registry.trail import (
     Event,
     append,
     audit_trail,
+    champion_of,
     champions_before,
     last_challenger,
+    last_move,
 )
 from gpt.registry.versions import (
     CANDIDATE,
     CHALLENGER,
     CHAMPION,
     find,
-    is_on_disk,
     registry_lock,
     version_of_alias,
+    why_gone,
 )
 from gpt.secrets.hiding import redact
 from gpt.tracking import store
@@ -45,6 +44,9 @@ from gpt.tracking import store
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+
+    from gpt.registry.gate.case import Case
+    from gpt.registry.gate.scores import Comparison
 
 _ATTEMPTS = 100
 
@@ -58,12 +60,14 @@ class Promotion:
     verdict: str
     reasons: tuple[Reason, ...]
     previous_version: int | None
-    case: Case | None = field(default=None, compare=False, repr=False)
+    case: "Case | None" = field(default=None, compare=False, repr=False)
     "What was judged; None if nothing was."
 
     @property
-    def comparison(self) -> Comparison | None:
+    def comparison(self) -> "Comparison | None":
         """Return what candidate and champion scored beside each other, None if nothing was compared."""
+        from gpt.registry.gate.case import compare
+
         with store.store_errors():
             return compare(self.case, self.reasons) if self.case else None
 
@@ -108,7 +112,7 @@ def judge_candidate(params: Params, project: Path, version: int | None = None) -
 
 def judge_registered(
     params: Params, project: Path, version: int | None = None
-) -> tuple[str, tuple[Reason, ...], Comparison | None]:
+) -> "tuple[str, tuple[Reason, ...], Comparison | None]":
     """Judge the candidate that was registered just now; return what is to be told, what the gate looked at, and the comparison.
 
     What cannot be judged here stays a candidate: `gpt promote` asks again. There is no comparison where there was no champion.
@@ -187,6 +191,9 @@ def _judged(
 ) -> Promotion:
     """Return the verdict that holds on a version; ask the gate and record what it says if none does."""
     name = version.name
+    from gpt.registry.gate.case import Case  # here, as they bring torch, which a rollback does without
+    from gpt.registry.gate.judge import judge
+
     for _ in range(_ATTEMPTS):
         trail = audit_trail(client, name)
         champion = _champion_of(client, name, trail)
@@ -232,8 +239,8 @@ def _move(client: "MlflowClient", name: str, judged: Promotion) -> Promotion:
 
 
 def _overtaken(client: "MlflowClient", name: str, before: int | None, command: str) -> UserError:
-    moves = [event for event in audit_trail(client, name) if event.verdict in MOVES]
-    now = f"version {moves[-1].champion}, by {moves[-1].by} ({moves[-1].verdict})" if moves else "none"
+    last = last_move(audit_trail(client, name))
+    now = f"version {last.champion}, by {last.by} ({last.verdict})" if last else "none"
     return UserError(
         f"{name}: another process decided meanwhile: the {CHAMPION} was {_spell(before)} and is {now} now;"
         f" run `{command}` again if that is still what you want"
@@ -244,7 +251,7 @@ def _spell(number: int | None) -> str:
     return "none" if number is None else f"version {number}"
 
 
-def _as_promotion(name: str, event: Event, case: Case) -> Promotion:
+def _as_promotion(name: str, event: Event, case: "Case") -> Promotion:
     reasons = tuple(Reason(**check) for check in event.details["checks"])
     return Promotion(name, event.version, event.verdict, reasons, event.previous_version, case)
 
@@ -260,7 +267,7 @@ def _candidate(client: "MlflowClient", name: str, challenger: int | None = None)
 
 
 def _champion_of(client: "MlflowClient", name: str, trail: list[Event]) -> "ModelVersion | None":
-    number = State(trail, None).champion_number
+    number = champion_of(trail)
     return None if number is None else find(client, name, number)
 
 
@@ -274,7 +281,7 @@ def _champion_before(client: "MlflowClient", name: str, state: State) -> tuple[i
     assert current is not None, "asked only where there is one"
     gone: list[str] = []
     for number in champions_before(state.trail, current):
-        if why := _why_gone(client, name, number):
+        if why := why_gone(client, name, number):
             gone.append(f"version {number} {why}")
         else:
             return number, gone
@@ -294,16 +301,9 @@ def _earlier_champion(client: "MlflowClient", name: str, state: State, version: 
         raise UserError(f"{name} version {version} is the {CHAMPION} already; champions were version {known}")
     if version not in champions:
         raise UserError(f"{name} version {version} was never the {CHAMPION}; those that were are version {known}")
-    if why := _why_gone(client, name, version):
+    if why := why_gone(client, name, version):
         raise UserError(f"{name} version {version} {why}; champions were version {known}")
     return version
-
-
-def _why_gone(client: "MlflowClient", name: str, number: int) -> str | None:
-    version = find(client, name, number)
-    if version is None:
-        return "was deleted"
-    return None if is_on_disk(client, version) else "has lost its files"
 
 
 def _number(version: "ModelVersion | None") -> int | None:

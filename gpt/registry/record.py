@@ -14,11 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from gpt.errors import UserError
-from gpt.files import read_json, write_json
+from gpt.files import lenient_yaml, read_json, write_json
 from gpt.params.project import PARAMS_FILE
 from gpt.registry.disclosure import PATCH
 from gpt.registry.lineage import DVC_LOCK, NONE, REQUIREMENTS_LOCK, Lineage
@@ -270,10 +267,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 def _yaml(content: bytes) -> Json:
     """Return a YAML mapping as plain JSON values; nothing of a file that is none."""
-    try:
-        return json.loads(json.dumps(YAML(typ="safe", pure=True).load(content.decode()) or {}, default=str))
-    except (YAMLError, UnicodeDecodeError):
-        return {}
+    return json.loads(json.dumps(lenient_yaml(content), default=str))
 
 
 def _hashes(entries: Iterable[Json]) -> Json:

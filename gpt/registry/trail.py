@@ -76,6 +76,12 @@ def last_move(trail: list[Event]) -> Event | None:
     return next((event for event in reversed(trail) if event.verdict in MOVES), None)
 
 
+def champion_of(trail: list[Event]) -> int | None:
+    """Return the champion's version, None if there is none."""
+    moved = last_move(trail)
+    return moved.champion if moved else None
+
+
 def last_challenger(trail: list[Event]) -> int | None:
     """Return the version that has passed the gate and waits, None if there is none."""
     waits = None
@@ -98,8 +104,7 @@ def append(
     details: Json | None = None,
 ) -> Event | None:
     """Add a decision that was taken in knowledge of the trail `seen`; None if another one was faster: then nothing is added."""
-    moved = last_move(seen)
-    previous = moved.champion if moved else None
+    previous = champion_of(seen)
     decision = {"verdict": verdict, "version": version, "previous_version": previous, "reason": reason, "by": by}
     key = uuid.uuid4().hex
     tags = {

@@ -1,6 +1,5 @@
 """Finding registered versions, named as `models:/NAME/VERSION`, `models:/NAME@ALIAS` or `@ALIAS`, and their files."""
 
-import errno
 import hashlib
 import logging
 import re
@@ -158,6 +157,14 @@ def is_on_disk(client: "MlflowClient", version: "ModelVersion") -> bool:
     return local is None or (local / MODEL_FOLDER).is_dir()
 
 
+def why_gone(client: "MlflowClient", name: str, number: int) -> str | None:
+    """Return why a version cannot be used any more, None if it can."""
+    version = find(client, name, number)
+    if version is None:
+        return "was deleted"
+    return None if is_on_disk(client, version) else "has lost its files"
+
+
 @contextmanager
 def registry_lock() -> Iterator[None]:
     """Let one process of this machine at a time change a local registry; a server's has no such lock."""
@@ -209,10 +216,6 @@ def _downloaded(client: "MlflowClient", source: str, part: str) -> Path:
     target = cache_folder("models") / key
     if not target.exists():
         logger.info("downloading %s to %s", source, target)
-        try:
-            with atomic_folder(target) as folder:
-                download_artifacts(f"{source}/{part}", dst_path=str(folder), tracking_uri=client.tracking_uri)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise  # else another process has put the same files there in the same moment
+        with atomic_folder(target) as folder:
+            download_artifacts(f"{source}/{part}", dst_path=str(folder), tracking_uri=client.tracking_uri)
     return target / Path(part).name

@@ -30,8 +30,8 @@ Json = dict[str, Any]
 PAGE = "index.html"
 _CURVES = "training.png"
 _HEADLINE = (
-    ("test", "bits_per_byte", "bits per byte (test)"),
-    ("validation", "bits_per_byte", "bits per byte (validation)"),
+    ("test", "bits per byte (test)"),
+    ("validation", "bits per byte (validation)"),
 )
 
 
@@ -115,7 +115,9 @@ def draw_page(
 
 def _summary(models: Sequence[Measured]) -> str:
     """The figures that a person wants first, the champion's under them, and what the model is."""
-    facts = [(name, *(_figure(model.split(split).get(key)) for model in models)) for split, key, name in _HEADLINE]
+    facts = [
+        (name, *(_figure(model.split(split).get("bits_per_byte")) for model in models)) for split, name in _HEADLINE
+    ]
     facts += [
         ("centred benchmark score", *(_figure(model.evaluation.get("centred")) for model in models)),
         ("parameters", *(_count(model.evaluation.get("parameters")) for model in models)),

@@ -27,7 +27,7 @@ from gpt.tracking.spool import (
     read_event,
     read_events,
     read_state,
-    state_path,
+    remove,
     write_state,
 )
 
@@ -136,10 +136,10 @@ class Delivery:
     def _begin_anew(self) -> None:
         self._state = State(store=self._state.store, place=self._state.place)
 
-    def _block(self, reason: str) -> Blocked:
+    def _block(self, reason: str, kind: type[Blocked] = Blocked) -> Blocked:
         self._state.blocked = reason
         write_state(self._journal, self._state)
-        return Blocked(reason)
+        return kind(reason)
 
     def _check_database(self) -> None:
         """A local database that was deleted goes on to take what nobody will read: MLflow keeps it open."""
@@ -184,8 +184,7 @@ class Delivery:
             if (reason := refusal(error, event["kind"])) is None:
                 raise
             if event["kind"] in BEGINNINGS:
-                blocked = self._block(reason)
-                raise Homeless(reason) if isinstance(error, NoRun) else blocked from None
+                raise self._block(reason, Homeless if isinstance(error, NoRun) else Blocked) from None
             self._check_run()
             if len(batch) > 1:
                 for one in batch:
@@ -267,8 +266,7 @@ def remove_if_finished(journal: Path) -> None:
             return
         if not is_delivered(journal) or not has_finished(journal):  # somebody wrote meanwhile
             return
-        for path in (journal, state_path(journal), lock_path(journal)):
-            path.unlink(missing_ok=True)
+        remove(journal)
 
 
 def _is_due(journal: Path) -> bool:

@@ -23,7 +23,7 @@ from gpt.tracking.events import brief
 from gpt.tracking.journal import Journal
 from gpt.tracking.pages.description import describe_result
 from gpt.tracking.pages.figures import name_all_items, name_figures
-from gpt.tracking.spool import lock_path, read_event, state_path
+from gpt.tracking.spool import lock_path, read_event, remove
 from gpt.tracking.store import database_file, tracking_uri
 
 FOLDER, COMPARISON = "evaluation", "comparison"
@@ -148,8 +148,7 @@ def _send_alone(spool: Path, path: Path, fingerprint: str) -> str:
     except Homeless as error:
         if _is_waited_for(spool, fingerprint):
             raise
-        for left in (path, state_path(path), lock_path(path)):
-            left.unlink(missing_ok=True)
+        remove(path)
         return f"MLflow: not told, as {error}"
     if delivery.refused:
         return f"MLflow: run {delivery.run_id} has not taken all of it; `gpt sync` says why"

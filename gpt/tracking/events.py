@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gpt.errors import UserError
 from gpt.secrets.hiding import public_uri, redact
 from gpt.tracking import store
+from gpt.tracking.pages.experiment import NOTE_TAG
 from gpt.tracking.pages.figures import FIGURE_STEP
 from gpt.tracking.pages.markdown import below_own_words
 from gpt.tracking.pages.names import name_run
@@ -18,6 +19,7 @@ from gpt.tracking.spool import BEGINNINGS, Event
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
 _BATCH = 500  # MLflow takes at most 1000 metrics a request
 _REASON_CHARACTERS = 300
@@ -27,7 +29,6 @@ _REFUSALS = {
     "NOT_IMPLEMENTED", "RESOURCE_ALREADY_EXISTS", "RESOURCE_CONFLICT", "RESOURCE_DOES_NOT_EXIST",
 }  # fmt: skip
 _REFUSAL_STATUS = {400, 404, 405, 409, 413, 415, 422}
-_NOTE_TAG = "mlflow.note.content"
 
 
 class NoRun(UserError):
@@ -62,8 +63,7 @@ def send_events(client: "MlflowClient", batch: list[Event], run_id: str | None, 
             metrics = [
                 Metric(key, value, one["time_ms"], one["step"]) for one in batch for key, value in one["values"].items()
             ]
-            for first in range(0, len(metrics), 1000):
-                client.log_batch(run_id, metrics=metrics[first : first + 1000], synchronous=True)
+            _log_metrics(client, run_id, metrics)
         case "params":
             params = [Param(key, str(value)) for key, value in event["values"].items()]
             client.log_batch(run_id, params=params, synchronous=True)
@@ -81,8 +81,8 @@ def send_events(client: "MlflowClient", batch: list[Event], run_id: str | None, 
         case "figures":
             _send_figures(client, run_id, event)
         case "note":
-            before = client.get_run(run_id).data.tags.get(_NOTE_TAG, "")
-            client.set_tag(run_id, _NOTE_TAG, below_own_words(before, event["parts"]), synchronous=True)
+            before = client.get_run(run_id).data.tags.get(NOTE_TAG, "")
+            client.set_tag(run_id, NOTE_TAG, below_own_words(before, event["parts"]), synchronous=True)
         case "text":
             client.log_text(run_id, event["text"], event["path"])
         case "file":
@@ -156,6 +156,10 @@ def _send_figures(client: "MlflowClient", run_id: str, event: Event) -> None:
         for key, value in event["values"].items()
         if known.get(key) != value
     ]
+    _log_metrics(client, run_id, metrics)
+
+
+def _log_metrics(client: "MlflowClient", run_id: str, metrics: "list[Metric]") -> None:
     for first in range(0, len(metrics), 1000):
         client.log_batch(run_id, metrics=metrics[first : first + 1000], synchronous=True)
 

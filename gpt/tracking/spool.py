@@ -138,3 +138,9 @@ def _parse(line: bytes) -> Event:
     if not isinstance(event.get("values", {}), dict):
         return {"kind": "damaged", "reason": f"an event {kind} whose values are none"}
     return event
+
+
+def remove(journal: Path) -> None:
+    """Remove a journal with what belongs to it."""
+    for path in (journal, state_path(journal), lock_path(journal)):
+        path.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from ruamel.yaml import YAML
 
 from gpt import paths
 from gpt.commands.main import main
@@ -20,7 +19,6 @@ from gpt.evaluation.scores import Passages
 from gpt.files import sha256_file
 from gpt.model.storage import load_model
 from gpt.params.project import Params, load_params
-from gpt.registry import promotion
 from gpt.registry.frozen import read_frozen
 from gpt.registry.gate.case import Case
 from gpt.registry.gate.judge import improvement, judge
@@ -31,7 +29,7 @@ from gpt.registry.trail import MOVES, append, audit_trail
 from gpt.registry.versions import CANDIDATE, CHALLENGER, CHAMPION, all_versions, resolve_model, version_of_alias
 from gpt.sources import fetch as sources
 from gpt.tracking import store
-from tests.conftest import merge, prepare_data
+from tests.conftest import prepare_data
 from tests.registry.conftest import bits_per_byte, change_params, make_model, register_model
 
 NAME = "small-gpt"
@@ -166,7 +164,7 @@ def test_a_refused_one_is_asked_again_only_when_something_changed(
         asked.append(int(case.candidate.version))
         return judge(case)
 
-    monkeypatch.setattr(promotion, "judge", judge_and_count)
+    monkeypatch.setattr("gpt.registry.gate.judge.judge", judge_and_count)
     register(params, project)
     strict = with_gate(params, max_bits_per_byte=0.001)
     assert judge_candidate(strict, project) == promote(strict, project)
@@ -258,13 +256,7 @@ def test_no_candidate_is_an_error_with_what_to_do(project: Path, params: Params)
 
 
 def change_data(project: Path, change: dict[str, Any]) -> Params:
-    file = project / "params.yaml"
-    yaml = YAML()
-    values = yaml.load(file.read_text(encoding="utf-8"))
-    merge(values, change)
-    with file.open("w", encoding="utf-8") as writer:
-        yaml.dump(values, writer)
-    params = load_params(file)
+    params = change_params(project, change)
     sources.fetch(params.fetch.sources, project / paths.RAW)
     prepare_data(project)
     return params
@@ -419,7 +411,7 @@ def test_a_champion_that_changed_meanwhile_is_not_overwritten(
         store.client().set_registered_model_alias(NAME, CHAMPION, "2")
         return judge(case)
 
-    monkeypatch.setattr(promotion, "judge", judge_while_another_promotes)
+    monkeypatch.setattr("gpt.registry.gate.judge.judge", judge_while_another_promotes)
     with pytest.raises(UserError, match=r"the champion was version 1 and is version 2, by .*@.* now"):
         promote(params, project)
     assert champion() == 2

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from ruamel.yaml import YAML
 
 from flows.server import free_port
 from gpt import paths
@@ -25,6 +24,7 @@ from gpt.tracking import evaluation
 from gpt.tracking.journal import Journal
 from gpt.tracking.pages.markdown import OURS
 from tests.evaluation.benchmarks.made_up import make_items, write_items
+from tests.registry.conftest import change_params
 from tests.servers import start_mlflow
 from tests.tracking.test_delivery import reply, server_that_answers
 
@@ -270,10 +270,7 @@ def test_a_place_that_cannot_be_written_costs_a_warning(
 
 def test_all_items_have_names_that_say_so(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     train()
-    yaml = YAML()
-    values = yaml.load(Path("params.yaml"))
-    values["evaluate"] |= {"benchmarks": ["quiz"], "limit": 5}
-    yaml.dump(values, Path("params.yaml"))
+    change_params(project, {"evaluate": {"benchmarks": ["quiz"], "limit": 5}})
     write_items(paths.BENCHMARKS, make_items("quiz", 20, 3, longest=4))
     report = read_json(paths.DOCUMENTS / "report.json", "")
     report["contaminated"] |= {"quiz": {"touched": []}}

@@ -18,7 +18,6 @@ from gpt.params.project import Params
 from gpt.processes.agreement import Share
 
 Figures = dict[str, Any]
-_COLUMNS = ("items", "accuracy", "± se", "chance", "norm", "clean", "bits/byte", "untrained", "perplexity", "untrained")
 
 
 def score_benchmarks(
@@ -70,18 +69,12 @@ def _untrained(
     blank = GPTModel(model.config)
     blank.init_weights(params.base.seed)
     blank.to(model.tok_emb.weight.device)
-    asked = [(benchmark, item) for benchmark in benchmarks for item in benchmark.items]
-    pairs = [
-        encode_pair(
-            encoding, benchmark.prefix + item.choices[item.answer].context, item.choices[item.answer].continuation
-        )
-        for benchmark, item in asked
-    ]
+    only_right = [benchmark.with_right_choices() for benchmark in benchmarks]
+    pairs = [encode_pair(encoding, *request) for benchmark in only_right for request in benchmark.requests()]
     if blank.head_weight.any():
         nats = share.add_up(score_continuations(blank, pairs, autocast=autocast, part=share.part).nats)
     else:  # init: zero makes all logits 0, whatever was read: each token is as likely as any other
         nats = np.array([len(pair.continuation) * math.log(model.config.vocab_size) for pair in pairs])
-    only_right = [benchmark.with_right_choices() for benchmark in benchmarks]
     table = tabulate(only_right, nats, np.zeros(len(pairs), np.bool_))  # what it would write is not asked
     summary = summarise(table, [benchmark.name for benchmark in benchmarks])
     is_written = {benchmark.name: all(len(item.choices) == 1 for item in benchmark.items) for benchmark in benchmarks}
@@ -90,44 +83,3 @@ def _untrained(
         | ({"perplexity": figures["perplexity"]} if is_written[name] else {})
         for name, figures in summary.items()
     }
-
-
-def format_table(figures: Figures) -> str:
-    """Return the figures as a table for a terminal."""
-    rows = [["benchmark", *_COLUMNS]]
-    for name, each in figures["benchmarks"].items():
-        blank, clean = each["untrained"], each["clean"]
-        rows.append(
-            [
-                name,
-                f"{each['items']:,}",
-                _shown(each["accuracy"], 3),
-                _shown(each["standard_error"], 3),
-                _shown(each["chance"], 3),
-                _shown(each["accuracy_norm"], 3),
-                f"{_shown(clean and clean['accuracy'], 3)} of {each['clean_items']:,}",
-                _shown(each["bits_per_byte"], 3),
-                _shown(blank["bits_per_byte"], 3),
-                _shown(each["perplexity"], 1),
-                _shown(blank.get("perplexity"), 1),
-            ]
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-    lines += [
-        f"{task}: " + ", ".join(f"{key} {value:.4g}" for key, value in values.items())
-        for task, values in figures.get("tasks", {}).items()
-    ]
-    centred = figures["centred"]
-    return "\n".join(
-        [*lines, *([] if centred is None else [f"centred score: {centred:.4f} (0: guessing, 1: all right)"])]
-    )
-
-
-def _shown(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}" if value < 1e6 else f"{value:.2e}"

@@ -6,7 +6,6 @@ continuations follow: the keys and values of its tokens are kept, and each conti
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ import tiktoken
 import torch
 import torch.nn.functional as F
 
+from gpt.evaluation.likelihood import measuring
 from gpt.model.transformer import GPTModel
 
 _TOKENS_PER_BATCH = 2048
@@ -72,7 +72,6 @@ def encode_pair(encoding: tiktoken.Encoding, context: str, continuation: str) ->
     return Pair([encoding.eot_token, *first], rest or encoding.encode_ordinary(continuation))
 
 
-@torch.no_grad()  # in inference mode, a split model would gather weights that it cannot train with later
 def score_continuations(
     model: GPTModel,
     pairs: Sequence[Pair],
@@ -98,7 +97,7 @@ def score_continuations(
     size = _TOKENS_PER_BATCH if _device(model).type == "cpu" else _TOKENS_PER_BATCH_GPU
     batches = iter(_batches(_groups(pieces, share_contexts), pieces, size))
     rank, ranks = part
-    with _evaluating(model), torch.autocast(_device(model).type, dtype=autocast, enabled=autocast is not None):
+    with measuring(model), torch.autocast(_device(model).type, dtype=autocast, enabled=autocast is not None):
         while portion := list(islice(batches, ranks)):
             if give_up():
                 break
@@ -252,13 +251,3 @@ def _padded(rows: Sequence[Tokens], device: torch.device) -> torch.Tensor:
 
 def _device(model: GPTModel) -> torch.device:
     return model.tok_emb.weight.device
-
-
-@contextmanager
-def _evaluating(model: GPTModel) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

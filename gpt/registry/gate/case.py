@@ -14,7 +14,7 @@ from gpt.evaluation.benchmarks.items import Benchmark
 from gpt.evaluation.comparison import Difference
 from gpt.files import sha256_json
 from gpt.params.project import Params
-from gpt.registry.frozen import Frozen, keeps_frozen, read_frozen, scoring_identity
+from gpt.registry.frozen import Frozen, read_frozen, scoring_identity
 from gpt.registry.gate.overlap import Overlap, find_touched, measure_overlap
 from gpt.registry.gate.reasons import TEST_DATA, CannotJudge, Reason
 from gpt.registry.gate.scores import Comparison, Judged, Scores, differences, score
@@ -58,8 +58,23 @@ class Case:
             scoring_identity(params.evaluate.precision),
         ]
         held_back = ROLLED_BACK_TAG in self.candidate.tags
-        comparable = self.champion is not None and keeps_frozen(self.client, self.champion)
-        return sha256_json([self.candidate.version, champion, settings, code, self.other_data, held_back, comparable])
+        return sha256_json(
+            [self.candidate.version, champion, settings, code, self.other_data, held_back, self.is_comparable]
+        )
+
+    @cached_property
+    def champions(self) -> Frozen | None:
+        """Return what the champion was judged on, None if it does not hold that; raise `UserError` if a file is damaged."""
+        assert self.champion is not None, "asked only where there is one"
+        return read_frozen(self.client, self.champion)
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether there is a champion that holds, undamaged, what it was judged on."""
+        try:
+            return self.champion is not None and self.champions is not None
+        except UserError:
+            return False
 
     @cached_property
     def own(self) -> Frozen:
@@ -78,8 +93,8 @@ class Case:
         """
         if self.champion is None or self.other_data:
             return None
-        if found := read_frozen(self.client, self.champion):
-            return found
+        if self.champions:
+            return self.champions
         if _has_its_texts(self.candidate, self.champion):
             return self.own
         again = "register it again, or decide without a comparison: `gpt promote --other-data`"
@@ -92,7 +107,7 @@ class Case:
     @cached_property
     def judged_champion(self) -> Judged:
         assert self.champion is not None, "asked only where there is one"
-        return Judged(self.client, self.champion, read_frozen(self.client, self.champion))
+        return Judged(self.client, self.champion, self.champions)
 
     @cached_property
     def scores(self) -> tuple[Scores, Scores]:
@@ -115,7 +130,7 @@ def compare(case: Case, reasons: tuple[Reason, ...]) -> Comparison | None:
     """Return the comparison behind the gate's reasons, None if there was none: no champion, or one of other texts."""
     if case.champion is None or case.texts is None or any(not one.passed and one.check == TEST_DATA for one in reasons):
         return None
-    return Comparison(case.candidate, case.champion, *case.scores, case.differences, reasons)
+    return Comparison(case.champion, case.differences)
 
 
 def _benchmarks(case: Case, texts: Frozen) -> tuple[list[Benchmark], list[Benchmark]]:

@@ -13,7 +13,7 @@ import numpy as np
 from gpt.evaluation.comparison import Difference
 from gpt.evaluation.scores import Passages
 from gpt.params.registration import TEST_BITS_PER_BYTE
-from gpt.registry.frozen import Frozen, keeps_frozen
+from gpt.registry.frozen import Frozen
 from gpt.registry.gate.case import Case, find_overlap
 from gpt.registry.gate.reasons import TEST_DATA, Reason
 from gpt.registry.gate.samples import measure_degeneration, time_ratio
@@ -34,7 +34,7 @@ def judge(case: Case) -> Iterator[Reason]:
     yield from _standing(case)
     if case.champion is not None and _same_weights(case.candidate, case.champion):
         text = f"the weights are those of champion version {case.champion.version}"
-        if keeps_frozen(case.client, case.champion):
+        if case.is_comparable:
             yield Reason("other_weights", False, f"no improvement: {text}")
         else:
             yield Reason("other_weights", True, f"{text}, which has lost what it was judged on; this one has it")

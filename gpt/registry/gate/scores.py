@@ -26,7 +26,7 @@ from gpt.params.registration import TEST_BITS_PER_BYTE
 from gpt.processes.cores import bound_threads
 from gpt.processes.precision import autocast_type, matmul_precision
 from gpt.registry.frozen import Frozen, scoring_identity, sort_passages
-from gpt.registry.gate.reasons import CannotJudge, Reason
+from gpt.registry.gate.reasons import CannotJudge
 from gpt.registry.versions import model_folder
 
 if TYPE_CHECKING:
@@ -63,16 +63,11 @@ class Scores:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Candidate and champion side by side, with what the gate said of it: all that a report draws."""
+    """The champion that a candidate was held against, and what came of it: all that a report draws."""
 
-    candidate: "ModelVersion"
     champion: "ModelVersion"
-    candidate_scores: Scores
-    champion_scores: Scores
-    "On the same passages and items, in the same order."
     differences: dict[str, Difference]
     "By metric, as `test_bits_per_byte` or `piqa.accuracy`: how much better the candidate is."
-    reasons: tuple[Reason, ...]
 
 
 def score(judged: Judged, texts: Frozen, benchmarks: Sequence[Benchmark], precision: str) -> Scores:

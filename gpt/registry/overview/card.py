@@ -6,8 +6,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from gpt.registry.overview.facts import SPLITS, Facts
+from gpt.registry.overview.facts import Facts
 from gpt.registry.overview.figures import limits, size_sentence, source_rows
+from gpt.tracking.pages.figures import SPLITS
 from gpt.tracking.pages.markdown import benchmark_notes, benchmark_rows, fenced, figure_rows, table
 
 # Licences that the Hub knows by a name of its own; of sources under any other, or under several, the card names each.

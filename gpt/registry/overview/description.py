@@ -15,6 +15,7 @@ from gpt.secrets.hiding import redact
 from gpt.tracking import store
 from gpt.tracking.pages.markdown import (
     align,
+    aligned,
     below_own_words,
     benchmark_notes,
     benchmark_rows,
@@ -57,9 +58,9 @@ def describe_version(facts: Facts) -> str:
         (f"{test['bits_per_byte']:.4f} bits per byte. " if test else "") + size_sentence(facts),
         block(
             "How well it predicts text that it never saw:",
-            align(*figures) if (figures := figure_rows(facts.evaluation))[1] else [],
+            aligned(figure_rows(facts.evaluation)),
         ),
-        block("Benchmarks:", align(*scores) if (scores := benchmark_rows(facts.evaluation))[1] else []),
+        block("Benchmarks:", aligned(benchmark_rows(facts.evaluation))),
         benchmark_notes(facts.evaluation),
         block("Learned from:", _source_lines(facts)),
         f"Made by {code}." if facts.commit else "",

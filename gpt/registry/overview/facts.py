@@ -3,29 +3,25 @@
 One function for each place it may be read from; whoever changes what a version keeps changes `of_version`, and nothing else.
 """
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from gpt import paths
-from gpt.files import sha256_file
+from gpt.files import as_object, lenient_json, lenient_yaml, sha256_file
 from gpt.params.project import PARAMS_FILE
 from gpt.registry.versions import find_version, is_registry_uri, model_folder
 from gpt.secrets.hiding import redact
 from gpt.tracking import store
+from gpt.tracking.pages.figures import SPLITS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 Json = dict[str, Any]
-SPLITS = ("test", "validation")
 _EVALUATION, _SAMPLES = paths.EVALUATE_METRICS.name, paths.SAMPLES.name
 
 
@@ -105,11 +101,11 @@ def of_version(client: "MlflowClient", version: "ModelVersion") -> Facts:
 
 def of_folder(folder: Path, project: Path) -> Facts:
     """Return what is known of a model folder: with figures if the project's evaluation is of these very weights."""
-    evaluation = _json(_bytes(project / paths.EVALUATE_METRICS))
+    evaluation = lenient_json(_bytes(project / paths.EVALUATE_METRICS))
     weights = folder / "model.safetensors"
     ours = weights.is_file() and evaluation.get("weights_sha256") == sha256_file(weights)
     if not ours:
-        return Facts(folder.resolve().name, params={"model": _json(_bytes(folder / "config.json"))})
+        return Facts(folder.resolve().name, params={"model": lenient_json(_bytes(folder / "config.json"))})
     return of_project(project, {}, name=folder.resolve().name)
 
 
@@ -124,13 +120,13 @@ def of_model(spec: str, default_name: str, project: Path) -> tuple[Path, Facts]:
 
 
 def _compose(name: str, uri: str, tags: Mapping[str, str], files: Mapping[str, bytes]) -> Facts:
-    evaluation = _json(files.get(_EVALUATION, b"")) or _measured(tags)
-    samples = _json(files.get(_SAMPLES, b""), list)
+    evaluation = lenient_json(files.get(_EVALUATION, b"")) or _measured(tags)
+    samples = lenient_json(files.get(_SAMPLES, b""), list)
     return Facts(
         name=name,
         uri=uri,
         evaluation=evaluation,
-        params=_yaml(files.get(PARAMS_FILE.name, b"")),
+        params=lenient_yaml(files.get(PARAMS_FILE.name, b"")),
         commit=_known(tags.get("git_commit")),
         changed=tags.get("git_dirty") == "true",
         contamination=_known(tags.get("contaminated_items")),
@@ -155,8 +151,7 @@ def _measured(tags: Mapping[str, str]) -> Json:
 
 
 def _section(values: Json, name: str) -> Json:
-    section = values.get(name)
-    return section if isinstance(section, dict) else {}
+    return as_object(values.get(name))
 
 
 def _known(value: str | None) -> str:
@@ -165,19 +160,3 @@ def _known(value: str | None) -> str:
 
 def _bytes(path: Path) -> bytes:
     return path.read_bytes() if path.is_file() else b""
-
-
-def _json(content: bytes, kind: type = dict) -> Any:
-    try:
-        value = json.loads(content)
-    except ValueError:
-        return kind()
-    return value if isinstance(value, kind) else kind()
-
-
-def _yaml(content: bytes) -> Json:
-    try:
-        value = YAML(typ="safe", pure=True).load(content.decode()) if content else {}
-    except (YAMLError, UnicodeDecodeError):
-        return {}
-    return value if isinstance(value, dict) else {}

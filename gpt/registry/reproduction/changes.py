@@ -68,18 +68,18 @@ def find_changes(record: Record, project: Path) -> Changes:
     settings = setting_differences(values, project)
     current = {stage: code.stage_identity(stage) for stage in values["inputs"] if stage in code.STAGES}
     then = {stage: values["inputs"][stage] | {"sources": ()} for stage in current}  # those are compared by themselves
+    lock_changed, lock_added = _lock_changes(record, project)
     deciding = [
         *settings.deciding,
         *_sources(values, project),
         *describe_inputs(then, current),
         *describe_packages(values["environment"]["packages"], installed_packages()),
-        *_lock_changes(record, project, added=False),
+        *lock_changed,
     ]
     named = {line.partition(": ")[0] for line in deciding}
     files = [name for name in changed_files(record, project) if name not in named]
     more = [f"and {len(files) - _SHOWN_FILES} more files"] if files[_SHOWN_FILES:] else []
-    added = _lock_changes(record, project, added=True)
-    return Changes(deciding, [*settings.around, *added, *files[:_SHOWN_FILES], *more])
+    return Changes(deciding, [*settings.around, *lock_added, *files[:_SHOWN_FILES], *more])
 
 
 def setting_differences(record: Json, project: Path) -> Changes:
@@ -181,17 +181,18 @@ def _sources(record: Json, project: Path) -> Iterator[str]:
         yield from describe_damage(project, cache_of(project), stages[name]["outs"])
 
 
-def _lock_changes(record: Record, project: Path, *, added: bool) -> list[str]:
-    """Return the packages that requirements.lock has in another version than the version's own lock, or those that are new in it.
+def _lock_changes(record: Record, project: Path) -> tuple[list[str], list[str]]:
+    """Return the packages that requirements.lock has in another version than the version's own lock, and those that are new in it.
 
     New ones decide nothing: what was made did without them.
     """
     path = project / REQUIREMENTS_LOCK
     if REQUIREMENTS_LOCK.name not in record.files or not path.exists():
-        return []
+        return [], []
     before, now = (locked_packages(content) for content in (record.files[REQUIREMENTS_LOCK.name], path.read_bytes()))
-    return [
-        f"{REQUIREMENTS_LOCK}: {name} was {before.get(name, 'not in it')}, is {now.get(name, 'not in it')}"
+    lines = {
+        name: f"{REQUIREMENTS_LOCK}: {name} was {before.get(name, 'not in it')}, is {now.get(name, 'not in it')}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and (name not in before) is added
-    ]
+        if before.get(name) != now.get(name)
+    }
+    return [lines[name] for name in lines if name in before], [lines[name] for name in lines if name not in before]

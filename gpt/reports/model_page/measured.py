@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping
@@ -10,13 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from gpt import paths
 from gpt.errors import UserError
 from gpt.evaluation.held_out import HELD_OUT
-from gpt.files import read_json
+from gpt.files import as_object, lenient_json, lenient_yaml, read_json
 from gpt.params.project import PARAMS_FILE, Params
 from gpt.training.checkpoints.fingerprint import WITHOUT_EFFECT
 
@@ -64,15 +60,15 @@ class Measured:
 
     def split(self, name: str) -> Json:
         """Return the figures of a held-out split, nothing if it was not measured."""
-        return _object(self.evaluation.get(name))
+        return as_object(self.evaluation.get(name))
 
     @property
     def benchmarks(self) -> dict[str, Json]:
-        return {name: figures for name, figures in _object(self.evaluation.get("benchmarks")).items() if figures}
+        return {name: figures for name, figures in as_object(self.evaluation.get("benchmarks")).items() if figures}
 
     def section(self, name: str) -> Json:
         """Return a section of its params.yaml, nothing if it is not known."""
-        return _object(self.params.get(name))
+        return as_object(self.params.get(name))
 
     def tokens_seen(self) -> int | None:
         """Return of how many tokens it was trained, repetitions included; None if that is not known."""
@@ -128,7 +124,7 @@ def of_files(
     """
 
     def load(path: Path, kind: type) -> Any:
-        return _tolerant_json(files.get(path.name, b""), kind)
+        return lenient_json(files.get(path.name, b""), kind)
 
     return Measured(
         name=name,
@@ -137,9 +133,9 @@ def of_files(
         attention=load(paths.ATTENTION, dict),
         training=_tolerant_columns(files.get(paths.TRAINING_PLOT.name, b"")),
         validation=_tolerant_columns(files.get(paths.VALIDATION_PLOT.name, b"")),
-        params=_tolerant_yaml(files.get(PARAMS_FILE.name, b"")),
+        params=lenient_yaml(files.get(PARAMS_FILE.name, b"")),
         tokens=load(paths.TOKENIZE_METRICS, dict),
-        contamination=_object(load(paths.PREPARE_METRICS, dict).get("contamination")),
+        contamination=as_object(load(paths.PREPARE_METRICS, dict).get("contamination")),
         throughput=tuple((int(step), float(rate)) for step, rate in throughput),
         facts=dict(facts or {}),
         lineage=lineage or {},
@@ -174,25 +170,6 @@ def _tolerant_columns(content: bytes) -> Columns:
         return parse_columns(content)
     except (TypeError, ValueError):
         return {}
-
-
-def _tolerant_json(content: bytes, kind: type) -> Any:
-    try:
-        value = json.loads(content)
-    except ValueError:
-        return kind()
-    return value if isinstance(value, kind) else kind()
-
-
-def _tolerant_yaml(content: bytes) -> Json:
-    try:
-        return _object(YAML(typ="safe", pure=True).load(content.decode()))
-    except (YAMLError, UnicodeDecodeError):
-        return {}
-
-
-def _object(value: Any) -> Json:
-    return value if isinstance(value, dict) else {}
 
 
 def wilson(share: float, count: int) -> tuple[float, float] | None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpt.evaluation.held_out import HELD_OUT
+from gpt.files import as_object
 from gpt.reports.model_page.charts import Bars, Curve, Marks, draw_bars, draw_curves
 from gpt.reports.model_page.measured import Measured, wilson
 from gpt.reports.model_page.training import colour_of
@@ -195,7 +196,7 @@ def _answers(models: Sequence[Measured], names: list[str]) -> str:
         )
         for number, model in enumerate(models)
     ]
-    untrained = [_object(models[0].benchmarks.get(name, {}).get("untrained")).get("bits_per_byte") for name in names]
+    untrained = [as_object(models[0].benchmarks.get(name, {}).get("untrained")).get("bits_per_byte") for name in names]
     picture = draw_bars(
         names, bars, "Bits per byte of right answers", _BITS, marks=[Marks("untrained weights", untrained, "--")]
     )
@@ -204,7 +205,7 @@ def _answers(models: Sequence[Measured], names: list[str]) -> str:
 
 def _part(figures: Json, part: str) -> tuple[float, int] | None:
     """Return accuracy and number of the clean items of a benchmark, or of those met in training text; None if there are none."""
-    clean, items, clean_items = _object(figures.get("clean")), figures.get("items", 0), figures.get("clean_items", 0)
+    clean, items, clean_items = as_object(figures.get("clean")), figures.get("items", 0), figures.get("clean_items", 0)
     if part == "clean":
         return (clean["accuracy"], clean_items) if clean else None
     if items <= clean_items:
@@ -216,7 +217,7 @@ def _part(figures: Json, part: str) -> tuple[float, int] | None:
 def _benchmark_table(model: Measured, several: bool) -> str:
     rows = []
     for name, figures in model.benchmarks.items():
-        blank, clean, met = _object(figures.get("untrained")), _part(figures, "clean"), _part(figures, "met")
+        blank, clean, met = as_object(figures.get("untrained")), _part(figures, "clean"), _part(figures, "met")
         rows.append(
             [
                 name,
@@ -278,7 +279,3 @@ def _with_error(figures: Json) -> str:
 
 def _percents(interval: tuple[float, float] | None) -> tuple[float, float] | None:
     return None if interval is None else (100 * interval[0], 100 * interval[1])
-
-
-def _object(value: Any) -> Json:
-    return value if isinstance(value, dict) else {}

@@ -100,16 +100,10 @@ def describe_curves(models: Sequence[Measured]) -> str:
     """Return loss, bits per byte, learning rate, gradient norm and throughput by optimizer step, with a table under them."""
     several = len(models) > 1
     losses = [curve for number, model in enumerate(models) for curve in _losses(number, model, several)]
-    charts = [
-        captioned(
-            draw_curves(losses, "Training and validation loss by step", "optimizer step", "loss (nats per token)"),
-            "Loss",
-            "Lower is better. Validation is on documents that were never trained on."
-            + (" Tokens of two tokenizers do not compare: see bits per byte." if several else ""),
-        )
-        if any(curve.points() for curve in losses)
-        else ""
-    ]
+    picture = draw_curves(losses, "Training and validation loss by step", "optimizer step", "loss (nats per token)")
+    text = "Lower is better. Validation is on documents that were never trained on."
+    text += " Tokens of two tokenizers do not compare: see bits per byte." if several else ""
+    charts = [captioned(picture, "Loss", text) if picture else ""]
     for column, title, unit, text in _CHARTS:
         curves = [_curve(number, model, column, several) for number, model in enumerate(models)]
         picture = draw_curves(curves, f"{title} by step", "optimizer step", unit, log_y=column == "gradient_norm")

@@ -5,7 +5,7 @@ from typing import Any
 
 from gpt.params.project import Params
 from gpt.tracking.pages.figures import name_figures
-from gpt.tracking.pages.markdown import align, benchmark_notes, benchmark_rows, block, fenced, figure_rows
+from gpt.tracking.pages.markdown import aligned, benchmark_notes, benchmark_rows, block, fenced, figure_rows
 
 _SAMPLE_CHARACTERS = 600
 _HEADLINES = (
@@ -37,8 +37,8 @@ def describe_result(params: Params, evaluation: Mapping[str, Any], samples: Sequ
     return [
         _headline(evaluation),
         *describe_training(params),
-        block("", align(*figures) if (figures := figure_rows(evaluation))[1] else []),
-        block("", align(*scores) if (scores := benchmark_rows(evaluation))[1] else []),
+        block("", aligned(figure_rows(evaluation))),
+        block("", aligned(benchmark_rows(evaluation))),
         benchmark_notes(evaluation),
         f"{measured}. All figures: `evaluation/evaluate.json`.",
         f"A sample (temperature {settings.temperature}, top-k {settings.top_k}):\n\n{fenced(sample, 'text')}"

@@ -20,7 +20,7 @@ PACKED = "deflate;"
 KIND_TAG = "mlflow.experimentKind"
 "Releases of MLflow without a switch for the kind of work choose their pages by it."
 _KIND = "custom_model_development"
-_NOTE_TAG = "mlflow.note.content"
+NOTE_TAG = "mlflow.note.content"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 _VIEW_MADE_MS = 1_764_115_200_000  # fixed, so that the tag is the same from everywhere
 # Sections of the view: a title, and its charts, each a curve or, for figures, bars, with the metrics drawn in it.
@@ -39,7 +39,7 @@ _COLUMNS = (
 
 def experiment_tags(name: str) -> dict[str, str]:
     """Return the tags of a new experiment."""
-    return {KIND_TAG: _KIND, _NOTE_TAG: _description(name), VIEW_TAG: _view()}
+    return {KIND_TAG: _KIND, NOTE_TAG: _description(name), VIEW_TAG: _view()}
 
 
 def complete(client: "MlflowClient", experiment: "Experiment") -> None:

@@ -91,6 +91,11 @@ def align(head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None 
     ]
 
 
+def aligned(rows: Rows) -> list[str]:
+    """Return the lines of a table, none if it has no rows."""
+    return align(*rows) if rows[1] else []
+
+
 def fenced(text: str, language: str) -> str:
     """Return text as a Markdown block of code that no line of it can end."""
     fence = "```"

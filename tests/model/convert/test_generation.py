@@ -30,6 +30,13 @@ def theirs_from(folder: Path) -> tuple[Any, Any]:
     return model, transformers.AutoTokenizer.from_pretrained(folder)
 
 
+def both(folder: Path, tokenizer: Path, **choices: Any) -> tuple[Any, Any, Any, Any]:
+    """Make a model and export it; return ours with its encoding, and transformers' with its tokenizer."""
+    make_model(folder / "ours", tokenizer, **choices, block_size=40)
+    export_huggingface(folder / "ours", folder / "theirs")
+    return *load_model(folder / "ours"), *theirs_from(folder / "theirs")
+
+
 @pytest.mark.parametrize(("model_type", "choices"), EXPORTS, ids=lambda value: value if isinstance(value, str) else "")
 def test_generate_with_defaults_writes_what_we_write(
     tmp_path: Path,
@@ -37,10 +44,7 @@ def test_generate_with_defaults_writes_what_we_write(
     model_type: str,
     choices: dict[str, Any],
 ) -> None:
-    make_model(tmp_path / "ours", tokenizers["bpe"], **choices, block_size=40)
-    export_huggingface(tmp_path / "ours", tmp_path / "theirs")
-    model, encoding = load_model(tmp_path / "ours")
-    theirs, tokenizer = theirs_from(tmp_path / "theirs")
+    model, encoding, theirs, tokenizer = both(tmp_path, tokenizers["bpe"], **choices)
     longest = 0
     for prompt in PROMPTS:
         start = [encoding.eot_token, *encoding.encode_ordinary(prompt)]
@@ -76,10 +80,7 @@ def test_a_token_is_drawn_as_often_as_transformers_would(
     model_type: str,
     choices: dict[str, Any],
 ) -> None:
-    make_model(tmp_path / "ours", tokenizers["bpe"], **choices, block_size=40)
-    export_huggingface(tmp_path / "ours", tmp_path / "theirs")
-    model, encoding = load_model(tmp_path / "ours")
-    theirs, tokenizer = theirs_from(tmp_path / "theirs")
+    model, encoding, theirs, tokenizer = both(tmp_path, tokenizers["bpe"], **choices)
     prompt = "the queen the queen"
     start = [encoding.eot_token, *encoding.encode_ordinary(prompt)]
     for settings in SAMPLINGS:
