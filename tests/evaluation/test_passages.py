@@ -46,8 +46,13 @@ def records(texts: dict[str, str] = TEXTS) -> list[dict[str, str]]:
     return [{"id": name, "source": "news" if name == "c" else "plays", "text": text} for name, text in texts.items()]
 
 
-def score(tokens: tiktoken.Encoding, order: list[str] | None = None, share: Share | None = None) -> Scored:
-    model = loud(replace(CONFIG, vocab_size=tokens.n_vocab))
+def score(
+    tokens: tiktoken.Encoding,
+    order: list[str] | None = None,
+    model: GPTModel | None = None,
+    share: Share | None = None,
+) -> Scored:
+    model = model or loud(replace(CONFIG, vocab_size=tokens.n_vocab))
     texts = {name: TEXTS[name] for name in order or TEXTS}
     documents = [encode(record, tokens) for record in records(texts)]
     return score_documents(model, documents, tokens, "test", share=share)
@@ -115,11 +120,12 @@ def test_the_order_of_documents_changes_nothing() -> None:
 def test_processes_that_share_documents_each_get_the_very_figures_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "TOKENS_PER_BATCH", 500)
     tokens = encoding()
-    whole = score(tokens)
-    for scored in together(3, lambda share: score(tokens, share=share)):
+    model = loud(replace(CONFIG, vocab_size=tokens.n_vocab))  # one for all: threads draw from one random generator
+    whole = score(tokens, model=model)
+    for scored in together(3, lambda share: score(tokens, model=model, share=share)):
         assert np.array_equal(scored.passages.nats, whole.passages.nats)
         assert scored.figures() == whole.figures()
-    parts = [score(tokens, share=alone(rank, 3)).passages.nats.sum() for rank in range(3)]
+    parts = [score(tokens, model=model, share=alone(rank, 3)).passages.nats.sum() for rank in range(3)]
     assert all(0 < part < 0.5 * whole.passages.nats.sum() for part in parts), "each computes a part of them"
 
 
