@@ -226,7 +226,7 @@ TEN: list[dict[str, dict[str, object]]] = [
     {"train": {"precision": "bf16"}},
     {"base": {"seed": 3}, "launch": {"num_processes": 2, "micro_batch_size": 4}},
     {"tokenize": {"shuffle_seed": 2}},
-    {"tokenizer": {"kind": "bpe", "vocab_size": 300}},
+    {"tokenizer": {"kind": "bpe", "vocab_size": 280}},
     {"prepare": {"split_seed": 3}},
     {"model": {"block_size": 8}, "prepare": {"shards": 2}, "evaluate": {"temperature": 0.0}},
 ]
