@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
+_ATTEMPTS = 5
+# What PostgreSQL, sqlite and MySQL say where two set what was not there, at the same moment: MLflow looks first, then inserts.
+_SET_AT_ONCE = ("UniqueViolation", "UNIQUE constraint failed", "Duplicate entry")
 # Aliases: the newest version that was offered, one that has passed the gate and waits, and the one in service.
 CANDIDATE = "candidate"
 CHALLENGER = "challenger"
@@ -219,3 +222,16 @@ def _downloaded(client: "MlflowClient", source: str, part: str) -> Path:
         with atomic_folder(target) as folder:
             download_artifacts(f"{source}/{part}", dst_path=str(folder), tracking_uri=client.tracking_uri)
     return target / Path(part).name
+
+
+def set_at_once(set_it: Callable[[], None]) -> None:
+    """Set a tag or an alias, again if another process set the same one at the same moment: then it is there, and is replaced."""
+    from mlflow.exceptions import MlflowException
+
+    for attempt in range(_ATTEMPTS):
+        try:
+            return set_it()
+        except MlflowException as error:
+            if attempt == _ATTEMPTS - 1 or not any(text in str(error) for text in _SET_AT_ONCE):
+                raise
+    return None

