@@ -139,13 +139,8 @@ def _other_tags(version: "ModelVersion") -> list[str]:
     from gpt.registry.reproduction.reproduce import REPRODUCED
     from gpt.secrets.hiding import redact
 
-    others = {
-        "adopted",
-        "torch",
-        "lineage",
-        "test_bits_per_byte",
-        "validation_bits_per_byte",
-    }  # two of earlier releases
+    others = {"lineage", "test_bits_per_byte", "validation_bits_per_byte"}
+    others |= {"adopted", "torch"}  # of earlier releases
     known = {field.name for field in fields(Lineage)} | others
     tags = {
         name: value

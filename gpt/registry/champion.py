@@ -6,7 +6,6 @@ carries out what a killed process has decided and not carried out: all of it is 
 
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from gpt.errors import UserError
@@ -24,7 +23,7 @@ from gpt.registry.trail import (
     last_move,
     mark_carried_out,
 )
-from gpt.registry.versions import CHALLENGER, CHAMPION, ROLLED_BACK_TAG, find, set_at_once, version_of_alias
+from gpt.registry.versions import CHALLENGER, CHAMPION, ROLLED_BACK_TAG, find, set_shared, version_of_alias
 from gpt.secrets.hiding import redact
 from gpt.tracking import store
 
@@ -100,7 +99,7 @@ def _set_alias(client: "MlflowClient", name: str, alias: str, number: int | None
     if number is None and held is not None:
         client.delete_registered_model_alias(name, alias)
     elif number is not None and number != held and find(client, name, number):
-        set_at_once(lambda: client.set_registered_model_alias(name, alias, str(number)))
+        set_shared(client.set_registered_model_alias, name, alias, str(number))
 
 
 def _tag_versions(client: "MlflowClient", name: str, event: Event) -> None:
@@ -111,7 +110,7 @@ def _tag_versions(client: "MlflowClient", name: str, event: Event) -> None:
         _tag(client, name, event.version, event.verdict, event)
     replaced = event.previous_version if event.verdict == RESTORED else None
     if replaced not in (None, event.version) and _find_older(client, name, replaced, event):
-        set_at_once(lambda: client.set_model_version_tag(name, str(replaced), ROLLED_BACK_TAG, event.time))
+        set_shared(client.set_model_version_tag, name, str(replaced), ROLLED_BACK_TAG, event.time)
         _tag(client, name, replaced, ROLLED_BACK, event)
 
 
@@ -131,7 +130,7 @@ def _tag(client: "MlflowClient", name: str, number: int, verdict: str, event: Ev
         _DECISION_TAG: str(event.number),
     }
     for key, value in tags.items():
-        set_at_once(partial(client.set_model_version_tag, name, str(number), key, value))
+        set_shared(client.set_model_version_tag, name, str(number), key, value)
 
 
 def _lasts(client: "MlflowClient", name: str, trail: list[Event], alias: "ModelVersion | None") -> bool:

@@ -36,6 +36,7 @@ from gpt.registry.versions import (
     all_versions,
     is_on_disk,
     registry_lock,
+    set_shared,
     version_of_alias,
 )
 from gpt.secrets.hiding import public_uri, redact_values
@@ -153,7 +154,7 @@ def _offer(client: "MlflowClient", version: "ModelVersion") -> str | None:
     newer_waits = candidate is not None and int(candidate.version) > number
     if newer_waits or ROLLED_BACK_TAG in version.tags:
         return None
-    client.set_registered_model_alias(version.name, CANDIDATE, str(number))
+    set_shared(client.set_registered_model_alias, version.name, CANDIDATE, str(number))
     return CANDIDATE
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpt.errors import UserError
-from gpt.registry.versions import all_versions, find_model, set_at_once
+from gpt.registry.versions import all_versions, find_model, set_shared
 from gpt.secrets.hiding import redact, redact_values
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def append(
 
 def mark_carried_out(client: "MlflowClient", name: str, event: Event) -> None:
     """Note that aliases and tags say what was decided."""
-    set_at_once(lambda: client.set_model_version_tag(name + LOG, str(event.number), _CARRIED_OUT, "true"))
+    set_shared(client.set_model_version_tag, name + LOG, str(event.number), _CARRIED_OUT, "true")
 
 
 def _entries(client: "MlflowClient", model: "RegisteredModel") -> "list[ModelVersion]":

@@ -224,14 +224,14 @@ def _downloaded(client: "MlflowClient", source: str, part: str) -> Path:
     return target / Path(part).name
 
 
-def set_at_once(set_it: Callable[[], None]) -> None:
+def set_shared(set_it: Callable[..., None], *what: str) -> None:
     """Set a tag or an alias, again if another process set the same one at the same moment: then it is there, and is replaced."""
     from mlflow.exceptions import MlflowException
 
     for attempt in range(_ATTEMPTS):
         try:
-            return set_it()
+            set_it(*what)
+            return
         except MlflowException as error:
             if attempt == _ATTEMPTS - 1 or not any(text in str(error) for text in _SET_AT_ONCE):
                 raise
-    return None

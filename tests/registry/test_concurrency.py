@@ -22,7 +22,7 @@ from gpt.params.project import load_params
 from gpt.registry.package import register
 from gpt.registry.promotion import judge_candidate, promote
 from gpt.registry.trail import LOG, MOVES, audit_trail, last_challenger
-from gpt.registry.versions import CHALLENGER, CHAMPION, all_versions, set_at_once, version_of_alias
+from gpt.registry.versions import CHALLENGER, CHAMPION, all_versions, set_shared, version_of_alias
 from tests.conftest import ROOT
 from tests.registry.conftest import register_model
 from tests.servers import mlflow_server
@@ -180,7 +180,7 @@ def test_a_tag_that_another_process_sets_at_the_same_moment_is_set_again() -> No
         if len(tries) < 3:
             raise MlflowException("(psycopg2.errors.UniqueViolation) duplicate key value violates unique constraint")
 
-    set_at_once(race)
+    set_shared(race)
     assert len(tries) == 3
 
     def refuse() -> None:
@@ -188,5 +188,5 @@ def test_a_tag_that_another_process_sets_at_the_same_moment_is_set_again() -> No
         raise MlflowException("no such version")
 
     with pytest.raises(MlflowException, match="no such version"):
-        set_at_once(refuse)
+        set_shared(refuse)
     assert tries.count("refused") == 1

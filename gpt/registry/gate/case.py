@@ -18,7 +18,7 @@ from gpt.registry.frozen import Frozen, read_frozen, scoring_identity
 from gpt.registry.gate.overlap import Overlap, find_touched, measure_overlap
 from gpt.registry.gate.reasons import TEST_DATA, CannotJudge, Reason
 from gpt.registry.gate.scores import Comparison, Judged, Scores, differences, score
-from gpt.registry.versions import ROLLED_BACK_TAG
+from gpt.registry.versions import ROLLED_BACK_TAG, set_shared
 from gpt.tokens.shards import data_id, read_index
 from gpt.tracking.dataset import read_report
 
@@ -177,9 +177,8 @@ def find_overlap(case: Case, frozen: Frozen) -> Overlap:
     else:
         _check_is_the_candidates(case)
         found = measure_overlap(frozen, case.project, case.params.prepare.decontaminate)
-    case.client.set_model_version_tag(
-        version.name, version.version, key, json.dumps({"train": found.train, "known": found.known})
-    )
+    kept = json.dumps({"train": found.train, "known": found.known})
+    set_shared(case.client.set_model_version_tag, version.name, version.version, key, kept)
     return found
 
 

@@ -21,6 +21,7 @@ from gpt.registry.reproduction.content import listing
 from gpt.registry.reproduction.data import bring_data, describe_damage, fetching_stages
 from gpt.registry.reproduction.place import Place, open_place
 from gpt.registry.reproduction.stages import StageFailed, run_stages
+from gpt.registry.versions import set_shared
 from gpt.secrets.hiding import redact, redact_values
 from gpt.tokens.shards import data_id
 from gpt.tokens.tokenizer import tokenizer_id
@@ -117,8 +118,8 @@ def note(client: "MlflowClient", version: "ModelVersion", verdict: Verdict) -> N
     name, number = version.name, str(version.version)
     when = verdict.time[:19].replace("T", " ")
     words = f"{when} UTC, {verdict.host}: {verdict.in_a_word()}"
-    client.set_model_version_tag(name, number, f"{REPRODUCED}.{verdict.time}", verdict.to_json())
-    client.set_model_version_tag(name, number, REPRODUCED, redact(words))
+    set_shared(client.set_model_version_tag, name, number, f"{REPRODUCED}.{verdict.time}", verdict.to_json())
+    set_shared(client.set_model_version_tag, name, number, REPRODUCED, redact(words))
     tags = client.get_model_version(name, number).tags
     for old in sorted(tag for tag in tags if tag.startswith(f"{REPRODUCED}."))[:-_KEPT_VERDICTS]:
         client.delete_model_version_tag(name, number, old)
