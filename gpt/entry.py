@@ -11,7 +11,7 @@ import os
 import select
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gpt.addresses import spare_loopback
@@ -51,6 +51,21 @@ def end_with(command: Callable[[], int]) -> int:
             _flush()
         except OSError:  # told already; the interpreter would try once more, and end with an exit code of its own
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def leave(exit_code: int) -> int:
+    """Return the exit code for `sys.exit`; within a process group, which a failure does not leave, end this process at once.
+
+    An interpreter that ended there could tear a thread of the group out of C++, which aborts: with more on stderr, and another exit
+    code, than what was told. To leave the group first would let the others fail before they know why.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if exit_code and distributed is not None and distributed.is_available() and distributed.is_initialized():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, AttributeError, ValueError):  # its reader is gone, or it is closed
+                stream.flush()
+        os._exit(exit_code)
+    return exit_code
 
 
 def _run(command: Callable[[], int]) -> int:

@@ -129,3 +129,27 @@ def test_output_that_has_no_room_is_one_clear_error(lines: int) -> None:
 def test_a_closed_output_is_no_error() -> None:
     result = run("    print('to nobody')", {}, stdout=None, preexec_fn=lambda: os.close(1))
     assert (result.returncode, result.stderr) == (0, b"")
+
+
+def test_what_fails_within_a_process_group_ends_with_its_own_exit_code_and_nothing_more_on_stderr(
+    tmp_path: Path,
+) -> None:
+    code = f"""\
+import atexit, sys, torch
+from gpt.entry import begin, end_with, leave
+from gpt.errors import UserError
+
+def command():
+    torch.distributed.init_process_group("gloo", init_method="file://{tmp_path}/meeting", rank=0, world_size=1)
+    print("half of it")
+    raise UserError("data/tokens: damaged")
+
+atexit.register(print, "the interpreter ended, and threads of the group may be torn out of C++", file=sys.stderr)
+begin()
+sys.exit(leave(end_with(command)))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert (result.returncode, result.stderr) == (2, "error: data/tokens: damaged\n")
+    assert result.stdout == "half of it\n", "what it has said is not lost"

@@ -11,7 +11,7 @@ import warnings
 from typing import NoReturn
 
 from gpt.commands import data, doctor, lineage, models, training, versions
-from gpt.entry import begin, end_with, users_errors
+from gpt.entry import begin, end_with, leave, users_errors
 from gpt.memory import told_if_out_of_memory
 from gpt.paths import ensure_user, enter_project
 from gpt.secrets.hiding import redact
@@ -24,7 +24,7 @@ _MEMORY_ADVICE = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command, say what went wrong, and return its exit code."""
-    return end_with(lambda: run(arguments))
+    return leave(end_with(lambda: run(arguments)))
 
 
 def run(arguments: list[str] | None = None) -> int:

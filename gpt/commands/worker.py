@@ -11,6 +11,7 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from gpt.commands.main import run
+from gpt.entry import leave
 from gpt.errors import Interrupted, UserError
 
 
@@ -29,4 +30,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(leave(main(sys.argv[1:])))

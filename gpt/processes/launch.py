@@ -76,7 +76,8 @@ def joined_processes(settings: Launch) -> Iterator["PartialState"]:
     """Give the process group of this run, once all processes are there, and leave it at the end.
 
     An interpreter that ended inside the group could tear a thread of it out of C++, which aborts: all work done, and the exit code
-    of a crash. After an error of one process alone nobody leaves: the launcher ends the others, which may wait for that one.
+    of a crash. After an error, maybe of one process alone, nobody leaves: it ends at once (`gpt.entry.leave`), and the launcher
+    ends the others, which may wait for that one.
     """
     from accelerate import PartialState
 
