@@ -1,7 +1,7 @@
 """Change values of params.yaml and leave the rest as it is: comments stay, and the form is the one in which DVC writes it.
 
-Text comes in and text goes out, so that whoever edits can look at the result before any file changes. `write_text` then refuses what
-would not be valid settings.
+Text comes in and text goes out, so that whoever edits can look at the result before any file changes. `write_text` then refuses
+what would not be valid settings.
 """
 
 import io

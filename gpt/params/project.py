@@ -4,7 +4,7 @@ Every setting has a type, a range and a meaning here and a value in params.yaml:
 Whatever is wrong is reported before any work, each fault with its key, its value and what is allowed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -104,12 +104,12 @@ def parse_params(path: Path, text: str) -> Params:
 
 
 @contextmanager
-def explained(path: Path, inside: str = "") -> Iterator[None]:
-    """Raise what pydantic finds wrong as one `UserError`, a line for each key; `inside` is where the validated part lies."""
+def explained(path: Path, rename: Callable[[str], str] = str) -> Iterator[None]:
+    """Raise what pydantic finds wrong as one `UserError`, a line for each key, which `rename` may change."""
     try:
         yield
     except ValidationError as error:
-        faults = [(inside + _key(fault), fault) for fault in error.errors(include_url=False)]
+        faults = [(rename(_key(fault)), fault) for fault in error.errors(include_url=False)]
         expected = {new for old, new in _MOVED.items() if old in dict(faults)}  # missing there is the same fault again
         shown = [fault for fault in faults if not (fault[0] in expected and fault[1]["type"] == "missing")]
         raise UserError("\n".join(_explain(path, key, fault) for key, fault in shown)) from None
