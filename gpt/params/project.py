@@ -28,10 +28,13 @@ _NO_SECRETS = (
     "settings are recorded by DVC, MLflow and the data card: take it out, and give it in the environment"
     " (for a source: ~/.netrc, or FSSPEC_… as docs/data.md says)"
 )
+_OF_ONE_KIND = ("mixture",)
+"Lists whose items have no kind."
 _MOVED = {
     "launch.precision": "train.precision",
     "prepare.read_by_source": "prepare.by_source",
     "register.max_bits_per_byte": "register.gate.max_bits_per_byte",
+    "tokenize.weights": "train.mixture",
 }
 
 
@@ -52,7 +55,7 @@ class Params(Section):
         names = {source.name for source in self.fetch.sources}
         for key, named in (
             ("prepare.by_source", self.prepare.by_source),
-            ("tokenize.weights", self.tokenize.weights),
+            ("train.mixture", (name for phase in self.train.mixture for name in phase.shares)),
         ):
             if unknown := sorted(set(named) - names):
                 raise ValueError(
@@ -102,8 +105,8 @@ def _key(fault: Any) -> str:
     # After the number of a source pydantic puts its kind, after a name that is wrong itself [key]: no keys of the file.
     parts = [
         part
-        for before, part in zip((None, *fault["loc"]), fault["loc"], strict=False)
-        if not isinstance(before, int) and part != "[key]"
+        for of, before, part in zip((None, None, *fault["loc"]), (None, *fault["loc"]), fault["loc"], strict=False)
+        if (not isinstance(before, int) or of in _OF_ONE_KIND) and part != "[key]"
     ]
     return ".".join(str(part) for part in parts)
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from gpt.params.types import FileName, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from gpt.params.types import NonNegativeInt, PositiveInt, Section
 
 
 class Tokenizer(Section):
@@ -25,6 +25,4 @@ class Tokenize(Section):
     shard_tokens: Annotated[int, Field(ge=1024)]
     "Tokens a shard file holds at most."
     shuffle_seed: NonNegativeInt
-    "Decides the order of documents."
-    weights: dict[FileName, PositiveFloat]
-    "How often an epoch sees each training document of a source; 0.5: every second, by its hash. Not named: 1."
+    "Decides the order of a source's documents."

@@ -33,7 +33,7 @@ def show_batch(
     Raises `UserError` if the split is shorter than two windows.
     """
     size, length = params.train.batch_size, params.model.block_size
-    batches = Batches(reader, length, size, params.base.seed)
+    batches = Batches(reader, length, size, params.base.seed, params.train.mixture)
     inputs, _ = batches.read(step, 0, min(count, size))
     lines = []
     stops = "" if params.train.attention_across_documents else "; attention stops at document boundaries"
@@ -42,11 +42,17 @@ def show_batch(
         documents = 1 + row[:-1].count(reader.end_of_text)
         lines += [
             "",
-            f"step {step}, sequence {number} of {size}: tokens {start:,} to {start + length - 1:,} of the stream,"
-            f" {_count(documents, 'document')}{stops}",
+            f"step {step}, sequence {number} of {size}: tokens {start:,} to {start + length - 1:,} of the stream"
+            f"{_of_source(reader, start)}, {_count(documents, 'document')}{stops}",
             *show_tokens(row, encoding, ids=ids),
         ]
     return lines
+
+
+def _of_source(reader: TokenReader, start: int) -> str:
+    """Name the source that a position lies in, if there are several."""
+    names = [name for name, span in reader.sources.items() if span.start <= start < span.start + span.tokens]
+    return f" ({names[0]})" if names and len(reader.sources) > 1 else ""
 
 
 def show_documents(
