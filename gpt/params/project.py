@@ -17,7 +17,7 @@ from gpt.params.evaluation import Evaluate
 from gpt.params.launch import Launch
 from gpt.params.registration import Register
 from gpt.params.sources import Fetch
-from gpt.params.tokens import Tokenize, Tokenizer
+from gpt.params.tokens import HuggingFaceTokenizer, TiktokenTokenizer, Tokenize, Tokenizer
 from gpt.params.training import Base, Model, Train
 from gpt.params.types import Section
 from gpt.secrets.hiding import redact
@@ -42,7 +42,7 @@ class Params(Section):
     base: Base
     fetch: Fetch
     prepare: Prepare
-    tokenizer: Tokenizer
+    tokenizer: Annotated[Tokenizer | TiktokenTokenizer | HuggingFaceTokenizer, Field(discriminator="kind")]
     tokenize: Tokenize
     model: Model
     train: Train
@@ -102,10 +102,11 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 
 def _key(fault: Any) -> str:
-    # After the number of a source pydantic puts its kind, after a name that is wrong itself [key]: no keys of the file.
+    # After tokenizer and a source's number pydantic puts the kind, after a name that is wrong itself [key]: no keys of the file.
+    place = [part for number, part in enumerate(fault["loc"]) if (number, fault["loc"][0]) != (1, "tokenizer")]
     parts = [
         part
-        for of, before, part in zip((None, None, *fault["loc"]), (None, *fault["loc"]), fault["loc"], strict=False)
+        for of, before, part in zip((None, None, *place), (None, *place), place, strict=False)
         if (not isinstance(before, int) or of in _OF_ONE_KIND) and part != "[key]"
     ]
     return ".".join(str(part) for part in parts)
@@ -118,6 +119,10 @@ def _explain(path: Path, key: str, fault: Any) -> str:
     kind = fault["type"]
     if kind == "missing":
         return f"{path}: {key} is missing; add it (see the comments in params.yaml)"
+    if kind == "union_tag_not_found":
+        return f"{path}: {key}.kind is missing; add it (see the comments in params.yaml)"
+    if kind == "union_tag_invalid":
+        return f"{path}: {key}.kind = {fault['ctx']['tag']!r}: must be one of {fault['ctx']['expected_tags']}"
     if kind == "extra_forbidden" and key in _MOVED:
         return f"{path}: {key} = {shown}: the key has moved to {_MOVED[key]}; write it there, with a value that is allowed there"
     if kind == "extra_forbidden":

@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from gpt.params.types import FileName, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
-
 _ROUNDED = 0.001 + 1e-9
 "By so much shares may miss 1, as three of 0.333 do."
 

@@ -64,7 +64,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Documents and a tokenizer of them."""
     folder = tmp_path_factory.mktemp("made")
     write_documents(folder / "documents", BY_SPLIT)
-    build_tokenizer(Tokenizer(kind="bpe", vocab_size=280, train_bytes=10**9), BY_SPLIT["train"], folder / "tokenizer")
+    build_tokenizer(
+        Tokenizer(kind="bpe", vocab_size=280, train_bytes=10**9, special_tokens=()),
+        BY_SPLIT["train"],
+        folder / "tokenizer",
+    )
     return folder
 
 
@@ -183,7 +187,7 @@ def test_the_vocabulary_decides_the_width_of_a_token(tmp_path: Path, characters:
     letters = [chr(0x1_0000 + number) for number in range(characters)]
     text = "".join(letters)
     write_documents(tmp_path / "documents", {"train": [text], "validation": [text[-9:]], "test": [text[:9]]})
-    settings = Tokenizer(kind="char", vocab_size=100_000, train_bytes=10**9)
+    settings = Tokenizer(kind="char", vocab_size=100_000, train_bytes=10**9, special_tokens=())
     encoding = build_tokenizer(settings, [text], tmp_path / "tokenizer")
     assert encoding.n_vocab == characters + 257
     index = write_shards(tmp_path, tmp_path / "tokens", shard_tokens=10_000)
