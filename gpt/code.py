@@ -54,6 +54,8 @@ _NEUTRAL = {
     "training/checkpoints/checkpoint.py": "keeps what was computed; another FORMAT is refused",
     "training/compilation.py": "how passes are computed, up to the last digits",
     "training/checkpoints/fingerprint.py": "names the run",
+    "training/checkpoints/stable.py": "as checkpoint.py; tests compare the bytes",
+    "training/checkpoints/status.py": "is told to a person",
     "training/meters.py": "measures",
     "training/sample.py": "is told to MLflow only",
     "training/checkpoints/saver.py": "as checkpoint.py",

@@ -1,6 +1,6 @@
 """What a run tells MLflow and the person at the terminal while it trains. Nothing here decides a result."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from gpt.tracking.progress import Progress, Reading
 from gpt.tracking.tracker import Tracker
@@ -25,6 +25,13 @@ class Record:
             self.tracker.log_metrics("train", step, _charts("train", row | happened) | measured)
         if self.progress:
             self.progress.update(step, row["train_loss"], reading)
+
+    def replay(self, training_rows: Iterable[dict[str, float]], validation_rows: Iterable[dict[str, float]]) -> None:
+        """Tell the tracker rows from before its run began, of a run that goes on from another's state."""
+        for group, rows in (("train", training_rows), ("validation", validation_rows)):
+            for row in rows:
+                if self.tracker:
+                    self.tracker.log_metrics(group, int(row["step"]), _charts(group, row))
 
     def validation(self, row: dict[str, float]) -> None:
         """Tell a row with `step`, `validation_loss` and `validation_bits_per_byte`."""

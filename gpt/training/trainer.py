@@ -17,6 +17,7 @@ from gpt.errors import Interrupted, UserError
 from gpt.evaluation.benchmarks.probe import Probe, read_part
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import Params
+from gpt.params.training import SCRATCH
 from gpt.processes.agreement import is_same_everywhere, largest_of_processes
 from gpt.processes.cores import CoreWatch
 from gpt.processes.peaks import device_peak
@@ -32,8 +33,9 @@ from gpt.training.checkpoints.checkpointer import Checkpointer
 from gpt.training.checkpoints.rollback import diverged, roll_back
 from gpt.training.checkpoints.saver import Saver
 from gpt.training.compilation import eager_blocks
+from gpt.training.initial import load_optimizer, load_weights
 from gpt.training.meters import Meters, flops_per_token
-from gpt.training.optimizer import build_optimizer, learning_rate
+from gpt.training.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, stable_steps
 from gpt.training.sample import write_sample
 from gpt.training.sharding import shard
 from gpt.training.state import RunState
@@ -85,6 +87,7 @@ class Trainer:
             seed=params.base.seed,
             end_of_text=None if params.train.attention_across_documents else self._encoding.eot_token,
         )
+        self._stable_steps = stable_steps(params.train)
         self._tokens_per_step = params.train.batch_size * params.model.block_size
         self.record = Record()
         self.state = RunState(
@@ -95,6 +98,7 @@ class Trainer:
         )
         self._beginning = self.state.to_json()
         self._checkpointer = Checkpointer(self.bare_model, optimizer, self.state, accelerator, folder, saver)
+        load_optimizer_tensors(self.bare_model, optimizer, load_optimizer(params.train))
         self._asks_every_step = True  # until it is known how long steps are; when it asks changes no result
 
     def resume(self) -> None:
@@ -114,6 +118,8 @@ class Trainer:
         meters = self._start_meters()
         if state.step:
             self._after_step(meters)  # what the stop before this start had cut short
+        elif self.settings.init_from != SCRATCH:
+            self._measure_beginning(meters)
         while state.step < self.settings.max_steps:
             self._train_step()
             if self._is_due("log_interval") and not self._log_training(meters):
@@ -122,6 +128,13 @@ class Trainer:
             self._after_step(meters)
         if self.record.progress:
             self.record.progress.close()
+
+    def _measure_beginning(self, meters: Meters) -> None:
+        """Validate and sample the weights that were there already: curves begin with what they could do."""
+        with meters.paused(), eager_blocks(self.bare_model):
+            if not self._validate():
+                self.stop_if_asked()
+            self._sample()
 
     def _train_step(self) -> None:
         state = self.state
@@ -172,7 +185,8 @@ class Trainer:
         is_sampling = self._is_due("sample_interval") and state.last_sample != state.step and not signum
         is_benchmarking = self._benchmarks_are_due() and not signum
         is_scheduled = self._save_is_scheduled()
-        if not (signum or is_validating or is_sampling or is_benchmarking or is_scheduled):
+        is_stable = self._stable_is_due() and not signum
+        if not (signum or is_validating or is_sampling or is_benchmarking or is_scheduled or is_stable):
             return
         with meters.paused():
             with eager_blocks(self.bare_model):
@@ -184,6 +198,8 @@ class Trainer:
                     signum = self._agreed_signal()
             if is_scheduled or (signum and state.last_save != state.step):
                 self._checkpointer.save(is_scheduled=is_scheduled)
+            if is_stable:
+                self._checkpointer.keep_stable()
         if signum:
             self._stop_after_save(signum)
 
@@ -197,6 +213,11 @@ class Trainer:
             return False
         counts = self.state.guard.counts()
         return not counts.in_a_row and counts.most_in_a_row <= self.settings.max_skips
+
+    def _stable_is_due(self) -> bool:
+        """Whether this is the state before the decay, and to be kept."""
+        is_there = self.state.step == self._stable_steps and self.state.last_stable != self.state.step
+        return is_there and self.settings.checkpoint_keep_stable > 0
 
     def _validate(self) -> bool:
         """Write a validation row; write nothing and return False if a signal cut the measurement short."""
@@ -269,18 +290,21 @@ class Trainer:
         """Raise `UserError` if the full `model` that training ended with is no result."""
         if not all(weight.isfinite().all() for weight in model.state_dict().values()):
             raise diverged("weights are not finite after the last step")
-        if not self.state.training_rows:
+        if self.settings.max_steps and not self.state.training_rows:
             raise diverged("not one step could be taken")
-        if self.state.last_validation != self.state.step:
+        if not self.state.validation_rows or self.state.last_validation != self.state.step:
             raise diverged("the validation loss is not finite after the last step")
 
     def _first_checkpoint(self) -> Checkpoint:
         """Return what the run began with: to go back to before there is a checkpoint."""
-        return Checkpoint(0, self._new_model().state_dict(), {}, self._beginning)
+        return Checkpoint(0, self._new_model().state_dict(), load_optimizer(self.settings), self._beginning)
 
     def _new_model(self) -> GPTModel:
         model = GPTModel(GPTConfig(vocab_size=self._encoding.n_vocab, **self.params.section("model")))
-        model.init_weights(self.params.base.seed)
+        if self.settings.init_from == SCRATCH:
+            model.init_weights(self.params.base.seed)
+        else:
+            load_weights(model)
         return model
 
     def _start_meters(self) -> Meters:
