@@ -84,6 +84,10 @@ class Stage(NamedTuple):
 STAGES = {
     "fetch": Stage(("sources/fetch.py",)),
     "fetch_benchmarks": Stage(("sources/benchmarks.py",)),
+    # What training makes of the weights is training's. Which version an alias names is told apart by `gpt inputs`.
+    "fetch_weights": Stage(
+        ("registry/initial/weights.py",), ("registry/versions.py", "registry/initial/origin.py", "sources")
+    ),
     # `Prepare.of` decides what is done to a source's documents. What the room of sources brought is data.
     "prepare": Stage(("corpus/prepare.py", "params/corpus.py"), ("sources",)),
     "tokenizer": Stage(("tokens/tokenizer.py", "corpus/documents.py"), ("sources", "tokens/shards.py")),

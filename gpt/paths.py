@@ -14,6 +14,7 @@ DOCUMENTS = Path("data/documents")
 TOKENS = Path("data/tokens")
 TOKENIZER = Path("models/tokenizer")
 INITIAL = Path("models/initial")
+INITIAL_SOURCE = "source.json"  # in it
 BASE_MODEL = Path("models/base")
 RUN = Path("models/run.json")
 PREPARE_METRICS = Path("metrics/prepare.json")

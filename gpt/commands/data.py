@@ -32,7 +32,7 @@ def inputs(options: argparse.Namespace) -> int:
 
 
 def fetch(options: argparse.Namespace) -> int:
-    """bring the sources of params.yaml to data/raw and the benchmarks to data/benchmarks"""
+    """bring the sources of params.yaml to data/raw, the benchmarks to data/benchmarks, initial weights to models/initial"""
     from gpt import paths
     from gpt.params.project import load_params
     from gpt.sources.benchmarks import build_benchmarks
@@ -40,18 +40,28 @@ def fetch(options: argparse.Namespace) -> int:
 
     params = load_params()
     settings = params.fetch
-    if options.what != "benchmarks":
+    if options.what in (None, "sources"):
         print(f"{paths.RAW}: {fetch(settings.sources, paths.RAW)} files, verified")
-    if options.what != "sources":
+    if options.what in (None, "benchmarks"):
         counts = build_benchmarks(settings.benchmarks, paths.BENCHMARKS, params.evaluate.benchmarks)
         items = sum(sum(splits.values()) for splits in counts.values())
         print(f"{paths.BENCHMARKS}: {len(counts)} benchmarks, {items:,} items")
+    if options.what in (None, "weights"):
+        from gpt.registry.initial.weights import bring_weights  # imports torch
+
+        source = bring_weights(params)
+        print(
+            f"{paths.INITIAL}: {source['init_from']}"
+            + (f", weights {source['weights_sha256'][:12]}" if len(source) > 1 else "")
+        )
     return 0
 
 
 def _add_fetch(commands: Commands) -> None:
     parser = add_command(commands, fetch)
-    parser.add_argument("what", nargs="?", choices=["sources", "benchmarks"], help="one of the two (default: both)")
+    parser.add_argument(
+        "what", nargs="?", choices=["sources", "benchmarks", "weights"], help="one of them (default: all)"
+    )
 
 
 def prepare(options: argparse.Namespace) -> int:

@@ -26,6 +26,10 @@ def describe_inputs(stage: str, params: Params) -> dict[str, Any]:
             return identity | {"sources": _describe(params.fetch.sources)}
         case "fetch_benchmarks":
             return identity | {"sources": _describe(params.fetch.benchmarks)}
+        case "fetch_weights":
+            from gpt.registry.initial.origin import describe_origin
+
+            return identity | {"origin": describe_origin(params)}
         case _:
             return identity
 

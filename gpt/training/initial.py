@@ -18,7 +18,6 @@ from gpt.params.project import Params
 from gpt.params.training import SCRATCH, Train
 from gpt.tokens.tokenizer import tokenizer_id
 
-SOURCE = "source.json"
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 CONFIG = "config.json"
@@ -40,7 +39,7 @@ def read_source(settings: Train, folder: Path = paths.INITIAL) -> Json:
     """
     if settings.init_from == SCRATCH:
         return {}
-    source = read_json(folder / SOURCE, _AGAIN, ("init_from", "weights_sha256", "optimizer"))
+    source = read_json(folder / paths.INITIAL_SOURCE, _AGAIN, ("init_from", "weights_sha256", "optimizer"))
     if (source["init_from"], source["optimizer"] is not None) != (settings.init_from, settings.init_optimizer):
         raise UserError(
             f"{folder}: holds the weights of train.init_from = {source['init_from']}, and params.yaml now has"
@@ -58,7 +57,7 @@ def initial_id(settings: Train, folder: Path) -> str:
             raise UserError(f"{folder / name}: not found; {_AGAIN}")
         hashes[name] = sha256_file(folder / name)
     if hashes[WEIGHTS] != source["weights_sha256"]:
-        raise UserError(f"{folder / WEIGHTS}: damaged (its SHA-256 is not the one in {SOURCE}); {_AGAIN}")
+        raise UserError(f"{folder / WEIGHTS}: damaged (its SHA-256 is not the one in {paths.INITIAL_SOURCE}); {_AGAIN}")
     return sha256_json(hashes)
 
 
@@ -92,7 +91,7 @@ def describe_misfits(model: Json, config: Json) -> list[str]:
     lines = []
     for key, asked in model.items():
         has = config[key]
-        if key == "n_kv_head":
+        if key == "n_kv_head" and (asked or has):
             asked, has = asked or model["n_head"], has or config["n_head"]
         is_free = key in _FREE or (key == "block_size" and config["position"] in _COMPUTED_POSITIONS)
         if asked != has and not is_free:
@@ -125,13 +124,21 @@ def vocabulary(folder: Path) -> Json:
     return {key: value for key, value in description.items() if key not in ("kind", "pattern")}
 
 
-def load_weights(model: GPTModel, folder: Path = paths.INITIAL) -> None:
-    """Put the initial weights into a model; raise `UserError` if they are not of its shape."""
+def new_model(params: Params, vocab_size: int, folder: Path = paths.INITIAL) -> GPTModel:
+    """Return the model that a run begins with: of drawn weights, or of those in `folder`.
+
+    Raises `UserError` if these are not of its shape.
+    """
+    model = GPTModel(GPTConfig(vocab_size=vocab_size, **params.section("model")))
+    if params.train.init_from == SCRATCH:
+        model.init_weights(params.base.seed)
+        return model
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (FileNotFoundError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder / WEIGHTS}: damaged or not of its {CONFIG} ({reason}); {_AGAIN}") from None
+    return model
 
 
 def load_optimizer(settings: Train, folder: Path = paths.INITIAL) -> Tensors:

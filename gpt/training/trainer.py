@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from gpt import paths
 from gpt.errors import Interrupted, UserError
 from gpt.evaluation.benchmarks.probe import Probe, read_part
-from gpt.model.transformer import GPTConfig, GPTModel
+from gpt.model.transformer import GPTModel
 from gpt.params.project import Params
 from gpt.params.training import SCRATCH
 from gpt.processes.agreement import is_same_everywhere, largest_of_processes
@@ -33,7 +33,7 @@ from gpt.training.checkpoints.checkpointer import Checkpointer
 from gpt.training.checkpoints.rollback import diverged, roll_back
 from gpt.training.checkpoints.saver import Saver
 from gpt.training.compilation import eager_blocks
-from gpt.training.initial import load_optimizer, load_weights
+from gpt.training.initial import load_optimizer, new_model
 from gpt.training.meters import Meters, flops_per_token
 from gpt.training.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, stable_steps
 from gpt.training.sample import write_sample
@@ -73,7 +73,7 @@ class Trainer:
                 raise UserError(
                     f"{paths.BENCHMARKS}: not the same on all machines; make it the same, or set train.benchmark_interval to 0"
                 )
-        self.bare_model = self._new_model().to(accelerator.device)
+        self.bare_model = new_model(params, self._encoding.n_vocab).to(accelerator.device)
         self.bare_model.checkpoint_activations = params.launch.activation_checkpointing
         if params.launch.strategy == "fsdp":
             shard(self.bare_model, accelerator)
@@ -297,15 +297,8 @@ class Trainer:
 
     def _first_checkpoint(self) -> Checkpoint:
         """Return what the run began with: to go back to before there is a checkpoint."""
-        return Checkpoint(0, self._new_model().state_dict(), load_optimizer(self.settings), self._beginning)
-
-    def _new_model(self) -> GPTModel:
-        model = GPTModel(GPTConfig(vocab_size=self._encoding.n_vocab, **self.params.section("model")))
-        if self.settings.init_from == SCRATCH:
-            model.init_weights(self.params.base.seed)
-        else:
-            load_weights(model)
-        return model
+        weights = new_model(self.params, self._encoding.n_vocab).state_dict()
+        return Checkpoint(0, weights, load_optimizer(self.settings), self._beginning)
 
     def _start_meters(self) -> Meters:
         device = self.accelerator.device

@@ -123,11 +123,9 @@ def load_latest(folder: Path, *, only_scheduled: bool = False) -> Checkpoint | N
         if damage := find_damage(path):
             logger.warning("%s is damaged (%s); trying the one before it", path, damage)
             continue
-        about = _read_state(path)
-        if only_scheduled and not about["is_scheduled"]:
+        if only_scheduled and not _is_scheduled(path):
             continue
-        weights, optimizer = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
-        found = Checkpoint(about["step"], weights, optimizer, about["state"], about["is_scheduled"])
+        found = load_whole(path)
         break
     if others:
         logger.warning(
@@ -141,6 +139,13 @@ def load_latest(folder: Path, *, only_scheduled: bool = False) -> Checkpoint | N
             found.step if found else 0,
         )
     return found
+
+
+def load_whole(path: Path) -> Checkpoint:
+    """Return a checkpoint that was found undamaged."""
+    about = _read_state(path)
+    weights, optimizer = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
+    return Checkpoint(about["step"], weights, optimizer, about["state"], about["is_scheduled"])
 
 
 def other_format(path: Path) -> int | None:
