@@ -29,6 +29,7 @@ REPORTS = Path("reports/evaluate")
 COMPARISON = Path("reports/comparison")
 DATA_CARD = Path("reports/data.html")
 CHECKPOINTS = Path("checkpoints")
+LOGS = Path("logs")
 SPOOL = Path("spool")
 DATABASE = Path("mlflow.db")
 

@@ -24,8 +24,9 @@ from gpt.processes.signals import Stop
 from gpt.tokens.shards import data_id
 from gpt.tokens.tokenizer import check_tokenizer
 from gpt.tokens.verification import Verification
+from gpt.tracking.curves import Curves, check_trackers
 from gpt.tracking.dataset import describe_dataset, read_card
-from gpt.tracking.tracker import Tracker
+from gpt.tracking.tracker import Tracker, flat_params
 from gpt.training.checkpoints import checkpoint as checkpoints
 from gpt.training.checkpoints.adoption import describe_other_run, read_adopted
 from gpt.training.checkpoints.fingerprint import fingerprint
@@ -45,6 +46,7 @@ def pretrain(params: Params) -> None:
     Raises `UserError` for inputs that are missing or do not fit, `Interrupted` after a signal, with the state saved.
     """
     check_launch(params)
+    check_trackers(params.launch)
     _check_precision(params)
     bound_threads()
     with joined_processes(params.launch) as processes:
@@ -97,7 +99,7 @@ def _pretrain(params: Params, processes: PartialState) -> None:
             _track(trainer, {"compile": compiled}, identity.id)
         accelerator.wait_for_everyone()  # one that still prepared itself would end at a signal, and leave the others waiting
         stop.defer()
-        with trainer.record.tracker or nullcontext():
+        with trainer.record.tracker or nullcontext(), trainer.record.curves or nullcontext():
             try:
                 trainer.fit()
                 _write_outputs(trainer, identity.id, read_adopted(folder))
@@ -178,6 +180,14 @@ def _track(trainer: Trainer, choices: dict[str, Choice], fingerprint: str) -> No
     is_new, tags = state.run is None, tags | _parent_tags(trainer)
     trainer.record.tracker = Tracker(paths.kept(paths.SPOOL), trainer.params, state.run, tags, dataset, card)
     state.run = trainer.record.tracker.run
+    trainer.record.curves = Curves(
+        trainer.params.launch.trackers,
+        paths.kept(paths.LOGS),
+        project=trainer.params.base.name,
+        run=state.run,
+        first_step=0 if is_new else state.step,
+        config=flat_params(trainer.params) | tags,
+    )
     if is_new:  # it may go on from another run's state, whose curves are its own up to there
         trainer.record.replay(state.training_rows, state.validation_rows)
 

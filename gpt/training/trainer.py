@@ -19,8 +19,6 @@ from gpt.model.transformer import GPTModel
 from gpt.params.project import Params
 from gpt.params.training import SCRATCH
 from gpt.processes.agreement import is_same_everywhere, largest_of_processes
-from gpt.processes.cores import CoreWatch
-from gpt.processes.peaks import device_peak
 from gpt.processes.precision import autocast_type
 from gpt.processes.signals import Stop
 from gpt.tokens.batches import Batches
@@ -34,9 +32,9 @@ from gpt.training.checkpoints.rollback import diverged, roll_back
 from gpt.training.checkpoints.saver import Saver
 from gpt.training.compilation import eager_blocks
 from gpt.training.initial import load_optimizer, new_model
-from gpt.training.meters import Meters, flops_per_token
+from gpt.training.meters import Meters, start_meters
 from gpt.training.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, stable_steps
-from gpt.training.sample import write_sample
+from gpt.training.sample import write_samples
 from gpt.training.sharding import shard
 from gpt.training.state import RunState
 from gpt.training.step import TrainStep
@@ -115,7 +113,9 @@ class Trainer:
             self.record.progress = Progress(state.step, self.settings.max_steps)
         self.stop_if_asked()
         self.take_step.settle_sums(state.step, self.read_batch)
-        meters = self._start_meters()
+        meters = start_meters(
+            self.bare_model, self.accelerator, self.settings.precision, state.step, self._tokens_per_step
+        )
         if state.step:
             self._after_step(meters)  # what the stop before this start had cut short
         elif self.settings.init_from != SCRATCH:
@@ -182,7 +182,7 @@ class Trainer:
         is_asking = self._is_due("log_interval") or self._asks_every_step or self.accelerator.num_processes == 1
         signum = self._agreed_signal() if is_asking else 0
         is_validating = self._is_due("eval_interval") and state.last_validation != state.step and not signum
-        is_sampling = self._is_due("sample_interval") and state.last_sample != state.step and not signum
+        is_sampling = self._samples_are_due() and state.last_sample != state.step and not signum
         is_benchmarking = self._benchmarks_are_due() and not signum
         is_scheduled = self._save_is_scheduled()
         is_stable = self._stable_is_due() and not signum
@@ -202,6 +202,10 @@ class Trainer:
                 self._checkpointer.keep_stable()
         if signum:
             self._stop_after_save(signum)
+
+    def _samples_are_due(self) -> bool:
+        """Whether the model writes after this step: with each evaluation, and in between if params.yaml says so."""
+        return self._is_due("eval_interval") or (self.settings.sample_interval > 0 and self._is_due("sample_interval"))
 
     def _is_due(self, interval: str) -> bool:
         return self.state.step % getattr(self.settings, interval) == 0 or self.state.step == self.settings.max_steps
@@ -242,7 +246,10 @@ class Trainer:
     def _sample(self) -> None:
         step = self.state.last_sample = self.state.step
         is_writer = self.accelerator.is_main_process
-        self.record.sample(step, write_sample(self.bare_model, self._encoding, seed=step, is_writer=is_writer))
+        prompts = self.params.evaluate.prompts
+        self.record.samples(
+            step, write_samples(self.bare_model, self._encoding, prompts, seed=step, is_writer=is_writer)
+        )
 
     def _benchmarks_are_due(self) -> bool:
         if self._probe is None or self.state.last_benchmark == self.state.step:
@@ -299,15 +306,3 @@ class Trainer:
         """Return what the run began with: to go back to before there is a checkpoint."""
         weights = new_model(self.params, self._encoding.n_vocab).state_dict()
         return Checkpoint(0, weights, load_optimizer(self.settings), self._beginning)
-
-    def _start_meters(self) -> Meters:
-        device = self.accelerator.device
-        return Meters(
-            self.state.step,
-            tokens_per_step=self._tokens_per_step,
-            flops_per_token=flops_per_token(self.bare_model),
-            device=device,
-            processes=self.accelerator.num_processes,
-            peak=device_peak(device, self.settings.precision) if self.accelerator.is_main_process else None,
-            cores=CoreWatch() if self.accelerator.is_main_process and device.type == "cpu" else None,
-        )
