@@ -28,7 +28,7 @@ _NO_SECRETS = (
     "settings are recorded by DVC, MLflow and the data card: take it out, and give it in the environment"
     " (for a source: ~/.netrc, or FSSPEC_… as docs/data.md says)"
 )
-_MOVED = {
+MOVED = {
     "launch.precision": "train.precision",
     "prepare.read_by_source": "prepare.by_source",
     "register.max_bits_per_byte": "register.gate.max_bits_per_byte",
@@ -93,7 +93,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         return Params.model_validate(values)
     except ValidationError as error:
         faults = [(_key(fault), fault) for fault in error.errors(include_url=False)]
-        expected = {new for old, new in _MOVED.items() if old in dict(faults)}  # missing there is the same fault again
+        expected = {new for old, new in MOVED.items() if old in dict(faults)}  # missing there is the same fault again
         shown = [fault for fault in faults if not (fault[0] in expected and fault[1]["type"] == "missing")]
         raise UserError("\n".join(_explain(path, key, fault) for key, fault in shown)) from None
 
@@ -115,8 +115,8 @@ def _explain(path: Path, key: str, fault: Any) -> str:
     kind = fault["type"]
     if kind == "missing":
         return f"{path}: {key} is missing; add it (see the comments in params.yaml)"
-    if kind == "extra_forbidden" and key in _MOVED:
-        return f"{path}: {key} = {shown}: the key has moved to {_MOVED[key]}; write it there, with a value that is allowed there"
+    if kind == "extra_forbidden" and key in MOVED:
+        return f"{path}: {key} = {shown}: the key has moved to {MOVED[key]}; write it there, with a value that is allowed there"
     if kind == "extra_forbidden":
         return f"{path}: {key} = {shown} is not a known key; remove it or correct its spelling"
     message = fault["msg"].removeprefix("Value error, ")

@@ -26,6 +26,8 @@ _BPE_SAMPLE = 2_000_000  # characters that a tokenizer is tried on
 _SIZES = ((50_000, 320), (1_000_000, 512), (20_000_000, 1024))
 "Bytes of text below which a tokenizer of the demo's size, 1,024 entries, would have too little to learn from, or could be larger."
 _LARGER = 2048
+_VOCABULARIES = (2048, 1024, 512, 384, 320, 288, 260)
+_TRIED = 0.75  # of each document: less than the train split has
 _EPOCHS = 8  # of a text, beyond which a model of this size learns it by heart: benchmarks/NOTES.md
 _PROMPTS = 3
 
@@ -46,13 +48,12 @@ def choose(template: Template, params: Params, found: Survey, source: dict[str, 
     _check_size(template, found)
     choices = [*named(name), Choice("fetch.sources", [source]), *_reading(found), *_splits(template, found)]
     choices += [Choice("prepare.shards", _shards(found.text_bytes))]
-    settings = params.tokenizer
-    if settings.kind == "bpe" and "tokenizer.vocab_size" not in template.values:
-        settings = Tokenizer(kind="bpe", vocab_size=_vocabulary(found), train_bytes=settings.train_bytes)
-    tokens_per_byte = measure_tokens(settings, found)
+    settings, tokens_per_byte = _tokenizer(template, params.tokenizer, found)
     if settings != params.tokenizer:
         why = f"about {1 / tokens_per_byte:.1f} bytes of this text a token"
-        choices.append(Choice("tokenizer.vocab_size", settings.vocab_size, why, f"{settings.vocab_size} tokens: {why}"))
+        choices.append(
+            Choice("tokenizer.vocab_size", settings.vocab_size, why, f"{settings.vocab_size} entries, {why}")
+        )
     choices += _steps(template, params, found, tokens_per_byte)
     if prompts := choose_prompts(found.sample, _PROMPTS):
         choices.append(Choice("evaluate.prompts", prompts, told=f"beginnings from the text: {', '.join(prompts)}"))
@@ -70,7 +71,9 @@ def _check_size(template: Template, found: Survey) -> None:
         return
     size = f"{found.text_bytes:,} bytes of text in {found.documents:,} document(s)"
     other = "take --template tiny, or bring more text" if least > _LEAST_BYTES_OTHERS else "bring more text"
-    raise UserError(f"--data {found.path}: holds {size}; template {template.name} needs {least:,} bytes at least: {other}")
+    raise UserError(
+        f"--data {found.path}: holds {size}; template {template.name} needs {least:,} bytes at least: {other}"
+    )
 
 
 def _reading(found: Survey) -> list[Choice]:
@@ -119,19 +122,34 @@ def _shards(text_bytes: int) -> int:
     return max(1, min(256, text_bytes // 32_000_000))
 
 
-def _vocabulary(found: Survey) -> int:
-    return next((size for below, size in _SIZES if found.text_bytes < below), _LARGER)
+def _tokenizer(template: Template, settings: Tokenizer, found: Survey) -> tuple[Tokenizer, float]:
+    """Return a tokenizer that the text is large enough for, and how many tokens a byte of it takes then."""
+    if settings.kind != "bpe" or "tokenizer.vocab_size" in template.values:
+        return settings, measure_tokens(settings, found)
+    wanted = next((size for below, size in _SIZES if found.text_bytes < below), _LARGER)
+    for size in (each for each in _VOCABULARIES if each <= wanted):
+        smaller = Tokenizer(kind="bpe", vocab_size=size, train_bytes=settings.train_bytes)
+        try:
+            return smaller, measure_tokens(smaller, found)
+        except UserError:  # a text that says little has few pairs to merge, whatever its length
+            continue
+    raise UserError(
+        f"--data {found.path}: says the same again and again, too little for {_VOCABULARIES[-1]} tokens; bring other text"
+    )
 
 
 def measure_tokens(settings: Tokenizer, found: Survey) -> float:
-    """Return how many tokens a byte of this text takes, by trying the tokenizer on a sample of it."""
+    """Return how many tokens a byte of the text takes, by trying the tokenizer on less of it than there is to train on.
+
+    Raises `UserError` if that has too little for its entries, or too many characters.
+    """
     from gpt.tokens.tokenizer import build_tokenizer
 
     if settings.kind == "gpt2":
         return 1 / 4.2  # of English; GPT-2's ranks may have to be downloaded first
     sample, length = list[str](), 0
     for text in found.sample:
-        sample.append(text[: _BPE_SAMPLE - length])
+        sample.append(text[: min(_BPE_SAMPLE - length, max(1, round(_TRIED * len(text))))])
         length += len(sample[-1])
         if length >= _BPE_SAMPLE:
             break
@@ -168,4 +186,6 @@ def _steps(template: Template, params: Params, found: Survey, tokens_per_byte: f
 def _threshold(found: Survey) -> Choice:
     bound = math.ceil(10 * found.table_bits_per_byte) / 10
     why = "on the test split: a first champion must be below what a table of byte pairs reaches"
-    return Choice("register.gate.max_bits_per_byte", bound, why, told=f"a first champion must be below {bound} bits per byte")
+    return Choice(
+        "register.gate.max_bits_per_byte", bound, why, told=f"a first champion must be below {bound} bits per byte"
+    )

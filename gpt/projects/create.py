@@ -18,7 +18,7 @@ from gpt.files import atomic_file
 from gpt.params.project import PARAMS_FILE, load_params
 from gpt.projects.choices import Choice, choose, named
 from gpt.projects.lines import set_value
-from gpt.projects.survey import Survey, survey
+from gpt.projects.survey import survey
 from gpt.projects.templates import Template, file_of, load_template, stages
 from gpt.sources.local import content_hash
 
@@ -76,10 +76,14 @@ def _check_folder(folder: Path, text: Path | None) -> None:
     if os.path.lexists(folder) and not folder.is_dir():
         raise UserError(f"{folder}: is a file; name a new folder")
     if text and _is_inside(folder, text):
-        raise UserError(f"--data {text}: holds the project's folder {folder}, whose outputs would become its text; name one beside it")
+        raise UserError(
+            f"--data {text}: holds the project's folder {folder}, whose outputs would become its text; name one beside it"
+        )
     within = text.resolve().relative_to(folder.resolve()).parts[0] if text and _is_inside(text, folder) else None
     if within in OUTPUTS:
-        raise UserError(f"--data {text}: the project's stages write to its folder {within}; give the text's folder another name")
+        raise UserError(
+            f"--data {text}: the project's stages write to its folder {within}; give the text's folder another name"
+        )
     others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     others = [each for each in others if each != within and each not in (".git", ".venv", ".DS_Store")]
     if PARAMS_FILE.name in others:
@@ -101,7 +105,9 @@ def _of_a_text(template: Template, folder: Path, text: Path, name: str) -> tuple
     found = survey(text, params.prepare)
     choices = choose(template, params, found, _source(folder, text), name)
     about = "about " if found.is_estimate else ""
-    size = f"{about}{found.text_bytes:,} bytes of text in {about}{found.documents:,} document{'s'[: found.documents != 1]}"
+    size = (
+        f"{about}{found.text_bytes:,} bytes of text in {about}{found.documents:,} document{'s'[: found.documents != 1]}"
+    )
     return choices, [f"{size}, {found.files:,} file{'s'[: found.files != 1]}"]
 
 
@@ -167,7 +173,9 @@ def _into_git(folder: Path, files: list[str]) -> str:
     except git.NoRepository:  # there is no git
         config = folder / ".dvc/config.local"
         config.write_text("[core]\n    no_scm = true\n", encoding="utf-8")
-        return "is not installed: DVC works without it here (.dvc/config.local), but a model's version will name no commit"
+        return (
+            "is not installed: DVC works without it here (.dvc/config.local), but a model's version will name no commit"
+        )
     git.ask(folder, "add", "--", *files)
     identity = [] if _knows_who(folder) else ["-c", f"user.name={getpass.getuser()}", "-c", "user.email=gpt@localhost"]
     git.ask(folder, *identity, "-c", "commit.gpgsign=false", "commit", "--quiet", "-m", "Begin, by gpt init")
@@ -203,4 +211,8 @@ def _told(
     there = os.path.relpath(folder)
     steps = [] if there == "." else [f"cd {shlex.quote(there)}"]
     steps += ["python -m flows.pretrain    all stages, then the model is registered (dvc repro: the stages alone)"]
-    return [*told, line("git", in_git), *(line("next" if number == 0 else "", each) for number, each in enumerate(steps))]
+    return [
+        *told,
+        line("git", in_git),
+        *(line("next" if number == 0 else "", each) for number, each in enumerate(steps)),
+    ]

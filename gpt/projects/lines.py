@@ -1,12 +1,13 @@
 """params.yaml as lines: values and comments are set where they stand, and all else stays as it is, byte for byte.
 
-A key is named by its way, as in train.max_steps. Lists and {} are values: their lines are written anew as a whole. What is written has
-the form in which DVC writes the file (`dvc exp run -S`), so that a later change of one key is a change of its line alone.
+A key is named by its way, as in train.max_steps. Lists and {} are values: their lines are written anew as a whole. What is written
+has the form in which DVC writes the file (`dvc exp run -S`), so that a later change of one key is a change of its line alone.
 """
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
@@ -31,7 +32,8 @@ class Entry(NamedTuple):
     is_section: bool
 
 
-def read_entries(text: str) -> dict[str, Entry]:
+@lru_cache(maxsize=64)  # a text is read again for each key that is set or asked for
+def read_entries(text: str) -> Mapping[str, Entry]:
     """Return a file's keys in their order; raise `UserError` if it is no YAML mapping, or has sections in braces."""
     try:
         values = YAML(pure=True).load(text)

@@ -1,7 +1,7 @@
 """What a text is, before a project is made of it: files, documents, bytes, characters, and some of its beginnings.
 
-It is read by the very readers of `gpt prepare`, so that what those would refuse is told here. Of a large text a random part is read,
-always the same one, and the rest is estimated. Nothing here knows a language.
+It is read by the very readers of `gpt prepare`, so that what those would refuse is told here. Of a large text a random part is
+read, always the same one, and the rest is estimated. Nothing here knows a language.
 """
 
 import json
@@ -149,8 +149,10 @@ def _text_column(file: Path) -> dict[str, Any]:
         return {}  # reading it says what is wrong
     rows = batch.to_pylist() if batch is not None else []
     return _field(
-        Counter({name: 0 for name in rows[0]} if rows else {})
-        + Counter({name: sum(len(row[name]) for row in rows if isinstance(row[name], str)) for name in (rows or [{}])[0]})
+        Counter(dict.fromkeys(rows[0], 0) if rows else {})
+        + Counter(
+            {name: sum(len(row[name]) for row in rows if isinstance(row[name], str)) for name in (rows or [{}])[0]}
+        )
     )
 
 

@@ -1,8 +1,8 @@
 """The templates of `gpt init`: the settings of the default run, and in a file each what another recipe has otherwise.
 
 `templates/base.yaml` and `templates/stages.yaml` are links to the params.yaml and dvc.yaml of this repository, which a wheel holds
-as files: a key that is added there is in every template at once, with its comment. A template's file begins with what it is and costs,
-and holds values that differ, each with its comment where the base's does not fit any more.
+as files: a key that is added there is in every template at once, with its comment. A template's file begins with what it is and
+costs, and holds values that differ, each with a comment where the base's does not fit any more.
 """
 
 import difflib
@@ -19,10 +19,10 @@ _FOLDER = Path(__file__).parent / "templates"
 _OWN_ENVIRONMENT = r'"\${VIRTUAL_ENV:-\${DVC_ROOT:-.}/.venv}/bin/gpt"'
 _INSTALLED = r'"\${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/}gpt"'
 _STAGES_HEAD = """\
-# The stages of a model. Each depends on exactly what can change its bytes: values of params.yaml, the files it reads, and what `inputs`
-# writes down for it: the code of the installed gpt package that it runs (by its imports, without comments), the versions of the
-# libraries whose output it keeps, and what it fetches. `launch` is nobody's dependency: it says where pretrain runs, not what it computes.
-# Commands run in the active virtual environment, else `gpt` is the one on PATH. `gpt init --upgrade` says what a newer gpt has otherwise.
+# The stages of a model. Each depends on exactly what can change its bytes: values of params.yaml, the files it reads, and what
+# `inputs` writes down for it: the code of the installed gpt package that it runs (by its imports, without comments), the versions
+# of the libraries whose output it keeps, and what it fetches. `launch` is nobody's dependency: it says where pretrain runs, not
+# what it computes. `gpt` is that of the active virtual environment, else the one on PATH.
 """
 
 # Files of the templates, each on top of those before it; the last one's head is the template's.
