@@ -61,6 +61,17 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _every_split_has_a_source(self) -> Self:
+        given = {source.name: self.prepare.of(source.name).split for source in self.fetch.sources}
+        for split in ("train", "validation", "test"):
+            if given and "auto" not in given.values() and split not in given.values():
+                raise ValueError(
+                    f"prepare.by_source: every source is given as another split than {split} ({_listed(given)}); add one that is"
+                    f" given as {split}, or give one as auto"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _batch_divides(self) -> Self:
         launch = self.launch
         sequences = launch.num_processes * launch.num_machines * launch.micro_batch_size
@@ -96,6 +107,10 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         expected = {new for old, new in MOVED.items() if old in dict(faults)}  # missing there is the same fault again
         shown = [fault for fault in faults if not (fault[0] in expected and fault[1]["type"] == "missing")]
         raise UserError("\n".join(_explain(path, key, fault) for key, fault in shown)) from None
+
+
+def _listed(values: dict[str, str]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in values.items())
 
 
 def _key(fault: Any) -> str:
