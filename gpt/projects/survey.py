@@ -4,11 +4,9 @@ It is read by the very readers of `gpt prepare`, so that what those would refuse
 read, always the same one, and the rest is estimated. Nothing here knows a language.
 """
 
-import json
 import random
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,18 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from gpt.corpus.reading.readers import ReadSources, list_pieces
-from gpt.corpus.reading.streams import COMPRESSIONS, Fault, lines, open_stream
+from gpt.corpus.reading.files import Piece, list_pieces
+from gpt.corpus.reading.readers import ReadSources
+from gpt.corpus.reading.streams import COMPRESSIONS, Fault, open_stream
 from gpt.errors import UserError
 from gpt.files import write_json
 from gpt.params.corpus import Prepare
+from gpt.projects.fields import find_text
 from gpt.sources.hidden import is_hidden
 
 ENOUGH_BYTES = 64 << 20  # of text are read; beyond that figures are estimates
 _MOST_BYTES = 4 * ENOUGH_BYTES  # of one file
 _LARGEST_DOCUMENT = 256 << 20  # a text file is one document up to here: prepare holds it in memory
 _EXPANSION = 3  # how much text a compressed file holds, about
-_PEEKED_BYTES, _PEEKED_LINES = 1 << 20, 100
+_PEEKED_BYTES = 1 << 20
+_NAME = "data"  # of the source that the readers are given
 _KEPT_DOCUMENTS, _KEPT_CHARACTERS = 500, 200_000
 _TABLE_BYTES = 16 << 20
 END_OF_TEXT = "<|endoftext|>"
@@ -65,12 +66,14 @@ def survey(path: Path, settings: Prepare) -> Survey:
     found = Survey(path, len(files), sum(file.stat().st_size for file in files), read={})
     if not found.file_bytes:
         raise UserError(f"--data {path}: is empty; name a file or folder with text")
-    found.read = _how_to_read(files, settings)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            _read(found, files, settings, Path(folder))
-    except UserError as error:
-        raise UserError(f"--data {error}") from None
+    with tempfile.TemporaryDirectory() as temporary:
+        raw = Path(temporary)
+        below = _lay_out(found, files, raw)
+        try:
+            found.read = _how_to_read(files, settings, raw)
+            _count(found, ReadSources(_as_needed(settings, found.read), raw))
+        except UserError as error:
+            raise UserError(f"--data {str(error).replace(str(raw / _NAME), str(below))}") from None
     if not found.text_bytes:
         raise UserError(f"--data {path}: its {found.files:,} file(s) hold no text; name a file or folder with text")
     return found
@@ -88,29 +91,41 @@ def list_texts(path: Path) -> list[Path]:
     return files
 
 
-def _how_to_read(files: list[Path], settings: Prepare) -> dict[str, Any]:
-    """Return values of prepare.read and max_document_bytes, by their keys below prepare, that these files need."""
+def _lay_out(found: Survey, files: list[Path], folder: Path) -> Path:
+    """Give the files to the readers as `gpt fetch` would, by a link in `folder`; return the folder that they are in."""
+    below = found.path if found.path.is_dir() else found.path.parent
+    (folder / _NAME).symlink_to(below.absolute(), target_is_directory=True)
+    listed = {file.relative_to(below).as_posix(): {"bytes": file.stat().st_size} for file in files}
+    write_json(folder / "sources.json", [{"name": _NAME, "files": listed}])
+    return below
+
+
+def _how_to_read(files: list[Path], settings: Prepare, raw: Path) -> dict[str, Any]:
+    """Return what prepare has to say of these files besides the template, by the keys below it."""
     largest = max(files, key=lambda file: file.stat().st_size)
-    ending = Path(largest.stem if largest.suffix.lower() in COMPRESSIONS else largest.name).suffix.lower()
-    if ending in (".jsonl", ".ndjson", ".json"):
-        return _text_field(largest)
-    if ending == ".parquet":
-        return _text_column(largest)
-    begins = _peek(largest)
+    try:
+        kinds = {piece.format for piece in list_pieces(raw, settings)}
+    except UserError:
+        if len(files) > 1 or _is_binary(_peek(largest)):
+            raise
+        return {"read.format": "text"} | _as_text(largest, settings)  # a text by another name
     needs: dict[str, Any] = {}
-    if len(files) == 1 and ending not in _KNOWN_TEXT and not _is_binary(begins):
-        needs["read.format"] = "text"
-    if END_OF_TEXT.encode() in begins:
-        return needs | {"read.separator": END_OF_TEXT}
-    size = largest.stat().st_size
-    if size > _LARGEST_DOCUMENT:
-        return needs | {"read.separator": "\n\n"}
-    if size > settings.max_document_bytes:
-        needs["max_document_bytes"] = -(-size // 10**7) * 10**7
+    if "text" in kinds:
+        needs = _as_text(largest, settings)
+    for kind in kinds & {"jsonl", "json", "csv", "tsv", "parquet", "arrow"}:
+        piece = next(piece for piece in list_pieces(raw, settings) if piece.format == kind)
+        needs |= {f"read.{key}": value for key, value in find_text(raw / piece.source / piece.name, kind).items()}
     return needs
 
 
-_KNOWN_TEXT = (".txt", ".md", ".text", ".warc", ".wet")
+def _as_text(largest: Path, settings: Prepare) -> dict[str, Any]:
+    """Return where documents end in text files, and how long one may be."""
+    if END_OF_TEXT.encode() in _peek(largest):
+        return {"read.separator": END_OF_TEXT}
+    size = largest.stat().st_size
+    if size > _LARGEST_DOCUMENT:
+        return {"read.separator": "\n\n"}
+    return {"max_document_bytes": -(-size // 10**7) * 10**7} if size > settings.max_document_bytes else {}
 
 
 def _peek(file: Path) -> bytes:
@@ -125,57 +140,12 @@ def _is_binary(data: bytes) -> bool:
     return b"\0" in data or len(data.decode(errors="ignore").encode()) < 0.9 * len(data)
 
 
-def _text_field(file: Path) -> dict[str, Any]:
-    """Return which field of JSON lines holds the text, if it is not `text`: the one with most of it."""
-    sizes: Counter[str] = Counter()
-    try:
-        with open_stream(file) as stream:
-            for _, line in zip(range(_PEEKED_LINES), lines(stream, _PEEKED_BYTES), strict=False):
-                record = json.loads(line or b"null")
-                if isinstance(record, dict):
-                    sizes.update({name: len(value) for name, value in record.items() if isinstance(value, str)})
-    except (Fault, ValueError, RecursionError):
-        pass  # reading it says what is wrong, and where
-    return _field(sizes)
-
-
-def _text_column(file: Path) -> dict[str, Any]:
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            batch = next(table.iter_batches(batch_size=_PEEKED_LINES), None)
-    except (OSError, ValueError):  # pyarrow's own errors are ValueErrors
-        return {}  # reading it says what is wrong
-    rows = batch.to_pylist() if batch is not None else []
-    return _field(
-        Counter(dict.fromkeys(rows[0], 0) if rows else {})
-        + Counter(
-            {name: sum(len(row[name]) for row in rows if isinstance(row[name], str)) for name in (rows or [{}])[0]}
-        )
-    )
-
-
-def _field(sizes: "Counter[str]") -> dict[str, Any]:
-    if "text" in sizes or not sizes:
-        return {}
-    return {"read.text_field": sizes.most_common(1)[0][0]}
-
-
-def _read(found: Survey, files: list[Path], settings: Prepare, folder: Path) -> None:
-    """Count what the readers of prepare make of the files, as `gpt fetch` would lay them out in `folder`."""
-    name = "data"
-    below = found.path if found.path.is_dir() else found.path.parent
-    (folder / name).symlink_to(below.absolute(), target_is_directory=True)
-    listed = {file.relative_to(below).as_posix(): {"bytes": file.stat().st_size} for file in files}
-    write_json(folder / "sources.json", [{"name": name, "files": listed}])
-    values = settings.model_dump(mode="json")
-    values["read"] |= {key.removeprefix("read."): value for key, value in found.read.items() if "read." in key}
-    values |= {key: value for key, value in found.read.items() if "." not in key}
-    try:
-        _count(found, ReadSources(Prepare.model_validate(values | {"by_source": {}}), folder))
-    except UserError as error:
-        raise UserError(str(error).replace(str(folder / name), str(below))) from None
+def _as_needed(settings: Prepare, needs: dict[str, Any]) -> Prepare:
+    values = settings.model_dump(mode="json") | {"by_source": {}}
+    for key, value in needs.items():
+        section, _, name = key.rpartition(".")
+        (values[section] if section else values)[name] = value
+    return Prepare.model_validate(values)
 
 
 def _count(found: Survey, reader: ReadSources) -> None:
@@ -220,7 +190,7 @@ def _texts(reader: ReadSources, number: int, count: int) -> Iterator[str]:
         yield document.text
 
 
-def _share(reader: ReadSources, piece: Any, text_bytes: int) -> float:
+def _share(reader: ReadSources, piece: Piece, text_bytes: int) -> float:
     """Return how many bytes of its file a piece stands for: all of them, unless reading ended within it."""
     path = reader.raw / piece.source / piece.name
     size = path.stat().st_size

@@ -1,5 +1,6 @@
 """What a text is told to be: counted by the readers of prepare, in any form and language."""
 
+import csv
 import gzip
 import json
 import random
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
@@ -43,7 +45,7 @@ def test_the_mark_between_documents_is_seen(tmp_path: Path, settings: Prepare) -
     assert found.documents == 4
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".parquet"])
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet", ".arrow"])
 def test_the_field_with_most_text_is_taken_where_none_is_called_text(
     tmp_path: Path, settings: Prepare, ending: str
 ) -> None:
@@ -51,6 +53,15 @@ def test_the_field_with_most_text_is_taken_where_none_is_called_text(
     path = tmp_path / f"stories{ending}"
     if ending == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif ending == ".arrow":
+        pyarrow.feather.write_feather(pyarrow.Table.from_pylist(rows), path, compression="uncompressed")
+    elif ending == ".json":
+        path.write_text(json.dumps(rows, indent=2), encoding="utf-8")
+    elif ending in (".csv", ".tsv"):
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], delimiter="," if ending == ".csv" else "\t")
+            writer.writeheader()
+            writer.writerows(rows)
     else:
         data = "".join(json.dumps(row) + "\n" for row in rows).encode()
         path.write_bytes(gzip.compress(data) if ending.endswith(".gz") else data)
@@ -58,6 +69,16 @@ def test_the_field_with_most_text_is_taken_where_none_is_called_text(
     assert found.read == {"read.text_field": "story"}
     assert found.documents == 4
     assert set(found.sample) == set(GERMAN)
+
+
+@pytest.mark.parametrize("names", [("role", "content"), ("from", "value")])
+def test_a_chat_is_its_messages(tmp_path: Path, settings: Prepare, names: tuple[str, str]) -> None:
+    who, what = names
+    chats = [{"id": "long " * 50, "messages": [{who: "a", what: text}, {who: "b", what: "Ja."}]} for text in GERMAN]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats), encoding="utf-8")
+    found = survey(tmp_path / "chats.jsonl", settings)
+    assert found.read == {"read.text_field": "messages", "read.message": f"{{{who}}}: {{{what}}}"}
+    assert f"a: {GERMAN[0]}\nb: Ja." in found.sample
 
 
 def test_a_field_called_text_is_taken_whatever_else_is_longer(tmp_path: Path, settings: Prepare) -> None:
