@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import UserError
-from gpt.params.project import PARAMS_FILE, load_params
+from gpt.params.project import PARAMS_FILE, load_params, parse_params
 from gpt.secrets.hiding import redact
 
 _EXAMPLE = "write KEY=VALUE, as in train.max_steps=50"

@@ -32,7 +32,7 @@ _NO_SECRETS = (
 )
 _OF_ONE_KIND = ("mixture",)
 "Lists whose items have no kind."
-_MOVED = {
+MOVED = {
     "launch.precision": "train.precision",
     "prepare.read_by_source": "prepare.by_source",
     "register.max_bits_per_byte": "register.gate.max_bits_per_byte",
@@ -124,7 +124,7 @@ def explained(path: Path, rename: Callable[[str], str] = str) -> Iterator[None]:
         yield
     except ValidationError as error:
         faults = [(rename(_key(fault)), fault) for fault in error.errors(include_url=False)]
-        expected = {new for old, new in _MOVED.items() if old in dict(faults)}  # missing there is the same fault again
+        expected = {new for old, new in MOVED.items() if old in dict(faults)}  # missing there is the same fault again
         shown = [fault for fault in faults if not (fault[0] in expected and fault[1]["type"] == "missing")]
         raise UserError("\n".join(_explain(path, key, fault) for key, fault in shown)) from None
 
@@ -157,8 +157,8 @@ def _explain(path: Path, key: str, fault: Any) -> str:
         return f"{path}: {key}.kind is missing; add it (see the comments in params.yaml)"
     if kind == "union_tag_invalid":
         return f"{path}: {key}.kind = {fault['ctx']['tag']!r}: must be one of {fault['ctx']['expected_tags']}"
-    if kind == "extra_forbidden" and key in _MOVED:
-        return f"{path}: {key} = {shown}: the key has moved to {_MOVED[key]}; write it there, with a value that is allowed there"
+    if kind == "extra_forbidden" and key in MOVED:
+        return f"{path}: {key} = {shown}: the key has moved to {MOVED[key]}; write it there, with a value that is allowed there"
     if kind == "extra_forbidden":
         return f"{path}: {key} = {shown} is not a known key; remove it or correct its spelling"
     message = fault["msg"].removeprefix("Value error, ")
