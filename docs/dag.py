@@ -86,7 +86,9 @@ def draw_svg(graph: Graph) -> str:
         for need in sorted(graph[name]):
             from_x, from_y, from_width = places[need]
             start, middle = from_x + from_width, x - _GAP / 2
-            shapes.append(f'<path d="M{start:g} {from_y:g}H{middle - _GAP / 4:g}L{middle + _GAP / 4:g} {y:g}H{x - 1:g}"/>')
+            shapes.append(
+                f'<path d="M{start:g} {from_y:g}H{middle - _GAP / 4:g}L{middle + _GAP / 4:g} {y:g}H{x - 1:g}"/>'
+            )
         box = f'<rect x="{x:g}" y="{y - _BOX / 2:g}" width="{width:g}" height="{_BOX}" rx="5"/>'
         shapes.append(f'{box}<text x="{x + width / 2:g}" y="{y + 4:g}">{name}</text>')
     title = f"<title>{', '.join(name for column in columns for name in column)}</title>"

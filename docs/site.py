@@ -1,7 +1,7 @@
 """What makes one site of README, docs/ and what the code says of itself: MkDocs calls this file while it builds (`make docs`).
 
-Pages are written for the git host, where a link is a path in the repository. Here each becomes a link to the page of that file, and a
-file that is no page gets one that shows it, so that the site is whole by itself, without a network and without the host.
+Pages are written for the git host, where a link is a path in the repository. Here each becomes a link to the page of that file, and
+a file that is no page gets one that shows it, so that the site is whole by itself, without a network and without the host.
 """
 
 import json
@@ -13,7 +13,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from docs import dag, reference
+from docs import dag, reference, settings
 
 ROOT = Path(__file__).parents[1]
 # Pages whose files lie outside docs/, by their paths in the repository.
@@ -34,8 +34,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that do not lie in docs/, and a page for each other file of the repository that a page links to."""
     for source, target in OUTSIDE.items():
         _add(files, config, target, (ROOT / source).read_text(encoding="utf-8"))
-    _add(files, config, "reference/params.md", reference.settings())
-    _add(files, config, "reference/python.md", reference.python())
+    _add(files, config, "reference/params.md", settings.params_page())
+    _add(files, config, "reference/commands.md", reference.commands_page())
+    _add(files, config, "reference/python.md", reference.python_page())
     for file in [each for each in files if each.src_uri.endswith(".ipynb")]:
         _add(files, config, page_of_notebook(file.src_uri), read_notebook(Path(file.abs_src_path or "")))
     for file in [each for each in files.documentation_pages() if each.src_uri]:
@@ -62,7 +63,7 @@ def origin(page: str) -> str:
 
 
 def repository_path(source: str, link: str) -> str | None:
-    """Return the path in the repository that a link in a file leads to; None if it leads to another place of the same page, or away."""
+    """Return the path in the repository that a link in a file leads to; None if it leads to its own page, or away."""
     if not link or re.match(r"[a-z]+:|/", link):
         return None
     path = posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
@@ -96,7 +97,8 @@ def read_notebook(path: Path) -> str:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     texts = ["".join(cell["source"]) for cell in cells]
     shown = [
-        f"```python\n{text}\n```" if cell["cell_type"] == "code" else text for cell, text in zip(cells, texts, strict=True)
+        f"```python\n{text}\n```" if cell["cell_type"] == "code" else text
+        for cell, text in zip(cells, texts, strict=True)
     ]
     return "\n\n".join(shown) + "\n"
 

@@ -1,5 +1,6 @@
 """gpt.load: a version or a folder in Python, the texts and figures that the commands give, from any folder."""
 
+import ast
 import json
 import math
 import shutil
@@ -18,6 +19,7 @@ from gpt.loading import LanguageModel
 from gpt.model.generation import Sampling, generate_texts
 from gpt.model.storage import load_model
 from gpt.registry.package import RegisteredModel
+from gpt.tracking import store
 from tests.conftest import ROOT
 from tests.registry.conftest import change_params
 
@@ -155,6 +157,37 @@ def test_wrong_arguments_are_named(model: LanguageModel) -> None:
     with pytest.raises(ValueError, match="no byte"):
         model.bits_per_byte([])
     assert model.log_likelihood("") < 0
+
+
+def test_the_notebook_runs_from_its_folder(
+    registered: Registered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cell after cell in one process, as a notebook does; what stands last in a cell is shown, and none of it is committed."""
+    project, version = registered
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copytree(project, tmp_path / "project")
+    (tmp_path / "project" / "docs").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    store.client().set_registered_model_alias(version.name, "champion", str(version.version))
+    monkeypatch.chdir(tmp_path / "project" / "docs")
+    cells = [each for each in read_json(ROOT / "docs/model.ipynb", "")["cells"] if each["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    names, shown = {}, []
+    for cell in cells:
+        *statements, last = ast.parse("".join(cell["source"])).body
+        exec(compile(ast.Module(statements, []), "model.ipynb", "exec"), names)
+        if isinstance(last, ast.Expr):
+            shown.append(eval(compile(ast.Expression(last.value), "model.ipynb", "eval"), names))
+        else:
+            exec(compile(ast.Module([last], []), "model.ipynb", "exec"), names)
+    printed = capsys.readouterr().out
+    assert shown[0].name == version.uri
+    assert shown[1] == (version.uri, shown[0].config)
+    assert isinstance(shown[2], str)
+    assert printed.count("\n'") == 2  # repr of each of three prompts
+    assert list(shown[3].values()) == sorted(shown[3].values())
+    assert "".join(shown[5]) == "To be, or not to"
+    assert len(shown[6]) == 5
 
 
 def test_a_project_whose_model_has_another_name_is_asked_for_its_own(project: Path) -> None:
