@@ -28,7 +28,7 @@ _NO_SECRETS = (
     "settings are recorded by DVC, MLflow and the data card: take it out, and give it in the environment"
     " (for a source: ~/.netrc, or FSSPEC_… as docs/data.md says)"
 )
-_MOVED = {
+MOVED = {
     "launch.precision": "train.precision",
     "prepare.read_by_source": "prepare.by_source",
     "register.max_bits_per_byte": "register.gate.max_bits_per_byte",
@@ -57,6 +57,17 @@ class Params(Section):
             if unknown := sorted(set(named) - names):
                 raise ValueError(
                     f"{key}: {', '.join(unknown)} is no source of fetch.sources; known are {', '.join(sorted(names))}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _every_split_has_a_source(self) -> Self:
+        given = {source.name: self.prepare.of(source.name).split for source in self.fetch.sources}
+        for split in ("train", "validation", "test"):
+            if given and "auto" not in given.values() and split not in given.values():
+                raise ValueError(
+                    f"prepare.by_source: every source is given as another split than {split} ({_listed(given)}); add one that is"
+                    f" given as {split}, or give one as auto"
                 )
         return self
 
@@ -93,9 +104,13 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         return Params.model_validate(values)
     except ValidationError as error:
         faults = [(_key(fault), fault) for fault in error.errors(include_url=False)]
-        expected = {new for old, new in _MOVED.items() if old in dict(faults)}  # missing there is the same fault again
+        expected = {new for old, new in MOVED.items() if old in dict(faults)}  # missing there is the same fault again
         shown = [fault for fault in faults if not (fault[0] in expected and fault[1]["type"] == "missing")]
         raise UserError("\n".join(_explain(path, key, fault) for key, fault in shown)) from None
+
+
+def _listed(values: dict[str, str]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in values.items())
 
 
 def _key(fault: Any) -> str:
@@ -115,8 +130,8 @@ def _explain(path: Path, key: str, fault: Any) -> str:
     kind = fault["type"]
     if kind == "missing":
         return f"{path}: {key} is missing; add it (see the comments in params.yaml)"
-    if kind == "extra_forbidden" and key in _MOVED:
-        return f"{path}: {key} = {shown}: the key has moved to {_MOVED[key]}; write it there, with a value that is allowed there"
+    if kind == "extra_forbidden" and key in MOVED:
+        return f"{path}: {key} = {shown}: the key has moved to {MOVED[key]}; write it there, with a value that is allowed there"
     if kind == "extra_forbidden":
         return f"{path}: {key} = {shown} is not a known key; remove it or correct its spelling"
     message = fault["msg"].removeprefix("Value error, ")

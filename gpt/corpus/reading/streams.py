@@ -3,6 +3,7 @@
 What is wrong with a file is a `Fault` with a reason to count it by; whether that ends the run is the caller's choice.
 """
 
+import bz2
 import io
 import zlib
 from collections.abc import Callable, Iterator
@@ -11,10 +12,11 @@ from typing import Any
 
 Span = tuple[int, int]
 "Of a file's bytes: what begins at the first or after it, and before the second."
-COMPRESSIONS = (".gz", ".zst")
+COMPRESSIONS = (".gz", ".bz2", ".zst")
 _CHUNK_BYTES = 1 << 20
-# What goes into a decompressor at a time bounds what comes out: deflate makes at most 1,032 bytes of one, zstd 32,768.
-_SLICE_BYTES = {".gz": 16 << 10, ".zst": 1 << 10}
+# What goes into a decompressor at a time bounds what comes out: deflate makes at most 1,032 bytes of one, zstd 32,768,
+# bzip2 about 20,000 (a block of 900 kB of 45 bytes).
+_SLICE_BYTES = {".gz": 16 << 10, ".bz2": 1 << 10, ".zst": 1 << 10}
 # Text compresses about 3:1 to 10:1, logs 50:1, the same line again and again 1,000:1 and more: that may be short.
 BOMB_BYTES = 1 << 30
 BOMB_RATIO = 1000
@@ -31,7 +33,7 @@ class Fault(Exception):
 
 
 def open_stream(path: Path) -> io.BufferedReader:
-    """Open a file for reading, through gzip or zstd if its name says so.
+    """Open a file for reading, through gzip, bzip2 or zstd if its name says so.
 
     Reading raises `Fault` truncated, corrupt or bomb; what came before it is given out first.
     """
@@ -131,7 +133,7 @@ class _Inflated(io.RawIOBase):
 
 
 def _inflate(file: io.BufferedReader, suffix: str) -> Iterator[bytes]:
-    """Yield what the gzip members or zstd frames of a file hold, a bounded piece at a time."""
+    """Yield what the gzip members, bzip2 streams or zstd frames of a file hold, a bounded piece at a time."""
     start, error_class = _decompressor(suffix)
     allowed = max(BOMB_BYTES, BOMB_RATIO * file.seek(0, io.SEEK_END))
     file.seek(0)
@@ -157,9 +159,11 @@ def _inflate(file: io.BufferedReader, suffix: str) -> Iterator[bytes]:
 
 
 def _decompressor(suffix: str) -> tuple[Callable[[], Any], type[Exception]]:
-    """Return what makes a decompressor for one gzip member or zstd frame, and the error that it raises for damage."""
+    """Return what makes a decompressor for one gzip member, bzip2 stream or zstd frame, and the error that it raises for damage."""
     if suffix == ".gz":
         return lambda: zlib.decompressobj(16 + zlib.MAX_WBITS), zlib.error
+    if suffix == ".bz2":
+        return bz2.BZ2Decompressor, OSError  # which has no errno: the file is read outside of it
     import zstandard
 
     # Not its stream_reader, which takes a file that breaks off for one that ends.
