@@ -75,6 +75,7 @@ def tokenizer() -> int:
     from gpt.corpus.documents import sample_texts
     from gpt.memory import told_if_out_of_memory
     from gpt.params.project import load_params
+    from gpt.tokens.roundtrip import try_round_trip
     from gpt.tokens.tokenizer import build_tokenizer
 
     settings = load_params().tokenizer
@@ -83,7 +84,10 @@ def tokenizer() -> int:
     ):
         texts = sample_texts(paths.DOCUMENTS, "train", settings.train_bytes)
         encoding = build_tokenizer(settings, texts, paths.TOKENIZER)
-    print(f"{paths.TOKENIZER}: {settings.kind}, {encoding.n_vocab} tokens")
+        print(f"{paths.TOKENIZER}: {settings.kind}, {encoding.n_vocab} tokens")
+        if settings.kind in ("tiktoken", "huggingface"):  # the others are lossless: tests tell
+            texts = sample_texts(paths.DOCUMENTS, "train", settings.train_bytes)
+            print(f"{paths.TOKENIZER}: {try_round_trip(encoding, texts)}")
     return 0
 
 

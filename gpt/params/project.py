@@ -17,7 +17,7 @@ from gpt.params.evaluation import Evaluate
 from gpt.params.launch import Launch
 from gpt.params.registration import Register
 from gpt.params.sources import Fetch
-from gpt.params.tokens import Tokenize, Tokenizer
+from gpt.params.tokens import HuggingFaceTokenizer, TiktokenTokenizer, Tokenize, Tokenizer
 from gpt.params.training import Base, Model, Train
 from gpt.params.types import Section
 from gpt.secrets.hiding import redact
@@ -28,10 +28,13 @@ _NO_SECRETS = (
     "settings are recorded by DVC, MLflow and the data card: take it out, and give it in the environment"
     " (for a source: ~/.netrc, or FSSPEC_… as docs/data.md says)"
 )
+_OF_ONE_KIND = ("mixture",)
+"Lists whose items have no kind."
 MOVED = {
     "launch.precision": "train.precision",
     "prepare.read_by_source": "prepare.by_source",
     "register.max_bits_per_byte": "register.gate.max_bits_per_byte",
+    "tokenize.weights": "train.mixture",
 }
 
 
@@ -39,7 +42,7 @@ class Params(Section):
     base: Base
     fetch: Fetch
     prepare: Prepare
-    tokenizer: Tokenizer
+    tokenizer: Annotated[Tokenizer | TiktokenTokenizer | HuggingFaceTokenizer, Field(discriminator="kind")]
     tokenize: Tokenize
     model: Model
     train: Train
@@ -52,7 +55,7 @@ class Params(Section):
         names = {source.name for source in self.fetch.sources}
         for key, named in (
             ("prepare.by_source", self.prepare.by_source),
-            ("tokenize.weights", self.tokenize.weights),
+            ("train.mixture", (name for phase in self.train.mixture for name in phase.shares)),
         ):
             if unknown := sorted(set(named) - names):
                 raise ValueError(
@@ -114,11 +117,12 @@ def _listed(values: dict[str, str]) -> str:
 
 
 def _key(fault: Any) -> str:
-    # After the number of a source pydantic puts its kind, after a name that is wrong itself [key]: no keys of the file.
+    # After tokenizer and a source's number pydantic puts the kind, after a name that is wrong itself [key]: no keys of the file.
+    place = [part for number, part in enumerate(fault["loc"]) if (number, fault["loc"][0]) != (1, "tokenizer")]
     parts = [
         part
-        for before, part in zip((None, *fault["loc"]), fault["loc"], strict=False)
-        if not isinstance(before, int) and part != "[key]"
+        for of, before, part in zip((None, None, *place), (None, *place), place, strict=False)
+        if (not isinstance(before, int) or of in _OF_ONE_KIND) and part != "[key]"
     ]
     return ".".join(str(part) for part in parts)
 
@@ -130,6 +134,10 @@ def _explain(path: Path, key: str, fault: Any) -> str:
     kind = fault["type"]
     if kind == "missing":
         return f"{path}: {key} is missing; add it (see the comments in params.yaml)"
+    if kind == "union_tag_not_found":
+        return f"{path}: {key}.kind is missing; add it (see the comments in params.yaml)"
+    if kind == "union_tag_invalid":
+        return f"{path}: {key}.kind = {fault['ctx']['tag']!r}: must be one of {fault['ctx']['expected_tags']}"
     if kind == "extra_forbidden" and key in MOVED:
         return f"{path}: {key} = {shown}: the key has moved to {MOVED[key]}; write it there, with a value that is allowed there"
     if kind == "extra_forbidden":

@@ -27,7 +27,7 @@ Open = Callable[[str], Path | None]
 "Gives the path of a file of data/documents, None if it is not at hand."
 
 _SETTINGS = ("prepare", "tokenizer", "tokenize", "evaluate.benchmarks")
-_ELSEWHERE = ("prepare.engine", "tokenize.weights")  # where it ran; what the sources are said to weigh
+_ELSEWHERE = "prepare.engine"  # where it ran
 _REPRO = "`dvc repro tokenize`"
 _COMMITTED = "choose one whose data were made with `dvc repro` and committed"
 
@@ -77,7 +77,7 @@ def diff(project: Path, revision: str) -> list[str]:
 
 
 def compare_sources(old: Version, new: Version) -> list[str]:
-    """Return which sources and benchmarks came, went or changed their hash, licence or weight."""
+    """Return which sources and benchmarks came, went or changed their hash or licence."""
     lines = []
     for kind in ("sources", "benchmarks"):
         before, after = _sources(old.params, kind), _sources(new.params, kind)
@@ -207,11 +207,9 @@ def _read_version(read: Callable[[Path], str | None], name: str, hint: str, must
 
 def _sources(params: Json, kind: str) -> dict[str, Json]:
     """Return by name what identifies a source. Revisions may be older than today's params.yaml."""
-    weights = params["tokenize"].get("weights", {})
     listed = {source["name"]: source for source in params["fetch"].get(kind, [])}
     return {
         name: {"sha256": str(source.get("sha256")), "licence": str(source.get("licence"))}
-        | ({"weight": f"{weights.get(name, 1):g}"} if kind == "sources" else {})
         for name, source in listed.items()
     }
 

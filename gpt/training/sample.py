@@ -1,15 +1,14 @@
 """A text that the model writes while it is trained, for a person to read in MLflow. It decides nothing."""
 
-import tiktoken
-
 from gpt.model.generation import Sampling, generate_text
 from gpt.model.transformer import GPTModel
+from gpt.tokens.encoding import Encoding
 from gpt.training.sharding import full_model
 
 _TOKENS = 100
 
 
-def write_sample(model: GPTModel, encoding: tiktoken.Encoding, *, seed: int, is_writer: bool) -> str:
+def write_sample(model: GPTModel, encoding: Encoding, *, seed: int, is_writer: bool) -> str:
     """Return a text of up to 100 tokens that the model writes from nothing if `is_writer`, else "". All processes must call this.
 
     Sampling has a random generator of its own, so training's random numbers stay as they are. A sharded model writes from a full

@@ -213,9 +213,9 @@ def test_copies_that_stay_are_spread_over_the_tokens(tmp_path: Path) -> None:
         records = corpus.records("train")
         names.append(sorted(record["id"] for record in records))
         tokenizer = build_tokenizer(
-            Tokenizer(kind="char", vocab_size=400, train_bytes=1), [], corpus.root / "tokenizer"
+            Tokenizer(kind="char", vocab_size=400, train_bytes=1, special_tokens=()), [], corpus.root / "tokenizer"
         )
-        tokens, settings = corpus.root / "tokens", Tokenize(shard_tokens=10_000, shuffle_seed=1, weights={})
+        tokens, settings = corpus.root / "tokens", Tokenize(shard_tokens=10_000, shuffle_seed=1)
         tokenize(settings, engine, corpus.output, corpus.root / "tokenizer", tokens, corpus.metrics)
         reader = TokenReader(tokens, "train")
         spans = reader.document_spans()

@@ -79,14 +79,13 @@ def test_it_says_which_sources_settings_documents_and_tokens_changed(
     unchanged = ["sources: the same", "settings: the same", "documents: the same", "tokens: the same"]
     assert diff(repository, "HEAD") == unchanged
     before, hash_before = read_json(paths.PREPARE_METRICS, ""), sha256_file(Path("text.jsonl"))
-    change(prepare={"max_document_bytes": 5000}, tokenize={"weights": {"made-up": 2.0}, "shuffle_seed": 9})
+    change(prepare={"max_document_bytes": 5000}, tokenize={"shuffle_seed": 9})
     add_text("a new document that nobody has seen")
     after = read_json(paths.PREPARE_METRICS, "")
     (grown,) = (split for split in ("train", "validation", "test") if after[split] != before[split])
     assert main(["data", "diff"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"  ~ made-up: sha256 {hash_before} → {sha256_file(Path('text.jsonl'))}" in lines
-    assert "  ~ made-up: weight 1 → 2" in lines
     assert "  prepare.max_document_bytes: 20000000 → 5000" in lines
     assert "  tokenize.shuffle_seed: 1 → 9" in lines
     assert not any("engine" in line for line in lines)
@@ -134,10 +133,10 @@ def test_a_stage_that_has_not_run_since_its_settings_changed_is_named(repository
     git(repository, "add", "-A")
     git(repository, "commit", "-qm", "settings without the data")
     assert diff(repository, "HEAD")[4].startswith("HEAD has figures of data from before its params.yaml")
-    change(prepare={"split_seed": seed}, tokenize={"weights": {"made-up": 2.0}})
+    change(prepare={"split_seed": seed}, tokenize={"shuffle_seed": 9})
     assert diff(repository, "HEAD~1")[-2:] == [
         "the working tree has figures of data from before its params.yaml; `dvc repro tokenize` makes them anew",
-        "  tokenize has not run with tokenize.weights = none (ran with {}), tokenize.weights.made-up = 2.0 (ran with none)",
+        "  tokenize has not run with tokenize.shuffle_seed = 9 (ran with 1)",
     ]
 
 
@@ -193,7 +192,7 @@ def test_a_source_that_came_and_one_that_went_are_told(repository: Path) -> None
     lines = diff(repository, "HEAD")
     assert lines[1:4] == [
         "  - made-up",
-        f"  + other: sha256 {'0' * 64}, licence CC0-1.0, weight 1",
+        f"  + other: sha256 {'0' * 64}, licence CC0-1.0",
         f"  + judge (benchmark): sha256 {'0' * 64}, licence CC0-1.0",
     ]
 

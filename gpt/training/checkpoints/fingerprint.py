@@ -8,15 +8,18 @@ from typing import Any
 from gpt import code, paths
 from gpt.files import sha256_json, write_json
 from gpt.params.project import Params
+from gpt.tokens.mixture import seen_by
 from gpt.tokens.shards import data_id
 from gpt.tokens.tokenizer import tokenizer_id
 
-# These decide when something is written down, not what the weights are, unless training goes back to it.
+# These decide when something is written down, or whether training begins, not what the weights are, unless training goes back
+# to it.
 WITHOUT_EFFECT = (
     "benchmark_interval",
     "checkpoint_interval",
     "checkpoint_keep_every",
     "checkpoint_keep_last",
+    "max_epochs",
     "sample_interval",
 )
 _FILE = "fingerprint.json"
@@ -48,6 +51,7 @@ def fingerprint(params: Params) -> Fingerprint:
     """
     settings = {f"model.{key}": value for key, value in params.section("model").items()}
     settings |= {f"train.{key}": value for key, value in params.section("train").items() if key not in WITHOUT_EFFECT}
+    settings["train.mixture"] = seen_by(params.train.mixture, params.train.max_steps)
     parts = {
         "settings": settings | {"base.seed": params.base.seed},
         "inputs": {
