@@ -36,7 +36,7 @@ def _try(what: str, show: Callable[[], object]) -> None:
 
 
 def _metrics() -> None:
-    metrics = read_json(paths.EVALUATE_METRICS, "run `gpt evaluate`")
+    metrics = read_json(paths.EVALUATION, "run `gpt evaluate`")
     table = [
         {"split": split} | {name: _rounded(metrics[split][name]) for name in _FIGURES if name in metrics[split]}
         for split in ("test", "validation")

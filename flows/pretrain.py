@@ -35,7 +35,7 @@ def _start() -> Any:
 
 def summary(registered: dict[str, Any]) -> str:
     """Say in a few lines how good the model is, how it writes, where it is, what to do next and how to keep it."""
-    evaluation = read_json(paths.EVALUATE_METRICS, "run `gpt evaluate`")
+    evaluation = read_json(paths.EVALUATION, "run `gpt evaluate`")
     test, scores = evaluation["test"], aligned(benchmark_rows(evaluation))
     sample = read_json(paths.SAMPLES, "run `gpt evaluate`")[0]
     text = f"{sample['prompt']}│{sample['completion']}".strip()

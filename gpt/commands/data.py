@@ -51,7 +51,7 @@ def prepare() -> int:
 
     params = load_params()
     names = params.evaluate.benchmarks
-    counts = corpus.prepare(params.prepare, paths.RAW, paths.BENCHMARKS, names, paths.DOCUMENTS, paths.PREPARE_METRICS)
+    counts = corpus.prepare(params.prepare, paths.RAW, paths.BENCHMARKS, names, paths.DOCUMENTS, paths.PREPARE_COUNTS)
     print(f"{paths.DOCUMENTS}: {counts['read']['documents']:,} documents, {counts['read']['bytes']:,} bytes read")
     for reason, removed in counts["dropped"].items():
         if removed["documents"]:
@@ -105,7 +105,7 @@ def tokenize() -> int:
         paths.DOCUMENTS,
         paths.TOKENIZER,
         paths.TOKENS,
-        paths.TOKENIZE_METRICS,
+        paths.TOKENIZE_COUNTS,
     )
     for split, entry in index["splits"].items():
         print(

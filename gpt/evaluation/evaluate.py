@@ -11,6 +11,7 @@ from gpt.corpus.documents import describe_documents
 from gpt.evaluation.attention import describe_attention
 from gpt.evaluation.benchmarks.answers import score_benchmarks
 from gpt.evaluation.held_out import HELD_OUT, read_held_out
+from gpt.evaluation.metrics import main_figures
 from gpt.evaluation.passages import Scored, score_documents
 from gpt.evaluation.scores import ITEMS_FILE, PASSAGES_FILE, Items, Passages
 from gpt.files import atomic_file, atomic_folder, sha256_file, write_json
@@ -30,10 +31,11 @@ Sample = dict[str, str | float]
 def evaluate(
     params: Params, share: Share | None = None, before_writing: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Measure models/base on the held-out splits and the benchmarks; return the metrics.
+    """Measure models/base on the held-out splits and the benchmarks; return all figures.
 
-    Writes metrics/evaluate.json, reports/samples.json, reports/attention.json and reports/scores/, all or nothing;
-    `before_writing` is called first. Processes that share the work all call this and get the metrics; the first of them writes.
+    Writes reports/evaluate.json, its main figures to metrics/evaluate.json, reports/samples.json, reports/attention.json and
+    reports/scores/, all or nothing; `before_writing` is called first. Processes that share the work all call this and get the
+    figures; the first of them writes.
     """
     share = share or Share()
     model, encoding = _load(params)
@@ -69,12 +71,14 @@ def _write(
         atomic_folder(paths.SCORES) as scores,
         atomic_file(paths.SAMPLES) as written,
         atomic_file(paths.ATTENTION) as maps,
+        atomic_file(paths.EVALUATION) as figures,
     ):
         Passages.join([result.passages for result in scored.values()]).write(scores / PASSAGES_FILE)
         items.write(scores / ITEMS_FILE)
         written.write_text(json.dumps(samples, indent=2) + "\n", encoding="utf-8")
         maps.write_text(json.dumps(attention) + "\n", encoding="utf-8")
-        write_json(paths.EVALUATE_METRICS, metrics)  # in here: if it cannot be written, all stays as it was
+        write_json(figures, metrics)
+        write_json(paths.METRICS, main_figures(metrics))  # in here: if it cannot be written, all stays as it was
 
 
 def score_all_items(params: Params, share: Share | None = None) -> dict[str, Any]:

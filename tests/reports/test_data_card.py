@@ -155,7 +155,7 @@ def test_the_card_accounts_for_every_document_and_byte(project: Path, tmp_path: 
     numbers = [[int(cell.replace(",", "") or 0) for cell in row[1:5]] for row in rows]
     for before, after in itertools.pairwise(numbers):
         assert [before[0] + after[2], before[1] + after[3]] == after[:2]
-    counts = json.loads((project / paths.PREPARE_METRICS).read_text(encoding="utf-8"))
+    counts = json.loads((project / paths.PREPARE_COUNTS).read_text(encoding="utf-8"))
     assert numbers[-1][:2] == [sum(counts[split][key] for split in SPLITS) for key in ("documents", "bytes")]
     removed = {row[0]: row[3] for row in rows}
     assert removed["exact duplicate"] == "-7"
