@@ -42,7 +42,7 @@ _NEUTRAL = {
     "processes/signals.py": "when training stops, not what it computes",
     "processes/workers.py": "starts processes",
     "processes/owner.py": "ends processes",
-    "sources/credentials.py": "who asks, not what comes",
+    "sources/stores/credentials.py": "who asks, not what comes",
     "tasks/slurm.py": "as executors.py",
     "tasks/marking.py": "when a task counts as done",
     "tasks/executors.py": "where tasks run; tests compare the bytes",
@@ -63,7 +63,8 @@ _NEUTRAL = {
 }
 # Imports of what judges, carries or shows what others computed.
 _NEUTRAL_IMPORTS = (
-    "datatrove.data", "datatrove.executor", "datatrove.pipeline.base", "datatrove.utils.logging", "dvc", "fsspec", "mlflow",
+    "datatrove.data", "datatrove.executor", "datatrove.pipeline.base", "datatrove.utils.logging", "dvc", "fsspec",
+    "huggingface_hub", "mlflow",
     "prefect", "psutil", "pydantic", "ruamel.yaml", "safetensors", "tqdm",
 )  # fmt: skip
 # What libraries themselves compute with, and pin loosely.

@@ -8,6 +8,7 @@ from pathlib import Path
 from gpt.errors import UserError
 
 INPUTS = Path("data/inputs")
+MANIFESTS = Path("data/manifests")
 RAW = Path("data/raw")
 BENCHMARKS = Path("data/benchmarks")
 DOCUMENTS = Path("data/documents")

@@ -7,6 +7,7 @@ import click
 
 from gpt.commands.line.arguments import TEXT, OneOf, at_least
 from gpt.commands.line.command import Group, command
+from gpt.commands.sources import add, hash_
 from gpt.errors import UserError
 
 
@@ -19,26 +20,6 @@ def inputs() -> int:
 
     write_inputs(load_params())
     print(f"{paths.INPUTS}: written")
-    return 0
-
-
-@command(examples=["gpt fetch", "gpt fetch sources  # no benchmarks"])
-@click.argument("what", required=False, type=OneOf("sources", "benchmarks"), help="one of the two (default: both)")
-def fetch(what: str | None) -> int:
-    """bring the sources of params.yaml to data/raw and the benchmarks to data/benchmarks"""
-    from gpt import paths
-    from gpt.params.project import load_params
-    from gpt.sources.benchmarks import build_benchmarks
-    from gpt.sources.fetch import fetch
-
-    params = load_params()
-    settings = params.fetch
-    if what != "benchmarks":
-        print(f"{paths.RAW}: {fetch(settings.sources, paths.RAW)} files, verified")
-    if what != "sources":
-        counts = build_benchmarks(settings.benchmarks, paths.BENCHMARKS, params.evaluate.benchmarks)
-        items = sum(sum(splits.values()) for splits in counts.values())
-        print(f"{paths.BENCHMARKS}: {len(counts)} benchmarks, {items:,} items")
     return 0
 
 
@@ -190,4 +171,4 @@ def verify() -> int:
 
 
 TOKENS = Group("tokens", "look at what the model learns from", {"Commands": (show, verify)})
-DATA = Group("data", "compare versions of the data", {"Commands": (diff,)})
+DATA = Group("data", "add sources, fix them by hash, compare versions of the data", {"Commands": (add, hash_, diff)})

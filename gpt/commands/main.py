@@ -10,7 +10,7 @@ import warnings
 import click
 from click.exceptions import Exit
 
-from gpt.commands import data, generate, lineage, models, projects, training, versions
+from gpt.commands import data, generate, lineage, models, projects, sources, training, versions
 from gpt.commands.checks import doctor
 from gpt.commands.line.command import Group, version_option
 from gpt.commands.line.mistakes import explain
@@ -23,7 +23,7 @@ COMMANDS = Group(
     {
         "A project": (projects.init,),
         "Data": (
-            *(data.inputs, data.fetch, data.prepare, data.tokenizer, data.tokenize),
+            *(data.inputs, sources.fetch, data.prepare, data.tokenizer, data.tokenize),
             *(data.data_card, data.TOKENS, data.DATA),
         ),
         "Training": (training.pretrain, training.checkpoints, training.sync),

@@ -4,6 +4,8 @@ Every setting has a type, a range and a meaning here and a value in params.yaml:
 Whatever is wrong is reported before any work, each fault with its key, its value and what is allowed.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -94,19 +96,34 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and validate params.yaml; raise `UserError` that names every faulty key, or lines that hold a secret."""
     try:
         text = path.read_text(encoding="utf-8")
-        refuse(find_in_settings(str(path), text), _NO_SECRETS)
-        # YAML 1.2, as DVC reads it: 1e-3 is a number, `no` is a word, a key given twice is an error.
-        values = YAML(typ="safe", pure=True).load(text)
     except FileNotFoundError:
         raise UserError(f"{path}: not found in {Path.cwd()} or above; run this in a project's folder") from None
-    except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; it must be a file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    return parse_params(path, text)
+
+
+def parse_params(path: Path, text: str) -> Params:
+    """Validate the text of a params.yaml; raise `UserError` as `load_params` does. `path` is what messages name."""
+    refuse(find_in_settings(str(path), text), _NO_SECRETS)
     try:
+        # YAML 1.2, as DVC reads it: 1e-3 is a number, `no` is a word, a key given twice is an error.
+        values = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError) as error:  # ValueError: a date that is none
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    with explained(path):
         return Params.model_validate(values)
+
+
+@contextmanager
+def explained(path: Path, rename: Callable[[str], str] = str) -> Iterator[None]:
+    """Raise what pydantic finds wrong as one `UserError`, a line for each key, which `rename` may change."""
+    try:
+        yield
     except ValidationError as error:
-        faults = [(_key(fault), fault) for fault in error.errors(include_url=False)]
+        faults = [(rename(_key(fault)), fault) for fault in error.errors(include_url=False)]
         expected = {new for old, new in MOVED.items() if old in dict(faults)}  # missing there is the same fault again
         shown = [fault for fault in faults if not (fault[0] in expected and fault[1]["type"] == "missing")]
         raise UserError("\n".join(_explain(path, key, fault) for key, fault in shown)) from None
@@ -132,6 +149,8 @@ def _explain(path: Path, key: str, fault: Any) -> str:
     value = redact(repr(fault["input"]))  # before it is cut: of half an address nobody sees where its password ends
     shown = value if len(value) <= 60 else value[:57] + "..."
     kind = fault["type"]
+    if kind == "missing" and key.startswith("fetch.") and key.endswith((".sha256", ".revision")):
+        return f"{path}: {key} is missing; `gpt data hash` finds it and writes it there"
     if kind == "missing":
         return f"{path}: {key} is missing; add it (see the comments in params.yaml)"
     if kind == "union_tag_not_found":
