@@ -56,6 +56,13 @@ def _table(
 ) -> list[str]:
     """Return the table of a section's keys, those of its sections included, then one for each kind of object in its lists."""
     own = _definition(schema, definitions)
+    if variants := own.get("oneOf"):  # a section of several kinds: the file has one of them
+        told = []
+        for variant in (_definition(each, definitions) for each in variants):
+            is_here = value.get("kind") in _kind_names(variant)
+            told += [f"### {key}: {', '.join(_kind_names(variant))}", ""]
+            told += [*_table(key, variant, value if is_here else {}, definitions, documented, comments), ""]
+        return told[:-1]
     rows, kinds = [], []
     for name, text, property_, current in _keys(key, own, value, definitions, documented):
         meaning = text or comments.get(name, "")
@@ -66,7 +73,7 @@ def _table(
     lines = [*_introduced(own, documented), "| key | meaning | allowed | here |", "| --- | --- | --- | --- |", *rows]
     for name, kind in kinds:
         texts = _texts(kind.get("title", ""), documented)
-        lines += ["", f"### {name}: {_kind_name(kind)}", "", *_introduced(kind, documented)]
+        lines += ["", f"### {name}: {', '.join(_kind_names(kind))}", "", *_introduced(kind, documented)]
         lines += ["| key | meaning | allowed |", "| --- | --- | --- |"]
         lines += [
             f"| `{name}` | {cell(texts.get(name, ''))} | {cell(allowed(property_, definitions))} |"
@@ -105,9 +112,10 @@ def _kinds(schema: Schema, definitions: Schema) -> list[Schema]:
     return [each for each in found if "properties" in each]
 
 
-def _kind_name(schema: Schema) -> str:
+def _kind_names(schema: Schema) -> list[str]:
+    """Return the values of `kind` for which a schema is, or what its objects are called."""
     kind = schema["properties"].get("kind", {})
-    return str(kind.get("const") or next(iter(kind.get("enum", [])), schema["title"]))
+    return kind.get("enum") or [kind.get("const", schema["title"].lower())]
 
 
 def allowed(schema: Schema, definitions: Schema) -> str:

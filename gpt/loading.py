@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import tiktoken
 import torch
 
 from gpt import addresses
@@ -21,6 +20,7 @@ from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import PARAMS_FILE, load_params
 from gpt.paths import DATABASE, current_folder, find_project
 from gpt.registry.versions import find_version, is_registry_uri, model_folder
+from gpt.tokens.encoding import Encoding
 from gpt.tokens.tokenizer import encode_document
 from gpt.tracking import store
 
@@ -76,7 +76,7 @@ class LanguageModel:
     It holds no state between calls: the same arguments give the same answer.
     """
 
-    def __init__(self, name: str, network: GPTModel, tokenizer: tiktoken.Encoding) -> None:
+    def __init__(self, name: str, network: GPTModel, tokenizer: Encoding) -> None:
         self.name = name
         "What was loaded: the folder, or `models:/NAME/VERSION` with the alias resolved."
         self.network = network
