@@ -15,10 +15,10 @@ import gpt
 from gpt import git
 from gpt.errors import UserError
 from gpt.files import atomic_file
-from gpt.params.project import PARAMS_FILE, load_params
+from gpt.params.project import PARAMS_FILE, Params, load_params
 from gpt.projects.choices import Choice, choose, named
-from gpt.projects.lines import set_value
-from gpt.projects.survey import survey
+from gpt.projects.lines import read_entries, set_value
+from gpt.projects.survey import Survey, survey
 from gpt.projects.templates import Template, file_of, load_template, stages
 from gpt.sources.local import content_hash
 
@@ -38,14 +38,14 @@ def create(folder: Path, template_name: str, data: str | None, name: str | None)
     name = _name(folder, name)
     text = None if data is None or data.startswith("hf://") else Path(data)
     _check_folder(folder, text)
-    if data is None:
-        choices, about = named(name), ["text of the template"]
-    elif text is None:
-        choices, about = _of_the_hub(template, data, name), [data]
-    else:
+    if text:
         choices, about = _of_a_text(template, folder, text, name)
+    elif address := data or template.text:
+        choices, about = _of_the_hub(template, address, name, is_asked_for=data is not None)
+    else:
+        choices, about = named(name), ["the template's own text"]
     settings = _settings(template, choices, about[0])
-    _check(settings)
+    parse(_with_commits(settings))
     inside = text.resolve().relative_to(folder.resolve()) if text and _is_inside(text, folder) else None
     files = _files(settings, template, name, inside)
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,17 +98,35 @@ def _is_inside(path: Path, folder: Path) -> bool:
 
 
 def _of_a_text(template: Template, folder: Path, text: Path, name: str) -> tuple[list[Choice], list[str]]:
-    with tempfile.TemporaryDirectory() as temporary:
-        params_file = Path(temporary, PARAMS_FILE)
-        params_file.write_text(template.settings, encoding="utf-8")
-        params = load_params(params_file)
+    params = parse(template.settings)
     found = survey(text, params.prepare)
-    choices = choose(template, params, found, _source(folder, text), name)
+    return choose(template, params, found, _source(folder, text), name), [_size(found)]
+
+
+def _of_the_hub(template: Template, address: str, name: str, *, is_asked_for: bool) -> tuple[list[Choice], list[str]]:
+    """Return what is chosen for a text of the hub. A template's own needs no network: its commit may be found later."""
+    from gpt.projects.hub import look_at_hub, unresolved
+
+    params = parse(template.settings)
+    try:
+        text = look_at_hub(address, params.prepare)
+    except UserError as error:
+        if is_asked_for:
+            raise
+        source = unresolved(address)
+        later = (
+            f"{error}; once the hub can be asked, `gpt data hash {source['name']}` writes the commit into params.yaml"
+        )
+        return [*named(name), Choice("fetch.sources", [source])], [address, later]
+    if text.found is None:
+        return [*named(name), Choice("fetch.sources", [text.source])], [text.told]
+    return choose(template, params, text.found, text.source, name), [_size(text.found), text.told]
+
+
+def _size(found: Survey) -> str:
     about = "about " if found.is_estimate else ""
-    size = (
-        f"{about}{found.text_bytes:,} bytes of text in {about}{found.documents:,} document{'s'[: found.documents != 1]}"
-    )
-    return choices, [f"{size}, {found.files:,} file{'s'[: found.files != 1]}"]
+    documents = f"{about}{found.documents:,} document{'s'[: found.documents != 1]}"
+    return f"{about}{found.text_bytes:,} bytes of text in {documents}, {found.files:,} file{'s'[: found.files != 1]}"
 
 
 def _source(folder: Path, text: Path) -> dict[str, Any]:
@@ -133,14 +151,23 @@ def _settings(template: Template, choices: list[Choice], about: str) -> str:
     return template.head + made + text.removeprefix(template.head)
 
 
-def _check(settings: str) -> None:
-    """Raise `UserError` if the settings are not valid, as where a prompt or a path looks like a secret."""
+def parse(settings: str) -> Params:
+    """Return valid settings; raise `UserError` if they are not, as where a prompt or a path looks like a secret."""
     with tempfile.TemporaryDirectory() as temporary:
         Path(temporary, PARAMS_FILE).write_text(settings, encoding="utf-8")
         try:
-            load_params(Path(temporary, PARAMS_FILE))
+            return load_params(Path(temporary, PARAMS_FILE))
         except UserError as error:
             raise UserError(str(error).replace(f"{temporary}/", "")) from None
+
+
+def _with_commits(settings: str) -> str:
+    """Return settings that are valid once the hub says at which commit its sources are."""
+    sources = [
+        source if source["kind"] != "huggingface" else {"revision": "0" * 40} | source
+        for source in read_entries(settings)["fetch.sources"].value
+    ]
+    return set_value(settings, "fetch.sources", sources)
 
 
 def _files(settings: str, template: Template, name: str, text: Path | None) -> dict[str, str]:

@@ -34,6 +34,11 @@ _LAYERS = {
     "1b": ("gpu", "1b"),
 }
 NAMES = tuple(_LAYERS)
+# Texts of the hub, whose commit is found when a project is made of them.
+_TEXTS = {
+    "gpt2-124m": "hf://HuggingFaceFW/fineweb-edu/sample/10BT",
+    "1b": "hf://HuggingFaceFW/fineweb-edu/sample/100BT",
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,11 @@ class Template:
     def purpose(self) -> str:
         """Its first line, for a list of all."""
         return self.head.splitlines()[0].removeprefix("# ")
+
+    @property
+    def text(self) -> str | None:
+        """Where its own text is at the hub; None if its settings have a source that is pinned."""
+        return _TEXTS.get(self.name)
 
     def __getitem__(self, key: str) -> Any:
         """Return the value that params.yaml has for a key as it comes from the template."""
