@@ -54,10 +54,8 @@ def add_source(
     if pin.files is not None:
         write_manifest(values["name"], pin.files)
     write_text(path, new)
-    lines = [
-        f"{path}: fetch.sources {values['name']}: added",
-        *(f"  {key}: {each}" for key, each in (values | {pin.key: pin.value}).items()),
-    ]
+    shown = (f"  {key}: {each}" for key, each in (values | {pin.key: pin.value}).items())
+    lines = [f"{path}: fetch.sources {values['name']}: added", *shown]
     if pin.files is not None:
         lines.append(f"{manifest_file(values['name'])}: {len(pin.files)} files; `git add` it with params.yaml")
     if values["licence"] == UNKNOWN_LICENCE:

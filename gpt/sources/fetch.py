@@ -165,7 +165,7 @@ def _copy_local(source: LocalSource, target: Path) -> list[str]:
         raise UserError("holds no file; check its path")
     found = sha256_file(target / path.name) if files.is_one else sha256_tree(target)
     if found != source.sha256:
-        hashes = {name: entry["sha256"] for name, entry in _describe(target).items()}
+        hashes = {name: str(entry["sha256"]) for name, entry in _describe(target).items()}
         raise OtherContent(source.sha256, found, describe_change(source, hashes))
     return files.left_out
 

@@ -158,8 +158,9 @@ def validated(values: Values, path: Path, place: str) -> Source:
 
 
 def _known(value: object, unknown: str) -> str:
-    is_hash = isinstance(value, str) and len(value) == len(unknown) and set(value) <= _HEXADECIMAL
-    return value if is_hash else unknown
+    if isinstance(value, str) and len(value) == len(unknown) and set(value) <= _HEXADECIMAL:
+        return value
+    return unknown
 
 
 def _say(name: str, values: Values, pin: Pin) -> str:

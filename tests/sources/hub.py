@@ -75,7 +75,7 @@ def hub() -> Iterator[Hub]:
     state = Hub()
 
     class Answers(Handler):
-        def do_GET(self) -> None:
+        def do_GET(self) -> None:  # noqa: N802
             address = urlsplit(self.path)
             path = unquote(address.path)
             state.asked.append(" ".join(filter(None, (self.command, path, self.headers.get("Range")))))
@@ -94,7 +94,7 @@ def hub() -> Iterator[Hub]:
             else:
                 self.send(404)
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815
 
         def commit_of(self, repository: str, revision: str) -> str | None:
             known = state.sets.get(repository)
