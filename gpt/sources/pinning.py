@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pydantic import TypeAdapter
 
 from gpt.errors import UserError, located
-from gpt.params.editing import Kind, Values, read_sources, set_in_source, write_text
+from gpt.params.changes.editing import Kind, Values, read_sources, set_in_source, write_text
 from gpt.params.project import explained
 from gpt.params.sources import HuggingFaceSource, LocalSource, PypiSource, Source, UrlSource
 from gpt.sources.fetch import cached_distribution, cached_file, cached_files
