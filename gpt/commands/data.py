@@ -1,26 +1,17 @@
 """Commands that make and look at data: from the sources of params.yaml to tokens."""
 
-import argparse
 from functools import partial
 from pathlib import Path
 
-from gpt.commands.arguments import Commands, add_command, add_group, at_least
+import click
+
+from gpt.commands.line.arguments import TEXT, OneOf, at_least
+from gpt.commands.line.command import Group, command
 from gpt.errors import UserError
 
 
-def add_commands(commands: Commands) -> None:
-    """Add the commands of this file to `gpt`."""
-    add_command(commands, inputs)
-    _add_fetch(commands)
-    for command in (prepare, tokenizer, tokenize, data_card):
-        add_command(commands, command)
-    tokens = add_group(commands, "tokens", "look at what the model learns from")
-    _add_show(tokens)
-    add_command(tokens, verify)
-    _add_diff(add_group(commands, "data", "compare versions of the data"))
-
-
-def inputs(options: argparse.Namespace) -> int:
+@command(examples=["gpt inputs  # dvc repro calls it before it compares"])
+def inputs() -> int:
     """write down, for DVC, what each stage computes with: its code, versions of libraries, what it fetches"""
     from gpt import paths
     from gpt.commands.inputs import write_inputs
@@ -31,7 +22,9 @@ def inputs(options: argparse.Namespace) -> int:
     return 0
 
 
-def fetch(options: argparse.Namespace) -> int:
+@command(examples=["gpt fetch", "gpt fetch sources  # no benchmarks"])
+@click.argument("what", required=False, type=OneOf("sources", "benchmarks"), help="one of the two (default: both)")
+def fetch(what: str | None) -> int:
     """bring the sources of params.yaml to data/raw and the benchmarks to data/benchmarks"""
     from gpt import paths
     from gpt.params.project import load_params
@@ -40,21 +33,17 @@ def fetch(options: argparse.Namespace) -> int:
 
     params = load_params()
     settings = params.fetch
-    if options.what != "benchmarks":
+    if what != "benchmarks":
         print(f"{paths.RAW}: {fetch(settings.sources, paths.RAW)} files, verified")
-    if options.what != "sources":
+    if what != "sources":
         counts = build_benchmarks(settings.benchmarks, paths.BENCHMARKS, params.evaluate.benchmarks)
         items = sum(sum(splits.values()) for splits in counts.values())
         print(f"{paths.BENCHMARKS}: {len(counts)} benchmarks, {items:,} items")
     return 0
 
 
-def _add_fetch(commands: Commands) -> None:
-    parser = add_command(commands, fetch)
-    parser.add_argument("what", nargs="?", choices=["sources", "benchmarks"], help="one of the two (default: both)")
-
-
-def prepare(options: argparse.Namespace) -> int:
+@command(examples=["gpt prepare", "gpt -v prepare  # what is done, too"])
+def prepare() -> int:
     """turn raw files into clean, deduplicated, decontaminated, split documents"""
     from gpt import paths
     from gpt.corpus import prepare as corpus
@@ -79,7 +68,8 @@ def prepare(options: argparse.Namespace) -> int:
     return 0
 
 
-def tokenizer(options: argparse.Namespace) -> int:
+@command(examples=["gpt tokenizer", "dvc repro tokenizer  # only if something changed, and what comes before it"])
+def tokenizer() -> int:
     """train or load the tokenizer"""
     from gpt import paths
     from gpt.corpus.documents import sample_texts
@@ -97,7 +87,8 @@ def tokenizer(options: argparse.Namespace) -> int:
     return 0
 
 
-def tokenize(options: argparse.Namespace) -> int:
+@command(examples=["gpt tokenize", "gpt tokens show  # look at what it made"])
+def tokenize() -> int:
     """write the documents as memory-mapped token shards"""
     from gpt import paths
     from gpt.params.project import load_params
@@ -119,7 +110,8 @@ def tokenize(options: argparse.Namespace) -> int:
     return 0
 
 
-def data_card(options: argparse.Namespace) -> int:
+@command(examples=["gpt data-card", "xdg-open reports/data.html  # look at it"])
+def data_card() -> int:
     """write a page that describes the data: sources, licences, what was removed and why, contamination"""
     from gpt import paths
     from gpt.params.project import load_params
@@ -130,47 +122,60 @@ def data_card(options: argparse.Namespace) -> int:
     return 0
 
 
-def diff(options: argparse.Namespace) -> int:
+@command(examples=["gpt data diff", "gpt data diff HEAD~3  # since three commits ago", "gpt data diff v1.0"])
+@click.argument("revision", type=TEXT, default="HEAD", metavar="REV", help="git revision (default: HEAD)")
+def diff(revision: str) -> int:
     """say what changed in the data since a git revision"""
     from gpt.reports.data_diff import diff
     from gpt.secrets.hiding import redact
 
-    print(redact("\n".join(diff(Path.cwd(), options.revision))))  # an earlier commit's settings may hold one
+    print(redact("\n".join(diff(Path.cwd(), revision))))  # an earlier commit's settings may hold one
     return 0
 
 
-def _add_diff(commands: Commands) -> None:
-    parser = add_command(commands, diff)
-    parser.add_argument(
-        "revision", nargs="?", default="HEAD", metavar="REV", help="git revision (default: %(default)s)"
-    )
-
-
-def show(options: argparse.Namespace) -> int:
+@command(
+    examples=[
+        "gpt tokens show",
+        "gpt tokens show --step 100 --sequences 4",
+        "gpt tokens show --split validation --ids  # a line for each token",
+    ]
+)
+@click.option("--split", type=OneOf("train", "validation", "test"), default="train", help="default: train")
+@click.option("--step", type=at_least(int, 0, 10**12), metavar="N", help="the step whose batch to show (default: 0)")
+@click.option(
+    "--sequences",
+    type=at_least(int, 1),
+    default=2,
+    metavar="N",
+    help="how many of the batch, or documents of a held-out split (default: 2)",
+)
+@click.option("--ids", is_flag=True, help="print every token's id and text in a line of its own")
+def show(split: str, step: int | None, sequences: int, ids: bool) -> int:
     """print training sequences or held-out documents token by token, as the model sees them"""
     from gpt import paths
     from gpt.params.project import load_params
 
     params = load_params()
-    if options.split != "train" and options.step is not None:
-        raise UserError(f"--step: only the train split has batches; leave it out with --split {options.split}")
+    if split != "train" and step is not None:
+        raise UserError(f"--step: only the train split has batches; leave it out with --split {split}")
     from gpt.tokens import display  # imports torch
     from gpt.tokens.shards import TokenReader
     from gpt.tokens.tokenizer import check_tokenizer, load_tokenizer
 
-    reader, encoding = TokenReader(paths.TOKENS, options.split), load_tokenizer(paths.TOKENIZER)
+    reader, encoding = TokenReader(paths.TOKENS, split), load_tokenizer(paths.TOKENIZER)
     check_tokenizer(paths.TOKENS, paths.TOKENIZER, "run `gpt tokenize` again")
-    if options.split == "train":
-        lines = display.show_batch(reader, encoding, params, options.step or 0, options.sequences, ids=options.ids)
+    if split == "train":
+        lines = display.show_batch(reader, encoding, params, step or 0, sequences, ids=ids)
     else:
         length = params.model.block_size
-        lines = display.show_documents(reader, encoding, options.sequences, length, ids=options.ids)
-    for line in (*display.describe_split(options.split, reader, encoding), *lines):
+        lines = display.show_documents(reader, encoding, sequences, length, ids=ids)
+    for line in (*display.describe_split(split, reader, encoding), *lines):
         print(line)
     return 0
 
 
-def verify(options: argparse.Namespace) -> int:
+@command(examples=["gpt tokens verify"])
+def verify() -> int:
     """read every token shard again, whatever was verified before, and compare it with its hash"""
     from gpt import paths
     from gpt.tokens.verification import verify_shards
@@ -180,19 +185,5 @@ def verify(options: argparse.Namespace) -> int:
     return 0
 
 
-def _add_show(commands: Commands) -> None:
-    parser = add_command(commands, show)
-    parser.add_argument(
-        "--split", choices=["train", "validation", "test"], default="train", help="default: %(default)s"
-    )
-    parser.add_argument(
-        "--step", type=at_least(int, 0, 10**12), metavar="N", help="the step whose batch to show (default: 0)"
-    )
-    parser.add_argument(
-        "--sequences",
-        type=at_least(int, 1),
-        default=2,
-        metavar="N",
-        help="how many of the batch, or documents of a held-out split (default: %(default)s)",
-    )
-    parser.add_argument("--ids", action="store_true", help="print every token's id and text in a line of its own")
+TOKENS = Group("tokens", "look at what the model learns from", {"Commands": (show, verify)})
+DATA = Group("data", "compare versions of the data", {"Commands": (diff,)})

@@ -1,0 +1,110 @@
+"""What the command line tells a user who mistyped: one line with what is wrong, what was meant perhaps, and where it is written.
+
+Click finds the mistakes; these are its words in our style. Secrets in what was typed are hidden by who prints it.
+"""
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+import click
+
+# What people who know other tools type first.
+_MEANT = {
+    "chat": "generate --interactive", "download": "fetch", "eval": "evaluate", "help": "--help", "info": "doctor",
+    "list": "models", "ls": "models", "repro": "reproduce", "sample": "generate", "talk": "generate --interactive",
+    "test": "evaluate", "train": "pretrain", "version": "--version",
+}  # fmt: skip
+
+
+def explain(error: click.UsageError) -> str:
+    """Return the one line for a mistake that click found."""
+    context = error.ctx
+    where = context.command_path if context else "gpt"
+    match error:
+        case click.NoSuchOption():
+            return _explain_unknown_option(error, where)
+        case click.MissingParameter():
+            name = _name(error.param, error.ctx)
+            return f"{name} is missing{_example(error.ctx)}; `{where} --help` says more"
+        case click.BadParameter():
+            return f"{_name(error.param, error.ctx)}: {error.message}"
+        case click.BadOptionUsage():
+            need = "takes no value" if "not take" in error.message else f"needs a value{_example(error.ctx)}"
+            return f"{error.option_name}: {need}; `{where} --help` says more"
+        case _:
+            return error.message
+
+
+def explain_unknown_command(group: click.Group, context: click.Context, typed: str) -> str:
+    """Say that a group has no such command, and which one was meant perhaps: here or elsewhere in `gpt`."""
+    root = context.find_root()
+    ways = _commands_of(root.command, root.command_path)
+    path = context.command_path
+    near = meant(typed, group.commands)
+    if (
+        typed in _MEANT
+        and context.parent is None
+        and _MEANT[typed].split()[0] in ("--help", "--version", *ways.values())
+    ):
+        near = [_MEANT[typed]]
+    elif elsewhere := [way for way, name in ways.items() if name == typed]:
+        return f"no command {typed!r} in `{path}`; did you mean `{elsewhere[0]}`?"
+    guess = " or ".join(f"`{path} {name}`" for name in near)
+    return f"no command {typed!r}; {f'did you mean {guess}? ' if guess else ''}`{path} --help` lists all"
+
+
+def explain_missing_command(group: click.Group) -> str:
+    """Say that an option came, but no command."""
+    return f"a command is missing: one of {', '.join(group.commands)}"
+
+
+def explain_surplus(context: click.Context, surplus: list[str]) -> str:
+    """Say that a command got more arguments than it takes."""
+    taken = [parameter for parameter in context.command.params if isinstance(parameter, click.Argument)]
+    most = {0: "no argument", 1: "one argument"}.get(len(taken), f"{len(taken)} arguments")
+    shown = ", ".join(map(repr, surplus))
+    quotes = "; quote what holds spaces" if taken else ""
+    path = context.command_path
+    return f"`{path}` takes {most}, and {shown} is too much{quotes}; `{path} --help` says more"
+
+
+def meant(typed: str, names: Iterable[str]) -> list[str]:
+    """Return up to two names that were meant perhaps: those that begin so, else those that look alike."""
+    names = list(names)
+    if len(typed) > 1 and (begun := [name for name in names if name.startswith(typed)]):
+        return begun[:2]
+    return get_close_matches(typed, names, n=2)
+
+
+def _explain_unknown_option(error: click.NoSuchOption, where: str) -> str:
+    context, typed = error.ctx, error.option_name
+    parameters = context.command.get_params(context) if context else []
+    arguments = [parameter for parameter in parameters if isinstance(parameter, click.Argument)]
+    if arguments and re.fullmatch(r"-\.?\d", typed):
+        return f"{_name(arguments[0], context)}: a negative number is none; a text that begins with - follows --"
+    options = {name: option for option in parameters if isinstance(option, click.Option) for name in option.opts}
+    if near := meant(typed, options):
+        return f"{typed}: no option of `{where}`; did you mean {' or '.join(near)}?"
+    dashes = "; a text that begins with - follows --" if arguments and not typed.startswith("--") else ""
+    return f"{typed}: no option of `{where}`{dashes}; `{where} --help` lists them"
+
+
+def _name(parameter: click.Parameter | None, context: click.Context | None) -> str:
+    if isinstance(parameter, click.Option):
+        return max(parameter.opts, key=len)
+    return parameter.human_readable_name.rstrip(".") if parameter else context.command_path if context else "gpt"
+
+
+def _example(context: click.Context | None) -> str:
+    examples = getattr(context.command, "examples", ()) if context else ()
+    return f", as in: {examples[0].partition('  #')[0]}" if examples else ""
+
+
+def _commands_of(command: click.Command, path: str) -> dict[str, str]:
+    """Return each command's way to type it, and its name."""
+    found = {}
+    for name, member in getattr(command, "commands", {}).items():
+        found[f"{path} {name}"] = name
+        found |= _commands_of(member, f"{path} {name}")
+    return found
