@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow verify lint ui schedule bench lock clean moved
+.PHONY: demo test test-slow verify lint docs ui schedule bench lock clean moved
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -25,6 +25,11 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
+
+# The site of docs/ in build/site, without the network; `.venv/bin/python -m mkdocs serve` shows it while you write.
+docs: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "build/site/index.html"
 
 ui: $(STAMP)
 	$(BIN)/python -m infra.ui

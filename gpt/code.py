@@ -42,12 +42,15 @@ _NEUTRAL = {
     "processes/signals.py": "when training stops, not what it computes",
     "processes/workers.py": "starts processes",
     "processes/owner.py": "ends processes",
-    "sources/credentials.py": "who asks, not what comes",
+    "sources/stores/credentials.py": "who asks, not what comes",
     "tasks/slurm.py": "as executors.py",
     "tasks/marking.py": "when a task counts as done",
     "tasks/executors.py": "where tasks run; tests compare the bytes",
     "tasks/steps.py": "when files are on the disk",
     "tasks/work.py": "what is done already",
+    "tokens/encoding.py": "says what a tokenizer can do",
+    "tokens/epochs.py": "tells and refuses",
+    "tokens/roundtrip.py": "tells",
     "tokens/verification.py": "refuses bytes, and makes none",
     "tracking": "tells MLflow and the terminal",
     "training/checkpoints/adoption.py": "whose checkpoint a run goes on from is said in its lineage",
@@ -62,7 +65,8 @@ _NEUTRAL = {
 }
 # Imports of what judges, carries or shows what others computed.
 _NEUTRAL_IMPORTS = (
-    "datatrove.data", "datatrove.executor", "datatrove.pipeline.base", "datatrove.utils.logging", "dvc", "fsspec", "mlflow",
+    "datatrove.data", "datatrove.executor", "datatrove.pipeline.base", "datatrove.utils.logging", "dvc", "fsspec",
+    "huggingface_hub", "mlflow",
     "prefect", "psutil", "pydantic", "ruamel.yaml", "safetensors", "tqdm",
 )  # fmt: skip
 # What libraries themselves compute with, and pin loosely.

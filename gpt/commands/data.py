@@ -7,6 +7,7 @@ import click
 
 from gpt.commands.line.arguments import TEXT, OneOf, at_least
 from gpt.commands.line.command import Group, command
+from gpt.commands.sources import add, hash_
 from gpt.errors import UserError
 
 
@@ -22,34 +23,6 @@ def inputs() -> int:
     return 0
 
 
-@command(examples=["gpt fetch", "gpt fetch sources  # no benchmarks", "gpt fetch weights  # those of train.init_from"])
-@click.argument(
-    "what", required=False, type=OneOf("sources", "benchmarks", "weights"), help="one of them (default: all three)"
-)
-def fetch(what: str | None) -> int:
-    """bring the sources of params.yaml to data/raw, benchmarks to data/benchmarks, initial weights to models/initial"""
-    from gpt import paths
-    from gpt.params.project import load_params
-    from gpt.sources.benchmarks import build_benchmarks
-    from gpt.sources.fetch import fetch
-
-    params = load_params()
-    settings = params.fetch
-    if what in (None, "sources"):
-        print(f"{paths.RAW}: {fetch(settings.sources, paths.RAW)} files, verified")
-    if what in (None, "benchmarks"):
-        counts = build_benchmarks(settings.benchmarks, paths.BENCHMARKS, params.evaluate.benchmarks)
-        items = sum(sum(splits.values()) for splits in counts.values())
-        print(f"{paths.BENCHMARKS}: {len(counts)} benchmarks, {items:,} items")
-    if what in (None, "weights"):
-        from gpt.registry.initial.weights import bring_weights  # imports torch
-
-        source = bring_weights(params)
-        weights = source.get("weights_sha256")
-        print(f"{paths.INITIAL}: {source['init_from']}" + (f", weights {weights[:12]}, verified" if weights else ""))
-    return 0
-
-
 @command(examples=["gpt prepare", "gpt -v prepare  # what is done, too"])
 def prepare() -> int:
     """turn raw files into clean, deduplicated, decontaminated, split documents"""
@@ -59,7 +32,7 @@ def prepare() -> int:
 
     params = load_params()
     names = params.evaluate.benchmarks
-    counts = corpus.prepare(params.prepare, paths.RAW, paths.BENCHMARKS, names, paths.DOCUMENTS, paths.PREPARE_METRICS)
+    counts = corpus.prepare(params.prepare, paths.RAW, paths.BENCHMARKS, names, paths.DOCUMENTS, paths.PREPARE_COUNTS)
     print(f"{paths.DOCUMENTS}: {counts['read']['documents']:,} documents, {counts['read']['bytes']:,} bytes read")
     for reason, removed in counts["dropped"].items():
         if removed["documents"]:
@@ -83,6 +56,7 @@ def tokenizer() -> int:
     from gpt.corpus.documents import sample_texts
     from gpt.memory import told_if_out_of_memory
     from gpt.params.project import load_params
+    from gpt.tokens.roundtrip import try_round_trip
     from gpt.tokens.tokenizer import build_tokenizer
 
     settings = load_params().tokenizer
@@ -91,7 +65,10 @@ def tokenizer() -> int:
     ):
         texts = sample_texts(paths.DOCUMENTS, "train", settings.train_bytes)
         encoding = build_tokenizer(settings, texts, paths.TOKENIZER)
-    print(f"{paths.TOKENIZER}: {settings.kind}, {encoding.n_vocab} tokens")
+        print(f"{paths.TOKENIZER}: {settings.kind}, {encoding.n_vocab} tokens")
+        if settings.kind in ("tiktoken", "huggingface"):  # the others are lossless: tests tell
+            texts = sample_texts(paths.DOCUMENTS, "train", settings.train_bytes)
+            print(f"{paths.TOKENIZER}: {try_round_trip(encoding, texts)}")
     return 0
 
 
@@ -109,7 +86,7 @@ def tokenize() -> int:
         paths.DOCUMENTS,
         paths.TOKENIZER,
         paths.TOKENS,
-        paths.TOKENIZE_METRICS,
+        paths.TOKENIZE_COUNTS,
     )
     for split, entry in index["splits"].items():
         print(
@@ -194,4 +171,4 @@ def verify() -> int:
 
 
 TOKENS = Group("tokens", "look at what the model learns from", {"Commands": (show, verify)})
-DATA = Group("data", "compare versions of the data", {"Commands": (diff,)})
+DATA = Group("data", "add sources, fix them by hash, compare versions of the data", {"Commands": (add, hash_, diff)})

@@ -5,6 +5,7 @@ from typing import Any
 
 from gpt import paths
 from gpt.code import STAGES, stage_identity
+from gpt.corpus.filtering.needs import filter_files
 from gpt.files import write_json
 from gpt.params.project import Params
 from gpt.params.sources import LocalSource, Source
@@ -26,6 +27,9 @@ def describe_inputs(stage: str, params: Params) -> dict[str, Any]:
             return identity | {"sources": _describe(params.fetch.sources)}
         case "fetch_benchmarks":
             return identity | {"sources": _describe(params.fetch.benchmarks)}
+        case "prepare":
+            files = filter_files(params.prepare)
+            return identity | ({"files": files} if files else {})
         case "fetch_weights":
             from gpt.registry.initial.origin import describe_origin
 

@@ -18,6 +18,9 @@ from gpt.params.types import (
 SCRATCH = "scratch"
 "`train.init_from` of a model whose weights are drawn."
 
+_ROUNDED = 0.001 + 1e-9
+"By so much shares may miss 1, as three of 0.333 do."
+
 
 class Base(Section):
     name: FileName
@@ -60,6 +63,27 @@ class Model(Section):
         return self
 
 
+class Phase(Section):
+    """How training mixes the sources from a step on, until the next phase."""
+
+    from_step: NonNegativeInt
+    "Steps counted from 0."
+    shares: dict[FileName, NonNegativeFloat]
+    "Of the training tokens, by source; they add up to 1. A source that is not named gives none."
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Self:
+        if not self.shares:
+            raise ValueError("shares names no source; name at least one, as in {wikipedia: 0.7, code: 0.3}")
+        total = sum(self.shares.values())
+        if abs(total - 1) > _ROUNDED:
+            raise ValueError(
+                f"shares add up to {total:g}, not 1: "
+                + " + ".join(f"{share:g} ({name})" for name, share in self.shares.items())
+            )
+        return self
+
+
 class Train(Section):
     init_from: Text
     "scratch, or the weights to start from: a folder (a model, a checkpoint, Hugging Face's), models:/NAME@ALIAS or /VERSION."
@@ -94,6 +118,10 @@ class Train(Section):
     "0 trains nothing: the model is that of init_from."
     batch_size: PositiveInt
     "Sequences per optimizer step, over all processes."
+    mixture: Annotated[tuple[Phase, ...], Field(strict=False)]
+    "Which share of the tokens each source gives, by phases; []: all of them as they are, in one shuffled order."
+    max_epochs: NonNegativeFloat
+    "Training that would see a source's tokens more often does not begin; 0: any number."
     precision: Literal["fp32", "tf32", "bf16", "fp16"]
     "Of the passes; weights and the optimizer's state are fp32. tf32: products of a GPU's tensor cores; fp16 needs a GPU."
     attention_across_documents: bool
@@ -112,6 +140,15 @@ class Train(Section):
     "Steps after which the model writes, besides those of eval_interval; 0: no others."
     benchmark_interval: NonNegativeInt
     "Steps after which a small part of evaluate.benchmarks is scored, for MLflow only; 0: never."
+
+    @model_validator(mode="after")
+    def _phases_ascend(self) -> Self:
+        steps = [phase.from_step for phase in self.mixture]
+        if steps and steps[0]:
+            raise ValueError(f"mixture: its first phase must begin with from_step: 0, not {steps[0]}")
+        if steps != sorted(set(steps)):
+            raise ValueError(f"mixture: phases must begin one after the other, not at from_step {steps}")
+        return self
 
     @model_validator(mode="after")
     def _schedule_is_possible(self) -> Self:

@@ -107,7 +107,7 @@ def collect(project: Path) -> Lineage:
     weights = _hash_of(base / "model.safetensors", "run `gpt pretrain` first")
     evaluation = read_evaluation(project)
     if evaluation.get("weights_sha256") != weights:
-        raise UserError(f"{project / paths.EVALUATE_METRICS}: measured other weights than {base} has; {_AGAIN}")
+        raise UserError(f"{project / paths.EVALUATION}: measured other weights than {base} has; {_AGAIN}")
     run = read_json(
         project / paths.RUN, "run `gpt pretrain` first", ["fingerprint", "num_processes", "hardware", "data_sha256"]
     )
@@ -119,7 +119,7 @@ def collect(project: Path) -> Lineage:
     code = read_code(project)
     files = {
         path.name: (project / path).read_bytes()
-        for path in (PARAMS_FILE, DVC_LOCK, REQUIREMENTS_LOCK, paths.EVALUATE_METRICS, *_CURVES)
+        for path in (PARAMS_FILE, DVC_LOCK, REQUIREMENTS_LOCK, paths.EVALUATION, *_CURVES)
         if (project / path).exists()
     }
     if code.dirty:
@@ -155,8 +155,8 @@ def collect(project: Path) -> Lineage:
 
 
 def read_evaluation(project: Path) -> dict[str, Any]:
-    """Return metrics/evaluate.json; raise `UserError` if it is missing or not what `gpt evaluate` writes."""
-    path = project / paths.EVALUATE_METRICS
+    """Return reports/evaluate.json; raise `UserError` if it is missing or not what `gpt evaluate` writes."""
+    path = project / paths.EVALUATION
     evaluation = read_json(path, _AGAIN)
     try:
         complete = all(
@@ -219,8 +219,8 @@ def _check_lock(project: Path) -> bool:
         return False
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); restore it with git") from None
-    evaluation = (project / paths.EVALUATE_METRICS).read_bytes()
-    if recorded.get(paths.EVALUATE_METRICS.as_posix()) != hashlib.md5(evaluation, usedforsecurity=False).hexdigest():
+    evaluation = (project / paths.EVALUATION).read_bytes()
+    if recorded.get(paths.EVALUATION.as_posix()) != hashlib.md5(evaluation, usedforsecurity=False).hexdigest():
         return False
     values = YAML(typ="safe", pure=True).load((project / PARAMS_FILE).read_text(encoding="utf-8"))
     for key, value in made_with.items():

@@ -21,6 +21,7 @@ from gpt.processes.machine import describe_hardware, keep_freed_memory
 from gpt.processes.owner import tell_owner
 from gpt.processes.precision import check_precision, matmul_precision, mixed_precision, warn_if_emulated
 from gpt.processes.signals import Stop
+from gpt.tokens.epochs import check_epochs, describe_epochs
 from gpt.tokens.shards import data_id
 from gpt.tokens.tokenizer import check_tokenizer
 from gpt.tokens.verification import Verification
@@ -93,6 +94,7 @@ def _pretrain(params: Params, processes: PartialState) -> None:
             saver = stack.enter_context(Saver(folder, keep_last=keep_last, keep_every=keep_every, stable=stable))
         _verify_data(accelerator, params.launch, stop)
         trainer = Trainer(params, accelerator, folder, saver, stop)
+        _tell_epochs(trainer)
         trainer.resume()
         compiled = _compile(trainer)
         if accelerator.is_main_process:
@@ -144,6 +146,15 @@ def _verify_data(accelerator: Accelerator, launch: Launch, stop: Stop) -> None:
         except Interrupted as stopped:
             tell_owner(stopped)
             raise
+
+
+def _tell_epochs(trainer: Trainer) -> None:
+    """Print how often training will see each source; raise `UserError` if that is too often."""
+    settings, block_size = trainer.settings, trainer.params.model.block_size
+    uses = trainer.batches.uses(settings.max_steps)
+    if trainer.accelerator.is_main_process:
+        print("\n".join(describe_epochs(uses, settings.max_steps, block_size)), flush=True)
+    check_epochs(uses, settings.max_steps, block_size, settings.max_epochs)
 
 
 def _compile(trainer: Trainer) -> Choice:

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import tiktoken
-
 from gpt.model.generation import Sampling, generate_texts
 from gpt.model.transformer import GPTModel
+from gpt.tokens.encoding import Encoding
 from gpt.training.sharding import full_model
 
 _SAMPLING = Sampling(100, temperature=0.8, top_k=50)
@@ -14,7 +13,7 @@ _MOST_PROMPTS = 4  # training stands still meanwhile
 
 
 def write_samples(
-    model: GPTModel, encoding: tiktoken.Encoding, prompts: Sequence[str], *, seed: int, is_writer: bool
+    model: GPTModel, encoding: Encoding, prompts: Sequence[str], *, seed: int, is_writer: bool
 ) -> list[tuple[str, str]]:
     """Return each of the first four prompts and the up to 100 tokens that the model adds to it; none unless `is_writer`.
 

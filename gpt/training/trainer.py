@@ -59,8 +59,12 @@ class Trainer:
     ) -> None:
         self.params, self.settings, self.accelerator = params, params.train, accelerator
         self._stop = stop or Stop()
-        self._batches = Batches(
-            TokenReader(paths.TOKENS, "train"), params.model.block_size, params.train.batch_size, params.base.seed
+        self.batches = Batches(
+            TokenReader(paths.TOKENS, "train"),
+            params.model.block_size,
+            params.train.batch_size,
+            params.base.seed,
+            params.train.mixture,
         )
         self._validation = TokenReader(paths.TOKENS, "validation")
         self._encoding = load_tokenizer(paths.TOKENIZER)
@@ -145,7 +149,7 @@ class Trainer:
 
     def read_batch(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs and targets, each (last - first, T), of sequences [first, last) of the next step's global batch."""
-        return self._batches.read(self.state.step + self.state.skipped_batches, first, last)
+        return self.batches.read(self.state.step + self.state.skipped_batches, first, last)
 
     def _log_training(self, meters: Meters) -> bool:
         """Write a training row; write nothing and return False if too many steps in a row were skipped."""

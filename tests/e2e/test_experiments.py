@@ -46,7 +46,7 @@ def check_recorded(project: Project, max_steps: int) -> None:
     assert run.data.params["train.max_steps"] == str(max_steps)
     assert max(point.step for point in client.get_metric_history(run.info.run_id, "train/loss")) == max_steps
     assert run.info.status == "FINISHED"
-    measured = read_json(project.folder / paths.EVALUATE_METRICS, "")
+    measured = read_json(project.folder / paths.EVALUATION, "")
     assert run.data.metrics["test_bits_per_byte"] == measured["test"]["bits_per_byte"], "evaluated in the copy, too"
     project.run("gpt", "register")
     assert client.get_model_version_by_alias("shakespeare-gpt", "candidate").run_id == run.info.run_id

@@ -356,12 +356,17 @@ def test_a_broken_download_starts_over_where_the_server_cannot_seek(
     assert contents(raw) == {"web/a.txt": LONG}
 
 
-def test_a_wrong_hash_gives_both_and_leaves_no_file(server: Server, raw: Path, cache: Path) -> None:
+def test_a_wrong_hash_gives_both_and_who_accepts_it_need_not_fetch_again(
+    server: Server, raw: Path, cache: Path
+) -> None:
     server.files["a.txt"] = TEXT
     message = fails(server.source("a.txt", sha256="0" * 64), raw)
     assert sha256(TEXT) in message
     assert "0" * 64 in message
-    assert list(cache.iterdir()) == []
+    assert message.endswith("\nif that is what you want, `gpt data hash web` writes it into params.yaml")
+    assert [path.name for path in cache.iterdir()] == [sha256(TEXT)]
+    server.stop()
+    assert fetch((server.source("a.txt", sha256=sha256(TEXT)),), raw) == 1
 
 
 def test_a_server_that_is_gone_is_a_clear_error_and_the_next_fetch_works(server: Server, raw: Path) -> None:

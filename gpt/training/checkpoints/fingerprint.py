@@ -9,17 +9,20 @@ from gpt import code, paths
 from gpt.files import sha256_json, write_json
 from gpt.params.project import Params
 from gpt.params.training import SCRATCH
+from gpt.tokens.mixture import seen_by
 from gpt.tokens.shards import data_id
 from gpt.tokens.tokenizer import tokenizer_id
 from gpt.training.initial import initial_id
 
-# These decide when something is written down, not what the weights are, unless training goes back to it.
+# These decide when something is written down, or whether training begins, not what the weights are, unless training goes back
+# to it.
 WITHOUT_EFFECT = (
     "benchmark_interval",
     "checkpoint_interval",
     "checkpoint_keep_every",
     "checkpoint_keep_last",
     "checkpoint_keep_stable",
+    "max_epochs",
     "sample_interval",
 )
 # Ways to name the weights that a run starts from, which count by their bytes.
@@ -51,7 +54,8 @@ class Fingerprint:
         warmup = settings["train.warmup_steps"] or round(
             settings["train.warmup_fraction"] * settings["train.max_steps"]
         )
-        return self.parts | {"settings": kept | {"train.warmup_steps": warmup}}
+        begun = [phase for phase in settings["train.mixture"] if phase["from_step"] < step]
+        return self.parts | {"settings": kept | {"train.warmup_steps": warmup, "train.mixture": begun}}
 
     def save(self, folder: Path) -> None:
         """Write it into a checkpoint folder, for a later run to say what differs."""
@@ -70,6 +74,7 @@ def fingerprint(params: Params) -> Fingerprint:
         for key, value in params.section("train").items()
         if key not in WITHOUT_EFFECT + BY_CONTENT
     }
+    settings["train.mixture"] = seen_by(params.train.mixture, params.train.max_steps)
     inputs = {
         paths.TOKENS.as_posix(): data_id(paths.TOKENS),
         paths.TOKENIZER.as_posix(): tokenizer_id(paths.TOKENIZER),

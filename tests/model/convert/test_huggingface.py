@@ -51,9 +51,15 @@ DOCUMENTS += [file.read_text(encoding="utf-8") for file in sorted(ROOT.glob("gpt
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Our tokenizer folders: bpe, char, and one that cuts text as GPT-2's does (its own ranks would need the network)."""
     folder = tmp_path_factory.mktemp("tokenizers")
-    build_tokenizer(Tokenizer(kind="bpe", vocab_size=900, train_bytes=10**9), DOCUMENTS, folder / "bpe")
-    build_tokenizer(Tokenizer(kind="char", vocab_size=900, train_bytes=10**9), DOCUMENTS, folder / "char")
-    build_tokenizer(Tokenizer(kind="bpe", vocab_size=1000, train_bytes=10**9), DOCUMENTS, folder / "gpt2")
+    build_tokenizer(
+        Tokenizer(kind="bpe", vocab_size=900, train_bytes=10**9, special_tokens=()), DOCUMENTS, folder / "bpe"
+    )
+    build_tokenizer(
+        Tokenizer(kind="char", vocab_size=900, train_bytes=10**9, special_tokens=()), DOCUMENTS, folder / "char"
+    )
+    build_tokenizer(
+        Tokenizer(kind="bpe", vocab_size=1000, train_bytes=10**9, special_tokens=()), DOCUMENTS, folder / "gpt2"
+    )
     change_json(folder / "gpt2" / "tokenizer.json", kind="gpt2", pattern=GPT2_PATTERN)
     return {kind: folder / kind for kind in ("bpe", "char", "gpt2")}
 
