@@ -54,6 +54,8 @@ class StableStates:
             return None
         with self._locked():
             for kept in sorted(self._find(), key=lambda one: one.step, reverse=True):
+                if kept.run.id == self._identity.id:
+                    continue  # of this very run, which has ended: who trains it again wants it trained
                 if kept.step > most_steps or kept.run.until(kept.step) != self._identity.until(kept.step):
                     continue
                 if (found := checkpoints.load_latest(kept.folder)) is None or found.step != kept.step:
