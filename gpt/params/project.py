@@ -148,7 +148,7 @@ def _explain(path: Path, key: str, fault: Any) -> str:
     if kind == "missing" and key.startswith("fetch.") and key.endswith((".sha256", ".revision")):
         return f"{path}: {key} is missing; `gpt data hash` finds it and writes it there"
     if kind == "missing":
-        return f"{path}: {key} is missing; add it (see the comments in params.yaml)"
+        return f"{path}: {key} is missing; add it: `gpt init --upgrade` shows it as it should be"
     if kind == "extra_forbidden" and key in MOVED:
         return f"{path}: {key} = {shown}: the key has moved to {MOVED[key]}; write it there, with a value that is allowed there"
     if kind == "extra_forbidden":
