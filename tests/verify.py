@@ -243,7 +243,7 @@ PROMISES = (
     ),
     Promise(
         "projects",
-        "nanoGPT's figures come out of the template classic, and of short in 0.12 of its time; a project beside the installed package",
+        "nanoGPT's figures come out of a template, and in 0.12 of its time of another; projects need the installed package alone",
         (*PYTEST, "tests/projects"),
         minutes=20,
         read=all_passed,
