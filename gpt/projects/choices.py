@@ -54,7 +54,8 @@ def choose(template: Template, params: Params, found: Survey, source: dict[str, 
         choices.append(
             Choice("tokenizer.vocab_size", settings.vocab_size, why, f"{settings.vocab_size} entries, {why}")
         )
-    choices += _steps(template, params, found, tokens_per_byte)
+    tokens = round(found.text_bytes * (1 - _held_out(template, choices)) * tokens_per_byte)
+    choices += _steps(template, params, tokens)
     if prompts := choose_prompts(found.sample, _PROMPTS):
         choices.append(Choice("evaluate.prompts", prompts, told=f"beginnings from the text: {', '.join(prompts)}"))
     return [*choices, _threshold(found)]
@@ -92,8 +93,7 @@ def _splits(template: Template, found: Survey) -> list[Choice]:
     split_seed = Choice("prepare.split_seed", 1, "another one puts other documents into validation and test")
     if found.documents < FEWEST_DOCUMENTS:
         few = "one document" if found.documents == 1 else f"only {found.documents} documents"
-        share = template["prepare.validation_fraction"]
-        told = f"the last {2 * share:.0%} of each document: there {'is' if found.documents == 1 else 'are'} {few}"
+        told = f"the last {_held_out(template, []):.0%} of each document: there {'is' if found.documents == 1 else 'are'} {few}"
         return [Choice("prepare.hold_out", "ends", told=told), split_seed]
     share = max(_HELD_OUT[0], min(_HELD_OUT[1], 10 / found.documents))
     share = _round(min(share, _ENOUGH_HELD_OUT / found.text_bytes))
@@ -110,6 +110,13 @@ def _splits(template: Template, found: Survey) -> list[Choice]:
     ]
     fractions = [Choice("prepare.validation_fraction", share, each), Choice("prepare.test_fraction", share, each)]
     return [Choice("prepare.hold_out", "documents", told=told), *fractions, split_seed, *whole]
+
+
+def _held_out(template: Template, choices: list[Choice]) -> float:
+    """Return the share of the text that validation and test get together."""
+    chosen = {choice.key: choice.value for choice in choices}
+    keys = ("prepare.validation_fraction", "prepare.test_fraction")
+    return sum(chosen.get(key, template[key]) for key in keys)
 
 
 def _round(share: float) -> float:
@@ -163,12 +170,8 @@ def measure_tokens(settings: Tokenizer, found: Survey) -> float:
     return tokens / sum(len(text.encode()) for text in sample)
 
 
-def _steps(template: Template, params: Params, found: Survey, tokens_per_byte: float) -> list[Choice]:
-    """Return how long to train: as the template, or shorter where the text would be read too often."""
-    held_out = next(
-        (2 * choice.value for choice in _splits(template, found) if choice.key == "prepare.test_fraction"), 0.1
-    )
-    tokens = round(found.text_bytes * (1 - held_out) * tokens_per_byte)
+def _steps(template: Template, params: Params, tokens: int) -> list[Choice]:
+    """Return how long to train on so many tokens: as the template, or shorter where the text would be read too often."""
     a_step = params.train.batch_size * params.model.block_size
     steps = params.train.max_steps
     if template.name == "tiny":

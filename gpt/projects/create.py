@@ -7,7 +7,6 @@ import getpass
 import os
 import re
 import shlex
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ import gpt
 from gpt import git
 from gpt.errors import UserError
 from gpt.files import atomic_file
-from gpt.params.project import PARAMS_FILE, Params, load_params
+from gpt.params.project import PARAMS_FILE, parse_params
 from gpt.projects.choices import Choice, choose, named
 from gpt.projects.lines import read_entries, set_value
 from gpt.projects.survey import Survey, survey
-from gpt.projects.templates import Template, file_of, load_template, stages
+from gpt.projects.templates import Template, deployments, file_of, load_template, stages
 from gpt.sources.local import content_hash
 
 OUTPUTS = ("data", "models", "metrics", "plots", "reports", "checkpoints", "spool", "mlartifacts")
@@ -45,7 +44,7 @@ def create(folder: Path, template_name: str, data: str | None, name: str | None)
     else:
         choices, about = named(name), ["the template's own text"]
     settings = _settings(template, choices, about[0])
-    parse(_with_commits(settings))
+    parse_params(PARAMS_FILE, _with_commits(settings))
     inside = text.resolve().relative_to(folder.resolve()) if text and _is_inside(text, folder) else None
     files = _files(settings, template, name, inside)
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +97,7 @@ def _is_inside(path: Path, folder: Path) -> bool:
 
 
 def _of_a_text(template: Template, folder: Path, text: Path, name: str) -> tuple[list[Choice], list[str]]:
-    params = parse(template.settings)
+    params = parse_params(PARAMS_FILE, template.settings)
     found = survey(text, params.prepare)
     return choose(template, params, found, _source(folder, text), name), [_size(found)]
 
@@ -107,7 +106,7 @@ def _of_the_hub(template: Template, address: str, name: str, *, is_asked_for: bo
     """Return what is chosen for a text of the hub. A template's own needs no network: its commit may be found later."""
     from gpt.projects.hub import look_at_hub, unresolved
 
-    params = parse(template.settings)
+    params = parse_params(PARAMS_FILE, template.settings)
     try:
         text = look_at_hub(address, params.prepare)
     except UserError as error:
@@ -151,16 +150,6 @@ def _settings(template: Template, choices: list[Choice], about: str) -> str:
     return template.head + made + text.removeprefix(template.head)
 
 
-def parse(settings: str) -> Params:
-    """Return valid settings; raise `UserError` if they are not, as where a prompt or a path looks like a secret."""
-    with tempfile.TemporaryDirectory() as temporary:
-        Path(temporary, PARAMS_FILE).write_text(settings, encoding="utf-8")
-        try:
-            return load_params(Path(temporary, PARAMS_FILE))
-        except UserError as error:
-            raise UserError(str(error).replace(f"{temporary}/", "")) from None
-
-
 def _with_commits(settings: str) -> str:
     """Return settings that are valid once the hub says at which commit its sources are."""
     sources = [
@@ -178,6 +167,7 @@ def _files(settings: str, template: Template, name: str, text: Path | None) -> d
     return {
         "params.yaml": settings,
         "dvc.yaml": stages(),
+        "prefect.yaml": deployments(),
         "README.md": file_of("README.md").format(name=name, template=template.name),
         ".gitignore": ignored,
         ".dvcignore": file_of("dvcignore"),

@@ -1,6 +1,7 @@
 """A text of the Hugging Face hub: which files of a data set, at which commit, and what they hold."""
 
 import re
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -44,7 +45,12 @@ def look_at_hub(address: str, settings: Prepare) -> HubText:
     smallest = min(chosen, key=lambda path: (chosen[path], path))
     if chosen[smallest] > _LOOKED_AT_BYTES:
         return HubText(source, None, f"{told}, too large to look at")
-    found = survey(hub.obtain(repository, commit, smallest, files[smallest]), settings)
+    with tempfile.TemporaryDirectory() as folder:
+        by_name = Path(
+            folder, PurePosixPath(smallest).name
+        )  # the cache has it under its hash, which does not tell its form
+        by_name.symlink_to(hub.obtain(repository, commit, smallest, files[smallest]))
+        found = survey(by_name, settings)
     return HubText(source, _scaled(found, address, len(chosen), size / chosen[smallest]), told)
 
 
