@@ -1,7 +1,7 @@
 """fetch: where text and benchmarks come from."""
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -24,10 +24,11 @@ class _Hashed(Section):
     """A source whose bytes a SHA-256 fixes."""
 
     sha256: Sha256
+    identity_key: ClassVar = "sha256"
 
     @property
     def identity(self) -> str:
-        """What fixes the bytes of the source."""
+        """What fixes the bytes of the source, and is the value of `identity_key`."""
         return self.sha256
 
 
@@ -90,10 +91,11 @@ class HuggingFaceSource(Section):
     patterns: Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(not_empty)]
     "Patterns of the files to take; `*` matches across folders."
     licence: Text
+    identity_key: ClassVar = "revision"
 
     @property
     def identity(self) -> str:
-        """What fixes the bytes of the source."""
+        """What fixes the bytes of the source, and is the value of `identity_key`."""
         return self.revision
 
 

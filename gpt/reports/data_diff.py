@@ -91,9 +91,9 @@ def compare_sources(old: Version, new: Version) -> list[str]:
                 lines.append(f"+ {label}: {', '.join(f'{key} {value}' for key, value in after[name].items())}")
             else:
                 changes = [
-                    f"{key} {before[name][key]} → {value}"
-                    for key, value in after[name].items()
-                    if before[name][key] != value
+                    f"{key} {before[name].get(key, 'none')} → {after[name].get(key, 'none')}"
+                    for key in [*after[name], *(key for key in before[name] if key not in after[name])]
+                    if before[name].get(key) != after[name].get(key)
                 ]
                 lines += [f"~ {label}: {change}" for change in changes]
     return lines
@@ -214,7 +214,7 @@ def _sources(params: Json, kind: str) -> dict[str, Json]:
     """Return by name what identifies a source. Revisions may be older than today's params.yaml."""
     listed = {source["name"]: source for source in params["fetch"].get(kind, [])}
     return {
-        name: {"sha256": str(source.get("sha256")), "licence": str(source.get("licence"))}
+        name: {key: str(source[key]) for key in ("sha256", "revision", "licence") if key in source}
         for name, source in listed.items()
     }
 

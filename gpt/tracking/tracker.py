@@ -107,4 +107,4 @@ def _flat_params(params: Params) -> dict[str, Any]:
         if section not in ("launch", "fetch")
         for key, value in values.items()
     }
-    return flat | {f"fetch.{source['name']}.sha256": source["sha256"] for source in sections["fetch"]["sources"]}
+    return flat | {f"fetch.{source.name}.{source.identity_key}": source.identity for source in params.fetch.sources}

@@ -22,7 +22,9 @@ from gpt.params.project import load_params
 from gpt.reports.data_diff import count_changes, diff
 from gpt.sources import fetch as sources
 from tests.conftest import prepare_data
+from tests.sources.hub import DataSet, hub
 
+EXACTLY = {"exact": True, "minhash": False, "ngram": 5, "buckets": 14, "hashes": 8, "seed": 1}
 STAGES = {"prepare": {"cmd": "true", "outs": [paths.DOCUMENTS.as_posix()]}}
 
 
@@ -95,6 +97,38 @@ def test_it_says_which_sources_settings_documents_and_tokens_changed(
     )
     assert f"  {grown}: 1 added, 0 removed, {documents} the same" in lines
     assert any(line.startswith("  train made-up: documents") and "tokens" in line for line in lines)
+
+
+def test_the_next_revision_of_a_data_set_is_told_with_what_it_brings(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPT_CACHE", str(tmp_path / "cache"))
+    with hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        server.sets["tales/times"] = DataSet()
+        lines = [f'{{"text": "tale {number} of a king and of his daughter"}}\n' for number in range(40)]
+        first, second = (
+            server.sets["tales/times"].commit({"data/a.jsonl": "".join(part).encode()}) for part in (lines[:39], lines)
+        )
+        listed = {
+            "name": "times",
+            "kind": "huggingface",
+            "repository": "tales/times",
+            "patterns": ["*.jsonl"],
+            "licence": "-",
+        }
+        for revision in (first, second):
+            change(fetch={"sources": [listed | {"revision": revision}]}, prepare={"deduplicate": EXACTLY})
+            sources.fetch(load_params().fetch.sources, paths.RAW)
+            prepare_data(Path())
+            if revision == first:
+                dvc("commit", "--force", "-q")
+                git(repository, "commit", "-qam", "the first revision")
+    told = diff(repository, "HEAD")
+    assert told[:2] == ["sources", f"  ~ times: revision {first} → {second}"]
+    documents = [line for line in told if line.endswith(" the same") and "added" in line]
+    assert sorted(line.split(": ")[1].split(", ")[0] for line in documents) == ["0 added", "0 added", "1 added"]
+    assert all("0 removed" in line for line in documents)
 
 
 def lock(**params: dict[str, object]) -> None:

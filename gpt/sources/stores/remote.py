@@ -18,7 +18,19 @@ from gpt.sources.stores.credentials import WHERE, login
 
 _CHUNK_BYTES = 1 << 20
 _SHOWN = 3
-_STAMPS = ("ETag", "etag", "md5", "content_md5", "LastModified", "last_modified", "mtime", "updated", "created")
+_STAMPS = (
+    "ETag",
+    "etag",
+    "md5",
+    "content_md5",
+    "Content-MD5",
+    "Last-Modified",
+    "LastModified",
+    "last_modified",
+    "mtime",
+    "updated",
+    "created",
+)
 
 
 class Stored(NamedTuple):
