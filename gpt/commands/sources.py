@@ -67,8 +67,8 @@ def fetch(what: str | None, accept: bool) -> int:
     examples=[
         "gpt data add texts/  # a folder: all files below it",
         "gpt data add 's3://bucket/texts/*.jsonl.zst' --licence 'CC BY 4.0'",
-        "gpt data add hf://roneneldan/TinyStories/*.txt --name stories",
-        "gpt data add hf://allenai/c4@1588ec4/en/*.json.gz  # at that commit, or at what that branch is at now",
+        "gpt data add 'hf://roneneldan/TinyStories/*valid.txt' --name stories",
+        "gpt data add 'hf://OWNER/NAME@main/data/*.parquet'  # at the commit that this branch is at now",
     ],
     notes="Its hash, or its commit, is found and written with it, and a data set's licence from its card.",
 )
