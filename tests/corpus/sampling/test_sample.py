@@ -146,7 +146,7 @@ def test_a_name_that_no_document_has_is_told_with_those_that_are(corpus: Corpus,
     reader = SampleReader(corpus.output)
     with pytest.raises(UserError, match="--source web: no document has it; known are made-up, zzz"):
         reader.choose(1, 0, source="web")
-    with pytest.raises(UserError, match="--reason short: no document has it; known are cut, "):
+    with pytest.raises(UserError, match="--reason short: no document has it; known are contaminated, cut, "):
         reader.choose(1, 0, reason="short")
     with pytest.raises(UserError, match=r"sample\.jsonl: not found; run `gpt prepare` first"):
         SampleReader(tmp_path)
