@@ -16,6 +16,7 @@ from gpt.params.corpus import Prepare
 from gpt.params.project import load_params
 from tests.conftest import ROOT
 from tests.corpus.raw import PREPARE, Raw, sent
+from tests.corpus.test_prepare import SETTINGS, Corpus
 
 
 @pytest.fixture
@@ -231,3 +232,18 @@ def test_gpt_inputs_writes_down_the_files_of_filters(own: Raw) -> None:
     changed = params.model_copy(update={"prepare": with_filters({"class": "own_filters.Poetry"})})
     assert list(describe_inputs("prepare", changed)["files"]) == ["own_filters.py", "own_words.py"]
     assert "files" not in describe_inputs("tokenize", changed)
+
+
+def test_worker_processes_find_the_class_and_the_list(own: Raw, tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path / "project")
+    lines = [f"line {number} / of {number}" for number in range(60)]
+    urls = ["https://ads.example/x" if number % 3 else "https://good.example" for number in range(60)]
+    rows = ({"text": text, "score": 1, "url": url} for text, url in zip(lines, urls, strict=True))
+    corpus.write({"a.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()}, source="web")
+    Path("list.txt").write_text("ads.example\n")
+    filters = [{"class": "own_filters.Poetry"}, {"url_list": "list.txt", "field": "url"}]
+    engine = SETTINGS.engine.model_copy(update={"workers": 2})
+    settings = Prepare.model_validate(SETTINGS.model_dump() | {"filters": filters, "engine": engine.model_dump()})
+    counts = corpus.prepare(settings)
+    assert counts["dropped"]["url_list: host"]["documents"] == 40
+    assert sorted(corpus.texts()) == sorted(lines[::3])
