@@ -24,6 +24,8 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Raw]:
     monkeypatch.chdir(tmp_path)
     yield Raw(tmp_path / "raw")
     sys.path[:] = [folder for folder in sys.path if folder != str(tmp_path)]
+    for name in [name for name in sys.modules if name.endswith(("_filters", "_words"))]:
+        del sys.modules[name]
 
 
 def with_filters(*filters: dict[str, Any], **change: Any) -> Prepare:
@@ -176,6 +178,8 @@ def test_a_class_of_ones_own_filters_and_may_change_the_text(own: Raw) -> None:
         ({"class": "own_filters.Bare"}, "is no filter; give it a method filter(self, document)"),
         ({"class": "own_filters.Poetry", "verses": 3}, "cannot be made with its arguments (verses): TypeError"),
         ({"class": "broken_filters.Poetry"}, "broken_filters.Poetry: cannot be imported (SyntaxError: "),
+        ({"class": "colorsys.Poetry"}, "colorsys.py has no class Poetry (its classes: none)"),
+        ({"class": "fractions.Fraction"}, "is no filter; give it a method"),
         ({"class": "needing_filters.Poetry"}, "cannot be imported, as no_such_library is not installed; install it"),
     ],
 )
@@ -247,3 +251,11 @@ def test_worker_processes_find_the_class_and_the_list(own: Raw, tmp_path: Path) 
     counts = corpus.prepare(settings)
     assert counts["dropped"]["url_list: host"]["documents"] == 40
     assert sorted(corpus.texts()) == sorted(lines[::3])
+
+
+def test_a_file_that_a_library_hides_is_told(own: Raw) -> None:
+    Path("string.py").write_text(OWN)
+    with pytest.raises(
+        UserError, match=r"string\.py of the project is hidden by .*string\.py; give the file another name"
+    ):
+        Filtered(with_filters({"class": "string.Poetry"}))
