@@ -118,7 +118,8 @@ STUB = """\
 import json, os, sys
 from pathlib import Path
 
-name = {"fetch sources": "fetch", "fetch benchmarks": "fetch_benchmarks", "fetch weights": "fetch_weights"}.get(" ".join(sys.argv[1:]), sys.argv[1]).replace("-", "_")
+NAMES = {"fetch sources": "fetch", "fetch benchmarks": "fetch_benchmarks", "fetch weights": "fetch_weights"}
+name = NAMES.get(" ".join(sys.argv[1:]), sys.argv[1]).replace("-", "_")
 broken = Path(f"{name}.broken")
 if broken.exists():
     exec(broken.read_text())
