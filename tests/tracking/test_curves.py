@@ -52,7 +52,7 @@ def records(file: Path) -> Iterator[Any]:
         whole += data[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # whole, or the last piece
-            record = wandb_internal_pb2.Record()
+            record = wandb_internal_pb2.Record()  # pyright: ignore[reportAttributeAccessIssue]: chosen by protobuf's version
             record.ParseFromString(whole)
             whole = b""
             yield record
