@@ -152,7 +152,7 @@ def _explain(path: Path, key: str, fault: Any) -> str:
     if kind == "missing" and key.startswith("fetch.") and key.endswith((".sha256", ".revision")):
         return f"{path}: {key} is missing; `gpt data hash` finds it and writes it there"
     if kind == "missing":
-        return f"{path}: {key} is missing; add it (see the comments in params.yaml)"
+        return f"{path}: {key} is missing; add it: `gpt init --upgrade` shows it as it should be"
     if kind == "union_tag_not_found":
         return f"{path}: {key}.kind is missing; add it (see the comments in params.yaml)"
     if kind == "union_tag_invalid":

@@ -18,7 +18,7 @@ from gpt.params.project import PARAMS_FILE, parse_params
 from gpt.projects.choices import Choice, choose, named
 from gpt.projects.lines import read_entries, set_value
 from gpt.projects.survey import Survey, survey
-from gpt.projects.templates import Template, file_of, load_template, stages
+from gpt.projects.templates import Template, deployments, file_of, load_template, stages
 from gpt.sources.local import content_hash
 
 OUTPUTS = ("data", "models", "metrics", "plots", "reports", "checkpoints", "spool", "mlartifacts")
@@ -167,6 +167,7 @@ def _files(settings: str, template: Template, name: str, text: Path | None) -> d
     return {
         "params.yaml": settings,
         "dvc.yaml": stages(),
+        "prefect.yaml": deployments(),
         "README.md": file_of("README.md").format(name=name, template=template.name),
         ".gitignore": ignored,
         ".dvcignore": file_of("dvcignore"),

@@ -6,6 +6,7 @@ costs, and holds values that differ, each with a comment where the base's does n
 """
 
 import difflib
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ _FOLDER = Path(__file__).parent / "templates"
 # How dvc.yaml calls `gpt` in this repository, whose environment lies in it, and in a project that uses the installed package.
 _OWN_ENVIRONMENT = r'"\${VIRTUAL_ENV:-\${DVC_ROOT:-.}/.venv}/bin/gpt"'
 _INSTALLED = r'"\${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/}gpt"'
+_FLOW_FILE = re.compile(r"entrypoint: ([\w/]+)\.py:(\w+)")
 _STAGES_HEAD = """\
 # The stages of a model. Each depends on exactly what can change its bytes: values of params.yaml, the files it reads, and what
 # `inputs` writes down for it: the code of the installed gpt package that it runs (by its imports, without comments), the versions
@@ -96,6 +98,14 @@ def stages() -> str:
     body = _without_head(file_of("stages.yaml"))
     assert _OWN_ENVIRONMENT in body, "dvc.yaml calls gpt in another way than is replaced here"
     return _STAGES_HEAD + body.replace(_OWN_ENVIRONMENT, _INSTALLED)
+
+
+@cache
+def deployments() -> str:
+    """Return the prefect.yaml of a project that uses the installed package: its flows are modules there, no files here."""
+    text = file_of("prefect.yaml").replace("make schedule", "python -m infra.schedule")
+    assert _FLOW_FILE.search(text), "prefect.yaml names flows in another way than is replaced here"
+    return _FLOW_FILE.sub(lambda found: f"entrypoint: {found[1].replace('/', '.')}.{found[2]}", text)
 
 
 def file_of(name: str) -> str:

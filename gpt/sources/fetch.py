@@ -14,12 +14,12 @@ from pathlib import Path, PurePosixPath
 
 from gpt.addresses import proxies
 from gpt.errors import UserError
-from gpt.files import atomic_folder, sha256_file, sha256_tree, write_json
+from gpt.files import atomic_folder, sha256_file, write_json
 from gpt.params.sources import HuggingFaceSource, LocalSource, PypiSource, Source, UrlSource
 from gpt.sources.archives import extract
 from gpt.sources.hidden import shown
-from gpt.sources.local import describe_change, find_files
-from gpt.sources.manifests import describe_changes, manifest_file, read_manifest
+from gpt.sources.local import describe_change, find_files, place_of
+from gpt.sources.manifests import describe_changes, manifest_file, manifest_hash, read_manifest, remember
 from gpt.sources.refusals import OtherContent, Refusals
 from gpt.sources.stores import hub, remote
 from gpt.sources.stores.cache import cached, is_cached, note
@@ -155,7 +155,7 @@ def _place(files: Mapping[str, Path], target: Path) -> list[str]:
 
 def _copy_local(source: LocalSource, target: Path) -> list[str]:
     """Copy what a path means, without what is hidden in it; return the names of that."""
-    path = Path(source.path).expanduser()
+    path = place_of(source)
     if (files := find_files(path)) is None:
         raise UserError(f"path: {path} not found")
     if not files.is_one and target.resolve().is_relative_to(files.folder.resolve()):
@@ -163,10 +163,12 @@ def _copy_local(source: LocalSource, target: Path) -> list[str]:
     _place({name: files.folder / name for name in files.names}, target)
     if not files.names:
         raise UserError("holds no file; check its path")
-    found = sha256_file(target / path.name) if files.is_one else sha256_tree(target)
+    hashes = {name: str(entry["sha256"]) for name, entry in _describe(target).items()}
+    found = hashes[path.name] if files.is_one else manifest_hash(hashes)
     if found != source.sha256:
-        hashes = {name: str(entry["sha256"]) for name, entry in _describe(target).items()}
-        raise OtherContent(source.sha256, found, describe_change(source, hashes))
+        raise OtherContent(source.sha256, found, describe_change(source, hashes, is_one=files.is_one))
+    if not files.is_one:
+        remember(hashes)
     return files.left_out
 
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from gpt import paths
 from gpt.errors import UserError
-from gpt.files import lenient_json, sha256_file, write_json
+from gpt.files import as_object, lenient_json, sha256_file, write_json
 from gpt.params.sources import LocalSource
 from gpt.paths import cache_folder
 from gpt.sources.hidden import is_hidden, matches, split_pattern
-from gpt.sources.manifests import describe_changes, manifest_hash
+from gpt.sources.manifests import describe_changes, manifest_hash, recall
 
 _SETTLED_NS = 2_000_000_000  # a file that was changed just now may change again within the same tick of its time
 
@@ -84,16 +84,22 @@ def content_hashes(path: Path, files: Files) -> dict[str, str]:
     return {name: digest for name, (_, digest) in seen.items()}
 
 
-def describe_change(source: LocalSource, now: dict[str, str]) -> str:
-    """Return which files differ from those that were fetched when params.yaml had this hash; "" if that is not known."""
-    listing = paths.RAW / "sources.json"
-    fetched = lenient_json(listing.read_bytes(), list) if listing.exists() else []
-    for entry in fetched:
-        if isinstance(entry, dict) and entry.get("name") == source.name:
-            before = {name: file["sha256"] for name, file in entry["files"].items()}
-            if source.sha256 in (manifest_hash(before), *before.values()):
-                return describe_changes(before, now)
-    return ""
+def describe_change(source: LocalSource, now: dict[str, str], *, is_one: bool) -> str:
+    """Return which files differ from those that the hash in params.yaml is of, or which they are, if nobody knows."""
+    if is_one:
+        return source.path
+    # DVC has removed data/raw when a stage runs; where it was pulled, nobody has fetched.
+    before = recall(source.sha256) or _fetched(source.name)
+    return (
+        describe_changes(before, now)
+        if manifest_hash(before) == source.sha256
+        else f"{len(now)} files in {source.path}"
+    )
+
+
+def place_of(source: LocalSource) -> Path:
+    """Return where a source's files lie: beside the project's params.yaml, also for an experiment that runs in a copy of it."""
+    return paths.kept(Path(source.path).expanduser())
 
 
 def check_content(source: LocalSource) -> str | None:
@@ -101,14 +107,27 @@ def check_content(source: LocalSource) -> str | None:
 
     Raises `UserError` if they are not there.
     """
-    path = Path(source.path).expanduser()
+    path = place_of(source)
     if (files := find_files(path)) is None:
         raise UserError(f"path: {path} not found")
     hashes = content_hashes(path, files)
     found = hashes[path.name] if files.is_one else manifest_hash(hashes)
     if found == source.sha256:
         return None
-    return describe_change(source, hashes) or f"sha256 is {source.sha256}, but {path} has {found}"
+    what = describe_change(source, hashes, is_one=files.is_one)
+    return f"{path} is not what params.yaml says it is: sha256 is {source.sha256}, but it has {found} ({what})"
+
+
+def _fetched(name: str) -> dict[str, str]:
+    """Return the hashes of the files that data/raw holds of a source, nothing if it holds none."""
+    listing = paths.RAW / "sources.json"
+    fetched = lenient_json(listing.read_bytes(), list) if listing.exists() else []
+    entries = [entry for entry in fetched if as_object(entry).get("name") == name]
+    return {
+        file: str(as_object(known).get("sha256"))
+        for entry in entries
+        for file, known in as_object(entry.get("files")).items()
+    }
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, bool]]:

@@ -185,8 +185,14 @@ def test_a_change_runs_the_stages_whose_bytes_it_can_change_and_no_other(
 def test_a_changed_local_file_is_noticed(make_project: Callable[..., Project], tmp_path: Path) -> None:
     project = make_project()
     project.run(*REPRO, "fetch")
-    (tmp_path / "text.jsonl").write_text('{"text": "another"}\n', encoding="utf-8")
+    text = tmp_path / "text.jsonl"
+    with text.open("a", encoding="utf-8") as file:
+        file.write('{"text": "another"}\n')
     output = project.run(*REPRO, exit_code=255)
     assert project.stages_run(output) == ["inputs", "fetch"]
     assert "fetch.sources made-up: sha256 is" in output
-    assert "write its hash there" in output
+    assert f"({text})" in output
+    assert "`gpt data hash made-up` writes it into params.yaml" in output
+    project.run("gpt", "data", "hash", "made-up")
+    project.run(*REPRO, "fetch")
+    assert (project.folder / "data/raw/made-up/text.jsonl").read_bytes() == text.read_bytes()

@@ -98,7 +98,7 @@ def test_it_is_a_git_repository_whose_first_commit_holds_the_files_and_not_the_t
     assert params.fetch.sources[0].model_dump()["path"] == "texts"
     committed = git.list_files(Path("project"), "ls-tree", "-r", "-z", "--name-only", "HEAD")
     assert sorted(committed) == [
-        ".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore", "README.md", "dvc.yaml", "params.yaml",
+        ".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore", "README.md", "dvc.yaml", "params.yaml", "prefect.yaml",
     ]  # fmt: skip
     assert git.ask(Path("project"), "status", "--porcelain") == b""
     assert git.ask(Path("project"), "log", "--format=%an <%ae> %s") == b"Ada <ada@example.org> Begin, by gpt init\n"

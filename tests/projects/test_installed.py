@@ -19,7 +19,18 @@ from tests.projects.test_create import prose
 
 pytestmark = pytest.mark.slow
 
-SOURCES = ("gpt", "flows", "infra", "pyproject.toml", "README.md", "LICENSE", "params.yaml", "dvc.yaml", ".dvc/config")
+SOURCES = (
+    "gpt",
+    "flows",
+    "infra",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "params.yaml",
+    "dvc.yaml",
+    "prefect.yaml",
+    ".dvc/config",
+)
 SMALL = {
     "train.max_steps": 20,
     "train.eval_interval": 10,

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 from dvc.utils.serialize import load_yaml, modify_yaml
+from prefect.flows import load_flow_from_entrypoint
 
 from benchmarks.quality import read_recipe
 from gpt.commands.projects import init
 from gpt.errors import UserError
 from gpt.params.project import load_params
 from gpt.projects.lines import comment_of, read_entries
-from gpt.projects.templates import NAMES, load_template, stages
+from gpt.projects.templates import NAMES, deployments, load_template, stages
 from tests.conftest import ROOT
 
 BASE = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -19,7 +20,9 @@ LONG = 80  # DVC folds a line that is longer, where a space or a colon lets it
 
 def test_templates_stand_on_the_default_run_itself() -> None:
     folder = ROOT / "gpt/projects/templates"
-    for name, target in (("base.yaml", "params.yaml"), ("stages.yaml", "dvc.yaml"), ("dvc-config", ".dvc/config")):
+    for name, target in {
+        "base.yaml": "params.yaml", "stages.yaml": "dvc.yaml", "prefect.yaml": "prefect.yaml", "dvc-config": ".dvc/config",
+    }.items():  # fmt: skip
         assert (folder / name).is_symlink()
         assert (folder / name).resolve() == (ROOT / target).resolve()
 
@@ -83,3 +86,13 @@ def test_stages_of_a_project_are_those_of_the_default_run_but_for_where_gpt_is(t
         assert command.startswith('"\\${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/}gpt" ')
         assert command.split('" ', 1)[1] == stage.pop("cmd").split('" ', 1)[1]
         assert own[name] == stage
+
+
+def test_deployments_of_a_project_are_flows_of_the_installed_package(tmp_path: Path) -> None:
+    (tmp_path / "prefect.yaml").write_text(deployments(), encoding="utf-8")
+    own, base = load_yaml(tmp_path / "prefect.yaml"), load_yaml(ROOT / "prefect.yaml")
+    flows = [load_flow_from_entrypoint(each.pop("entrypoint")) for each in own["deployments"]]
+    assert [flow.name for flow in flows] == ["pretrain", "reproduce"]
+    for each in base["deployments"]:
+        del each["entrypoint"]
+    assert own == base

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from gpt.commands.checks.sources import sources as doctor
 from gpt.commands.inputs import describe_inputs
 from gpt.commands.main import main
-from gpt.params.editing import Values, read_sources, replace_sources
+from gpt.params.changes.editing import Values, read_sources, replace_sources
 from gpt.params.project import load_params
 from gpt.sources.adding import HubAddress, parse_hub_address
 from tests.conftest import ROOT
@@ -112,7 +112,7 @@ def test_files_that_changed_are_named_by_fetch_and_doctor_seen_by_dvc_and_accept
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 3, "both sources, and what to do"
     assert "(changed: 1 (a.txt); new: 1 (c.txt); gone: 1 (deep/b.txt))" in told[0]
-    assert f"what came has {sha256('the second edition')} (changed: 1 (book.txt))" in told[1]
+    assert f"what came has {sha256('the second edition')} (book.txt)" in told[1]
     assert told[2].endswith("if that is what you want, `gpt data hash notes book` writes it into params.yaml")
 
     assert main(["fetch", "--accept", "sources"]) == 0

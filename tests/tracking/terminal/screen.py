@@ -4,11 +4,15 @@ import fcntl
 import os
 import pty
 import re
+import select
+import signal
 import struct
 import termios
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+_SECONDS = 240.0
 _CONTROL = re.compile(r"\x1b\[(?P<numbers>[?\d;]*)(?P<letter>[A-Za-z])|(?P<one>[\r\n\b])|(?P<text>[^\x1b\r\n\b]+)")
 
 
@@ -32,12 +36,16 @@ def run_in_terminal(
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     written = b""
     try:
-        while chunk := _read(terminal):
+        deadline = time.monotonic() + _SECONDS
+        while chunk := _read(terminal, deadline):
             written += chunk
             if answer:
                 answer(written.decode("utf-8", "replace"), terminal, process)
+    except BaseException:
+        os.kill(process, signal.SIGKILL)
+        raise
     finally:
-        os.close(terminal)  # hangs up, if it still runs
+        os.close(terminal)
         _, status = os.waitpid(process, 0)
     code = os.waitstatus_to_exitcode(status)
     return (code if code >= 0 else 128 - code), written.decode("utf-8", "replace")
@@ -76,7 +84,10 @@ def screen(written: str) -> list[str]:
     return [line.rstrip() for line in shown]
 
 
-def _read(terminal: int) -> bytes:
+def _read(terminal: int, deadline: float) -> bytes:
+    """Return what was written meanwhile, nothing once the other end is closed."""
+    ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
+    assert ready, f"still waiting after {_SECONDS:.0f} s"
     try:
         return os.read(terminal, 65536)
     except OSError:  # Linux says so that the other end is closed
