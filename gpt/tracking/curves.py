@@ -95,8 +95,8 @@ class Curves:
             tracker.start()
             if name == "wandb":
                 tracker.store_init_configuration(self._config)
-                if url := getattr(tracker.tracker, "url", None):
-                    logger.info("wandb: %s", url)
+                if not tracker.tracker.offline:
+                    print(f"wandb: {tracker.tracker.url}", flush=True)
             return tracker
         except Exception as error:
             self._warn(name, error)
