@@ -84,7 +84,9 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         # YAML 1.2, as DVC reads it: 1e-3 is a number, `no` is a word, a key given twice is an error.
         values = YAML(typ="safe", pure=True).load(text)
     except FileNotFoundError:
-        raise UserError(f"{path}: not found in {Path.cwd()} or above; run this in a project's folder") from None
+        raise UserError(
+            f"{path}: not found in {Path.cwd()} or above; run this in a project's folder, or make one: gpt init DIR"
+        ) from None
     except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except IsADirectoryError:
