@@ -11,7 +11,7 @@ import warnings
 import click
 from click.exceptions import Exit
 
-from gpt.commands import data, generate, lineage, models, training, versions
+from gpt.commands import data, experiments, generate, lineage, models, projects, sources, training, versions
 from gpt.commands.checks import doctor
 from gpt.commands.line import completion
 from gpt.commands.line.command import Group, version_option
@@ -23,11 +23,13 @@ COMMANDS = Group(
     "gpt",
     "Pretrain your own GPT from params.yaml. Works on the project that the current folder lies in.",
     {
+        "A project": (projects.init,),
         "Data": (
-            *(data.inputs, data.fetch, data.prepare, data.tokenizer, data.tokenize),
+            *(data.inputs, sources.fetch, data.prepare, data.tokenizer, data.tokenize),
             *(data.data_card, data.TOKENS, data.DATA),
         ),
         "Training": (training.pretrain, training.checkpoints, training.sync),
+        "Experiments": (experiments.experiment, experiments.compare),
         "A trained model": (models.evaluate, models.report, generate.generate, models.import_, models.export),
         "The registry": (
             *(versions.register, versions.promote, versions.rollback, versions.models),
