@@ -1,4 +1,4 @@
-"""`gpt experiment` refuses what DVC would fail of later, in one message, before DVC starts: the projects here have no DVC at all."""
+"""`gpt experiment` refuses what DVC would fail of later, in one message, before DVC starts: projects here have no DVC at all."""
 
 import subprocess
 from pathlib import Path
