@@ -56,6 +56,7 @@ def environment(project: Path) -> dict[str, str]:
         ("gpt generate x --model models:/po", "gpt generate x --model models:/poems"),
         ("gpt generate x --model models:/poems@", "gpt generate x --model models:/poems@champion "),
         ("gpt lineage @ch", "gpt lineage @champion "),
+        ("gpt reproduce models:/poems/", "gpt reproduce models:/poems/3 "),
         ("gpt export out --model mo", "gpt export out --model models/"),
     ],
 )
