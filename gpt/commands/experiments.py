@@ -14,7 +14,7 @@ from gpt.commands.line.arguments import NOT_EMPTY, TEXT, at_least
 from gpt.commands.line.command import command
 from gpt.errors import UserError
 
-_TABLE = "dvc exp show --only-changed --drop '.*/|State|Executor'"
+_TABLE = "dvc exp show --only-changed --drop '.*/|State|Executor|Created'"
 
 
 @command(
