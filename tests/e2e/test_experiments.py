@@ -64,6 +64,7 @@ def test_a_temporary_experiment_is_recorded_in_the_projects_store(project: Proje
 
 
 def test_five_queued_values_are_five_runs_with_curves_that_compare_draws(project: Project) -> None:
+    project.git("commit", "-qam", "settings")
     steps = (8, 12, 16, 20, 24)
     before = (project.folder / "params.yaml").read_text(encoding="utf-8")
     said = project.run(
