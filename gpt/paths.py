@@ -8,11 +8,14 @@ from pathlib import Path
 from gpt.errors import UserError
 
 INPUTS = Path("data/inputs")
+MANIFESTS = Path("data/manifests")
 RAW = Path("data/raw")
 BENCHMARKS = Path("data/benchmarks")
 DOCUMENTS = Path("data/documents")
 TOKENS = Path("data/tokens")
 TOKENIZER = Path("models/tokenizer")
+INITIAL = Path("models/initial")
+INITIAL_SOURCE = "source.json"  # in it
 BASE_MODEL = Path("models/base")
 RUN = Path("models/run.json")
 PREPARE_COUNTS = Path("data/prepare.json")
@@ -29,6 +32,7 @@ COMPARISON = Path("reports/comparison")
 COMPARE = Path("reports/compare")
 DATA_CARD = Path("reports/data.html")
 CHECKPOINTS = Path("checkpoints")
+LOGS = Path("logs")
 SPOOL = Path("spool")
 DATABASE = Path("mlflow.db")
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import tiktoken
 import torch
 
 from gpt import paths
@@ -24,6 +23,7 @@ from gpt.processes.agreement import Share
 from gpt.processes.cores import bound_threads
 from gpt.processes.environment import check_products
 from gpt.processes.precision import autocast_type, check_precision, matmul_precision, warn_if_emulated
+from gpt.tokens.encoding import Encoding
 
 Sample = dict[str, str | float]
 
@@ -59,7 +59,7 @@ def evaluate(
     return metrics
 
 
-def _score(params: Params, model: GPTModel, encoding: tiktoken.Encoding, split: str, share: Share) -> Scored:
+def _score(params: Params, model: GPTModel, encoding: Encoding, split: str, share: Share) -> Scored:
     documents = read_held_out(paths.DOCUMENTS, split, encoding, params.evaluate.max_tokens)
     return score_documents(model, documents, encoding, split, autocast=_autocast(params), share=share)
 
@@ -88,7 +88,7 @@ def score_all_items(params: Params, share: Share | None = None) -> dict[str, Any
         return score_benchmarks(params, model, encoding, autocast=_autocast(params), share=share, all_items=True)[0]
 
 
-def _load(params: Params) -> tuple[GPTModel, tiktoken.Encoding]:
+def _load(params: Params) -> tuple[GPTModel, Encoding]:
     """Return models/base with its tokenizer, ready to be scored in `evaluate.precision` on this machine."""
     precision, device = params.evaluate.precision, default_device()
     check_products("evaluate.precision", precision, on_gpu=device.type == "cuda")
@@ -102,7 +102,7 @@ def _autocast(params: Params) -> torch.dtype | None:
     return autocast_type(params.evaluate.precision)
 
 
-def _samples(params: Params, model: GPTModel, encoding: tiktoken.Encoding) -> list[Sample]:
+def _samples(params: Params, model: GPTModel, encoding: Encoding) -> list[Sample]:
     """Return what the model writes after each prompt: at evaluate.temperature first, then at evaluate.temperatures."""
     settings = params.evaluate
     samples: list[Sample] = []

@@ -27,7 +27,7 @@ Open = Callable[[str], Path | None]
 "Gives the path of a file of data/documents, None if it is not at hand."
 
 _SETTINGS = ("prepare", "tokenizer", "tokenize", "evaluate.benchmarks")
-_ELSEWHERE = ("prepare.engine", "tokenize.weights")  # where it ran; what the sources are said to weigh
+_ELSEWHERE = "prepare.engine"  # where it ran
 # Where an earlier release kept them.
 _BEFORE = {path: Path("metrics") / path.name for path in (paths.PREPARE_COUNTS, paths.TOKENIZE_COUNTS)}
 _REPRO = "`dvc repro tokenize`"
@@ -79,7 +79,7 @@ def diff(project: Path, revision: str) -> list[str]:
 
 
 def compare_sources(old: Version, new: Version) -> list[str]:
-    """Return which sources and benchmarks came, went or changed their hash, licence or weight."""
+    """Return which sources and benchmarks came, went or changed their hash or licence."""
     lines = []
     for kind in ("sources", "benchmarks"):
         before, after = _sources(old.params, kind), _sources(new.params, kind)
@@ -91,9 +91,9 @@ def compare_sources(old: Version, new: Version) -> list[str]:
                 lines.append(f"+ {label}: {', '.join(f'{key} {value}' for key, value in after[name].items())}")
             else:
                 changes = [
-                    f"{key} {before[name][key]} → {value}"
-                    for key, value in after[name].items()
-                    if before[name][key] != value
+                    f"{key} {before[name].get(key, 'none')} → {after[name].get(key, 'none')}"
+                    for key in [*after[name], *(key for key in before[name] if key not in after[name])]
+                    if before[name].get(key) != after[name].get(key)
                 ]
                 lines += [f"~ {label}: {change}" for change in changes]
     return lines
@@ -212,11 +212,9 @@ def _read_version(read: Callable[[Path], str | None], name: str, hint: str, must
 
 def _sources(params: Json, kind: str) -> dict[str, Json]:
     """Return by name what identifies a source. Revisions may be older than today's params.yaml."""
-    weights = params["tokenize"].get("weights", {})
     listed = {source["name"]: source for source in params["fetch"].get(kind, [])}
     return {
-        name: {"sha256": str(source.get("sha256")), "licence": str(source.get("licence"))}
-        | ({"weight": f"{weights.get(name, 1):g}"} if kind == "sources" else {})
+        name: {key: str(source[key]) for key in ("sha256", "revision", "licence") if key in source}
         for name, source in listed.items()
     }
 

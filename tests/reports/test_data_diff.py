@@ -22,7 +22,9 @@ from gpt.params.project import load_params
 from gpt.reports.data_diff import count_changes, diff
 from gpt.sources import fetch as sources
 from tests.conftest import prepare_data
+from tests.sources.hub import DataSet, hub
 
+EXACTLY = {"exact": True, "minhash": False, "ngram": 5, "buckets": 14, "hashes": 8, "seed": 1}
 STAGES = {"prepare": {"cmd": "true", "outs": [paths.DOCUMENTS.as_posix()]}}
 
 
@@ -79,14 +81,13 @@ def test_it_says_which_sources_settings_documents_and_tokens_changed(
     unchanged = ["sources: the same", "settings: the same", "documents: the same", "tokens: the same"]
     assert diff(repository, "HEAD") == unchanged
     before, hash_before = read_json(paths.PREPARE_COUNTS, ""), sha256_file(Path("text.jsonl"))
-    change(prepare={"max_document_bytes": 5000}, tokenize={"weights": {"made-up": 2.0}, "shuffle_seed": 9})
+    change(prepare={"max_document_bytes": 5000}, tokenize={"shuffle_seed": 9})
     add_text("a new document that nobody has seen")
     after = read_json(paths.PREPARE_COUNTS, "")
     (grown,) = (split for split in ("train", "validation", "test") if after[split] != before[split])
     assert main(["data", "diff"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"  ~ made-up: sha256 {hash_before} → {sha256_file(Path('text.jsonl'))}" in lines
-    assert "  ~ made-up: weight 1 → 2" in lines
     assert "  prepare.max_document_bytes: 20000000 → 5000" in lines
     assert "  tokenize.shuffle_seed: 1 → 9" in lines
     assert not any("engine" in line for line in lines)
@@ -96,6 +97,38 @@ def test_it_says_which_sources_settings_documents_and_tokens_changed(
     )
     assert f"  {grown}: 1 added, 0 removed, {documents} the same" in lines
     assert any(line.startswith("  train made-up: documents") and "tokens" in line for line in lines)
+
+
+def test_the_next_revision_of_a_data_set_is_told_with_what_it_brings(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPT_CACHE", str(tmp_path / "cache"))
+    with hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        server.sets["tales/times"] = DataSet()
+        lines = [f'{{"text": "tale {number} of a king and of his daughter"}}\n' for number in range(40)]
+        first, second = (
+            server.sets["tales/times"].commit({"data/a.jsonl": "".join(part).encode()}) for part in (lines[:39], lines)
+        )
+        listed = {
+            "name": "times",
+            "kind": "huggingface",
+            "repository": "tales/times",
+            "patterns": ["*.jsonl"],
+            "licence": "-",
+        }
+        for revision in (first, second):
+            change(fetch={"sources": [listed | {"revision": revision}]}, prepare={"deduplicate": EXACTLY})
+            sources.fetch(load_params().fetch.sources, paths.RAW)
+            prepare_data(Path())
+            if revision == first:
+                dvc("commit", "--force", "-q")
+                git(repository, "commit", "-qam", "the first revision")
+    told = diff(repository, "HEAD")
+    assert told[:2] == ["sources", f"  ~ times: revision {first} → {second}"]
+    documents = [line for line in told if line.endswith(" the same") and "added" in line]
+    assert sorted(line.split(": ")[1].split(", ")[0] for line in documents) == ["0 added", "0 added", "1 added"]
+    assert all("0 removed" in line for line in documents)
 
 
 def lock(**params: dict[str, object]) -> None:
@@ -134,10 +167,10 @@ def test_a_stage_that_has_not_run_since_its_settings_changed_is_named(repository
     git(repository, "add", "-A")
     git(repository, "commit", "-qm", "settings without the data")
     assert diff(repository, "HEAD")[4].startswith("HEAD has figures of data from before its params.yaml")
-    change(prepare={"split_seed": seed}, tokenize={"weights": {"made-up": 2.0}})
+    change(prepare={"split_seed": seed}, tokenize={"shuffle_seed": 9})
     assert diff(repository, "HEAD~1")[-2:] == [
         "the working tree has figures of data from before its params.yaml; `dvc repro tokenize` makes them anew",
-        "  tokenize has not run with tokenize.weights = none (ran with {}), tokenize.weights.made-up = 2.0 (ran with none)",
+        "  tokenize has not run with tokenize.shuffle_seed = 9 (ran with 1)",
     ]
 
 
@@ -193,7 +226,7 @@ def test_a_source_that_came_and_one_that_went_are_told(repository: Path) -> None
     lines = diff(repository, "HEAD")
     assert lines[1:4] == [
         "  - made-up",
-        f"  + other: sha256 {'0' * 64}, licence CC0-1.0, weight 1",
+        f"  + other: sha256 {'0' * 64}, licence CC0-1.0",
         f"  + judge (benchmark): sha256 {'0' * 64}, licence CC0-1.0",
     ]
 

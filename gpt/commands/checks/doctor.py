@@ -8,7 +8,7 @@ _MARKS = {"ok": "✓", "note": "·", "missing": "✗"}
 @command(examples=["gpt doctor"])
 def doctor() -> int:
     """say what this machine has and what is missing"""
-    from gpt.commands.checks import disclosure, machine, packages, project, servers, store, training
+    from gpt.commands.checks import disclosure, machine, packages, project, servers, sources, store, training
     from gpt.secrets.hiding import redact
 
     findings = [
@@ -21,6 +21,7 @@ def doctor() -> int:
         *store.artifacts(),
         *servers.servers(),
         *project.settings(),
+        *sources.sources(),
         *disclosure.uploads(),
         *training.environment(),
     ]

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 _EVALUATION, _SAMPLES = paths.EVALUATION.name, paths.SAMPLES.name
 
+_ADDRESSES = ("package", "url", "path", "repository")  # one of which every source has
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -51,8 +53,8 @@ class Facts:
         return [
             {
                 "name": str(source.get("name", "")),
-                "address": redact(str(source.get("package") or source.get("url") or source.get("path") or "")),
-                "sha256": str(source.get("sha256", "")),
+                "address": redact(next((str(source[key]) for key in _ADDRESSES if source.get(key)), "")),
+                "sha256": str(source.get("sha256") or source.get("revision") or ""),
                 "licence": redact(str(source.get("licence") or "not named")),
             }
             for source in (found if isinstance(found, list) else [])
