@@ -4,9 +4,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 
-from gpt.commands.main import main
+from gpt.commands.main import COMMANDS, main
 from gpt.files import sha256_file
+from gpt.params.project import load_params
 from tests.conftest import small_change, write_params
 
 
@@ -96,3 +98,22 @@ def test_what_dvc_says_is_seen_and_its_failure_is_ours(
     said = capfd.readouterr()
     assert "you are not inside of a DVC repository" in said.err
     assert "next:" not in said.out
+
+
+def complete(*words: str) -> list[str]:
+    """Return what a shell offers for the last word."""
+    *before, last = words
+    return [item.value for item in ShellComplete(COMMANDS, {}, "gpt", "_GPT_COMPLETE").get_completions(before, last)]
+
+
+def test_a_shell_completes_settings_and_the_names_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = make(tmp_path / "project")
+    monkeypatch.chdir(project)
+    assert complete("experiment", "-S", "train.max_s") == ["train.max_skips=", "train.max_steps="]
+    assert complete("experiment", "-S", "launc") == [f"launch.{key}=" for key in load_params().section("launch")]
+    subprocess.run(["git", "tag", "before"], cwd=project, check=True)
+    assert complete("compare", "HEAD", "bef") == ["before"]
+    assert complete("compare", "work") == ["workspace"]
+    monkeypatch.chdir(tmp_path)
+    assert complete("compare", "") == ["workspace"], "outside a repository there is no other"
+    assert complete("experiment", "-S", "train") == []
