@@ -31,8 +31,8 @@ _SIZES = ((50_000, 320), (1_000_000, 512), (20_000_000, 1024))
 _LARGER = 2048
 _VOCABULARIES = (2048, 1024, 512, 384, 320, 288, 260)
 _TRIED = 0.75  # of each document: less than the train split has
-# How often a text is read at most: beyond four times it is worth little to large models (Muennighoff et al. 2023); a small one
-# learns by heart later.
+# How often a text is read at most: a token's fifth reading is worth less than a new one (Muennighoff et al. 2023). What `tiny` is
+# for is small, and read twice as often.
 _EPOCHS = {"tiny": 8, "gpt2-124m": 4, "1b": 4}
 _FEWEST_STEPS = 200
 _PROMPTS = 3
