@@ -32,10 +32,7 @@ class Record:
         if self.tracker:
             self.tracker.log_metrics("validation", step, _charts("validation", row))
         if self.progress:
-            self.progress.say(
-                f"step {step}: validation loss {row['validation_loss']:.4f},"
-                f" {row['validation_bits_per_byte']:.4f} bits per byte"
-            )
+            self.progress.validation(step, row["validation_loss"], row["validation_bits_per_byte"])
 
     def benchmarks(self, step: int, figures: dict[str, float]) -> None:
         """Tell what a small part of the benchmarks scored after `step`, as `benchmarks/FIGURE/NAME`."""
@@ -46,6 +43,13 @@ class Record:
         """Hand on a text that the model wrote after `step`."""
         if self.tracker:
             self.tracker.log_text(f"samples/step_{step:08d}.txt", text)
+        if self.progress:
+            self.progress.sample(step, text)
+
+    def close(self) -> None:
+        """Leave the terminal to what comes next, whatever ended the training; the tracker ends by itself."""
+        if self.progress:
+            self.progress.close()
 
 
 def _charts(group: str, row: Mapping[str, float]) -> dict[str, float]:

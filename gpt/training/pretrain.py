@@ -95,6 +95,8 @@ def _pretrain(params: Params, processes: PartialState) -> None:
             except Interrupted as stopped:
                 tell_owner(stopped)  # now: a launcher may not wait for what the tracker has left to deliver
                 raise
+            finally:
+                trainer.record.close()
         if saver:
             saver.wait()
             checkpoints.remove(folder)

@@ -102,7 +102,7 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
         ("prepare.shards", 0),
         ("prepare.read.text_field", ""),
         ("prepare.read.pattern", "("),
-        ("prepare.read.format", "csv"),
+        ("prepare.read.format", "excel"),
         ("prepare.malformed", "ignore"),
         ("prepare.deduplicate.hashes", 0),
         ("prepare.decontaminate.action", "cut"),
@@ -112,7 +112,7 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
         ("prepare.clean.unescape_html", "auto"),
         ("prepare.hold_out", "end"),
         ("prepare.decontaminate.ngram", 1),
-        ("prepare.validation_fraction", 0),
+        ("prepare.validation_fraction", -0.1),
         ("prepare.validation_fraction", 1),
         ("prepare.test_fraction", -0.1),
         ("prepare.split_seed", -1),
@@ -282,13 +282,28 @@ GOPHER = {"kind": "gopher_quality", "min_doc_words": "many"}
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        ({"separator": "|"}, "by_source.shakespeare: separator cannot differ; read, clean, filters, deduplicate can"),
+        (
+            {"separator": "|"},
+            "by_source.shakespeare: separator cannot differ; split, read, clean, filters, deduplicate can",
+        ),
         ({"read": {"seperator": "|"}}, "by_source.shakespeare.read.seperator = '|': extra inputs are not permitted"),
         ({"read": {"separator": "|", "pattern": "a"}}, "separator and pattern both say"),
         ({"read": "text"}, "by_source.shakespeare.read = 'text': must be keys of read with their values"),
         ({"clean": {"repair_unicode": "no"}}, "by_source.shakespeare.clean.repair_unicode = 'no'"),
         ({"filters": [GOPHER]}, "by_source.shakespeare.filters.0.gopher_quality.min_doc_words = 'many'"),
         ({"filters": {}}, "by_source.shakespeare.filters = {}"),
+        (
+            {"filters": [{"kind": "length"}]},
+            "a filter has `kind` gopher_quality, gopher_repetition, c4, fineweb or language, or",
+        ),
+        ({"filters": [{"field": "score"}]}, "says nothing of its field; give at_least, at_most, equals or one_of"),
+        ({"filters": [{"field": "score", "at_least": "3"}]}, "filters.0.field.at_least = '3'"),
+        ({"filters": [{"field": "score", "one_of": []}]}, "must have at least one item"),
+        ({"filters": [{"url_list": "list.txt"}]}, "filters.0.url_list.field"),
+        ({"split": "dev"}, "by_source.shakespeare.split = 'dev'"),
+        ({"read": {"template": "{title"}}, "by_source.shakespeare.read.template = '{title': is no template"),
+        ({"read": {"template": "{title!r}"}}, "between braces stands the name of a field and nothing else"),
+        ({"read": {"message": "content"}}, "names no field, as in {title}; leave it empty for none"),
         ({"deduplicate": {"exact": 1}}, "by_source.shakespeare.deduplicate.exact = 1"),
         ({"deduplicate": {"ngram": 4}}, "deduplicate: ngram must be the same for all sources"),
         ({"decontaminate": {}}, "by_source.shakespeare: decontaminate cannot differ"),
@@ -298,6 +313,22 @@ def test_what_a_source_has_otherwise_is_checked_and_named(tmp_path: Path, own: d
     (line,) = faults(tmp_path, changed(prepare={"by_source": {"shakespeare": own}}))
     assert line.startswith("params.yaml: prepare: by_source")
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (
+            {"by_source": {"shakespeare": {"split": "train"}}},
+            "prepare.by_source: every source is given as another split than validation (shakespeare: train); add one",
+        ),
+        ({"test_fraction": 0.0}, "prepare: test_fraction is 0, and no source is given as test; raise it, or say which"),
+        ({"validation_fraction": 0}, "prepare: validation_fraction is 0, and no source is given as validation"),
+    ],
+)
+def test_every_split_has_a_source(tmp_path: Path, prepare: dict[str, Any], message: str) -> None:
+    (line,) = faults(tmp_path, changed(prepare=prepare))
+    assert line.startswith(f"params.yaml: {message}")
 
 
 def test_a_source_has_what_all_have_but_for_its_own(tmp_path: Path) -> None:

@@ -37,15 +37,13 @@ def elements(stream: io.BufferedReader, limit: int) -> Iterator[tuple[int, bytes
     while scan.peek() in _BLANK:
         scan.position += 1
     scan.position = scan.start = scan.position + 1  # behind the [ that `is_array` saw
-    number = 0
-    while True:
+    is_last, is_empty = scan.find_end(), scan.is_blank()
+    element = scan.take()
+    if not (is_last and is_empty):
+        yield element
+    while not is_last:
         is_last = scan.find_end()
-        if is_last and not number and scan.is_blank():
-            break
         yield scan.take()
-        number += 1
-        if is_last:
-            break
     while (sign := scan.peek(at_end=-1)) >= 0:
         if sign not in _BLANK:
             raise Fault("invalid_json", f"byte {scan.offset():,}: something follows the array's end")

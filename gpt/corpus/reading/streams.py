@@ -14,9 +14,9 @@ Span = tuple[int, int]
 "Of a file's bytes: what begins at the first or after it, and before the second."
 COMPRESSIONS = (".gz", ".bz2", ".zst")
 _CHUNK_BYTES = 1 << 20
-# What goes into a decompressor at a time bounds what comes out: deflate makes at most 1,032 bytes of one, zstd 32,768,
-# bzip2 about 20,000 (a block of 900 kB of 45 bytes).
-_SLICE_BYTES = {".gz": 16 << 10, ".bz2": 1 << 10, ".zst": 1 << 10}
+# What goes into a decompressor at a time bounds what comes out: deflate makes at most 1,032 bytes of one, zstd 32,768.
+# bzip2, which makes a million, is asked for a chunk at a time.
+_SLICE_BYTES = {".gz": 16 << 10, ".bz2": 64 << 10, ".zst": 1 << 10}
 # Text compresses about 3:1 to 10:1, logs 50:1, the same line again and again 1,000:1 and more: that may be short.
 BOMB_BYTES = 1 << 30
 BOMB_RATIO = 1000
@@ -143,19 +143,30 @@ def _inflate(file: io.BufferedReader, suffix: str) -> Iterator[bytes]:
         while data := data if engine else data.lstrip(b"\0"):
             engine = engine or start()
             try:
-                piece = engine.decompress(data)
+                for piece in _pieces(engine, data):
+                    given += len(piece)
+                    if given > allowed:
+                        message = f"{suffix} data of over {BOMB_RATIO} times the file's size, which text never is"
+                        raise Fault("bomb", message)
+                    if piece:
+                        yield piece
             except error_class as error:
                 raise Fault("corrupt", f"the {suffix} data is damaged ({error})") from None
-            given += len(piece)
-            if given > allowed:
-                raise Fault("bomb", f"{suffix} data of over {BOMB_RATIO} times the file's size, which text never is")
-            if piece:
-                yield piece
             data = b""
             if engine.eof:
                 data, engine = engine.unused_data, None  # another member may follow
     if engine:
         raise Fault("truncated", f"the {suffix} data breaks off")
+
+
+def _pieces(engine: Any, data: bytes) -> Iterator[bytes]:
+    """Yield what some bytes unpack to, bounded pieces of it."""
+    if not isinstance(engine, bz2.BZ2Decompressor):
+        yield engine.decompress(data)
+        return
+    yield engine.decompress(data, _CHUNK_BYTES)
+    while not engine.eof and not engine.needs_input:
+        yield engine.decompress(b"", _CHUNK_BYTES)
 
 
 def _decompressor(suffix: str) -> tuple[Callable[[], Any], type[Exception]]:
