@@ -3,6 +3,7 @@
 Whoever adds a source writes where it is; `gpt data hash` and `gpt fetch --accept` write what it is.
 """
 
+import logging
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,14 @@ from gpt.params.changes.editing import Kind, Values, read_sources, set_in_source
 from gpt.params.project import explained
 from gpt.params.sources import HuggingFaceSource, LocalSource, PypiSource, Source, UrlSource
 from gpt.sources.fetch import cached_distribution, cached_file, cached_files
+from gpt.sources.hidden import shown
 from gpt.sources.local import content_hash, content_hashes, find_files, place_of
 from gpt.sources.manifests import (
     describe_changes,
     manifest_file,
     manifest_hash,
     read_manifest,
+    recall,
     remember,
     write_manifest,
 )
@@ -31,6 +34,8 @@ from gpt.sources.stores.parallel import run_together
 
 _UNKNOWN_SHA256, _UNKNOWN_COMMIT = "0" * 64, "0" * 40
 _HEXADECIMAL = frozenset("0123456789abcdef")
+
+_log = logging.getLogger(__name__)
 
 
 class _Listed(NamedTuple):
@@ -47,6 +52,8 @@ class Pin(NamedTuple):
     key: str
     value: str
     files: dict[str, str] | None = None
+    changes: str = ""
+    "Which of many files differ from those before, if these are known."
 
 
 def pin_sources(
@@ -104,7 +111,7 @@ def find_pin(source: Source, values: Values) -> Pin:
             if files.is_one:
                 return Pin("sha256", hashes[path.name])
             remember(hashes)
-            return Pin("sha256", manifest_hash(hashes))
+            return Pin("sha256", manifest_hash(hashes), changes=_changes(recall(source.sha256), hashes))
         case PypiSource():
             try:
                 cached_distribution(source)
@@ -112,9 +119,11 @@ def find_pin(source: Source, values: Values) -> Pin:
                 return Pin("sha256", error.found)
             return Pin("sha256", source.sha256)
         case UrlSource() if source.is_many:
-            listed = remote.list_files(source.url).files
+            listed, left_out = remote.list_files(source.url)
+            if left_out:
+                _log.warning("source %s: left out as hidden: %s", source.name, shown(left_out))
             hashes, _ = run_together({path: partial(_hash_in_store, file) for path, file in listed.items()})
-            return Pin("sha256", manifest_hash(hashes), hashes)
+            return Pin("sha256", manifest_hash(hashes), hashes, _changes(_listed_before(source), hashes))
         case UrlSource():
             stamp = remote.stamp_of(source.url)
             return Pin("sha256", find_hash(source.url, stamp, partial(remote.download, source.url)))
@@ -175,13 +184,19 @@ def _known(value: object, unknown: str) -> str:
     return unknown
 
 
+def _changes(before: dict[str, str], now: dict[str, str]) -> str:
+    return describe_changes(before, now) if before else ""
+
+
+def _listed_before(source: UrlSource) -> dict[str, str]:
+    try:
+        return read_manifest(source.name, source.sha256)
+    except UserError:  # none yet, or another's
+        return {}
+
+
 def _say(name: str, values: Values, pin: Pin) -> str:
     before = values.get(pin.key)
-    line = f"{pin.key} = {pin.value}" + (f" (was {before})" if before else "")
-    if pin.files is None:
-        return line
-    try:
-        changes = describe_changes(read_manifest(name, str(before)), pin.files)
-    except UserError:
-        changes = ""
-    return f"{line}, {len(pin.files)} files listed in {manifest_file(name)}{changes and f': {changes}'}"
+    was = f" (was {before})" if before else ""
+    listed = f", {len(pin.files)} files listed in {manifest_file(name)}" if pin.files is not None else ""
+    return f"{pin.key} = {pin.value}{was}{listed}{pin.changes and f': {pin.changes}'}"
