@@ -7,7 +7,7 @@ import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpt.errors import UserError
 from gpt.params.project import Params
@@ -17,19 +17,38 @@ from gpt.projects.templates import Template
 
 # Fewer documents than this are held out by their ends: of whole ones a split could get none, or most of the text.
 FEWEST_DOCUMENTS = 40
-_LEAST_BYTES = {"gpt2-124m": 100_000_000, "1b": 1_000_000_000}
-_LEAST_BYTES_OTHERS = 10_000
-_HELD_OUT = (0.05, 0.2)
-"Least and largest share of documents that a split gets, where neither is too few documents nor more than are needed."
-_ENOUGH_HELD_OUT = 10_000_000  # bytes of a split: its figure's standard error is below a thousandth then
+_HELD_OUT, _LARGEST_HELD_OUT = 0.05, 0.2
+"Share of documents that a split gets, and the largest that it gets where there are few."
+_FEWEST_HELD_OUT = 10  # documents: by chance it could have none of fewer
 _BPE_SAMPLE = 2_000_000  # characters that a tokenizer is tried on
 _SIZES = ((50_000, 320), (1_000_000, 512), (20_000_000, 1024))
 "Bytes of text below which a tokenizer of the demo's size, 1,024 entries, would have too little to learn from, or could be larger."
 _LARGER = 2048
 _VOCABULARIES = (2048, 1024, 512, 384, 320, 288, 260)
 _TRIED = 0.75  # of each document: less than the train split has
-_EPOCHS = 8  # of a text, beyond which a model of this size learns it by heart: benchmarks/NOTES.md
+_FEWEST_STEPS = 200
 _PROMPTS = 3
+
+
+class Limits(NamedTuple):
+    """What a template can do with a text."""
+
+    least_bytes: int
+    "Of text, below which there is no project."
+    held_out_bytes: int
+    "Of a split that are enough: training validates several times, which must take less than training itself."
+    epochs: int
+    """How often the text is read at most, 0: as often as the template's steps do. A token's fifth reading is worth less than a new
+    one (Muennighoff et al. 2023); what `tiny` is for is small, and read twice as often."""
+
+
+LIMITS = {
+    "tiny": Limits(10_000, 500_000, epochs=8),
+    "classic": Limits(10_000, 500_000, epochs=0),
+    "short": Limits(10_000, 500_000, epochs=0),
+    "gpt2-124m": Limits(100_000_000, 10_000_000, epochs=4),
+    "1b": Limits(1_000_000_000, 10_000_000, epochs=4),
+}
 
 
 @dataclass(frozen=True)
@@ -67,11 +86,11 @@ def named(name: str) -> list[Choice]:
 
 
 def _check_size(template: Template, found: Survey) -> None:
-    least = _LEAST_BYTES.get(template.name, _LEAST_BYTES_OTHERS)
+    least = LIMITS[template.name].least_bytes
     if found.text_bytes >= least:
         return
     size = f"{found.text_bytes:,} bytes of text in {found.documents:,} document(s)"
-    other = "take --template tiny, or bring more text" if least > _LEAST_BYTES_OTHERS else "bring more text"
+    other = "take --template tiny, or bring more text" if least > LIMITS["tiny"].least_bytes else "bring more text"
     raise UserError(
         f"--data {found.path}: holds {size}; template {template.name} needs {least:,} bytes at least: {other}"
     )
@@ -91,12 +110,16 @@ def _reading(found: Survey) -> list[Choice]:
 def _splits(template: Template, found: Survey) -> list[Choice]:
     """Return how text is held out, so that validation and test are neither empty nor larger than they need be."""
     split_seed = Choice("prepare.split_seed", 1, "another one puts other documents into validation and test")
+    enough = LIMITS[template.name].held_out_bytes / found.text_bytes
     if found.documents < FEWEST_DOCUMENTS:
-        few = "one document" if found.documents == 1 else f"only {found.documents} documents"
-        told = f"the last {_held_out(template, []):.0%} of each document: there {'is' if found.documents == 1 else 'are'} {few}"
-        return [Choice("prepare.hold_out", "ends", told=told), split_seed]
-    share = max(_HELD_OUT[0], min(_HELD_OUT[1], 10 / found.documents))
-    share = _round(min(share, _ENOUGH_HELD_OUT / found.text_bytes))
+        few = "is one document" if found.documents == 1 else f"are only {found.documents} documents"
+        usual = template["prepare.validation_fraction"]
+        fractions = (
+            [] if enough >= usual else _fractions(_round(enough), "more would take longer to validate on than to train")
+        )
+        told = f"the last {100 * _held_out(template, fractions):.3g}% of each document: there {few}"
+        return [Choice("prepare.hold_out", "ends", told=told), *fractions, split_seed]
+    share = _round(max(min(_HELD_OUT, enough), min(_LARGEST_HELD_OUT, _FEWEST_HELD_OUT / found.documents)))
     each = f"about {share * found.documents:,.0f} of {found.documents:,} documents"
     told = f"{share:.2%} of the documents each for validation and test: {each}"
     whole = [
@@ -108,8 +131,11 @@ def _splits(template: Template, found: Survey) -> list[Choice]:
         )
         if f"prepare.{key}" in template.values  # a template for one text leaves them out
     ]
-    fractions = [Choice("prepare.validation_fraction", share, each), Choice("prepare.test_fraction", share, each)]
-    return [Choice("prepare.hold_out", "documents", told=told), *fractions, split_seed, *whole]
+    return [Choice("prepare.hold_out", "documents", told=told), *_fractions(share, each), split_seed, *whole]
+
+
+def _fractions(share: float, why: str) -> list[Choice]:
+    return [Choice("prepare.validation_fraction", share, why), Choice("prepare.test_fraction", share, why)]
 
 
 def _held_out(template: Template, choices: list[Choice]) -> float:
@@ -174,8 +200,8 @@ def _steps(template: Template, params: Params, tokens: int) -> list[Choice]:
     """Return how long to train on so many tokens: as the template, or shorter where the text would be read too often."""
     a_step = params.train.batch_size * params.model.block_size
     steps = params.train.max_steps
-    if template.name == "tiny":
-        steps = max(200, min(steps, round(_EPOCHS * tokens / a_step / 100) * 100))
+    if most := LIMITS[template.name].epochs:
+        steps = max(_FEWEST_STEPS, min(steps, round(most * tokens / a_step / 100) * 100))
     epochs = f"{steps * a_step:,} tokens, {steps * a_step / tokens:.2g} times the training text"
     if steps == params.train.max_steps:
         return [Choice("train.max_steps", steps, told=f"{steps:,} steps: {epochs}")]

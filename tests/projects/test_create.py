@@ -13,7 +13,9 @@ from gpt import git
 from gpt.commands.main import main
 from gpt.files import sha256_file
 from gpt.params.project import Params, load_params
+from gpt.projects import choices
 from gpt.projects.lines import comment_of, read_entries
+from gpt.projects.survey import Survey
 from gpt.projects.templates import NAMES, load_template
 from gpt.sources.local import content_hash
 
@@ -38,9 +40,9 @@ WORDS = [
 def prose(size: int, seed: int = 0) -> str:
     """Return about so many characters of made-up lines."""
     draw = random.Random(seed)
-    lines = []
-    while sum(map(len, lines)) < size:
-        lines.append(" ".join(draw.choices(WORDS, k=8)).capitalize() + f" {draw.randrange(10**6)}.\n")
+    lines = (
+        f"{' '.join(draw.choices(WORDS, k=8)).capitalize()} {draw.randrange(10**6)}.\n" for _ in range(size // 45 + 1)
+    )
     return "".join(lines)
 
 
@@ -158,6 +160,28 @@ def test_many_documents_are_held_out_whole_and_none_of_the_splits_is_empty() -> 
     assert counts == {"train", "validation", "test"}
 
 
+@pytest.mark.parametrize(
+    ("documents", "text_bytes", "share"),
+    [(40, 10**6, 0.2), (100, 10**6, 0.1), (1000, 10**6, 0.05), (10**6, 10**9, 0.0005), (50, 10**10, 0.2)],
+)
+def test_a_split_has_ten_documents_and_no_more_bytes_than_are_worth_validating_on(
+    documents: int, text_bytes: int, share: float
+) -> None:
+    found = Survey(Path("text"), 1, text_bytes, {}, documents=documents, text_bytes=text_bytes)
+    chosen = {choice.key: choice.value for choice in choices._splits(load_template("tiny"), found)}
+    assert chosen["prepare.hold_out"] == "documents"
+    assert chosen["prepare.validation_fraction"] == chosen["prepare.test_fraction"] == pytest.approx(share)
+    assert documents * share >= 8
+
+
+def test_of_one_large_text_half_a_megabyte_is_enough() -> None:
+    for size, share in ((10**6, 0.05), (10**8, 0.005)):
+        found = Survey(Path("text"), 1, size, {}, documents=1, text_bytes=size)
+        chosen = {choice.key: choice.value for choice in choices._splits(load_template("tiny"), found)}
+        assert chosen["prepare.hold_out"] == "ends"
+        assert chosen.get("prepare.test_fraction", 0.05) == pytest.approx(share)
+
+
 def test_steps_and_vocabulary_grow_with_the_text() -> None:
     sizes = {}
     for size in (12_000, 120_000, 1_200_000):
@@ -169,6 +193,14 @@ def test_steps_and_vocabulary_grow_with_the_text() -> None:
     assert vocabularies[0] < vocabularies[-1]
     assert sorted(steps) == list(steps)
     assert steps[0] < steps[-1] == 1000
+
+
+def test_a_large_model_reads_a_text_four_times_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(choices.LIMITS, "gpt2-124m", choices.LIMITS["gpt2-124m"]._replace(least_bytes=1))
+    Path("a.txt").write_text(prose(3_000_000), encoding="utf-8")
+    params = made("project", "--data", "a.txt", "--template", "gpt2-124m")
+    assert params.train.max_steps == choices._FEWEST_STEPS
+    assert params.train.eval_interval == 50
 
 
 def test_the_first_champion_must_beat_a_table_of_byte_pairs() -> None:
