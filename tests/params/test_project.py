@@ -346,14 +346,20 @@ GOPHER = {"kind": "gopher_quality", "min_doc_words": "many"}
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        ({"separator": "|"}, "by_source.shakespeare: separator cannot differ; split, read, clean, filters, deduplicate can"),
+        (
+            {"separator": "|"},
+            "by_source.shakespeare: separator cannot differ; split, read, clean, filters, deduplicate can",
+        ),
         ({"read": {"seperator": "|"}}, "by_source.shakespeare.read.seperator = '|': extra inputs are not permitted"),
         ({"read": {"separator": "|", "pattern": "a"}}, "separator and pattern both say"),
         ({"read": "text"}, "by_source.shakespeare.read = 'text': must be keys of read with their values"),
         ({"clean": {"repair_unicode": "no"}}, "by_source.shakespeare.clean.repair_unicode = 'no'"),
         ({"filters": [GOPHER]}, "by_source.shakespeare.filters.0.gopher_quality.min_doc_words = 'many'"),
         ({"filters": {}}, "by_source.shakespeare.filters = {}"),
-        ({"filters": [{"kind": "length"}]}, "a filter has `kind` gopher_quality, gopher_repetition, c4, fineweb or language, or"),
+        (
+            {"filters": [{"kind": "length"}]},
+            "a filter has `kind` gopher_quality, gopher_repetition, c4, fineweb or language, or",
+        ),
         ({"filters": [{"field": "score"}]}, "says nothing of its field; give at_least, at_most, equals or one_of"),
         ({"filters": [{"field": "score", "at_least": "3"}]}, "filters.0.field.at_least = '3'"),
         ({"filters": [{"field": "score", "one_of": []}]}, "must have at least one item"),
