@@ -30,6 +30,10 @@ def describe_inputs(stage: str, params: Params) -> dict[str, Any]:
         case "prepare":
             files = filter_files(params.prepare)
             return identity | ({"files": files} if files else {})
+        case "fetch_weights":
+            from gpt.registry.initial.origin import describe_origin
+
+            return identity | {"origin": describe_origin(params)}
         case _:
             return identity
 

@@ -132,11 +132,12 @@ def _other_tags(version: "ModelVersion") -> list[str]:
     """Return what else is said of a version, as what was decided about it: the tags that the record does not hold."""
     from dataclasses import fields
 
-    from gpt.registry.lineage import Lineage
+    from gpt.registry.lineage import CONTINUES, STARTED_FROM, Lineage
     from gpt.registry.reproduction.reproduce import REPRODUCED
     from gpt.secrets.hiding import redact
 
     others = {"lineage", "test_bits_per_byte", "validation_bits_per_byte"}
+    others |= {STARTED_FROM, CONTINUES}  # the chain names them
     others |= {"adopted", "torch"}  # of earlier releases
     known = {field.name for field in fields(Lineage)} | others
     tags = {

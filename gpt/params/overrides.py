@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import UserError
-from gpt.params.project import PARAMS_FILE, load_params
+from gpt.params.project import PARAMS_FILE, load_params, parse_params
 from gpt.secrets.hiding import redact
 
 _EXAMPLE = "write KEY=VALUE, as in train.max_steps=50"
@@ -38,7 +38,7 @@ def check_overrides(overrides: Sequence[str], path: Path = PARAMS_FILE) -> int:
                 copy = Path(folder, path.name)
                 shutil.copyfile(path, copy)
                 apply_overrides(copy, list(sweep))
-                load_params(copy, called=path)
+                parse_params(path, copy.read_text(encoding="utf-8"))
     except (DvcException, HydraException, OmegaConfBaseException) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise UserError(f"-S {redact(' '.join(overrides))}: {redact(reason)}; {_EXAMPLE}") from None

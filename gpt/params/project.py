@@ -92,14 +92,10 @@ class Params(Section):
         return self.model_dump(mode="json", by_alias=True)[name]
 
 
-def load_params(path: Path = PARAMS_FILE, called: Path | None = None) -> Params:
-    """Read and validate params.yaml; raise `UserError` that names every faulty key, or lines that hold a secret.
-
-    `called` is what messages call the file, where it is a copy of another.
-    """
-    source, path = path, called or path
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and validate params.yaml; raise `UserError` that names every faulty key, or lines that hold a secret."""
     try:
-        text = source.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: not found in {Path.cwd()} or above; run this in a project's folder") from None
     except IsADirectoryError:

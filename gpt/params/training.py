@@ -4,7 +4,19 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from gpt.params.types import FileName, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from gpt.params.types import (
+    FileName,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Text,
+)
+
+SCRATCH = "scratch"
+"`train.init_from` of a model whose weights are drawn."
 
 _ROUNDED = 0.001 + 1e-9
 "By so much shares may miss 1, as three of 0.333 do."
@@ -77,6 +89,10 @@ class Phase(Section):
 
 
 class Train(Section):
+    init_from: Text
+    "scratch, or the weights to start from: a folder (a model, a checkpoint, Hugging Face's), models:/NAME@ALIAS or /VERSION."
+    init_optimizer: bool
+    "Start with the optimizer's state too, which a checkpoint has."
     optimizer: Literal["adamw", "muon"]
     "muon: Muon for the matrices of the blocks, AdamW for the rest."
     learning_rate: PositiveFloat
@@ -88,7 +104,9 @@ class Train(Section):
     schedule: Literal["cosine", "wsd"]
     "After the warm-up: cosine falls from learning_rate to min_lr; wsd stays there, then falls linearly."
     warmup_fraction: Fraction
-    "Share of max_steps in which the learning rate rises linearly."
+    "Share of max_steps in which the learning rate rises linearly, where warmup_steps is 0."
+    warmup_steps: NonNegativeInt
+    "Or so many steps, where warmup_fraction is 0: then the way to wsd's decay is the same whatever max_steps is."
     decay_fraction: Annotated[float, Field(gt=0, le=1)]
     "Share of max_steps in which wsd falls. Without effect for cosine."
     weight_decay: NonNegativeFloat
@@ -105,7 +123,8 @@ class Train(Section):
     "More steps in a row are not skipped: training goes back to the checkpoint before them and past their data."
     max_rollbacks: NonNegativeInt
     "How often it goes back; then it ends."
-    max_steps: PositiveInt
+    max_steps: NonNegativeInt
+    "0 trains nothing: the model is that of init_from."
     batch_size: PositiveInt
     "Sequences per optimizer step, over all processes."
     mixture: Annotated[tuple[Phase, ...], Field(strict=False)]
@@ -126,7 +145,10 @@ class Train(Section):
     "The newest checkpoints that stay while a run lasts, besides one that a signal had saved."
     checkpoint_keep_every: NonNegativeInt
     "Checkpoints of every so many steps stay too; 0: none."
-    sample_interval: PositiveInt
+    checkpoint_keep_stable: NonNegativeInt
+    "States before wsd's decay that stay when their runs have ended, the newest of all runs: longer runs start from them; 0: none."
+    sample_interval: NonNegativeInt
+    "Steps after which the model writes, besides those of eval_interval; 0: no others."
     benchmark_interval: NonNegativeInt
     "Steps after which a small part of evaluate.benchmarks is scored, for MLflow only; 0: never."
 
@@ -143,8 +165,29 @@ class Train(Section):
     def _schedule_is_possible(self) -> Self:
         if self.min_lr > self.learning_rate:
             raise ValueError(f"min_lr ({self.min_lr}) must not exceed learning_rate ({self.learning_rate})")
+        if self.warmup_steps and self.warmup_fraction:
+            raise ValueError(
+                f"warmup_steps ({self.warmup_steps}) and warmup_fraction ({self.warmup_fraction}) both say how long the warm-up"
+                " is; set one of them to 0"
+            )
         if self.schedule == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
             raise ValueError(
                 f"warmup_fraction + decay_fraction ({self.warmup_fraction} + {self.decay_fraction}) must not exceed 1"
+            )
+        decay_steps = round(self.decay_fraction * self.max_steps) if self.schedule == "wsd" else 0
+        if self.max_steps and self.warmup_steps + decay_steps > self.max_steps:
+            raise ValueError(
+                f"warmup_steps ({self.warmup_steps}) and the {decay_steps} steps of the decay do not fit into max_steps"
+                f" ({self.max_steps}); raise it, or shorten them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _start_is_possible(self) -> Self:
+        if self.init_from == SCRATCH and not self.max_steps:
+            raise ValueError("max_steps = 0 trains nothing, which only weights of init_from bear; raise it")
+        if self.init_from == SCRATCH and self.init_optimizer:
+            raise ValueError(
+                "init_optimizer is true, and init_from = scratch has no optimizer's state; set it to false"
             )
         return self

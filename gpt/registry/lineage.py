@@ -34,6 +34,10 @@ SEARCHED = (
     "weights_sha256", "model_sha256", "fingerprint", "precision", "hardware", "num_processes",
 )  # fmt: skip
 "What a version is found by, and what tells whether it is the same as another: tags. The rest is in the record alone."
+STARTED_FROM = "started_from"
+"Tag of a version that was trained from other weights: the version, or the folder, that they are of."
+CONTINUES = "continues"
+"Tag of a version whose run began with another's state before the decay."
 _CURVES = (paths.TRAINING_PLOT, paths.VALIDATION_PLOT)
 _AGAIN = "run `dvc repro` (or `gpt evaluate`) first"
 
@@ -72,6 +76,10 @@ class Lineage:
     gpt: str
     adoptions: list[dict[str, Any]] = field(repr=False)
     "Runs whose checkpoints it continued by `--adopt`, as models/run.json has them: its settings alone do not reproduce it."
+    parent: dict[str, Any] | None
+    "The run whose state before the decay it began with, if it did, as models/run.json has it: fingerprint, step, run."
+    initial: dict[str, Any]
+    "The weights that it started from, as models/initial/source.json has them; empty where they were drawn."
     inputs: dict[str, Any] = field(repr=False)
     "What `gpt inputs` wrote for each stage: its code by file, versions of its libraries, what it fetches."
     files: dict[str, bytes] = field(repr=False)
@@ -81,6 +89,10 @@ class Lineage:
         """Return what versions are searched by, as tags of a version."""
         values = {name: getattr(self, name) for name in SEARCHED}
         texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
+        if self.initial:
+            texts[STARTED_FROM] = self.initial.get("uri") or self.initial["init_from"]
+        if self.parent:
+            texts[CONTINUES] = f"{self.parent['fingerprint']} from step {self.parent['step']}"
         return redact_values(texts)
 
 
@@ -135,6 +147,8 @@ def collect(project: Path) -> Lineage:
         python=platform.python_version(),
         gpt=gpt.__version__,
         adoptions=run.get("adopted", []),
+        parent=run.get("parent"),
+        initial=run.get("initial", {}),
         inputs={path.stem: read_json(path, _AGAIN) for path in sorted((project / paths.INPUTS).glob("*.json"))},
         files=files,
     )

@@ -149,7 +149,7 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
         ("train.beta1", 1),
         ("train.beta2", -0.1),
         ("train.grad_clip", -1),
-        ("train.max_steps", 0),
+        ("train.max_steps", -1),
         ("train.batch_size", 0),
         ("train.log_interval", 0),
         ("train.precision", "fp8"),
@@ -306,6 +306,22 @@ def test_a_fault_in_a_tokenizer_of_another_kind_names_its_key(tmp_path: Path) ->
         (
             {"train": {"schedule": "wsd", "warmup_fraction": 0.4, "decay_fraction": 0.7}},
             "train: warmup_fraction + decay_fraction (0.4 + 0.7) must not exceed 1",
+        ),
+        (
+            {"train": {"warmup_steps": 20, "warmup_fraction": 0.02}},
+            "train: warmup_steps (20) and warmup_fraction (0.02) both say how long the warm-up is; set one of them to 0",
+        ),
+        (
+            {"train": {"warmup_steps": 400, "warmup_fraction": 0.0, "decay_fraction": 0.7, "max_steps": 1000}},
+            "train: warmup_steps (400) and the 700 steps of the decay do not fit into max_steps (1000)",
+        ),
+        (
+            {"train": {"max_steps": 0}},
+            "train: max_steps = 0 trains nothing, which only weights of init_from bear; raise it",
+        ),
+        (
+            {"train": {"init_optimizer": True}},
+            "train: init_optimizer is true, and init_from = scratch has no optimizer's state; set it to false",
         ),
         ({"train": {"min_lr": 0.1, "learning_rate": 0.01}}, "train: min_lr (0.1) must not exceed learning_rate (0.01)"),
         (

@@ -76,7 +76,13 @@ def test_parents_are_the_run_the_champion_of_then_and_the_run_that_was_taken_ove
     write_json(project / paths.RUN, describe_run(project, "run-6") | {"adopted": adopted})
     second = register(params, project)
     parents = record_of(2)["parents"]
-    assert record_of(1)["parents"] == {"run_id": first.run_id, "champion": None, "adopted": []}
+    assert record_of(1)["parents"] == {
+        "run_id": first.run_id,
+        "champion": None,
+        "adopted": [],
+        "continues": None,
+        "started_from": None,
+    }
     assert parents["run_id"] == second.run_id
     assert parents["champion"]["version"] == 1
     assert parents["champion"]["weights_sha256"] == record_of(1)["model"]["weights_sha256"]

@@ -232,6 +232,8 @@ def _reasons(place: Place, record: Record, hardware: str) -> list[str]:
         f"it took over the checkpoint of another run, which its settings do not give: {one.get('text') or one['fingerprint']}"
         for one in values["parents"]["adopted"]
     ]
+    if (start := values["parents"].get("started_from")) and start.get("uri", start["init_from"]) != start["init_from"]:
+        lines.append(f"it started from {start['uri']}, which {start['init_from']} was then and may not be now")
     if any(line.startswith("package ") for line in lines):
         lock = place.root / "requirements.lock"
         lines.append(

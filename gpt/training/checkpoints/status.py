@@ -8,6 +8,7 @@ from gpt.errors import UserError
 from gpt.params.project import Params
 from gpt.training.checkpoints import checkpoint as checkpoints
 from gpt.training.checkpoints.fingerprint import Fingerprint, describe_differences, fingerprint, load_fingerprint
+from gpt.training.checkpoints.stable import STABLE
 
 
 def describe_all(root: Path, params: Params) -> Iterator[str]:
@@ -16,7 +17,7 @@ def describe_all(root: Path, params: Params) -> Iterator[str]:
     Every byte is read to tell whether it is whole. `params` are those of now, which tell what `gpt pretrain` would go on with.
     """
     current = _current_fingerprint(params)
-    for folder in sorted(path for path in root.glob("*") if path.is_dir()):
+    for folder in sorted(path for path in root.glob("*") if path.is_dir() and path.name != STABLE):
         holder = checkpoints.holder(folder)
         yield f"{folder}: {f'{holder} trains here' if holder else 'nobody trains here'}"
         found = checkpoints.steps(folder)
@@ -35,6 +36,17 @@ def describe_all(root: Path, params: Params) -> Iterator[str]:
             yield "  to go on from here: gpt pretrain"
         else:
             yield from _differences(folder, current)
+        yield f"  to delete it: rm -r {folder}"
+    yield from _describe_stable(root / STABLE)
+
+
+def _describe_stable(root: Path) -> Iterator[str]:
+    """Yield lines about the states before their decay that runs have left."""
+    for folder in sorted(path for path in root.glob("*") if checkpoints.steps(path)):
+        yield f"{folder}: the state before its decay that a run has left"
+        for path in checkpoints.steps(folder):
+            yield f"  {_describe(path)}"
+        yield "  a longer run, or one that falls otherwise, begins with it by itself if all before that is the same"
         yield f"  to delete it: rm -r {folder}"
 
 
