@@ -92,7 +92,7 @@ def test_package_holds_no_pickle_and_only_the_code_that_it_needs(registered: Reg
 def test_requirements_are_exact_and_portable(registered: Registered) -> None:
     lines = (package_folder(registered[0]) / "requirements.txt").read_text().splitlines()
     assert all("==" in line and "+" not in line for line in lines)
-    assert {"mlflow", "torch", "tiktoken", "safetensors"} <= {line.partition("==")[0] for line in lines}
+    assert {"mlflow", "torch", "tiktoken", "tokenizers", "safetensors"} <= {line.partition("==")[0] for line in lines}
 
 
 def test_signature_is_explicit_with_the_defaults_of_params(registered: Registered) -> None:

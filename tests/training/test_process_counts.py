@@ -77,6 +77,7 @@ def test_a_run_goes_on_with_other_processes(
     make_project: Callable[..., Path], launches: tuple[dict[str, object], ...], optimizer: str
 ) -> None:
     change = {"max_steps": STEPS, "checkpoint_interval": 10, "eval_interval": 30, "optimizer": optimizer}
+    change |= {"mixture": [{"from_step": step, "shares": {"made-up": 1.0}} for step in (0, 25)]}
     still: dict[str, object] = {"dropout": 0.0}  # its masks depend on the micro-batches
     whole = make_project("whole", train=change, model=still, launch=ONE)
     output, errors = start_with(whole, RECORDER).communicate(timeout=180)
