@@ -9,7 +9,7 @@ from gpt.corpus.filtering.needs import filter_files
 from gpt.files import write_json
 from gpt.params.project import Params
 from gpt.params.sources import LocalSource, Source
-from gpt.sources.local import content_hash
+from gpt.sources.local import content_hash, place_of
 
 
 def write_inputs(params: Params, output: Path = paths.INPUTS) -> None:
@@ -44,6 +44,6 @@ def _describe(sources: tuple[Source, ...]) -> list[dict[str, Any]]:
     for source in sources:
         values = source.model_dump(mode="json", exclude={"licence"})
         if isinstance(source, LocalSource):
-            values["content"] = content_hash(Path(source.path).expanduser())
+            values["content"] = content_hash(place_of(source))
         described.append(values)
     return described

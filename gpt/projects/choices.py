@@ -28,7 +28,10 @@ _SIZES = ((50_000, 320), (1_000_000, 512), (20_000_000, 1024))
 _LARGER = 2048
 _VOCABULARIES = (2048, 1024, 512, 384, 320, 288, 260)
 _TRIED = 0.75  # of each document: less than the train split has
-_EPOCHS = 8  # of a text, beyond which a model of this size learns it by heart: benchmarks/NOTES.md
+# How often a text is read at most: beyond four times it is worth little to large models (Muennighoff et al. 2023); a small one
+# learns by heart later.
+_EPOCHS = {"tiny": 8, "gpt2-124m": 4, "1b": 4}
+_FEWEST_STEPS = 200
 _PROMPTS = 3
 
 
@@ -174,8 +177,8 @@ def _steps(template: Template, params: Params, tokens: int) -> list[Choice]:
     """Return how long to train on so many tokens: as the template, or shorter where the text would be read too often."""
     a_step = params.train.batch_size * params.model.block_size
     steps = params.train.max_steps
-    if template.name == "tiny":
-        steps = max(200, min(steps, round(_EPOCHS * tokens / a_step / 100) * 100))
+    if most := _EPOCHS.get(template.name):
+        steps = max(_FEWEST_STEPS, min(steps, round(most * tokens / a_step / 100) * 100))
     epochs = f"{steps * a_step:,} tokens, {steps * a_step / tokens:.2g} times the training text"
     if steps == params.train.max_steps:
         return [Choice("train.max_steps", steps, told=f"{steps:,} steps: {epochs}")]

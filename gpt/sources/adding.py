@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from gpt.errors import UserError
-from gpt.params import editing
-from gpt.params.editing import Values, read_sources, set_in_source, write_text
+from gpt.params.changes import editing
+from gpt.params.changes.editing import Values, read_sources, set_in_source, write_text
 from gpt.params.project import parse_params
 from gpt.sources.hidden import is_hidden
 from gpt.sources.local import find_files

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt.errors import UserError
-from gpt.params.editing import add_source, read_sources, replace_sources, set_in_source, set_value, write_text
+from gpt.params.changes.editing import add_source, read_sources, replace_sources, set_in_source, set_value, write_text
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")

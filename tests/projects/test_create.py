@@ -13,6 +13,7 @@ from gpt import git
 from gpt.commands.main import main
 from gpt.files import sha256_file
 from gpt.params.project import Params, load_params
+from gpt.projects import choices
 from gpt.projects.lines import comment_of, read_entries
 from gpt.projects.templates import NAMES, load_template
 from gpt.sources.local import content_hash
@@ -38,9 +39,9 @@ WORDS = [
 def prose(size: int, seed: int = 0) -> str:
     """Return about so many characters of made-up lines."""
     draw = random.Random(seed)
-    lines = []
-    while sum(map(len, lines)) < size:
-        lines.append(" ".join(draw.choices(WORDS, k=8)).capitalize() + f" {draw.randrange(10**6)}.\n")
+    lines = (
+        f"{' '.join(draw.choices(WORDS, k=8)).capitalize()} {draw.randrange(10**6)}.\n" for _ in range(size // 45 + 1)
+    )
     return "".join(lines)
 
 
@@ -169,6 +170,14 @@ def test_steps_and_vocabulary_grow_with_the_text() -> None:
     assert vocabularies[0] < vocabularies[-1]
     assert sorted(steps) == list(steps)
     assert steps[0] < steps[-1] == 1000
+
+
+def test_a_large_model_reads_a_text_four_times_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices, "_LEAST_BYTES", {})
+    Path("a.txt").write_text(prose(3_000_000), encoding="utf-8")
+    params = made("project", "--data", "a.txt", "--template", "gpt2-124m")
+    assert params.train.max_steps == choices._FEWEST_STEPS
+    assert params.train.eval_interval == 50
 
 
 def test_the_first_champion_must_beat_a_table_of_byte_pairs() -> None:

@@ -23,6 +23,7 @@ from gpt.files import sha256_tree
 from gpt.params.sources import LocalSource, PypiSource, Source, UrlSource
 from gpt.sources.fetch import fetch
 from gpt.sources.local import content_hash
+from gpt.sources.pinning import Pin, find_pin
 
 TEXT = b"It was the best of times, it was the worst of times.\n" * 400
 LONG = bytes(range(256)) * 25_000  # 6.4 MB: more than fsspec asks for at once
@@ -290,6 +291,25 @@ def test_a_missing_local_file_is_named(tmp_path: Path, raw: Path) -> None:
 def test_an_empty_local_folder_is_refused(tmp_path: Path, raw: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "holds no file" in fails(local(tmp_path / "empty", sha256(b"")), raw)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [("*.txt", ["a.txt", "deep/b.txt", "link/c.txt"]), ("deep/*", ["b.txt"]), ("*/c.*", ["link/c.txt"]), ("", None)],
+)
+def test_a_pattern_of_the_disk_crosses_folders_and_links(
+    tmp_path: Path, raw: Path, pattern: str, names: list[str] | None
+) -> None:
+    for name in ("texts/a.txt", "texts/deep/b.txt", "texts/.git/d.txt", "texts/e.md", "elsewhere/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "texts" / "link").symlink_to(tmp_path / "elsewhere")
+    path = tmp_path / "texts" / pattern
+    digest = content_hash(path)
+    assert digest is not None
+    fetch((local(path, digest),), raw)
+    assert sorted(contents(raw)) == [f"disk/{name}" for name in names or ["a.txt", "deep/b.txt", "e.md", "link/c.txt"]]
+    assert sha256_tree(raw / "disk") == digest
 
 
 def test_a_broken_link_in_a_local_folder_is_named(tmp_path: Path, raw: Path) -> None:
@@ -719,6 +739,7 @@ def test_a_distribution_of_another_hash_gives_both_and_runs_nothing(
     message = fails(pypi("sdist", "0" * 64), raw)
     assert index["sdist"] in message
     assert "0" * 64 in message
+    assert find_pin(pypi("sdist", "0" * 64), {}) == Pin("sha256", index["sdist"]), "what `gpt data hash` writes"
     assert not (tmp_path / "setup-ran").exists()
     assert list(cache.iterdir()) == []
 

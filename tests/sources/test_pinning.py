@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from gpt.commands.checks.sources import sources as doctor
 from gpt.commands.inputs import describe_inputs
 from gpt.commands.main import main
-from gpt.params.editing import Values, read_sources, replace_sources
+from gpt.params.changes.editing import Values, read_sources, replace_sources
 from gpt.params.project import load_params
 from gpt.sources.adding import HubAddress, parse_hub_address
 from tests.conftest import ROOT

@@ -1,5 +1,6 @@
 """Files behind an address that fsspec opens: one, or those of a folder or a pattern in an object store."""
 
+import errno
 import fnmatch
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from gpt.sources.stores.credentials import WHERE, login
 
 _CHUNK_BYTES = 1 << 20
 _SHOWN = 3
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _STAMPS = (
     "ETag",
     "etag",
@@ -114,6 +116,8 @@ def readable(address: str) -> Iterator[None]:
     except ImportError as error:
         raise UserError(f"{error}; install it (S3: pip install '.[s3]')") from None
     except Exception as error:  # each filesystem raises its own
+        if isinstance(error, OSError) and error.errno in _FULL:  # of this machine's disk
+            raise
         shown, name = public_uri(address), type(error).__name__
         status = getattr(error.__cause__, "status", None)  # fsspec says that there is no such file
         if status in (401, 403):
