@@ -41,7 +41,7 @@ def find_files(path: Path) -> Files | None:
     else:
         beginning, pattern = split_pattern(path.as_posix())
         folder = Path(beginning or ".")
-        if pattern == "*" or not folder.is_dir():
+        if "*" not in path.as_posix() or not folder.is_dir():
             return None
     names, left_out = list[str](), list[str]()
     for name, is_folder in _walk(folder):

@@ -3,6 +3,7 @@
 Whoever adds a source writes where it is; `gpt data hash` and `gpt fetch --accept` write what it is.
 """
 
+import logging
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from gpt.params.changes.editing import Kind, Values, read_sources, set_in_source
 from gpt.params.project import explained
 from gpt.params.sources import HuggingFaceSource, LocalSource, PypiSource, Source, UrlSource
 from gpt.sources.fetch import cached_distribution, cached_file, cached_files
+from gpt.sources.hidden import shown
 from gpt.sources.local import content_hash, content_hashes, find_files, place_of
 from gpt.sources.manifests import (
     describe_changes,
@@ -31,6 +33,8 @@ from gpt.sources.stores.parallel import run_together
 
 _UNKNOWN_SHA256, _UNKNOWN_COMMIT = "0" * 64, "0" * 40
 _HEXADECIMAL = frozenset("0123456789abcdef")
+
+_log = logging.getLogger(__name__)
 
 
 class _Listed(NamedTuple):
@@ -112,7 +116,9 @@ def find_pin(source: Source, values: Values) -> Pin:
                 return Pin("sha256", error.found)
             return Pin("sha256", source.sha256)
         case UrlSource() if source.is_many:
-            listed = remote.list_files(source.url).files
+            listed, left_out = remote.list_files(source.url)
+            if left_out:
+                _log.warning("source %s: left out as hidden: %s", source.name, shown(left_out))
             hashes, _ = run_together({path: partial(_hash_in_store, file) for path, file in listed.items()})
             return Pin("sha256", manifest_hash(hashes), hashes)
         case UrlSource():

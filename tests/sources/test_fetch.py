@@ -295,7 +295,13 @@ def test_an_empty_local_folder_is_refused(tmp_path: Path, raw: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "names"),
-    [("*.txt", ["a.txt", "deep/b.txt", "link/c.txt"]), ("deep/*", ["b.txt"]), ("*/c.*", ["link/c.txt"]), ("", None)],
+    [
+        ("*.txt", ["a.txt", "deep/b.txt", "link/c.txt"]),
+        ("deep/*", ["b.txt"]),
+        ("*/c.*", ["link/c.txt"]),
+        ("", None),
+        ("*", None),
+    ],
 )
 def test_a_pattern_of_the_disk_crosses_folders_and_links(
     tmp_path: Path, raw: Path, pattern: str, names: list[str] | None

@@ -132,6 +132,12 @@ def test_a_part_of_another_file_is_not_gone_on_with(server: Hub, tmp_path: Path)
     assert contents(tmp_path / "raw") == {"data/train/a.txt": TEXT}
 
 
+def test_a_name_that_leads_out_of_the_folder_is_refused(server: Hub, tmp_path: Path) -> None:
+    commit = server.sets["tales/times"].commit({"data/../../../evil.txt": b"evil"})
+    assert "the data set's file 'data/../../../evil.txt' leaves its folder" in fails(source(commit), tmp_path / "raw")
+    assert not any("/resolve/" in line for line in server.asked)
+
+
 def test_what_the_hub_does_not_list_so_is_refused(server: Hub, tmp_path: Path) -> None:
     commit = server.sets["tales/times"].commit(FILES)
     server.spoils = True

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpt.errors import UserError
@@ -96,6 +96,8 @@ def choose(files: Iterable[str], patterns: tuple[str, ...]) -> tuple[list[str], 
                 f" {', '.join(names[:_SHOWN])}"
             )
     chosen = [name for name in names if any(matches(name, pattern) for pattern in patterns)]
+    if outside := [name for name in chosen if ".." in PurePosixPath(name).parts or name.startswith("/")]:
+        raise UserError(f"patterns: the data set's file {outside[0]!r} leaves its folder; let them match others")
     meant = (name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
     return chosen, [name for name in meant if name not in set(chosen)]
 
