@@ -37,6 +37,8 @@ def prepare() -> int:
     for reason, removed in counts["dropped"].items():
         if removed["documents"]:
             print(f"  {removed['documents']:,} dropped: {reason.replace('_', ' ')}")
+    if masked := {kind: count for kind, count in counts.get("masked", {}).items() if count}:
+        print(f"  masked: {', '.join(f'{count:,} {kind}' for kind, count in masked.items())}")
     if counts["cut"]["documents"]:
         print(f"  {counts['cut']['documents']:,} cut where they match a benchmark or a held-out document")
     if beside := sum(counts["near_copies_held_out"].values()):
@@ -46,6 +48,7 @@ def prepare() -> int:
         print(f"  {common:,} n-grams of these left alone: more than {limit:,} training documents share them")
     for split in corpus.SPLITS:
         print(f"  {split}: {counts[split]['documents']:,} documents, {counts[split]['bytes']:,} bytes")
+    print("  `gpt data sample` shows some of what stayed and went")
     return 0
 
 
@@ -170,5 +173,32 @@ def verify() -> int:
     return 0
 
 
+@command(
+    examples=[
+        "gpt data sample  # how many went where, and some of each",
+        "gpt data sample --what dropped --number 20 --seed 1",
+        'gpt data sample --reason "gopher_quality: gopher_short_doc" --source forum',
+    ]
+)
+@click.option("--what", type=OneOf("kept", "dropped"), help="only these (default: both)")
+@click.option("--source", type=TEXT, metavar="NAME", help="only of this source of fetch.sources")
+@click.option("--reason", type=TEXT, metavar="REASON", help="only what went, or stayed, for this reason of the table")
+@click.option(
+    "--number", "-n", type=at_least(int, 0, 10**6), default=5, metavar="N", help="how many documents (default: 5)"
+)
+@click.option("--seed", type=at_least(int, 0), default=0, metavar="N", help="another one shows others (default: 0)")
+def sample(what: str | None, source: str | None, reason: str | None, number: int, seed: int) -> int:
+    """show documents at random that prepare kept or dropped, and what each step changed in them"""
+    from gpt import paths
+    from gpt.corpus.sampling.display import SampleReader, show
+
+    reader = SampleReader(paths.DOCUMENTS)
+    kept = None if what is None else what == "kept"
+    chosen = reader.choose(number, seed, kept=kept, source=source, reason=reason)
+    for line in (*reader.table(), *(line for record in chosen for line in ("", *show(record)))):
+        print(line)
+    return 0
+
+
 TOKENS = Group("tokens", "look at what the model learns from", {"Commands": (show, verify)})
-DATA = Group("data", "add sources, fix them by hash, compare versions of the data", {"Commands": (add, hash_, diff)})
+DATA = Group("data", "add sources, fix them by hash, look at what became of them", {"Commands": (add, hash_, sample, diff)})

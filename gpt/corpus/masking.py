@@ -5,7 +5,7 @@ document, which would make a text depend on those before it; here each text begi
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from itertools import cycle
 from typing import Any
@@ -17,11 +17,11 @@ _MOST_BEFORE_AT, _MOST_AFTER_AT = 64, 256  # characters of an address, by RFC 53
 
 # Country codes of ITU-T E.164, and 8 to 15 digits in all.
 _CODES = (
-    r"1|7|2(?:0|7|[1-69]\d)|3(?:[0-469]|[578]\d)|4(?:[013-9]|2\d)|5(?:[1-8]|[09]\d)|6(?:[0-6]|[789]\d)"
-    r"|8(?:[1246]|[058]\d)|9(?:[0-58]|[679]\d)"
+    r"1|7|2(?:0|7|[1-69][0-9])|3(?:[0-469]|[578][0-9])|4(?:[013-9]|2[0-9])|5(?:[1-8]|[09][0-9])|6(?:[0-6]|[789][0-9])"
+    r"|8(?:[1246]|[058][0-9])|9(?:[0-58]|[679][0-9])"
 )
-_GROUPS = r"(?:[ .\-/]?(?:\(\d{1,5}\)|\d)){%s,%s}"
-_ALONE_BEFORE, _ALONE_AFTER = r"(?<![\w+])(?<!\d[.,:/\-])", r"(?!\w)(?![.,:/\-]\d)"
+_GROUPS = r"(?:[ .\-/]?(?:\([0-9]{1,5}\)|[0-9])){%s,%s}"
+_ALONE_BEFORE, _ALONE_AFTER = r"(?<![\w+])(?<![0-9][.,:/\-])", r"(?!\w)(?![.,:/\-][0-9])"
 _NAMED = "|".join(
     rf"(?<=\b{word}{mark} )"
     for word in ("[Tt]el", "[Tt]elephone", "[Tt]elefon", "[Pp]hone", "[Mm]obile", "[Ff]ax")
@@ -31,21 +31,28 @@ _PHONE = re.compile(
     "|".join(
         (
             # +44 20 7946 0958, +49 (0)30 1234567
-            rf"(?<![\w+])(?<!\d )\+(?:{_CODES}){_GROUPS % (7, 13)}{_ALONE_AFTER}",
+            rf"(?<![\w+])(?<![0-9] )\+(?:{_CODES}){_GROUPS % (7, 13)}{_ALONE_AFTER}",
             # (212) 555-0123, 212-555-0123, 1-800-555-0199
-            rf"{_ALONE_BEFORE}(?:1[ .\-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[.\-])[2-9]\d\d[.\-]\d{{4}}{_ALONE_AFTER}",
+            rf"{_ALONE_BEFORE}(?:1[ .\-])?(?:\([2-9][0-9]{{2}}\) ?|[2-9][0-9]{{2}}[.\-])[2-9][0-9]{{2}}[.\-][0-9]{{4}}"
+            rf"{_ALONE_AFTER}",
             # 01 23 45 67 89
-            rf"{_ALONE_BEFORE}(?<![0-9a-fA-F]{{2}} )0[1-9](?:(?: \d\d){{4}}|(?:\.\d\d){{4}}){_ALONE_AFTER}(?! [0-9a-fA-F]{{2}}\b)",
+            rf"{_ALONE_BEFORE}(?<![0-9a-fA-F]{{2}} )0[1-9](?:(?: [0-9]{{2}}){{4}}|(?:\.[0-9]{{2}}){{4}}){_ALONE_AFTER}"
+            r"(?! [0-9a-fA-F]{2}\b)",
             # 020 7946 0958, 0113 496 0123, 07700 900123, 01632 960123
-            rf"{_ALONE_BEFORE}\(?0(?:2\d\)? \d{{4}} \d{{4}}|1\d\d\)? \d{{3}} \d{{4}}){_ALONE_AFTER}",
-            rf"{_ALONE_BEFORE}\(?0(?:7\d{{3}} \d{{6}}|1\d{{3}}\)? \d{{6}}){_ALONE_AFTER}",
+            rf"{_ALONE_BEFORE}\(?0(?:2[0-9]\)? [0-9]{{4}} [0-9]{{4}}|1[0-9][0-9]\)? [0-9]{{3}} [0-9]{{4}}){_ALONE_AFTER}",
+            rf"{_ALONE_BEFORE}\(?0(?:7[0-9]{{3}} [0-9]{{6}}|1[0-9]{{3}}\)? [0-9]{{6}}){_ALONE_AFTER}",
             # 0170/1234567, 089-12345678, (030) 1234567
-            rf"{_ALONE_BEFORE}(?:0[1-9]\d{{1,3}}[/\-]\d{{7,8}}|\(0[1-9]\d{{1,4}}\) ?\d{{5,8}}){_ALONE_AFTER}",
+            rf"{_ALONE_BEFORE}(?:0[1-9][0-9]{{1,3}}[/\-][0-9]{{7,8}}|\(0[1-9][0-9]{{1,4}}\) ?[0-9]{{5,8}}){_ALONE_AFTER}",
             # Tel.: 123 45 67
-            rf"(?:{_NAMED})\d{_GROUPS % (5, 13)}{_ALONE_AFTER}",
+            rf"(?:{_NAMED})[0-9]{_GROUPS % (5, 13)}{_ALONE_AFTER}",
         )
     )
 )
+
+# Where one may be, which is found a hundred times sooner: digits and what may stand between them.
+_RUN = re.compile(r"[0-9][0-9 ().\-/]{5,}")
+_FOUR_NUMBERS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
+_BEFORE_RUN, _AFTER_RUN = 2, 6  # characters around it that an expression looks at: "+(" and what must not follow
 
 
 def mask_text(text: str) -> tuple[str, dict[str, int]]:
@@ -55,10 +62,8 @@ def mask_text(text: str) -> tuple[str, dict[str, int]]:
     if "@" in text:
         text, counts["email"] = _replace(text, _find_emails(text, emails.regex), emails.replacements)
     if "." in text:
-        found = (match for match in addresses.regex.finditer(text) if _is_address(match, addresses.validator))
-        text, counts["ip"] = _replace(text, found, addresses.replacements)
-    found = (match for match in _PHONE.finditer(text) if match[0] not in _PHONES)
-    text, counts["phone"] = _replace(text, found, _PHONES)
+        text, counts["ip"] = _replace(text, _find_addresses(text, addresses), addresses.replacements)
+    text, counts["phone"] = _replace(text, _find_phones(text), _PHONES)
     return text, counts
 
 
@@ -91,10 +96,20 @@ def _find_emails(text: str, regex: re.Pattern[str]) -> Iterator[re.Match[str]]:
             yield match
 
 
-def _is_address(match: re.Match[str], is_public: Callable[[str], bool] | None) -> bool:
-    """Tell whether four numbers are an address of the Internet, and no part of a longer number or word."""
-    text, start, end = match.string, match.start(), match.end()
-    before, after = text[max(0, start - 2) : start], text[end : end + 2]
-    if before[-1:].isalnum() or after[:1].isalnum() or before[-1:] == "." or (after[:1] == "." and after[1:].isdigit()):
-        return False
-    return is_public is None or is_public(match[0])
+def _find_addresses(text: str, replacer: Any) -> Iterator[re.Match[str]]:
+    """Yield public addresses of the Internet that are no part of a longer number or word."""
+    for match in _FOUR_NUMBERS.finditer(text):
+        before, after = text[max(0, match.start() - 1) : match.start()], text[match.end() : match.end() + 2]
+        is_part = before.isalnum() or before == "." or after[:1].isalnum() or (after[:1] == "." and after[1:].isdigit())
+        if not is_part and replacer.regex.fullmatch(match[0]) and replacer.validator(match[0]):
+            yield match
+
+
+def _find_phones(text: str) -> Iterator[re.Match[str]]:
+    end = 0
+    for run in _RUN.finditer(text):
+        start, stop = max(end, run.start() - _BEFORE_RUN), run.end() + _AFTER_RUN
+        while match := _PHONE.search(text, start, stop):
+            start = end = match.end()
+            if match[0] not in _PHONES:
+                yield match

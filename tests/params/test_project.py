@@ -381,7 +381,6 @@ GOPHER = {"kind": "gopher_quality", "min_doc_words": "many"}
         ({"filters": [{"field": "score", "one_of": []}]}, "must have at least one item"),
         ({"filters": [{"url_list": "list.txt"}]}, "filters.0.url_list.field"),
         ({"split": "dev"}, "by_source.shakespeare.split = 'dev'"),
-        ({"split": "train"}, "every source is given as another split than validation (shakespeare: train); add one"),
         ({"read": {"template": "{title"}}, "by_source.shakespeare.read.template = '{title': is no template"),
         ({"read": {"template": "{title!r}"}}, "between braces stands the name of a field and nothing else"),
         ({"read": {"message": "content"}}, "names no field, as in {title}; leave it empty for none"),
@@ -394,6 +393,22 @@ def test_what_a_source_has_otherwise_is_checked_and_named(tmp_path: Path, own: d
     (line,) = faults(tmp_path, changed(prepare={"by_source": {"shakespeare": own}}))
     assert line.startswith("params.yaml: prepare: by_source")
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (
+            {"by_source": {"shakespeare": {"split": "train"}}},
+            "prepare.by_source: every source is given as another split than validation (shakespeare: train); add one",
+        ),
+        ({"test_fraction": 0.0}, "prepare: test_fraction is 0, and no source is given as test; raise it, or say which"),
+        ({"validation_fraction": 0}, "prepare: validation_fraction is 0, and no source is given as validation"),
+    ],
+)
+def test_every_split_has_a_source(tmp_path: Path, prepare: dict[str, Any], message: str) -> None:
+    (line,) = faults(tmp_path, changed(prepare=prepare))
+    assert line.startswith(f"params.yaml: {message}")
 
 
 def test_a_source_has_what_all_have_but_for_its_own(tmp_path: Path) -> None:
