@@ -9,12 +9,37 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from gpt.commands.line.arguments import NOT_EMPTY, TEXT, at_least
 from gpt.commands.line.command import command
 from gpt.errors import UserError
+from gpt.paths import current_folder, find_project
 
-_TABLE = "dvc exp show --only-changed --drop '.*/'"
+_TABLE = "dvc exp show --only-changed --drop '.*/|State|Executor|Created'"
+
+
+def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the settings that begin so, to be followed by a value; no section, which has none."""
+    from gpt.params.overrides import known_keys
+    from gpt.params.project import PARAMS_FILE
+
+    project = find_project(current_folder())
+    keys = known_keys(project / PARAMS_FILE) if project else {}
+    return [
+        CompletionItem(f"{key}=")
+        for key, value in keys.items()
+        if key.startswith(incomplete) and not isinstance(value, dict)
+    ]
+
+
+def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the experiments, branches and tags that begin so; MLflow takes seconds, and is not asked."""
+    from gpt.reports.side_by_side.revisions import WORKSPACE, find_experiments, find_names
+
+    here = current_folder()
+    names = [WORKSPACE, *find_experiments(here), *find_names(here)]
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 @command(
@@ -31,6 +56,7 @@ _TABLE = "dvc exp show --only-changed --drop '.*/'"
     type=NOT_EMPTY,
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=_complete_key,
     help="change a setting of params.yaml; may be given several times",
 )
 @click.option(
@@ -89,15 +115,18 @@ def _run_dvc(*arguments: str) -> int:
         [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments], env=os.environ | {"PATH": path}
     )
     before = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
+    interrupted = False
     try:
-        while True:
+        while process.poll() is None:
             try:
-                code = process.wait()
-                break
-            except KeyboardInterrupt:  # DVC has got it as well
-                continue
+                process.wait()
+            except KeyboardInterrupt:  # DVC has got it as well: wait until it has ended
+                interrupted = True
     finally:
         signal.signal(signal.SIGTERM, before)
+    if interrupted:
+        raise KeyboardInterrupt
+    code = process.returncode
     return 128 - code if code < 0 else min(code, 1)
 
 
@@ -116,6 +145,7 @@ def _run_dvc(*arguments: str) -> int:
     nargs=-1,
     required=True,
     metavar="A B ...",
+    shell_complete=_complete_name,
     help="an experiment of DVC, a git revision, `workspace`, an MLflow run (name or id), models:/NAME/VERSION, models:/NAME@ALIAS"
     " or @ALIAS",
 )

@@ -23,7 +23,7 @@ def check_overrides(overrides: Sequence[str], path: Path = PARAMS_FILE) -> int:
     Raises `UserError` for a change that is no KEY=VALUE, a key that params.yaml has not got, or a value that is not allowed.
     """
     load_params(path)
-    known = _known(path)
+    known = known_keys(path)
     for override in overrides:
         _check_key(override, known)
     from dvc.exceptions import DvcException
@@ -45,8 +45,8 @@ def check_overrides(overrides: Sequence[str], path: Path = PARAMS_FILE) -> int:
     return len(sweeps)
 
 
-def _known(path: Path) -> Mapping[str, Any]:
-    """Return every key of params.yaml, sections and lists among them."""
+def known_keys(path: Path = PARAMS_FILE) -> Mapping[str, Any]:
+    """Return every key of a params.yaml that is valid YAML, sections and lists among them, with its value."""
     from ruamel.yaml import YAML
 
     values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))

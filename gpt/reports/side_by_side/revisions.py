@@ -111,8 +111,8 @@ def _doubts(params: Json, lock: Json) -> Iterator[str]:
     """Yield why its figures may be of other settings than those of its params.yaml."""
     if not lock:
         yield f"has no {_LOCK}: nothing says that its figures are of its {PARAMS_FILE}"
-    for line in find_late(params, lock, stages=_STAGES):
-        yield f"its figures are of before its {PARAMS_FILE}: {line}; run `dvc repro`"
+    if late := find_late(params, lock, stages=_STAGES):
+        yield f"its figures are of before its {PARAMS_FILE}: {'; '.join(late)}; run `dvc repro`"
 
 
 def _stages(lock: bytes | None) -> Json:
