@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 the user must change something, 128 + n stopped 
 """
 
 import logging
+import os
 import sys
 import warnings
 
@@ -12,6 +13,7 @@ from click.exceptions import Exit
 
 from gpt.commands import data, experiments, generate, lineage, models, projects, sources, training, versions
 from gpt.commands.checks import doctor
+from gpt.commands.line import completion
 from gpt.commands.line.command import Group, version_option
 from gpt.commands.line.mistakes import explain
 from gpt.entry import begin, end_with, leave
@@ -33,7 +35,7 @@ COMMANDS = Group(
             *(versions.register, versions.promote, versions.rollback, versions.models),
             *(lineage.lineage, lineage.reproduce),
         ),
-        "This machine": (doctor.doctor,),
+        "This machine": (doctor.doctor, completion.completion),
     },
     params=[version_option()],
     epilog="Exit codes: 0 done, 1 failed, 2 you must change something. `gpt COMMAND --help` shows examples.",
@@ -48,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
 def run(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code. What only the user can change is raised as `UserError`."""
     begin()
+    if instruction := os.environ.get(completion.VARIABLE):
+        return completion.answer(COMMANDS, instruction)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.captureWarnings(True)
     warnings.filterwarnings("ignore", category=FutureWarning)

@@ -97,7 +97,9 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: not found in {Path.cwd()} or above; run this in a project's folder") from None
+        raise UserError(
+            f"{path}: not found in {Path.cwd()} or above; run this in a project's folder, or make one: gpt init DIR"
+        ) from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; it must be a file") from None
     except UnicodeDecodeError as error:

@@ -88,6 +88,13 @@ class Model(click.ParamType[str]):
             return str(value)
         return entry.readable(value) if value.startswith(("models:", "@")) else str(paths.from_here(value))
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        if not incomplete.startswith(("models:", "@")):
+            return [CompletionItem(incomplete, type="dir")]
+        from gpt.commands.line.registered import registered_models
+
+        return registered_models(incomplete)
+
 
 TEXT = Text()
 NOT_EMPTY = Text(may_be_empty=False)

@@ -4,8 +4,11 @@ import fcntl
 import os
 import pty
 import re
+import select
+import signal
 import struct
 import termios
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,11 +22,13 @@ def run_in_terminal(
     folder: Path,
     columns: int = 100,
     lines: int = 30,
+    seconds: float = 240.0,
     answer: Callable[[str, int, int], None] | None = None,
 ) -> tuple[int, str]:
     """Run a command with a terminal of its own; return its exit code, as a shell gives it, and all that it wrote there.
 
     `answer` is called with what was written so far, the terminal to type into, and the number of the process.
+    After so many seconds it is killed, and fails.
     """
     process, terminal = pty.fork()
     if process == 0:  # pragma: no cover
@@ -32,12 +37,16 @@ def run_in_terminal(
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     written = b""
     try:
-        while chunk := _read(terminal):
+        deadline = time.monotonic() + seconds
+        while chunk := _read(terminal, deadline):
             written += chunk
             if answer:
                 answer(written.decode("utf-8", "replace"), terminal, process)
+    except BaseException:
+        os.kill(process, signal.SIGKILL)
+        raise
     finally:
-        os.close(terminal)  # hangs up, if it still runs
+        os.close(terminal)
         _, status = os.waitpid(process, 0)
     code = os.waitstatus_to_exitcode(status)
     return (code if code >= 0 else 128 - code), written.decode("utf-8", "replace")
@@ -76,7 +85,10 @@ def screen(written: str) -> list[str]:
     return [line.rstrip() for line in shown]
 
 
-def _read(terminal: int) -> bytes:
+def _read(terminal: int, deadline: float) -> bytes:
+    """Return what was written meanwhile, nothing once the other end is closed."""
+    ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
+    assert ready, "it still runs, and says nothing"
     try:
         return os.read(terminal, 65536)
     except OSError:  # Linux says so that the other end is closed
