@@ -201,4 +201,6 @@ def sample(what: str | None, source: str | None, reason: str | None, number: int
 
 
 TOKENS = Group("tokens", "look at what the model learns from", {"Commands": (show, verify)})
-DATA = Group("data", "add sources, fix them by hash, look at what became of them", {"Commands": (add, hash_, sample, diff)})
+DATA = Group(
+    "data", "add sources, fix them by hash, look at what became of them", {"Commands": (add, hash_, sample, diff)}
+)
