@@ -19,9 +19,12 @@ from gpt.projects.templates import Template
 FEWEST_DOCUMENTS = 40
 _LEAST_BYTES = {"gpt2-124m": 100_000_000, "1b": 1_000_000_000}
 _LEAST_BYTES_OTHERS = 10_000
-_HELD_OUT = (0.05, 0.2)
-"Least and largest share of documents that a split gets, where neither is too few documents nor more than are needed."
-_ENOUGH_HELD_OUT = 10_000_000  # bytes of a split: its figure's standard error is below a thousandth then
+_HELD_OUT, _LARGEST_HELD_OUT = 0.05, 0.2
+"Share of documents that a split gets, and the largest that it gets where there are few."
+_FEWEST_HELD_OUT = 10  # documents: by chance it could have none of fewer
+# Bytes of a split that are enough: training validates several times, which must take less than training itself.
+_ENOUGH_HELD_OUT = {"gpt2-124m": 10_000_000, "1b": 10_000_000}
+_ENOUGH_HELD_OUT_OTHERS = 500_000
 _BPE_SAMPLE = 2_000_000  # characters that a tokenizer is tried on
 _SIZES = ((50_000, 320), (1_000_000, 512), (20_000_000, 1024))
 "Bytes of text below which a tokenizer of the demo's size, 1,024 entries, would have too little to learn from, or could be larger."
@@ -94,12 +97,16 @@ def _reading(found: Survey) -> list[Choice]:
 def _splits(template: Template, found: Survey) -> list[Choice]:
     """Return how text is held out, so that validation and test are neither empty nor larger than they need be."""
     split_seed = Choice("prepare.split_seed", 1, "another one puts other documents into validation and test")
+    enough = _ENOUGH_HELD_OUT.get(template.name, _ENOUGH_HELD_OUT_OTHERS) / found.text_bytes
     if found.documents < FEWEST_DOCUMENTS:
-        few = "one document" if found.documents == 1 else f"only {found.documents} documents"
-        told = f"the last {_held_out(template, []):.0%} of each document: there {'is' if found.documents == 1 else 'are'} {few}"
-        return [Choice("prepare.hold_out", "ends", told=told), split_seed]
-    share = max(_HELD_OUT[0], min(_HELD_OUT[1], 10 / found.documents))
-    share = _round(min(share, _ENOUGH_HELD_OUT / found.text_bytes))
+        few = "is one document" if found.documents == 1 else f"are only {found.documents} documents"
+        usual = template["prepare.validation_fraction"]
+        fractions = (
+            [] if enough >= usual else _fractions(_round(enough), "more would take longer to validate on than to train")
+        )
+        told = f"the last {100 * _held_out(template, fractions):.3g}% of each document: there {few}"
+        return [Choice("prepare.hold_out", "ends", told=told), *fractions, split_seed]
+    share = _round(max(min(_HELD_OUT, enough), min(_LARGEST_HELD_OUT, _FEWEST_HELD_OUT / found.documents)))
     each = f"about {share * found.documents:,.0f} of {found.documents:,} documents"
     told = f"{share:.2%} of the documents each for validation and test: {each}"
     whole = [
@@ -111,8 +118,11 @@ def _splits(template: Template, found: Survey) -> list[Choice]:
         )
         if f"prepare.{key}" in template.values  # a template for one text leaves them out
     ]
-    fractions = [Choice("prepare.validation_fraction", share, each), Choice("prepare.test_fraction", share, each)]
-    return [Choice("prepare.hold_out", "documents", told=told), *fractions, split_seed, *whole]
+    return [Choice("prepare.hold_out", "documents", told=told), *_fractions(share, each), split_seed, *whole]
+
+
+def _fractions(share: float, why: str) -> list[Choice]:
+    return [Choice("prepare.validation_fraction", share, why), Choice("prepare.test_fraction", share, why)]
 
 
 def _held_out(template: Template, choices: list[Choice]) -> float:

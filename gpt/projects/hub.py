@@ -107,8 +107,7 @@ def _ending(path: str) -> str:
 
 def _scaled(found: Survey, address: str, files: int, times: float) -> Survey:
     """Return a survey of one file as an estimate of all."""
-    found.path, found.files, found.is_estimate = Path(address), files, files > 1 or found.is_estimate
-    found.documents, found.text_bytes, found.characters = (
-        round(times * count) for count in (found.documents, found.text_bytes, found.characters)
-    )
+    found.path, found.files = Path(address), files
+    if files > 1:
+        found.scale(times)
     return found

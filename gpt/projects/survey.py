@@ -56,6 +56,13 @@ class Survey:
     table_bits_per_byte: float = 8.0
     "What a table of which byte follows which would predict the sample with: the least that a model must learn."
 
+    def scale(self, times: float) -> None:
+        """Let the counts, which are of a part, be estimates of the whole, in two or three digits."""
+        self.is_estimate = True
+        self.documents, self.text_bytes, self.characters = (
+            int(float(f"{times * count:.2e}")) for count in (self.documents, self.text_bytes, self.characters)
+        )
+
 
 def survey(path: Path, settings: Prepare) -> Survey:
     """Look at the text in a file or folder; `settings` say how it would be read if its files did not tell otherwise.
@@ -178,10 +185,7 @@ def _count(found: Survey, reader: ReadSources) -> None:
     found.table_bits_per_byte = _conditional_entropy(table)
     whole = found.file_bytes / seen_files if seen_files else 1.0
     if whole > 1.01:
-        found.is_estimate = True
-        found.documents, found.text_bytes, found.characters = (
-            round(whole * count) for count in (found.documents, found.text_bytes, found.characters)
-        )
+        found.scale(whole)
 
 
 def _texts(reader: ReadSources, number: int, count: int) -> Iterator[str]:

@@ -15,6 +15,7 @@ from gpt.files import sha256_file
 from gpt.params.project import Params, load_params
 from gpt.projects import choices
 from gpt.projects.lines import comment_of, read_entries
+from gpt.projects.survey import Survey
 from gpt.projects.templates import NAMES, load_template
 from gpt.sources.local import content_hash
 
@@ -157,6 +158,28 @@ def test_many_documents_are_held_out_whole_and_none_of_the_splits_is_empty() -> 
 
     counts = {part.split for row in rows for part in split_text(row["story"], params.prepare)}
     assert counts == {"train", "validation", "test"}
+
+
+@pytest.mark.parametrize(
+    ("documents", "text_bytes", "share"),
+    [(40, 10**6, 0.2), (100, 10**6, 0.1), (1000, 10**6, 0.05), (10**6, 10**9, 0.0005), (50, 10**10, 0.2)],
+)
+def test_a_split_has_ten_documents_and_no_more_bytes_than_are_worth_validating_on(
+    documents: int, text_bytes: int, share: float
+) -> None:
+    found = Survey(Path("text"), 1, text_bytes, {}, documents=documents, text_bytes=text_bytes)
+    chosen = {choice.key: choice.value for choice in choices._splits(load_template("tiny"), found)}
+    assert chosen["prepare.hold_out"] == "documents"
+    assert chosen["prepare.validation_fraction"] == chosen["prepare.test_fraction"] == pytest.approx(share)
+    assert documents * share >= 8
+
+
+def test_of_one_large_text_half_a_megabyte_is_enough() -> None:
+    for size, share in ((10**6, 0.05), (10**8, 0.005)):
+        found = Survey(Path("text"), 1, size, {}, documents=1, text_bytes=size)
+        chosen = {choice.key: choice.value for choice in choices._splits(load_template("tiny"), found)}
+        assert chosen["prepare.hold_out"] == "ends"
+        assert chosen.get("prepare.test_fraction", 0.05) == pytest.approx(share)
 
 
 def test_steps_and_vocabulary_grow_with_the_text() -> None:
