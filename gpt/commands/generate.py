@@ -97,6 +97,7 @@ def generate(
     from gpt.params.project import load_params
 
     params = load_params()
+    from gpt.commands.line.talk import show, talk
     from gpt.memory import told_if_out_of_memory
     from gpt.model.generation import Sampling, generate_text, generate_texts
     from gpt.model.storage import default_device, load_model
@@ -119,16 +120,14 @@ def generate(
     ):
         network, encoding = load_model(_find_model(model, params, prompts), default_device())
         if interactive:
-            from gpt.commands.line.talk import talk
-
             talk(
                 lambda text, turn: generate_text(network, encoding, text, replace(sampling, seed=sampling.seed + turn)),
                 beginning="".join(texts),
             )
         elif len(texts) == 1:
-            print(texts[0], end="", flush=True)
+            show(texts[0])
             for piece in generate_text(network, encoding, texts[0], sampling):
-                print(piece, end="", flush=True)
+                show(piece)
             print()
         else:
             written = generate_texts(network, encoding, texts, sampling)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpt.commands.line.arguments import MODEL, TEXT, FromHere
+from gpt.commands.line.arguments import MODEL, VERSION, FromHere
 from gpt.commands.line.command import command
 from gpt.entry import tell
 from gpt.errors import UserError
@@ -73,7 +73,7 @@ def lineage(model: str, json_: bool, picture: Path | None) -> int:
 )
 @click.argument(
     "model",
-    type=TEXT,
+    type=VERSION,
     default="@champion",
     metavar="MODEL",
     help="models:/NAME/VERSION, models:/NAME@ALIAS or @ALIAS (default: @champion)",

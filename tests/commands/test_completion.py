@@ -45,32 +45,40 @@ def environment(project: Path) -> dict[str, str]:
     }
 
 
+BEGUN = {
+    "gpt pretr": "gpt pretrain ",
+    "gpt tokens sh": "gpt tokens show ",
+    "gpt generate x --temp": "gpt generate x --temperature ",
+    "gpt tokens show --split val": "gpt tokens show --split validation ",
+    "gpt generate x --model models:/po": "gpt generate x --model models:/poems",
+    "gpt generate x --model models:/poems@": "gpt generate x --model models:/poems@champion ",
+    "gpt lineage @ch": "gpt lineage @champion ",
+    "gpt reproduce models:/poems/": "gpt reproduce models:/poems/3 ",
+    "gpt export out --model mo": "gpt export out --model models/",
+}
+
+
 @pytest.mark.skipif(not shutil.which("bash"), reason="no bash here")
-@pytest.mark.parametrize(
-    ("typed", "completed"),
-    [
-        ("gpt pretr", "gpt pretrain "),
-        ("gpt tokens sh", "gpt tokens show "),
-        ("gpt generate x --temp", "gpt generate x --temperature "),
-        ("gpt tokens show --split val", "gpt tokens show --split validation "),
-        ("gpt generate x --model models:/po", "gpt generate x --model models:/poems"),
-        ("gpt generate x --model models:/poems@", "gpt generate x --model models:/poems@champion "),
-        ("gpt lineage @ch", "gpt lineage @champion "),
-        ("gpt export out --model mo", "gpt export out --model models/"),
-    ],
-)
-def test_bash_completes_what_was_begun(project: Path, typed: str, completed: str) -> None:
+def test_bash_completes_what_was_begun(project: Path) -> None:
     (project / ".bashrc").write_text('eval "$(gpt completion bash)"\nPS1="ready> "\n')
-    steps = [("ready> ", f"{typed}\t"), (completed, "\x15exit\r")]
+    clear = "\x15"
+    typed = [*(f"{clear}{begun}\t" for begun in BEGUN), f"{clear}exit\r"]
+    awaited = ["ready> ", *BEGUN.values()]
+    seen = 0
 
     def answer(written: str, terminal: int, process: int) -> None:
-        if steps and steps[0][0] in plain(written):
-            os.write(terminal, steps.pop(0)[1].encode())
+        nonlocal seen
+        if awaited and awaited[0] in plain(written[seen:]):
+            seen = len(written)
+            awaited.pop(0)
+            os.write(terminal, typed.pop(0).encode())
 
     bash = [shutil.which("bash") or "", "--noprofile", "--rcfile", str(project / ".bashrc"), "-i"]
-    code, written = run_in_terminal(bash, environment=environment(project), folder=project, answer=answer, seconds=12)
+    code, _ = run_in_terminal(
+        bash, environment=environment(project), folder=project, answer=answer, seconds=100, columns=200
+    )
     assert code == 0
-    assert not steps, plain(written)
+    assert not awaited
 
 
 def plain(written: str) -> str:

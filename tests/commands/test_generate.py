@@ -25,6 +25,7 @@ def write(text, turn):
     for number in range(1000 if text.endswith("long") else 2):
         yield f"[{turn}.{number}:{len(text)}]"
         time.sleep(0.01)
+    yield "\\x1b[2J"
 
 talk(write)
 print("left")
@@ -97,7 +98,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(tmp_path: Path)
         ("[0.5:4]", b"\x03"),
         ("> ", b"half a li\x03"),
         ("(Ctrl-D leaves)", b"ok\r"),
-        ("]\r\n> ", b"\x04"),
+        ("J\r\n> ", b"\x04"),
     ]
     seen = 0
 
@@ -115,6 +116,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(tmp_path: Path)
     assert not steps
     text = written.replace("\x1b[?2004h", "").replace("\x1b[?2004l", "")
     assert "[0.999" not in text
+    assert "\x1b[2J" not in written and "�[2J" in text, "what a model writes clears no screen"
     assert text.rstrip().endswith("left")
     stopped = text.split("> long")[1].split("> ")[0]
     said = len("long" + "".join(stopped.replace("^C", "").split()))

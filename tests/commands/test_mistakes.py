@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt.commands.main import main
+from gpt.commands.line.mistakes import _MEANT
+from gpt.commands.main import COMMANDS, main
 
 MORE = "; `{} --help` says more"
 MISTAKES = {
@@ -52,6 +53,16 @@ def test_a_mistake_is_one_line_that_says_what_to_do(
     assert said.err == f"error: {MISTAKES[typed].replace('{here}', str(tmp_path))}\n"
     assert not said.out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("typed", _MEANT)
+def test_what_other_tools_call_a_command_leads_to_one_that_is_there(
+    typed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([typed]) == 2
+    assert f"did you mean `gpt {_MEANT[typed]}`?" in capsys.readouterr().err
+    meant = shlex.split(_MEANT[typed])
+    assert meant[0] in {*COMMANDS.commands, "--help", "--version"}
 
 
 @pytest.mark.parametrize("arguments", [[], ["-v"], ["tokens"]])

@@ -4,14 +4,13 @@ Click finds the mistakes; these are its words in our style. Secrets in what was 
 """
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 import click
 
 # What people who know other tools type first.
 _MEANT = {
-    "chat": "generate --interactive", "download": "fetch", "eval": "evaluate", "help": "--help", "info": "doctor",
-    "list": "models", "ls": "models", "repro": "reproduce", "sample": "generate", "talk": "generate --interactive",
+    "chat": "generate --interactive", "create": "init", "download": "fetch", "eval": "evaluate", "help": "--help", "info": "doctor",
+    "list": "models", "ls": "models", "new": "init", "repro": "reproduce", "sample": "generate", "talk": "generate --interactive",
     "test": "evaluate", "train": "pretrain", "version": "--version",
 }  # fmt: skip
 
@@ -69,6 +68,8 @@ def explain_surplus(context: click.Context, surplus: list[str]) -> str:
 
 def meant(typed: str, names: Iterable[str]) -> list[str]:
     """Return up to two names that were meant perhaps: those that begin so, else those that look alike."""
+    from difflib import get_close_matches  # for who mistyped, not for each start
+
     bare = {name.lstrip("-"): name for name in names}
     typed = typed.lstrip("-")
     if len(typed) > 1 and (begun := [name for word, name in bare.items() if word.startswith(typed)]):

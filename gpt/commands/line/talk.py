@@ -13,6 +13,7 @@ from gpt.paths import cache_folder
 
 _HELP = "Type how a text begins. Enter alone lets the model write on, /new forgets it, Ctrl-C stops an answer, Ctrl-D leaves."
 _HISTORY_LINES = 1000
+_CONTROLS = {code: "�" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def talk(write: Callable[[str, int], Iterator[str]], beginning: str = "") -> Non
     with _remembered_lines(is_person):
         text, turn = beginning, 0
         if beginning:
-            print(beginning, end="", flush=True)
+            show(beginning)
             text, turn = text + _answer(write, text, turn), turn + 1
         while (line := _read_line(is_person)) is not None:
             if line == "/new":
@@ -39,13 +40,19 @@ def talk(write: Callable[[str, int], Iterator[str]], beginning: str = "") -> Non
                 text, turn = text + _answer(write, text, turn), turn + 1
 
 
+def show(piece: str) -> None:
+    """Print a piece of what a model writes at once; in a terminal, nothing in it moves the cursor or changes a mode."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    print(piece.translate(_CONTROLS) if is_terminal else piece, end="", flush=True)
+
+
 def _answer(write: Callable[[str, int], Iterator[str]], text: str, turn: int) -> str:
     """Print how the text goes on as it comes, and return it; after Ctrl-C what has come by then."""
     pieces: list[str] = []
     with suppress(KeyboardInterrupt):
         for piece in write(text, turn):
             pieces.append(piece)
-            print(piece, end="", flush=True)
+            show(piece)
     print(flush=True)
     return "".join(pieces)
 
