@@ -9,18 +9,17 @@ import threading
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self, TypeAlias
 
 from gpt.errors import UserError
 from gpt.params.launch import Launch
 from gpt.secrets.hiding import redact_values
 
-if TYPE_CHECKING:
-    from accelerate.tracking import GeneralTracker
-
 _SECONDS = 60  # to begin with, and to deliver what is left at the end
 
 Values = dict[str, float | str]
+AccelerateTracker: TypeAlias = Any
+"One of accelerate.tracking, whose types leave out the run that each of them holds."
 
 logger = logging.getLogger(__name__)
 
@@ -89,28 +88,28 @@ class Curves:
             except Exception as error:
                 self._warn(name, error)
 
-    def _open(self, name: str) -> "GeneralTracker | None":
+    def _open(self, name: str) -> AccelerateTracker | None:
         """Return a tracker that has begun, or went on; None with a warning if it cannot."""
         try:
             tracker = self._tensorboard() if name == "tensorboard" else self._wandb()
             tracker.start()
             if name == "wandb":
                 tracker.store_init_configuration(self._config)
-                if url := getattr(tracker.tracker, "url", None):
-                    logger.info("wandb: %s", url)
+                if not tracker.tracker.offline:
+                    print(f"wandb: {tracker.tracker.url}", flush=True)
             return tracker
         except Exception as error:
             self._warn(name, error)
             return None
 
-    def _tensorboard(self) -> "GeneralTracker":
+    def _tensorboard(self) -> AccelerateTracker:
         from accelerate.tracking import TensorBoardTracker
 
         # What a killed process had told beyond its last checkpoint is hidden.
         purge = self._first_step + 1 if self._first_step else None
         return TensorBoardTracker(self._run, self._folder / "tensorboard", purge_step=purge)
 
-    def _wandb(self) -> "GeneralTracker":
+    def _wandb(self) -> AccelerateTracker:
         import wandb
         from accelerate.tracking import WandBTracker
 

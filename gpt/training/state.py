@@ -12,8 +12,8 @@ import torch
 from gpt.training.guard import Guard
 
 Rows = list[dict[str, float]]
-TRAINING_COLUMNS = ("step", "train_loss", "learning_rate", "gradient_norm")
-VALIDATION_COLUMNS = ("step", "validation_loss", "validation_bits_per_byte")
+TRAINING_COLUMNS: tuple[str, ...] = ("step", "train_loss", "learning_rate", "gradient_norm")
+VALIDATION_COLUMNS: tuple[str, ...] = ("step", "validation_loss", "validation_bits_per_byte")
 "Of the rows, as plots/ has them."
 
 

@@ -100,7 +100,8 @@ class Trainer:
         )
         self._beginning = self.state.to_json()
         self._checkpointer = Checkpointer(self.bare_model, optimizer, self.state, accelerator, folder, saver)
-        load_optimizer_tensors(self.bare_model, optimizer, load_optimizer(params.train))
+        if tensors := load_optimizer(params.train):
+            load_optimizer_tensors(self.bare_model, optimizer, tensors)
         self._asks_every_step = True  # until it is known how long steps are; when it asks changes no result
 
     def resume(self) -> None:

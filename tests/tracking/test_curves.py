@@ -1,7 +1,9 @@
 """Curves in TensorBoard and W&B: read back from the files that these write, and never a reason to stop."""
 
-import logging
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,7 @@ def records(file: Path) -> Iterator[Any]:
         whole += data[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # whole, or the last piece
-            record = wandb_internal_pb2.Record()
+            record = wandb_internal_pb2.Record()  # pyright: ignore[reportAttributeAccessIssue]: chosen by protobuf's version
             record.ParseFromString(whole)
             whole = b""
             yield record
@@ -105,19 +107,30 @@ def test_wandb_has_them_offline_under_the_runs_name_and_no_secret(tmp_path: Path
     assert b"train.max_steps" in content and b"hunter22" not in content
 
 
-def test_one_that_fails_is_a_warning_and_the_other_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(curves, "_SECONDS", 1)
-    monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    with caplog.at_level(logging.WARNING), open_curves(("wandb", "tensorboard"), tmp_path) as told:
-        told.log(4, {"train/loss": 4.5})
-    assert [event.step for event in tensorboard(tmp_path).Scalars("train/loss")] == [4]
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == curves.__name__]
+AWAY = """
+from pathlib import Path
+from accelerate import PartialState
+from gpt.tracking import curves
+
+PartialState(cpu=True)
+curves._SECONDS = 2
+names, config = ("wandb", "tensorboard"), {"train.max_steps": 30}
+with curves.Curves(names, Path(), project="a-project", run="RUN", first_step=0, config=config) as told:
+    told.log(4, {"train/loss": 4.5})
+""".replace("RUN", RUN)
+
+
+def test_a_server_that_is_away_is_a_warning_and_the_other_tracker_goes_on(tmp_path: Path) -> None:
+    # In a process of its own: wandb reads these variables once.
+    variables = {"WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
+    environment = os.environ | variables | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", AWAY], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    (warning,) = [line for line in done.stderr.splitlines() if line.startswith("launch.trackers: ")]
     assert warning.startswith("launch.trackers: wandb: ")
     assert warning.endswith("training goes on without it, and MLflow has everything")
+    assert [event.step for event in tensorboard(tmp_path).Scalars("train/loss")] == [4]
 
 
 def test_one_that_breaks_on_the_way_is_told_once_and_asked_no_more(

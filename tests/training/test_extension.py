@@ -44,6 +44,7 @@ def kept() -> list[str]:
     return [path.name for path in sorted((paths.CHECKPOINTS / STABLE).glob("*/step_*"))]
 
 
+@pytest.mark.slow
 def test_a_run_extended_from_300_to_600_steps_is_one_of_600_to_the_last_byte(
     make_project: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

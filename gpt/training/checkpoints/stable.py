@@ -6,6 +6,7 @@ settings, data, code and versions decide the same steps, and ends with the bytes
 
 import logging
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,7 +110,7 @@ class StableStates:
             if folder.is_dir() and not checkpoints.steps(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _locked(self) -> Any:
+    def _locked(self) -> AbstractContextManager[None]:
         return locked(
             self._root / "lock",
             _LOCK_SECONDS,
