@@ -52,7 +52,7 @@ class Model(Section):
     tie_embeddings: bool
     "Use the token embedding as the output head."
     pad_vocab: Annotated[int, Field(ge=1, le=65_536)]
-    "Rows of the embedding and the head are rounded up to a multiple of it, which GPUs compute faster; 1: none is added."
+    "Rows of the embedding and the head are rounded up to a multiple of it, for the kernels of GPUs; 1: none is added."
     init: Literal["gpt2", "zero"]
     "gpt2: N(0, 0.02), smaller into the shortcuts; zero: nothing into the shortcuts and an untied head at first."
 

@@ -78,7 +78,7 @@ def test_a_stop_string_ends_a_text(model: LanguageModel) -> None:
 
 def test_bits_per_byte_are_those_of_the_evaluation(built: Path, model: LanguageModel) -> None:
     documents = held_out_documents(built, "test")
-    measured = read_json(built / paths.EVALUATE_METRICS, "")["test"]
+    measured = read_json(built / paths.EVALUATION, "")["test"]
     assert model.bits_per_byte(documents) == pytest.approx(measured["bits_per_byte"], rel=1e-5)
     assert model.likelihood(iter(documents)).tokens == measured["tokens"]
     one_by_one = sum(model.log_likelihood(text) for text in documents)

@@ -1,11 +1,11 @@
 """The whole way of a project whose tokenizer is a file of Hugging Face's library: tokens, training, evaluation, generation."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from ruamel.yaml import YAML
 
 from gpt import paths
@@ -59,9 +59,8 @@ def test_a_model_of_ones_own_tokenizer_is_trained_scored_and_asked(
     model, encoding = load_model(paths.BASE_MODEL)
     assert (model.config.vocab_size, model.config.padded_vocab_size) == (encoding.n_vocab, -(-size // 128) * 128)
     figures = json.loads(paths.EVALUATE_METRICS.read_text(encoding="utf-8"))["test"]
-    assert figures["bits_per_byte"] == pytest.approx(
-        figures["loss"] * figures["tokens"] / torch.log(torch.tensor(2.0)).item() / figures["bytes"]
-    )
+    bits = figures["loss"] * figures["tokens"] / math.log(2)
+    assert figures["bits_per_byte"] == pytest.approx(bits / figures["bytes"])
     capsys.readouterr()
     assert main(["generate", "to be", "--max-new-tokens", "5"]) == 0
     assert len(capsys.readouterr().out) > 5
