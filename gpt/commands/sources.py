@@ -37,6 +37,7 @@ class _Where(Text):
 @click.option("--accept", is_flag=True, help="write hashes that are missing or wrong into params.yaml first")
 def fetch(what: str | None, accept: bool) -> int:
     """bring the sources of params.yaml to data/raw, benchmarks to data/benchmarks, initial weights to models/initial"""
+    from gpt.params.changes.editing import KINDS
     from gpt.params.project import PARAMS_FILE, load_params
     from gpt.sources.benchmarks import build_benchmarks
     from gpt.sources.fetch import fetch
@@ -47,7 +48,8 @@ def fetch(what: str | None, accept: bool) -> int:
             raise UserError(
                 "--accept writes hashes of sources and benchmarks; those of weights stand in models/initial"
             )
-        for line in pin_sources(PARAMS_FILE, [what] if what else ["sources", "benchmarks"], only_refused=True):
+        kinds = [kind for kind in KINDS if what in (None, kind)]
+        for line in pin_sources(PARAMS_FILE, kinds, only_refused=True):
             print(line)
     params = load_params()
     refused = list[str]()
@@ -78,8 +80,8 @@ def fetch(what: str | None, accept: bool) -> int:
     examples=[
         "gpt data add texts/  # a folder: all files below it",
         "gpt data add 's3://bucket/texts/*.jsonl.zst' --licence 'CC BY 4.0'",
-        "gpt data add hf://roneneldan/TinyStories/*.txt --name stories",
-        "gpt data add hf://allenai/c4@1588ec4/en/*.json.gz  # at that commit, or at what that branch is at now",
+        "gpt data add 'hf://roneneldan/TinyStories/*valid.txt' --name stories",
+        "gpt data add 'hf://OWNER/NAME@main/data/*.parquet'  # at the commit that this branch is at now",
     ],
     notes="Its hash, or its commit, is found and written with it, and a data set's licence from its card.",
 )
@@ -110,10 +112,11 @@ def add(where: str, name: str | None, licence: str | None, members: tuple[str, .
 @click.argument("names", nargs=-1, type=NOT_EMPTY, metavar="[NAME ...]", help="sources (default: all, and benchmarks)")
 def hash_(names: tuple[str, ...]) -> int:
     """find the hashes and commits that fix the sources now, and write those that differ into params.yaml"""
+    from gpt.params.changes.editing import KINDS
     from gpt.params.project import PARAMS_FILE
     from gpt.sources.pinning import pin_sources
 
-    lines = pin_sources(PARAMS_FILE, ["sources", "benchmarks"], names)
+    lines = pin_sources(PARAMS_FILE, KINDS, names)
     for line in lines:
         print(line)
     if not lines:

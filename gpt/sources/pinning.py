@@ -23,6 +23,7 @@ from gpt.sources.manifests import (
     manifest_file,
     manifest_hash,
     read_manifest,
+    recall,
     remember,
     write_manifest,
 )
@@ -51,6 +52,8 @@ class Pin(NamedTuple):
     key: str
     value: str
     files: dict[str, str] | None = None
+    changes: str = ""
+    "Which of many files differ from those before, if these are known."
 
 
 def pin_sources(
@@ -108,7 +111,7 @@ def find_pin(source: Source, values: Values) -> Pin:
             if files.is_one:
                 return Pin("sha256", hashes[path.name])
             remember(hashes)
-            return Pin("sha256", manifest_hash(hashes))
+            return Pin("sha256", manifest_hash(hashes), changes=_changes(recall(source.sha256), hashes))
         case PypiSource():
             try:
                 cached_distribution(source)
@@ -120,7 +123,7 @@ def find_pin(source: Source, values: Values) -> Pin:
             if left_out:
                 _log.warning("source %s: left out as hidden: %s", source.name, shown(left_out))
             hashes, _ = run_together({path: partial(_hash_in_store, file) for path, file in listed.items()})
-            return Pin("sha256", manifest_hash(hashes), hashes)
+            return Pin("sha256", manifest_hash(hashes), hashes, _changes(_listed_before(source), hashes))
         case UrlSource():
             stamp = remote.stamp_of(source.url)
             return Pin("sha256", find_hash(source.url, stamp, partial(remote.download, source.url)))
@@ -181,13 +184,19 @@ def _known(value: object, unknown: str) -> str:
     return unknown
 
 
+def _changes(before: dict[str, str], now: dict[str, str]) -> str:
+    return describe_changes(before, now) if before else ""
+
+
+def _listed_before(source: UrlSource) -> dict[str, str]:
+    try:
+        return read_manifest(source.name, source.sha256)
+    except UserError:  # none yet, or another's
+        return {}
+
+
 def _say(name: str, values: Values, pin: Pin) -> str:
     before = values.get(pin.key)
-    line = f"{pin.key} = {pin.value}" + (f" (was {before})" if before else "")
-    if pin.files is None:
-        return line
-    try:
-        changes = describe_changes(read_manifest(name, str(before)), pin.files)
-    except UserError:
-        changes = ""
-    return f"{line}, {len(pin.files)} files listed in {manifest_file(name)}{changes and f': {changes}'}"
+    was = f" (was {before})" if before else ""
+    listed = f", {len(pin.files)} files listed in {manifest_file(name)}" if pin.files is not None else ""
+    return f"{pin.key} = {pin.value}{was}{listed}{pin.changes and f': {pin.changes}'}"

@@ -116,7 +116,9 @@ def test_files_that_changed_are_named_by_fetch_and_doctor_seen_by_dvc_and_accept
     assert told[2].endswith("if that is what you want, `gpt data hash notes book` writes it into params.yaml")
 
     assert main(["fetch", "--accept", "sources"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "data/raw: 3 files, verified"
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].endswith("): changed: 1 (a.txt); new: 1 (c.txt); gone: 1 (deep/b.txt)")
+    assert told[-1] == "data/raw: 3 files, verified"
     assert written("book")["sha256"] == sha256("the second edition")
     assert describe_inputs("fetch", load_params())["sources"][0]["sha256"] == written("notes")["sha256"]
     assert main(["fetch", "--accept", "sources"]) == 0

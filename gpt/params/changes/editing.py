@@ -17,7 +17,8 @@ from gpt.errors import UserError
 from gpt.files import atomic_file
 
 Kind = Literal["sources", "benchmarks"]
-"The lists of `fetch`."
+"A list of `fetch`."
+KINDS: tuple[Kind, ...] = ("sources", "benchmarks")
 Values = dict[str, Any]
 
 
@@ -40,7 +41,7 @@ def set_value(text: str, key: str, value: Any) -> str:
 def add_source(text: str, source: Values, kind: Kind = "sources") -> str:
     """Return the text with one more source, the last of its list; raise `UserError` if its name is taken."""
     values = _load(text)
-    names = {each.get("name") for key in ("sources", "benchmarks") for each in _listed(values, key)}
+    names = {each.get("name") for key in KINDS for each in _listed(values, key)}
     if source["name"] in names:
         raise UserError(
             f"params.yaml: fetch.{kind}: there is a source named {source['name']} already;"
@@ -60,7 +61,7 @@ def replace_sources(text: str, sources: list[Values], kind: Kind = "sources") ->
 def set_in_source(text: str, name: str, found: Values) -> str:
     """Return the text with other values of some keys of the source of a name; new ones come before its licence."""
     values = _load(text)
-    for key in ("sources", "benchmarks"):
+    for key in KINDS:
         for source in _listed(values, key):
             if source.get("name") == name:
                 for field, value in found.items():
@@ -75,7 +76,7 @@ def set_in_source(text: str, name: str, found: Values) -> str:
 def read_sources(text: str) -> dict[Kind, list[Values]]:
     """Return the sources as they are written, whatever is missing in them or wrong."""
     values = _load(text)
-    return {"sources": _plain(_listed(values, "sources")), "benchmarks": _plain(_listed(values, "benchmarks"))}
+    return {kind: _plain(_listed(values, kind)) for kind in KINDS}
 
 
 def write_text(path: Path, text: str) -> bool:
