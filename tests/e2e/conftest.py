@@ -48,7 +48,8 @@ class Project:
 
     def git(self, *arguments: str) -> str:
         """Run git in the project's folder and return what it printed."""
-        done = subprocess.run(["git", *arguments], cwd=self.folder, capture_output=True, text=True, check=True)
+        command, environment = ["git", *arguments], self.environment
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=True)
         return done.stdout
 
     def change(self, **change: dict[str, object]) -> None:

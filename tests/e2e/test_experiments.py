@@ -64,6 +64,7 @@ def test_a_temporary_experiment_is_recorded_in_the_projects_store(project: Proje
 
 
 def test_five_queued_values_are_five_runs_with_curves_that_compare_draws(project: Project) -> None:
+    project.git("commit", "-qam", "settings")
     steps = (8, 12, 16, 20, 24)
     before = (project.folder / "params.yaml").read_text(encoding="utf-8")
     said = project.run(
@@ -135,3 +136,15 @@ def test_a_queued_experiment_that_was_killed_goes_on_from_its_checkpoint(project
     assert "resuming after step" in project.run("dvc", "queue", "logs", "again")
     project.run("dvc", "exp", "apply", "again")
     check_recorded(project, 300)
+
+
+def test_an_experiment_that_is_told_to_stop_saves_and_leaves_nothing_running(project: Project) -> None:
+    process = project.start("gpt", "experiment", "-S", "train.max_steps=100000", "--name", "endless")
+    while not list(project.folder.glob("checkpoints/*/step_*")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)  # gpt alone gets it, as of a service manager
+    output, _ = process.communicate(timeout=120)  # until the last of its children has closed its output
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after step" in output
+    assert "next:" not in output
