@@ -61,11 +61,11 @@ def _table(
         for variant in (_definition(each, definitions) for each in variants):
             is_here = value.get("kind") in _kind_names(variant)
             told += [f"### {key}: {', '.join(_kind_names(variant))}", ""]
-            told += [*_table(key, variant, value if is_here else {}, definitions, documented, comments), ""]
+            told += [*_table(key, variant, value if is_here else {}, definitions, documented, {}), ""]
         return told[:-1]
     rows, kinds = [], []
     for name, text, property_, current in _keys(key, own, value, definitions, documented):
-        meaning = text or comments.get(name, "")
+        meaning = text or comments.get(name) or ("Chooses the keys of this table." if name.endswith(".kind") else "")
         rows.append(f"| `{name}` | {cell(meaning)} | {cell(allowed(property_, definitions))} | {_shown(current)} |")
         # Benchmarks come from sources as texts do.
         told = [each for _, each in kinds]
@@ -115,7 +115,7 @@ def _kinds(schema: Schema, definitions: Schema) -> list[Schema]:
 def _kind_names(schema: Schema) -> list[str]:
     """Return the values of `kind` for which a schema is, or what its objects are called."""
     kind = schema["properties"].get("kind", {})
-    return kind.get("enum") or [kind.get("const", schema["title"].lower())]
+    return kind.get("enum") or [kind.get("const", re.sub(r"(?<!^)(?=[A-Z])", " ", schema["title"]).lower())]
 
 
 def allowed(schema: Schema, definitions: Schema) -> str:

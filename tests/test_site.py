@@ -168,6 +168,7 @@ def test_every_setting_is_in_the_reference_with_its_meaning_and_value(pages: dic
                 key if key in rows else key.rpartition(".")[0]
             )  # keys of an object of figures are none of params.yaml's own
             cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", rows[name])]
+            assert cells[2], f"{key}: nothing says what it means"
             assert cells[3], f"{key}: nothing says what is allowed"
             if isinstance(value, int | float | str) and name == key and value != "":
                 shown = str(value).lower() if isinstance(value, bool) else str(value).replace("\n", "⏎")

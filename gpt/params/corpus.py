@@ -98,9 +98,11 @@ class Deduplicate(Section):
     ngram: PositiveInt
     "Words that make a shingle."
     buckets: PositiveInt
+    "Parts of a signature; one that agrees makes two documents near copies."
     hashes: PositiveInt
     "Per bucket. Texts of similarity s meet with probability 1 - (1 - s^hashes)^buckets."
     seed: Annotated[int, Field(ge=0, lt=2**63)]
+    "Of the hash functions."
 
 
 class Action(Section):

@@ -18,6 +18,7 @@ class Launch(Section):
     num_processes: PositiveInt
     "Per machine."
     num_machines: PositiveInt
+    "Each starts `gpt pretrain` itself."
     strategy: Literal["ddp", "fsdp"]
     compile: Annotated[bool | Literal["auto"], PlainValidator(_switch_or_auto)]
     "Compile the transformer blocks; auto: if the steps that are left can repay the time that it takes, decided once a run."

@@ -53,6 +53,7 @@ class HuggingFaceTokenizer(_Tokenizer):
     file: Text
     "Its path; relative to the project."
     sha256: Sha256
+    "Of the file."
     end_of_text: Text
     "The special token that ends documents; one that the file does not have is added to it."
 

@@ -31,13 +31,17 @@ class Base(Section):
 
 class Model(Section):
     n_layer: PositiveInt
+    "Transformer blocks."
     n_head: PositiveInt
+    "Attention heads, of n_embd / n_head dimensions each."
     n_kv_head: NonNegativeInt
     "Key and value heads, each shared by a group of queries, for a smaller cache in generation; 0: as many as n_head."
     n_embd: PositiveInt
+    "Width: dimensions of an embedding."
     block_size: Annotated[int, Field(ge=2)]
     "Longest context in tokens."
     dropout: Fraction
+    "Share of activations that training sets to zero."
     bias: bool
     "Biases in linear layers and layer norms, as GPT-2 has them."
     position: Literal["learned", "sinusoidal", "rotary"]
@@ -94,7 +98,9 @@ class Train(Section):
     optimizer: Literal["adamw", "muon"]
     "muon: Muon for the matrices of the blocks, AdamW for the rest."
     learning_rate: PositiveFloat
+    "At its peak, after the warm-up."
     min_lr: NonNegativeFloat
+    "At the end."
     muon_learning_rate: PositiveFloat
     "For Muon's matrices at the peak; it rises and falls as learning_rate does. Without effect for adamw."
     schedule: Literal["cosine", "wsd"]
@@ -106,8 +112,11 @@ class Train(Section):
     decay_fraction: Annotated[float, Field(gt=0, le=1)]
     "Share of max_steps in which wsd falls. Without effect for cosine."
     weight_decay: NonNegativeFloat
+    "Of matrices and embeddings; gains and biases do not decay."
     beta1: Fraction
+    "Of AdamW: how long the gradient's mean remembers."
     beta2: Fraction
+    "Of AdamW: how long its square's mean does."
     grad_clip: NonNegativeFloat
     "Largest global gradient norm; 0 turns clipping off."
     skip_sigma: NonNegativeFloat
@@ -131,7 +140,9 @@ class Train(Section):
     log_interval: PositiveInt
     "Steps; several processes also ask each other this often whether one was told to stop."
     eval_interval: PositiveInt
+    "Steps between two measurements on the validation split."
     checkpoint_interval: PositiveInt
+    "Steps between two checkpoints."
     checkpoint_keep_last: PositiveInt
     "The newest checkpoints that stay while a run lasts, besides one that a signal had saved."
     checkpoint_keep_every: NonNegativeInt

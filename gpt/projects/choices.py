@@ -162,7 +162,7 @@ def _tokenizer(template: Template, settings: Tokenizer, found: Survey) -> tuple[
         return settings, measure_tokens(settings, found)
     wanted = next((size for below, size in _SIZES if found.text_bytes < below), _LARGER)
     for size in (each for each in _VOCABULARIES if each <= wanted):
-        smaller = Tokenizer(kind="bpe", vocab_size=size, train_bytes=settings.train_bytes)
+        smaller = settings.model_copy(update={"vocab_size": size})
         try:
             return smaller, measure_tokens(smaller, found)
         except UserError:  # a text that says little has few pairs to merge, whatever its length
