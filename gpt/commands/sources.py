@@ -37,7 +37,7 @@ class _Where(Text):
 @click.option("--accept", is_flag=True, help="write hashes that are missing or wrong into params.yaml first")
 def fetch(what: str | None, accept: bool) -> int:
     """bring the sources of params.yaml to data/raw, benchmarks to data/benchmarks, initial weights to models/initial"""
-    from gpt.params.changes.editing import KINDS
+    from gpt.params.changes.editing import KINDS, Kind
     from gpt.params.project import PARAMS_FILE, load_params
     from gpt.sources.benchmarks import build_benchmarks
     from gpt.sources.fetch import fetch
@@ -48,7 +48,7 @@ def fetch(what: str | None, accept: bool) -> int:
             raise UserError(
                 "--accept writes hashes of sources and benchmarks; those of weights stand in models/initial"
             )
-        kinds = [kind for kind in KINDS if what in (None, kind)]
+        kinds: list[Kind] = [kind for kind in KINDS if what in (None, kind)]
         for line in pin_sources(PARAMS_FILE, kinds, only_refused=True):
             print(line)
     params = load_params()
@@ -112,7 +112,7 @@ def add(where: str, name: str | None, licence: str | None, members: tuple[str, .
 @click.argument("names", nargs=-1, type=NOT_EMPTY, metavar="[NAME ...]", help="sources (default: all, and benchmarks)")
 def hash_(names: tuple[str, ...]) -> int:
     """find the hashes and commits that fix the sources now, and write those that differ into params.yaml"""
-    from gpt.params.changes.editing import KINDS
+    from gpt.params.changes.editing import KINDS, Kind
     from gpt.params.project import PARAMS_FILE
     from gpt.sources.pinning import pin_sources
 

@@ -67,6 +67,7 @@ def choose(template: Template, params: Params, found: Survey, source: dict[str, 
     _check_size(template, found)
     choices = [*named(name), Choice("fetch.sources", [source]), *_reading(found), *_splits(template, found)]
     choices += [Choice("prepare.shards", _shards(found.text_bytes))]
+    assert isinstance(params.tokenizer, Tokenizer), "no template has a tokenizer that is the user's own"
     settings, tokens_per_byte = _tokenizer(template, params.tokenizer, found)
     if settings != params.tokenizer:
         why = f"about {1 / tokens_per_byte:.1f} bytes of this text a token"
@@ -192,7 +193,7 @@ def measure_tokens(settings: Tokenizer, found: Survey) -> float:
             encoding = build_tokenizer(settings, sample, Path(folder, "tokenizer"))
         except UserError as error:
             raise UserError(f"--data {found.path}: {str(error).removeprefix('params.yaml: ')}") from None
-    tokens = sum(len(encoding.encode(text, disallowed_special=())) for text in sample)
+    tokens = sum(len(encoding.encode_ordinary(text)) for text in sample)
     return tokens / sum(len(text.encode()) for text in sample)
 
 

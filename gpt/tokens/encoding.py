@@ -5,7 +5,7 @@ that come one by one add up to it.
 """
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,8 +24,8 @@ class Encoding(Protocol):
         ...
 
     @property
-    def special_tokens_set(self) -> set[str]:
-        """Tokens that no text encodes to."""
+    def special_tokens_set(self) -> Any:  # tiktoken's is a cached_property, which type checkers take for no set
+        """Tokens that no text encodes to: a set of str."""
         ...
 
     def encode_ordinary(self, text: str) -> list[int]:

@@ -13,6 +13,7 @@ from gpt import git
 from gpt.commands.main import main
 from gpt.files import sha256_file
 from gpt.params.project import Params, load_params
+from gpt.params.tokens import Tokenizer
 from gpt.projects import choices
 from gpt.projects.lines import comment_of, read_entries
 from gpt.projects.survey import Survey
@@ -187,6 +188,7 @@ def test_steps_and_vocabulary_grow_with_the_text() -> None:
     for size in (12_000, 120_000, 1_200_000):
         Path(f"{size}.txt").write_text(prose(size), encoding="utf-8")
         params = made(f"p{size}", "--data", f"{size}.txt")
+        assert isinstance(params.tokenizer, Tokenizer)
         sizes[size] = (params.tokenizer.vocab_size, params.train.max_steps)
     vocabularies, steps = zip(*sizes.values(), strict=True)
     assert sorted(vocabularies) == list(vocabularies)

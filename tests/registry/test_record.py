@@ -53,7 +53,11 @@ def test_the_record_lies_at_the_run_and_in_the_model_and_is_the_same(project: Pa
     assert record["params"]["train"]["learning_rate"] == params.train.learning_rate
     assert record["environment"]["packages"] == installed_packages()
     (source,) = record["sources"]
-    assert (source["name"], source["licence"], source["sha256"]) == ("made-up", "none", params.fetch.sources[0].sha256)
+    assert (source["name"], source["licence"], source["sha256"]) == (
+        "made-up",
+        "none",
+        params.fetch.sources[0].identity,
+    )
     assert read_json(model_record(project), "") == record
     assert read_folder(model_record(project).parent).files["params.yaml"] == (project / "params.yaml").read_bytes()
 
@@ -116,7 +120,7 @@ def test_a_version_of_an_earlier_release_is_read_described_promoted_and_found_ag
     assert main(["lineage"]) == 0
     said = capsys.readouterr().out
     assert "took over abc after step 5" in said
-    assert f"sha256 {params.fetch.sources[0].sha256[:12]}, licence: none" in said
+    assert f"sha256 {params.fetch.sources[0].identity[:12]}, licence: none" in said
     assert not register(params, project).new, "it is the same model"
     assert main(["promote"]) == 0
 

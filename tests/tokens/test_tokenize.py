@@ -81,7 +81,7 @@ def write_shards(
     **change: Any,
 ) -> dict[str, Any]:
     # Smaller shards than params.yaml allows, so that there are many of few tokens.
-    values = {"shard_tokens": shard_tokens, "shuffle_seed": SEED} | change
+    values: dict[str, Any] = {"shard_tokens": shard_tokens, "shuffle_seed": SEED} | change
     settings = Tokenize.model_construct(**values)
     engine = Engine(kind=kind, workers=workers, memory_gb=1, slurm_partition="", slurm_time="1:00:00")
     return tokenize(settings, engine, made / "documents", made / "tokenizer", output, output.parent / "tokenize.json")

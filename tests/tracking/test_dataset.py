@@ -50,7 +50,7 @@ def test_a_dataset_says_what_the_data_are_and_fits_into_mlflow(project: Path) ->
         {"data_sha256": digest},
     )
     (source,) = json.loads(described["source"])["sources"]
-    assert source == {"name": "made-up", "sha256": load_params().fetch.sources[0].sha256, "licence": "CC0-1.0"}
+    assert source == {"name": "made-up", "sha256": load_params().fetch.sources[0].identity, "licence": "CC0-1.0"}
     profile = json.loads(described["profile"])
     counts = read_json(paths.PREPARE_COUNTS, "")
     for split, entry in profile["splits"].items():

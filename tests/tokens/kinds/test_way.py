@@ -58,7 +58,7 @@ def test_a_model_of_ones_own_tokenizer_is_trained_scored_and_asked(
         assert reader.text_bytes == sum(len(each["text"].encode()) for each in read_documents(paths.DOCUMENTS, split))
     model, encoding = load_model(paths.BASE_MODEL)
     assert (model.config.vocab_size, model.config.padded_vocab_size) == (encoding.n_vocab, -(-size // 128) * 128)
-    figures = json.loads(paths.EVALUATE_METRICS.read_text(encoding="utf-8"))["test"]
+    figures = json.loads(paths.EVALUATION.read_text(encoding="utf-8"))["test"]
     bits = figures["loss"] * figures["tokens"] / math.log(2)
     assert figures["bits_per_byte"] == pytest.approx(bits / figures["bytes"])
     capsys.readouterr()
