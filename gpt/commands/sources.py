@@ -34,14 +34,14 @@ class _Where(Text):
 @click.option("--accept", is_flag=True, help="write hashes that are missing or wrong into params.yaml first")
 def fetch(what: str | None, accept: bool) -> int:
     """bring the sources of params.yaml to data/raw and the benchmarks to data/benchmarks"""
-    from gpt.params.changes.editing import KINDS
+    from gpt.params.changes.editing import KINDS, Kind
     from gpt.params.project import PARAMS_FILE, load_params
     from gpt.sources.benchmarks import build_benchmarks
     from gpt.sources.fetch import fetch
     from gpt.sources.pinning import pin_sources
 
     if accept:
-        kinds = [kind for kind in KINDS if what in (None, kind)]
+        kinds: list[Kind] = [kind for kind in KINDS if what in (None, kind)]
         for line in pin_sources(PARAMS_FILE, kinds, only_refused=True):
             print(line)
     params = load_params()
