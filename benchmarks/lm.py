@@ -194,7 +194,7 @@ def _models(folder: Path, benchmarks: list[Benchmark]) -> dict[str, Path]:
     ][:_TEXTS]
     tokenizer = folder / "tokenizer"
     encoding = build_tokenizer(
-        Tokenizer(kind="bpe", vocab_size=_VOCABULARY, train_bytes=10**8), texts, folder / "learned"
+        Tokenizer(kind="bpe", vocab_size=_VOCABULARY, train_bytes=10**8, special_tokens=()), texts, folder / "learned"
     )
     # GPT-2's way to cut text, which transformers knows as its own.
     save_tokenizer("gpt2", GPT2_PATTERN, encoding._mergeable_ranks, encoding._special_tokens, tokenizer)

@@ -52,12 +52,17 @@ _NEUTRAL = {
     "tasks/executors.py": "where tasks run; tests compare the bytes",
     "tasks/steps.py": "when files are on the disk",
     "tasks/work.py": "what is done already",
+    "tokens/encoding.py": "says what a tokenizer can do",
+    "tokens/epochs.py": "tells and refuses",
+    "tokens/roundtrip.py": "tells",
     "tokens/verification.py": "refuses bytes, and makes none",
     "tracking": "tells MLflow and the terminal",
     "training/checkpoints/adoption.py": "whose checkpoint a run goes on from is said in its lineage",
     "training/checkpoints/checkpoint.py": "keeps what was computed; another FORMAT is refused",
     "training/compilation.py": "how passes are computed, up to the last digits",
     "training/checkpoints/fingerprint.py": "names the run",
+    "training/checkpoints/stable.py": "as checkpoint.py; tests compare the bytes",
+    "training/checkpoints/status.py": "is told to a person",
     "training/meters.py": "measures",
     "training/sample.py": "is told to MLflow only",
     "training/checkpoints/saver.py": "as checkpoint.py",
@@ -87,6 +92,10 @@ class Stage(NamedTuple):
 STAGES = {
     "fetch": Stage(("sources/fetch.py",)),
     "fetch_benchmarks": Stage(("sources/benchmarks.py",)),
+    # What training makes of the weights is training's. Which version an alias names is told apart by `gpt inputs`.
+    "fetch_weights": Stage(
+        ("registry/initial/weights.py",), ("registry/versions.py", "registry/initial/origin.py", "sources")
+    ),
     # `Prepare.of` decides what is done to a source's documents. What the room of sources brought is data.
     "prepare": Stage(("corpus/prepare.py", "params/corpus.py"), ("sources",)),
     "tokenizer": Stage(("tokens/tokenizer.py", "corpus/documents.py"), ("sources", "tokens/shards.py")),

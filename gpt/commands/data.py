@@ -32,11 +32,13 @@ def prepare() -> int:
 
     params = load_params()
     names = params.evaluate.benchmarks
-    counts = corpus.prepare(params.prepare, paths.RAW, paths.BENCHMARKS, names, paths.DOCUMENTS, paths.PREPARE_METRICS)
+    counts = corpus.prepare(params.prepare, paths.RAW, paths.BENCHMARKS, names, paths.DOCUMENTS, paths.PREPARE_COUNTS)
     print(f"{paths.DOCUMENTS}: {counts['read']['documents']:,} documents, {counts['read']['bytes']:,} bytes read")
     for reason, removed in counts["dropped"].items():
         if removed["documents"]:
             print(f"  {removed['documents']:,} dropped: {reason.replace('_', ' ')}")
+    if masked := {kind: count for kind, count in counts.get("masked", {}).items() if count}:
+        print(f"  masked: {', '.join(f'{count:,} {kind}' for kind, count in masked.items())}")
     if counts["cut"]["documents"]:
         print(f"  {counts['cut']['documents']:,} cut where they match a benchmark or a held-out document")
     if beside := sum(counts["near_copies_held_out"].values()):
@@ -46,6 +48,7 @@ def prepare() -> int:
         print(f"  {common:,} n-grams of these left alone: more than {limit:,} training documents share them")
     for split in corpus.SPLITS:
         print(f"  {split}: {counts[split]['documents']:,} documents, {counts[split]['bytes']:,} bytes")
+    print("  `gpt data sample` shows some of what stayed and went")
     return 0
 
 
@@ -56,6 +59,7 @@ def tokenizer() -> int:
     from gpt.corpus.documents import sample_texts
     from gpt.memory import told_if_out_of_memory
     from gpt.params.project import load_params
+    from gpt.tokens.roundtrip import try_round_trip
     from gpt.tokens.tokenizer import build_tokenizer
 
     settings = load_params().tokenizer
@@ -64,7 +68,10 @@ def tokenizer() -> int:
     ):
         texts = sample_texts(paths.DOCUMENTS, "train", settings.train_bytes)
         encoding = build_tokenizer(settings, texts, paths.TOKENIZER)
-    print(f"{paths.TOKENIZER}: {settings.kind}, {encoding.n_vocab} tokens")
+        print(f"{paths.TOKENIZER}: {settings.kind}, {encoding.n_vocab} tokens")
+        if settings.kind in ("tiktoken", "huggingface"):  # the others are lossless: tests tell
+            texts = sample_texts(paths.DOCUMENTS, "train", settings.train_bytes)
+            print(f"{paths.TOKENIZER}: {try_round_trip(encoding, texts)}")
     return 0
 
 
@@ -82,7 +89,7 @@ def tokenize() -> int:
         paths.DOCUMENTS,
         paths.TOKENIZER,
         paths.TOKENS,
-        paths.TOKENIZE_METRICS,
+        paths.TOKENIZE_COUNTS,
     )
     for split, entry in index["splits"].items():
         print(
@@ -166,5 +173,34 @@ def verify() -> int:
     return 0
 
 
+@command(
+    examples=[
+        "gpt data sample  # how many went where, and some of each",
+        "gpt data sample --what dropped --number 20 --seed 1",
+        'gpt data sample --reason "gopher_quality: gopher_short_doc" --source forum',
+    ]
+)
+@click.option("--what", type=OneOf("kept", "dropped"), help="only these (default: both)")
+@click.option("--source", type=TEXT, metavar="NAME", help="only of this source of fetch.sources")
+@click.option("--reason", type=TEXT, metavar="REASON", help="only what went, or stayed, for this reason of the table")
+@click.option(
+    "--number", "-n", type=at_least(int, 0, 10**6), default=5, metavar="N", help="how many documents (default: 5)"
+)
+@click.option("--seed", type=at_least(int, 0), default=0, metavar="N", help="another one shows others (default: 0)")
+def sample(what: str | None, source: str | None, reason: str | None, number: int, seed: int) -> int:
+    """show documents at random that prepare kept or dropped, and what each step changed in them"""
+    from gpt import paths
+    from gpt.corpus.sampling.display import SampleReader, show
+
+    reader = SampleReader(paths.DOCUMENTS)
+    kept = None if what is None else what == "kept"
+    chosen = reader.choose(number, seed, kept=kept, source=source, reason=reason)
+    for line in (*reader.table(), *(line for record in chosen for line in ("", *show(record)))):
+        print(line)
+    return 0
+
+
 TOKENS = Group("tokens", "look at what the model learns from", {"Commands": (show, verify)})
-DATA = Group("data", "add sources, fix them by hash, compare versions of the data", {"Commands": (add, hash_, diff)})
+DATA = Group(
+    "data", "add sources, fix them by hash, look at what became of them", {"Commands": (add, hash_, sample, diff)}
+)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpt.commands.line.arguments import MODEL, TEXT, FromHere
+from gpt.commands.line.arguments import MODEL, VERSION, FromHere
 from gpt.commands.line.command import command
 from gpt.entry import tell
 from gpt.errors import UserError
@@ -73,7 +73,7 @@ def lineage(model: str, json_: bool, picture: Path | None) -> int:
 )
 @click.argument(
     "model",
-    type=TEXT,
+    type=VERSION,
     default="@champion",
     metavar="MODEL",
     help="models:/NAME/VERSION, models:/NAME@ALIAS or @ALIAS (default: @champion)",
@@ -132,11 +132,12 @@ def _other_tags(version: "ModelVersion") -> list[str]:
     """Return what else is said of a version, as what was decided about it: the tags that the record does not hold."""
     from dataclasses import fields
 
-    from gpt.registry.lineage import Lineage
+    from gpt.registry.lineage import CONTINUES, STARTED_FROM, Lineage
     from gpt.registry.reproduction.reproduce import REPRODUCED
     from gpt.secrets.hiding import redact
 
     others = {"lineage", "test_bits_per_byte", "validation_bits_per_byte"}
+    others |= {STARTED_FROM, CONTINUES}  # the chain names them
     others |= {"adopted", "torch"}  # of earlier releases
     known = {field.name for field in fields(Lineage)} | others
     tags = {

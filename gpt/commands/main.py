@@ -4,14 +4,16 @@ Exit codes: 0 done, 1 failed, 2 the user must change something, 128 + n stopped 
 """
 
 import logging
+import os
 import sys
 import warnings
 
 import click
 from click.exceptions import Exit
 
-from gpt.commands import data, generate, lineage, models, sources, training, versions
+from gpt.commands import data, experiments, generate, lineage, models, projects, sources, training, versions
 from gpt.commands.checks import doctor
+from gpt.commands.line import completion
 from gpt.commands.line.command import Group, version_option
 from gpt.commands.line.mistakes import explain
 from gpt.entry import begin, end_with, leave
@@ -21,17 +23,19 @@ COMMANDS = Group(
     "gpt",
     "Pretrain your own GPT from params.yaml. Works on the project that the current folder lies in.",
     {
+        "A project": (projects.init,),
         "Data": (
             *(data.inputs, sources.fetch, data.prepare, data.tokenizer, data.tokenize),
             *(data.data_card, data.TOKENS, data.DATA),
         ),
         "Training": (training.pretrain, training.checkpoints, training.sync),
+        "Experiments": (experiments.experiment, experiments.compare),
         "A trained model": (models.evaluate, models.report, generate.generate, models.import_, models.export),
         "The registry": (
             *(versions.register, versions.promote, versions.rollback, versions.models),
             *(lineage.lineage, lineage.reproduce),
         ),
-        "This machine": (doctor.doctor,),
+        "This machine": (doctor.doctor, completion.completion),
     },
     params=[version_option()],
     epilog="Exit codes: 0 done, 1 failed, 2 you must change something. `gpt COMMAND --help` shows examples.",
@@ -46,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
 def run(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code. What only the user can change is raised as `UserError`."""
     begin()
+    if instruction := os.environ.get(completion.VARIABLE):
+        return completion.answer(COMMANDS, instruction)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.captureWarnings(True)
     warnings.filterwarnings("ignore", category=FutureWarning)

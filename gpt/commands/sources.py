@@ -27,13 +27,16 @@ class _Where(Text):
     examples=[
         "gpt fetch",
         "gpt fetch sources  # no benchmarks",
+        "gpt fetch weights  # those of train.init_from",
         "gpt fetch --accept  # what came is what I want: write its hashes into params.yaml",
     ]
 )
-@click.argument("what", required=False, type=OneOf("sources", "benchmarks"), help="one of the two (default: both)")
+@click.argument(
+    "what", required=False, type=OneOf("sources", "benchmarks", "weights"), help="one of them (default: all three)"
+)
 @click.option("--accept", is_flag=True, help="write hashes that are missing or wrong into params.yaml first")
 def fetch(what: str | None, accept: bool) -> int:
-    """bring the sources of params.yaml to data/raw and the benchmarks to data/benchmarks"""
+    """bring the sources of params.yaml to data/raw, benchmarks to data/benchmarks, initial weights to models/initial"""
     from gpt.params.changes.editing import KINDS, Kind
     from gpt.params.project import PARAMS_FILE, load_params
     from gpt.sources.benchmarks import build_benchmarks
@@ -41,17 +44,21 @@ def fetch(what: str | None, accept: bool) -> int:
     from gpt.sources.pinning import pin_sources
 
     if accept:
+        if what == "weights":
+            raise UserError(
+                "--accept writes hashes of sources and benchmarks; those of weights stand in models/initial"
+            )
         kinds: list[Kind] = [kind for kind in KINDS if what in (None, kind)]
         for line in pin_sources(PARAMS_FILE, kinds, only_refused=True):
             print(line)
     params = load_params()
     refused = list[str]()
-    if what != "benchmarks":
+    if what in (None, "sources"):
         try:
             print(f"{paths.RAW}: {fetch(params.fetch.sources, paths.RAW)} files, verified")
         except UserError as error:  # what is wrong with the benchmarks is told with it
             refused.append(str(error))
-    if what != "sources":
+    if what in (None, "benchmarks"):
         try:
             counts = build_benchmarks(params.fetch.benchmarks, paths.BENCHMARKS, params.evaluate.benchmarks)
             items = sum(sum(splits.values()) for splits in counts.values())
@@ -60,6 +67,12 @@ def fetch(what: str | None, accept: bool) -> int:
             refused.append(str(error))
     if refused:
         raise UserError("\n".join(refused))
+    if what in (None, "weights"):
+        from gpt.registry.initial.weights import bring_weights  # imports torch
+
+        source = bring_weights(params)
+        weights = source.get("weights_sha256")
+        print(f"{paths.INITIAL}: {source['init_from']}" + (f", weights {weights[:12]}, verified" if weights else ""))
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import PlainValidator
+from pydantic import Field, PlainValidator
 
 from gpt.params.types import NonNegativeInt, PositiveInt, Section
 
@@ -29,3 +29,5 @@ class Launch(Section):
     "How often several processes are started again, from the last checkpoint, after one of them has died."
     timeout_seconds: PositiveInt
     "How long a process waits for the others before it takes them for lost."
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], Field(strict=False)]
+    "Where curves and samples go besides MLflow."

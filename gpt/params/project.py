@@ -19,7 +19,7 @@ from gpt.params.evaluation import Evaluate
 from gpt.params.launch import Launch
 from gpt.params.registration import Register
 from gpt.params.sources import Fetch
-from gpt.params.tokens import Tokenize, Tokenizer
+from gpt.params.tokens import HuggingFaceTokenizer, TiktokenTokenizer, Tokenize, Tokenizer
 from gpt.params.training import Base, Model, Train
 from gpt.params.types import Section
 from gpt.secrets.hiding import redact
@@ -30,10 +30,13 @@ _NO_SECRETS = (
     "settings are recorded by DVC, MLflow and the data card: take it out, and give it in the environment"
     " (for a source: ~/.netrc, or FSSPEC_… as docs/data.md says)"
 )
-_MOVED = {
+_OF_ONE_KIND = ("mixture",)
+"Lists whose items have no kind."
+MOVED = {
     "launch.precision": "train.precision",
     "prepare.read_by_source": "prepare.by_source",
     "register.max_bits_per_byte": "register.gate.max_bits_per_byte",
+    "tokenize.weights": "train.mixture",
 }
 
 
@@ -41,7 +44,7 @@ class Params(Section):
     base: Base
     fetch: Fetch
     prepare: Prepare
-    tokenizer: Tokenizer
+    tokenizer: Annotated[Tokenizer | TiktokenTokenizer | HuggingFaceTokenizer, Field(discriminator="kind")]
     tokenize: Tokenize
     model: Model
     train: Train
@@ -54,11 +57,22 @@ class Params(Section):
         names = {source.name for source in self.fetch.sources}
         for key, named in (
             ("prepare.by_source", self.prepare.by_source),
-            ("tokenize.weights", self.tokenize.weights),
+            ("train.mixture", (name for phase in self.train.mixture for name in phase.shares)),
         ):
             if unknown := sorted(set(named) - names):
                 raise ValueError(
                     f"{key}: {', '.join(unknown)} is no source of fetch.sources; known are {', '.join(sorted(names))}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _every_split_has_a_source(self) -> Self:
+        given = {source.name: self.prepare.of(source.name).split for source in self.fetch.sources}
+        for split in ("train", "validation", "test"):
+            if given and "auto" not in given.values() and split not in given.values():
+                raise ValueError(
+                    f"prepare.by_source: every source is given as another split than {split} ({_listed(given)}); add one that is"
+                    f" given as {split}, or give one as auto"
                 )
         return self
 
@@ -83,7 +97,9 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: not found in {Path.cwd()} or above; run this in a project's folder") from None
+        raise UserError(
+            f"{path}: not found in {Path.cwd()} or above; run this in a project's folder, or make one: gpt init DIR"
+        ) from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; it must be a file") from None
     except UnicodeDecodeError as error:
@@ -110,17 +126,22 @@ def explained(path: Path, rename: Callable[[str], str] = str) -> Iterator[None]:
         yield
     except ValidationError as error:
         faults = [(rename(_key(fault)), fault) for fault in error.errors(include_url=False)]
-        expected = {new for old, new in _MOVED.items() if old in dict(faults)}  # missing there is the same fault again
+        expected = {new for old, new in MOVED.items() if old in dict(faults)}  # missing there is the same fault again
         shown = [fault for fault in faults if not (fault[0] in expected and fault[1]["type"] == "missing")]
         raise UserError("\n".join(_explain(path, key, fault) for key, fault in shown)) from None
 
 
+def _listed(values: dict[str, str]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in values.items())
+
+
 def _key(fault: Any) -> str:
-    # After the number of a source pydantic puts its kind, after a name that is wrong itself [key]: no keys of the file.
+    # After tokenizer and a source's number pydantic puts the kind, after a name that is wrong itself [key]: no keys of the file.
+    place = [part for number, part in enumerate(fault["loc"]) if (number, fault["loc"][0]) != (1, "tokenizer")]
     parts = [
         part
-        for before, part in zip((None, *fault["loc"]), fault["loc"], strict=False)
-        if not isinstance(before, int) and part != "[key]"
+        for of, before, part in zip((None, None, *place), (None, *place), place, strict=False)
+        if (not isinstance(before, int) or of in _OF_ONE_KIND) and part != "[key]"
     ]
     return ".".join(str(part) for part in parts)
 
@@ -133,9 +154,13 @@ def _explain(path: Path, key: str, fault: Any) -> str:
     if kind == "missing" and key.startswith("fetch.") and key.endswith((".sha256", ".revision")):
         return f"{path}: {key} is missing; `gpt data hash` finds it and writes it there"
     if kind == "missing":
-        return f"{path}: {key} is missing; add it (see the comments in params.yaml)"
-    if kind == "extra_forbidden" and key in _MOVED:
-        return f"{path}: {key} = {shown}: the key has moved to {_MOVED[key]}; write it there, with a value that is allowed there"
+        return f"{path}: {key} is missing; add it: `gpt init --upgrade` shows it as it should be"
+    if kind == "union_tag_not_found":
+        return f"{path}: {key}.kind is missing; add it (see the comments in params.yaml)"
+    if kind == "union_tag_invalid":
+        return f"{path}: {key}.kind = {fault['ctx']['tag']!r}: must be one of {fault['ctx']['expected_tags']}"
+    if kind == "extra_forbidden" and key in MOVED:
+        return f"{path}: {key} = {shown}: the key has moved to {MOVED[key]}; write it there, with a value that is allowed there"
     if kind == "extra_forbidden":
         return f"{path}: {key} = {shown} is not a known key; remove it or correct its spelling"
     message = fault["msg"].removeprefix("Value error, ")

@@ -18,7 +18,7 @@ from gpt.files import atomic_folder, sha256_file, write_json
 from gpt.params.sources import HuggingFaceSource, LocalSource, PypiSource, Source, UrlSource
 from gpt.sources.archives import extract
 from gpt.sources.hidden import shown
-from gpt.sources.local import describe_change, find_files
+from gpt.sources.local import describe_change, find_files, place_of
 from gpt.sources.manifests import describe_changes, manifest_file, manifest_hash, read_manifest, remember
 from gpt.sources.refusals import OtherContent, Refusals
 from gpt.sources.stores import hub, remote
@@ -155,7 +155,7 @@ def _place(files: Mapping[str, Path], target: Path) -> list[str]:
 
 def _copy_local(source: LocalSource, target: Path) -> list[str]:
     """Copy what a path means, without what is hidden in it; return the names of that."""
-    path = Path(source.path).expanduser()
+    path = place_of(source)
     if (files := find_files(path)) is None:
         raise UserError(f"path: {path} not found")
     if not files.is_one and target.resolve().is_relative_to(files.folder.resolve()):

@@ -97,12 +97,17 @@ def describe_change(source: LocalSource, now: dict[str, str], *, is_one: bool) -
     )
 
 
+def place_of(source: LocalSource) -> Path:
+    """Return where a source's files lie: beside the project's params.yaml, also for an experiment that runs in a copy of it."""
+    return paths.kept(Path(source.path).expanduser())
+
+
 def check_content(source: LocalSource) -> str | None:
     """Return what differs between a source's files now and its hash in params.yaml; None if nothing does.
 
     Raises `UserError` if they are not there.
     """
-    path = Path(source.path).expanduser()
+    path = place_of(source)
     if (files := find_files(path)) is None:
         raise UserError(f"path: {path} not found")
     hashes = content_hashes(path, files)

@@ -17,7 +17,7 @@ from gpt.params.project import explained
 from gpt.params.sources import HuggingFaceSource, LocalSource, PypiSource, Source, UrlSource
 from gpt.sources.fetch import cached_distribution, cached_file, cached_files
 from gpt.sources.hidden import shown
-from gpt.sources.local import content_hash, content_hashes, find_files
+from gpt.sources.local import content_hash, content_hashes, find_files, place_of
 from gpt.sources.manifests import (
     describe_changes,
     manifest_file,
@@ -104,7 +104,7 @@ def find_pin(source: Source, values: Values) -> Pin:
     """
     match source:
         case LocalSource():
-            path = Path(source.path).expanduser()
+            path = place_of(source)
             if (files := find_files(path)) is None or not files.names:
                 raise UserError(f"path: {source.path} {'holds no file' if files else 'not found'}")
             hashes = content_hashes(path, files)
@@ -141,7 +141,7 @@ def is_as_said(source: Source, values: Values) -> bool:
     try:
         match source:
             case LocalSource():
-                return content_hash(Path(source.path).expanduser()) == source.sha256
+                return content_hash(place_of(source)) == source.sha256
             case PypiSource():
                 cached_distribution(source)
             case UrlSource() if source.is_many:

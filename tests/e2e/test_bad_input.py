@@ -40,6 +40,8 @@ def project(
     folder = copy_project(trained_project)
     (folder / "reports" / "evaluate").mkdir(parents=True)
     (folder / "reports" / "evaluate" / "index.html").write_text("of an earlier run")
+    (folder / "reports" / "evaluate.json").write_text('{"of": "an earlier run"}')
+    (folder / "metrics").mkdir()
     (folder / "metrics" / "evaluate.json").write_text('{"of": "an earlier run"}')
     monkeypatch.setenv("GPT_CACHE", str(tmp_path / "cache"))
     yield folder
@@ -231,7 +233,7 @@ def no_archive() -> None:
 def other_tokenizer(folder: Path) -> Damage:
     def apply() -> None:
         shutil.rmtree(folder)
-        build_tokenizer(Tokenizer(kind="char", vocab_size=400, train_bytes=10**9), ["äöü"], folder)
+        build_tokenizer(Tokenizer(kind="char", vocab_size=400, train_bytes=10**9, special_tokens=()), ["äöü"], folder)
 
     return apply
 
@@ -246,6 +248,14 @@ def replace_by_file(path: str) -> Damage:
         if Path(path).exists():
             shutil.rmtree(path)
         Path(path).write_text("in the way")
+
+    return apply
+
+
+def replace_by_folder(path: Path) -> Damage:
+    def apply() -> None:
+        path.unlink()
+        path.mkdir()
 
     return apply
 
@@ -269,7 +279,7 @@ DAMAGED: dict[str, tuple[str, Damage, str]] = {
     "prepare: another field": ("prepare", raw("a.jsonl", b'{"body": "a"}\n'), r"a\.jsonl: line 1: has no text field"),
     "prepare: no Parquet": ("prepare", raw("a.parquet", b"PAR1 not"), r"a\.parquet: the Parquet file breaks off"),
     "prepare: one document": ("prepare", raw("a.txt", b"a"), r"there is one document.*prepare\.read\.separator"),
-    "prepare: unwritable metrics": ("prepare", replace_by_file("metrics"), "metrics"),
+    "prepare: unwritable counts": ("prepare", replace_by_folder(paths.PREPARE_COUNTS), r"prepare\.json"),
     "tokenizer: no documents": ("tokenizer", remove(paths.DOCUMENTS), r"documents\.json: not found; run `gpt prepare`"),
     "tokenizer: damaged": ("tokenizer", cut(paths.DOCUMENTS / "train_00000.jsonl"), r"train_00000\.jsonl: SHA-256 is "),
     "tokenizer: too little text": (
@@ -311,7 +321,7 @@ DAMAGED: dict[str, tuple[str, Damage, str]] = {
         params(evaluate={"benchmarks": ["lambada"]}),
         r"report\.json: does not say what training documents have of lambada; run `dvc repro prepare`",
     ),
-    "report: no figures": ("report", remove(paths.EVALUATE_METRICS), r"evaluate\.json: not found; run `gpt evaluate`"),
+    "report: no figures": ("report", remove(paths.EVALUATION), r"evaluate\.json: not found; run `gpt evaluate`"),
     "report: other figures": ("report", lambda: None, r"evaluate\.json: has no validation"),  # of an earlier run
     "data-card: no report": ("data-card", remove(paths.DOCUMENTS), r"report\.json: not found; run `gpt prepare`"),
     "evaluate: unwritable metrics": ("evaluate", replace_by_file("metrics"), "metrics"),
@@ -364,6 +374,6 @@ def test_help_imports_nothing_heavy() -> None:
         check=True,
     )
     imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in result.stderr.splitlines() if "|" in line}
-    assert "argparse" in imported
+    assert "click" in imported
     assert not imported & {"torch", "numpy", "pydantic", "mlflow", "prefect", "tiktoken", "fsspec", "ruamel", "dvc"}
     assert "pretrain" in result.stdout

@@ -139,7 +139,7 @@ print(f"{name} was here")
 if name == "evaluate":
     split = {"documents": 2, "loss": 1.5, "perplexity": 4.48, "bits_per_byte": 2.1234}
     Path("metrics").mkdir(exist_ok=True)
-    Path("metrics/evaluate.json").write_text(json.dumps({"test": split, "validation": split}))
+    Path("reports/evaluate.json").write_text(json.dumps({"test": split, "validation": split}))
     Path("reports/samples.json").write_text(json.dumps([{"prompt": "To be", "completion": ", or not"}]))
 if name == "report":
     (folder / "training.png").write_bytes(bytes.fromhex("%s"))

@@ -56,7 +56,7 @@ def test_one_command_goes_from_sources_to_a_registered_version(project: Project,
     assert f"`{project.root.resolve()}/reports/evaluate/index.html`" in evaluation
     assert "data:image/png;base64,iVBOR" in shown["loss-curve"]["data"]
     assert "abc123" in shown["mlflow-run"]["data"]
-    assert "make ui" in shown["mlflow-run"]["data"]
+    assert "python -m infra.ui" in shown["mlflow-run"]["data"]
 
 
 def test_wrong_setting_is_one_message_before_any_work(project: Project) -> None:

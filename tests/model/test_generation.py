@@ -34,7 +34,7 @@ PROMPTS = [[7], [1, 2, 3], list(range(BLOCK - 1)), list(range(BLOCK)), list(rang
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bytes, one character of several bytes, and <|endoftext|>: 258 entries."""
     folder = tmp_path_factory.mktemp("made") / "tokenizer"
-    build_tokenizer(Tokenizer(kind="char", vocab_size=258, train_bytes=10**9), ["ï"], folder)
+    build_tokenizer(Tokenizer(kind="char", vocab_size=258, train_bytes=10**9, special_tokens=()), ["ï"], folder)
     return folder
 
 

@@ -40,7 +40,7 @@ def write_tokens(splits: dict[str, list[int]]) -> None:
         file = f"{split}_00000.bin"
         paths.TOKENS.mkdir(parents=True, exist_ok=True)
         np.array(tokens, dtype="<u2").tofile(paths.TOKENS / file)
-        shards = [{"file": file, "tokens": len(tokens), "sha256": ""}]
+        shards = [{"file": file, "source": "made-up", "tokens": len(tokens), "sha256": ""}]
         counts = {"tokens": len(tokens), "documents": tokens.count(END), "bytes": 2 * len(tokens)}
         entries[split] = {**counts, "documents_sha256": "", "shards": shards}
     tokenizer = {"vocab_size": END + 1, "end_of_text": END, "tokenizer_id": tokenizer_id(paths.TOKENIZER)}

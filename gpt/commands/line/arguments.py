@@ -88,10 +88,29 @@ class Model(click.ParamType[str]):
             return str(value)
         return entry.readable(value) if value.startswith(("models:", "@")) else str(paths.from_here(value))
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        if not incomplete.startswith(("models:", "@")):
+            return [CompletionItem(incomplete, type="dir")]
+        from gpt.commands.line.registered import registered_models
+
+        return registered_models(incomplete)
+
+
+class Version(Text):
+    """A registered version, by number or alias."""
+
+    name = "version"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from gpt.commands.line.registered import registered_models
+
+        return registered_models(incomplete)
+
 
 TEXT = Text()
 NOT_EMPTY = Text(may_be_empty=False)
 MODEL = Model()
+VERSION = Version()
 
 model_option = click.option(
     "--model",

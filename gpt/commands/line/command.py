@@ -19,8 +19,9 @@ from typing import Any
 import click
 
 from gpt import __version__
-from gpt.commands.line.mistakes import explain_missing_command, explain_surplus, explain_unknown_command
+from gpt.commands.line.mistakes import explain_surplus, explain_unknown_command
 from gpt.entry import users_errors
+from gpt.errors import UserError
 from gpt.memory import told_if_out_of_memory
 from gpt.paths import current_folder, ensure_user, enter_project
 
@@ -98,8 +99,12 @@ class Command(_Helpful):
         ensure_user()
         logger.info("%s in %s", ctx.command_path, current_folder())
         begun = time.perf_counter()
-        with users_errors(), told_if_out_of_memory(_MEMORY_ADVICE):
-            exit_code = super().invoke(ctx)
+        try:
+            with users_errors(), told_if_out_of_memory(_MEMORY_ADVICE):
+                exit_code = super().invoke(ctx)
+        except UserError:
+            logger.debug("where the error comes from:", exc_info=True)
+            raise
         logger.info("%s took %.1f s", ctx.command_path, time.perf_counter() - begun)
         return exit_code
 
@@ -115,7 +120,9 @@ class Group(_Helpful, click.Group):
 
     def __init__(self, name: str, text: str, sections: dict[str, Sequence[click.Command]], **attributes: Any) -> None:
         members = {member.name or "": member for section in sections.values() for member in section}
-        super().__init__(name, help=text, commands=members, subcommand_metavar="COMMAND ...", **attributes)
+        super().__init__(
+            name, help=text, commands=members, subcommand_metavar="COMMAND ...", no_args_is_help=False, **attributes
+        )
         self.sections = sections
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -123,7 +130,7 @@ class Group(_Helpful, click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         rest = super().parse_args(ctx, args)
-        if not ctx.resilient_parsing and not args:
+        if not ctx.resilient_parsing and not args:  # click has taken the options out of it
             print(ctx.get_help(), file=sys.stderr)
             ctx.exit(2)
         return rest
@@ -134,11 +141,6 @@ class Group(_Helpful, click.Group):
         if args[0] not in self.commands and not ctx.resilient_parsing:
             raise click.UsageError(explain_unknown_command(self, ctx, args[0]), ctx)
         return super().resolve_command(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> int:
-        if not ctx._protected_args:  # pyright: ignore[reportPrivateUsage]
-            raise click.UsageError(explain_missing_command(self), ctx)
-        return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.commands))

@@ -3,16 +3,14 @@
 Click finds the mistakes; these are its words in our style. Secrets in what was typed are hidden by who prints it.
 """
 
-import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 import click
 
 # What people who know other tools type first.
 _MEANT = {
-    "chat": "generate --interactive", "download": "fetch", "eval": "evaluate", "help": "--help", "info": "doctor",
-    "list": "models", "ls": "models", "repro": "reproduce", "sample": "generate", "talk": "generate --interactive",
+    "chat": "generate --interactive", "create": "init", "download": "fetch", "eval": "evaluate", "help": "--help", "info": "doctor",
+    "list": "models", "ls": "models", "new": "init", "repro": "reproduce", "sample": "generate", "talk": "generate --interactive",
     "test": "evaluate", "train": "pretrain", "version": "--version",
 }  # fmt: skip
 
@@ -30,8 +28,12 @@ def explain(error: click.UsageError) -> str:
         case click.BadParameter():
             return f"{_name(error.param, error.ctx)}: {error.message}"
         case click.BadOptionUsage():
-            need = "takes no value" if "not take" in error.message else f"needs a value{_example(error.ctx)}"
-            return f"{error.option_name}: {need}; `{where} --help` says more"
+            option = _options(error.ctx).get(error.option_name)
+            if option is None or option.is_flag:
+                return f"{error.option_name}: takes no value; `{where} --help` says more"
+            return (
+                f"{error.option_name}: needs a value ({option.metavar or option.type.name}); `{where} --help` says more"
+            )
         case _:
             return error.message
 
@@ -54,14 +56,9 @@ def explain_unknown_command(group: click.Group, context: click.Context, typed: s
     return f"no command {typed!r}; {f'did you mean {guess}? ' if guess else ''}`{path} --help` lists all"
 
 
-def explain_missing_command(group: click.Group) -> str:
-    """Say that an option came, but no command."""
-    return f"a command is missing: one of {', '.join(group.commands)}"
-
-
 def explain_surplus(context: click.Context, surplus: list[str]) -> str:
     """Say that a command got more arguments than it takes."""
-    taken = [parameter for parameter in context.command.params if isinstance(parameter, click.Argument)]
+    taken = _arguments(context)
     most = {0: "no argument", 1: "one argument"}.get(len(taken), f"{len(taken)} arguments")
     shown = ", ".join(map(repr, surplus))
     quotes = "; quote what holds spaces" if taken else ""
@@ -71,23 +68,34 @@ def explain_surplus(context: click.Context, surplus: list[str]) -> str:
 
 def meant(typed: str, names: Iterable[str]) -> list[str]:
     """Return up to two names that were meant perhaps: those that begin so, else those that look alike."""
-    names = list(names)
-    if len(typed) > 1 and (begun := [name for name in names if name.startswith(typed)]):
+    from difflib import get_close_matches  # for who mistyped, not for each start
+
+    bare = {name.lstrip("-"): name for name in names}
+    typed = typed.lstrip("-")
+    if len(typed) > 1 and (begun := [name for word, name in bare.items() if word.startswith(typed)]):
         return begun[:2]
-    return get_close_matches(typed, names, n=2)
+    return [bare[word] for word in get_close_matches(typed, bare, n=2, cutoff=0.7)]
 
 
 def _explain_unknown_option(error: click.NoSuchOption, where: str) -> str:
-    context, typed = error.ctx, error.option_name
-    parameters = context.command.get_params(context) if context else []
-    arguments = [parameter for parameter in parameters if isinstance(parameter, click.Argument)]
-    if arguments and re.fullmatch(r"-\.?\d", typed):
-        return f"{_name(arguments[0], context)}: a negative number is none; a text that begins with - follows --"
-    options = {name: option for option in parameters if isinstance(option, click.Option) for name in option.opts}
-    if near := meant(typed, options):
+    typed = error.option_name
+    if near := meant(typed, _options(error.ctx)):
         return f"{typed}: no option of `{where}`; did you mean {' or '.join(near)}?"
-    dashes = "; a text that begins with - follows --" if arguments and not typed.startswith("--") else ""
+    arguments = [name for name in _arguments(error.ctx) if not typed.startswith("--")]
+    dashes = f"; a {arguments[0]} that begins with - follows --" if arguments else ""
     return f"{typed}: no option of `{where}`{dashes}; `{where} --help` lists them"
+
+
+def _options(context: click.Context | None) -> dict[str, click.Option]:
+    """Return a command's options by each of their names."""
+    parameters = context.command.get_params(context) if context else []
+    return {name: option for option in parameters if isinstance(option, click.Option) for name in option.opts}
+
+
+def _arguments(context: click.Context | None) -> list[str]:
+    """Return the names of a command's arguments."""
+    parameters = context.command.params if context else []
+    return [_name(parameter, context) for parameter in parameters if isinstance(parameter, click.Argument)]
 
 
 def _name(parameter: click.Parameter | None, context: click.Context | None) -> str:

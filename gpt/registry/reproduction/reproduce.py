@@ -143,7 +143,7 @@ def _run(place: Place, record: Record, verdict: Verdict, tell: Tell) -> None:
         if not paths_:
             verdict.same_weights |= paths.BASE_MODEL.as_posix() in outs
             return True
-        verdict.first = ", ".join(differences.NAMES.get(path, path) for path in paths_)
+        verdict.first = ", ".join(dict.fromkeys(differences.NAMES.get(path, path) for path in paths_))
         verdict.details = [*_parting(place, record, paths_), *_hashes(place, recorded, outs, paths_)]
         return False
 
@@ -176,7 +176,10 @@ def _compare_identities(place: Place, record: Record, verdict: Verdict) -> None:
             return
     if record.values["stages"]:
         return
-    for path in (paths.TRAINING_PLOT, paths.VALIDATION_PLOT, paths.EVALUATE_METRICS):
+    now_in = (
+        paths.EVALUATION if (place.project / paths.EVALUATION).exists() else paths.METRICS
+    )  # an earlier release's code
+    for path in (paths.TRAINING_PLOT, paths.VALIDATION_PLOT, now_in):
         then = record.files.get(path.name)
         if then is not None and then != (place.project / path).read_bytes():
             verdict.first, verdict.same_weights = differences.NAMES[path.as_posix()], True
