@@ -57,7 +57,7 @@ _BEFORE_RUN, _AFTER_RUN = 2, 6  # characters around it that an expression looks 
 
 def mask_text(text: str) -> tuple[str, dict[str, int]]:
     """Return a text with others in the place of its personal data, and how many of each kind of `KINDS` were there."""
-    counts = dict.fromkeys(KINDS, 0)
+    counts: dict[str, int] = dict.fromkeys(KINDS, 0)
     emails, addresses = _replacers()
     if "@" in text:
         text, counts["email"] = _replace(text, _find_emails(text, emails.regex), emails.replacements)

@@ -1,5 +1,6 @@
 """prepare: how raw files become documents."""
 
+from functools import cache
 from string import Formatter
 from typing import Annotated, Any, Literal, Self
 
@@ -12,7 +13,8 @@ from gpt.params.types import FileName, Fraction, NonNegativeInt, Pattern, Positi
 _FORMATS = Literal["auto", "text", "code", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "html", "warc"]
 
 
-def template_pieces(template: str) -> list[tuple[str, str | None]]:
+@cache
+def template_pieces(template: str) -> tuple[tuple[str, str | None], ...]:
     """Return a template as pairs of text and the field that follows it, None at the end; {{ and }} are braces.
 
     Raises `ValueError` for braces that do not match and for what is more than a field's name.
@@ -24,7 +26,7 @@ def template_pieces(template: str) -> list[tuple[str, str | None]]:
                 "between braces stands the name of a field and nothing else; braces of the text are {{ and }}"
             )
         pieces.append((text, field))
-    return pieces
+    return tuple(pieces)
 
 
 def _template(value: str) -> str:

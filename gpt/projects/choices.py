@@ -7,7 +7,7 @@ import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpt.errors import UserError
 from gpt.params.project import Params
@@ -17,25 +17,38 @@ from gpt.projects.templates import Template
 
 # Fewer documents than this are held out by their ends: of whole ones a split could get none, or most of the text.
 FEWEST_DOCUMENTS = 40
-_LEAST_BYTES = {"gpt2-124m": 100_000_000, "1b": 1_000_000_000}
-_LEAST_BYTES_OTHERS = 10_000
 _HELD_OUT, _LARGEST_HELD_OUT = 0.05, 0.2
 "Share of documents that a split gets, and the largest that it gets where there are few."
 _FEWEST_HELD_OUT = 10  # documents: by chance it could have none of fewer
-# Bytes of a split that are enough: training validates several times, which must take less than training itself.
-_ENOUGH_HELD_OUT = {"gpt2-124m": 10_000_000, "1b": 10_000_000}
-_ENOUGH_HELD_OUT_OTHERS = 500_000
 _BPE_SAMPLE = 2_000_000  # characters that a tokenizer is tried on
 _SIZES = ((50_000, 320), (1_000_000, 512), (20_000_000, 1024))
 "Bytes of text below which a tokenizer of the demo's size, 1,024 entries, would have too little to learn from, or could be larger."
 _LARGER = 2048
 _VOCABULARIES = (2048, 1024, 512, 384, 320, 288, 260)
 _TRIED = 0.75  # of each document: less than the train split has
-# How often a text is read at most: beyond four times it is worth little to large models (Muennighoff et al. 2023); a small one
-# learns by heart later.
-_EPOCHS = {"tiny": 8, "gpt2-124m": 4, "1b": 4}
 _FEWEST_STEPS = 200
 _PROMPTS = 3
+
+
+class Limits(NamedTuple):
+    """What a template can do with a text."""
+
+    least_bytes: int
+    "Of text, below which there is no project."
+    held_out_bytes: int
+    "Of a split that are enough: training validates several times, which must take less than training itself."
+    epochs: int
+    """How often the text is read at most, 0: as often as the template's steps do. A token's fifth reading is worth less than a new
+    one (Muennighoff et al. 2023); what `tiny` is for is small, and read twice as often."""
+
+
+LIMITS = {
+    "tiny": Limits(10_000, 500_000, epochs=8),
+    "classic": Limits(10_000, 500_000, epochs=0),
+    "short": Limits(10_000, 500_000, epochs=0),
+    "gpt2-124m": Limits(100_000_000, 10_000_000, epochs=4),
+    "1b": Limits(1_000_000_000, 10_000_000, epochs=4),
+}
 
 
 @dataclass(frozen=True)
@@ -73,11 +86,11 @@ def named(name: str) -> list[Choice]:
 
 
 def _check_size(template: Template, found: Survey) -> None:
-    least = _LEAST_BYTES.get(template.name, _LEAST_BYTES_OTHERS)
+    least = LIMITS[template.name].least_bytes
     if found.text_bytes >= least:
         return
     size = f"{found.text_bytes:,} bytes of text in {found.documents:,} document(s)"
-    other = "take --template tiny, or bring more text" if least > _LEAST_BYTES_OTHERS else "bring more text"
+    other = "take --template tiny, or bring more text" if least > LIMITS["tiny"].least_bytes else "bring more text"
     raise UserError(
         f"--data {found.path}: holds {size}; template {template.name} needs {least:,} bytes at least: {other}"
     )
@@ -97,7 +110,7 @@ def _reading(found: Survey) -> list[Choice]:
 def _splits(template: Template, found: Survey) -> list[Choice]:
     """Return how text is held out, so that validation and test are neither empty nor larger than they need be."""
     split_seed = Choice("prepare.split_seed", 1, "another one puts other documents into validation and test")
-    enough = _ENOUGH_HELD_OUT.get(template.name, _ENOUGH_HELD_OUT_OTHERS) / found.text_bytes
+    enough = LIMITS[template.name].held_out_bytes / found.text_bytes
     if found.documents < FEWEST_DOCUMENTS:
         few = "is one document" if found.documents == 1 else f"are only {found.documents} documents"
         usual = template["prepare.validation_fraction"]
@@ -187,7 +200,7 @@ def _steps(template: Template, params: Params, tokens: int) -> list[Choice]:
     """Return how long to train on so many tokens: as the template, or shorter where the text would be read too often."""
     a_step = params.train.batch_size * params.model.block_size
     steps = params.train.max_steps
-    if most := _EPOCHS.get(template.name):
+    if most := LIMITS[template.name].epochs:
         steps = max(_FEWEST_STEPS, min(steps, round(most * tokens / a_step / 100) * 100))
     epochs = f"{steps * a_step:,} tokens, {steps * a_step / tokens:.2g} times the training text"
     if steps == params.train.max_steps:

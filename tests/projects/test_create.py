@@ -196,7 +196,7 @@ def test_steps_and_vocabulary_grow_with_the_text() -> None:
 
 
 def test_a_large_model_reads_a_text_four_times_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choices, "_LEAST_BYTES", {})
+    monkeypatch.setitem(choices.LIMITS, "gpt2-124m", choices.LIMITS["gpt2-124m"]._replace(least_bytes=1))
     Path("a.txt").write_text(prose(3_000_000), encoding="utf-8")
     params = made("project", "--data", "a.txt", "--template", "gpt2-124m")
     assert params.train.max_steps == choices._FEWEST_STEPS

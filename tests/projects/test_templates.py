@@ -10,6 +10,7 @@ from benchmarks.quality import read_recipe
 from gpt.commands.projects import init
 from gpt.errors import UserError
 from gpt.params.project import load_params
+from gpt.projects.choices import LIMITS
 from gpt.projects.lines import comment_of, read_entries
 from gpt.projects.templates import NAMES, deployments, load_template, stages
 from tests.conftest import ROOT
@@ -74,6 +75,7 @@ def test_a_wrong_name_is_told_with_the_nearest() -> None:
 
 def test_the_command_offers_what_there_is() -> None:
     (option,) = [each for each in init.params if each.name == "template"]
+    assert tuple(LIMITS) == NAMES
     assert option.type.words == NAMES  # pyright: ignore[reportAttributeAccessIssue]
 
 

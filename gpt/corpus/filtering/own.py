@@ -79,7 +79,7 @@ class Own(BaseFilter):
 
 
 def load_class(path: str, folder: Path | None = None) -> Loaded:
-    """Import a class by its dotted path, from the project's folder before installed packages; raise `UserError` if it is none."""
+    """Import a class by its dotted path, from the project's folder or an installed package; raise `UserError` if it is none."""
     folder = folder or Path.cwd()
     module_name, _, name = path.rpartition(".")
     where = _where(path)
@@ -88,6 +88,11 @@ def load_class(path: str, folder: Path | None = None) -> Loaded:
             f"{where}: is no dotted path of a class, as my_filters.Poetry for the class Poetry in my_filters.py"
         )
     module = _import(module_name, folder, where)
+    file = _file_in(folder, module_name)
+    if file and Path(module.__file__ or "").resolve() != file.resolve():
+        raise UserError(
+            f"{where}: {file.name} of the project is hidden by {module.__file__}; give the file another name"
+        )
     found = getattr(module, name, None)
     if not isinstance(found, type):
         there = ", ".join(sorted(key for key, value in vars(module).items() if isinstance(value, type))) or "none"
@@ -99,7 +104,6 @@ def load_class(path: str, folder: Path | None = None) -> Loaded:
     fields = getattr(found, "fields", ())
     if isinstance(fields, str) or not all(isinstance(field, str) for field in fields):
         raise UserError(f'{where}: its `fields` must be names of fields, as ("score",)')
-    file = _file_in(folder, module_name)
     return Loaded(found, tuple(fields), file, "" if file else distribution_of(module_name) or module_name)
 
 
@@ -118,11 +122,6 @@ def module_files(own: Loaded) -> dict[str, str]:
 
 
 def _import(name: str, folder: Path, where: str) -> Any:
-    file = _file_in(folder, name)
-    loaded = sys.modules.get(name)
-    if file and loaded is not None and getattr(loaded, "__file__", None) != str(file):
-        for other in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
-            del sys.modules[other]  # of another project, in the same process
     if str(folder) not in sys.path:
         sys.path.append(str(folder))  # last: a file there hides no library from anyone
     importlib.invalidate_caches()

@@ -30,9 +30,11 @@ def _read_table(path: Path, settings: Read, limit: int, delimiter: str) -> Itera
     csv.field_size_limit(
         limit
     )  # of the whole process, which reads with no other: a mark that nothing closes ends there
-    quoting = {"quotechar": settings.quote} if settings.quote else {"quoting": csv.QUOTE_NONE}
+    quote, quoting = (settings.quote, csv.QUOTE_MINIMAL) if settings.quote else (None, csv.QUOTE_NONE)
     with open_stream(path) as stream:
-        rows = csv.reader(_text_lines(stream, limit), delimiter=delimiter, strict=True, **quoting)
+        rows = csv.reader(
+            _text_lines(stream, limit), delimiter=delimiter, quotechar=quote, quoting=quoting, strict=True
+        )
         header: list[str] | None = None
         while True:
             line = rows.line_num + 1

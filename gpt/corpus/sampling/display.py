@@ -37,10 +37,13 @@ class SampleReader:
     def table(self) -> list[str]:
         """Return a line for each source and reason, what stays first."""
         order = sorted(self.counts, key=lambda kind: (kind[0], kind[1] not in KEPT_REASONS, kind[1]))
-        rows = [(source, _verdict(reason), f"{self.counts[source, reason]:,}") for source, reason in order]
-        rows.insert(0, ("source", "what became of it", "documents"))
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        return [f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}" for row in rows]
+        rows = [("source", "", "reason", "documents")]
+        rows += [
+            (source, "kept" if reason in KEPT_REASONS else "dropped", reason, f"{self.counts[source, reason]:,}")
+            for source, reason in order
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return ["  ".join([*map(str.ljust, row[:-1], widths), row[-1].rjust(widths[-1])]) for row in rows]
 
     def choose(
         self, number: int, seed: int, *, kept: bool | None = None, source: str | None = None, reason: str | None = None

@@ -40,8 +40,8 @@ class Sample:
 
     def would_take(self, source: str, reason: str, name: str) -> bool:
         """Tell whether a document's name has one of the lowest hashes so far."""
-        heap = self._chosen.get((source, reason), ())
-        return len(heap) < self._size or key_of(name) < -heap[0][0]
+        heap = self._chosen.get((source, reason))
+        return not heap or len(heap) < self._size or key_of(name) < -heap[0][0]
 
     def add(self, source: str, reason: str, name: str, describe: Describe) -> None:
         """Count a document, and keep what `describe` returns if its name is one of the lowest."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_ID_DIGITS = 8
+_ID_DIGITS, _LEAST_DIGITS = 8, 7
+"Shown of a run's id, and asked for at least."
 _MOST_RUNS = 1000
 _THROUGHPUT = "system/tokens_per_second"
 # Of MLflow's charts those that are columns of plots/training.csv and plots/validation.csv.
@@ -31,7 +32,10 @@ Json = dict[str, Any]
 
 
 def find_run(client: "MlflowClient", name: str) -> "Run | None":
-    """Return a run by its id (`runs:/ID`, or the digits alone), else the newest of its name or of this experiment of DVC."""
+    """Return a run by its id (`runs:/ID`, or its digits, the first seven at least), by its name, or as this experiment of DVC.
+
+    Of several of one name, or of one experiment, it is the newest.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -41,7 +45,9 @@ def find_run(client: "MlflowClient", name: str) -> "Run | None":
             raise
     runs = all_runs(client)
     named = [run for run in runs if run.info.run_name == name]
-    return next(iter(named or [run for run in runs if run.data.tags.get(EXPERIMENT_TAG) == name]), None)
+    digits = [run for run in runs if len(name) >= _LEAST_DIGITS and run.info.run_id.startswith(name)]
+    tried = [run for run in runs if run.data.tags.get(EXPERIMENT_TAG) == name]
+    return next(iter(named or (digits if len(digits) == 1 else tried)), None)
 
 
 def all_runs(client: "MlflowClient") -> "list[Run]":

@@ -16,6 +16,7 @@ from gpt.params.corpus import Prepare
 from gpt.params.project import load_params
 from tests.conftest import ROOT
 from tests.corpus.raw import PREPARE, Raw, sent
+from tests.corpus.test_prepare import SETTINGS, Corpus
 
 
 @pytest.fixture
@@ -23,6 +24,8 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Raw]:
     monkeypatch.chdir(tmp_path)
     yield Raw(tmp_path / "raw")
     sys.path[:] = [folder for folder in sys.path if folder != str(tmp_path)]
+    for name in [name for name in sys.modules if name.endswith(("_filters", "_words"))]:
+        del sys.modules[name]
 
 
 def with_filters(*filters: dict[str, Any], **change: Any) -> Prepare:
@@ -175,6 +178,8 @@ def test_a_class_of_ones_own_filters_and_may_change_the_text(own: Raw) -> None:
         ({"class": "own_filters.Bare"}, "is no filter; give it a method filter(self, document)"),
         ({"class": "own_filters.Poetry", "verses": 3}, "cannot be made with its arguments (verses): TypeError"),
         ({"class": "broken_filters.Poetry"}, "broken_filters.Poetry: cannot be imported (SyntaxError: "),
+        ({"class": "colorsys.Poetry"}, "colorsys.py has no class Poetry (its classes: none)"),
+        ({"class": "fractions.Fraction"}, "is no filter; give it a method"),
         ({"class": "needing_filters.Poetry"}, "cannot be imported, as no_such_library is not installed; install it"),
     ],
 )
@@ -231,3 +236,26 @@ def test_gpt_inputs_writes_down_the_files_of_filters(own: Raw) -> None:
     changed = params.model_copy(update={"prepare": with_filters({"class": "own_filters.Poetry"})})
     assert list(describe_inputs("prepare", changed)["files"]) == ["own_filters.py", "own_words.py"]
     assert "files" not in describe_inputs("tokenize", changed)
+
+
+def test_worker_processes_find_the_class_and_the_list(own: Raw, tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path / "project")
+    lines = [f"line {number} / of {number}" for number in range(60)]
+    urls = ["https://ads.example/x" if number % 3 else "https://good.example" for number in range(60)]
+    rows = ({"text": text, "score": 1, "url": url} for text, url in zip(lines, urls, strict=True))
+    corpus.write({"a.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()}, source="web")
+    Path("list.txt").write_text("ads.example\n")
+    filters = [{"class": "own_filters.Poetry"}, {"url_list": "list.txt", "field": "url"}]
+    engine = SETTINGS.engine.model_copy(update={"workers": 2})
+    settings = Prepare.model_validate(SETTINGS.model_dump() | {"filters": filters, "engine": engine.model_dump()})
+    counts = corpus.prepare(settings)
+    assert counts["dropped"]["url_list: host"]["documents"] == 40
+    assert sorted(corpus.texts()) == sorted(lines[::3])
+
+
+def test_a_file_that_a_library_hides_is_told(own: Raw) -> None:
+    Path("string.py").write_text(OWN)
+    with pytest.raises(
+        UserError, match=r"string\.py of the project is hidden by .*string\.py; give the file another name"
+    ):
+        Filtered(with_filters({"class": "string.Poetry"}))

@@ -63,7 +63,11 @@ def test_what_became_of_every_document_is_counted(corpus: Corpus) -> None:
     for split in ("train", "validation", "test"):
         assert counts[split] == metrics[split]["documents"]
     assert counts["cut"] == metrics["cut"]["documents"] > 0
-    assert all("not" not in line for line in reader.table())
+    assert len(reader.table()) == 1 + len(reader.counts)
+    for (source, reason), number in reader.counts.items():
+        kept = "kept" if reason in ("train", "validation", "test", "cut") else "dropped"
+        (line,) = [line for line in reader.table() if line.startswith(source) and f" {reason}  " in f"{line}  "]
+        assert kept in line and line.endswith(f" {number}")
 
 
 def test_the_sample_shows_what_each_step_changed(corpus: Corpus) -> None:
@@ -146,7 +150,7 @@ def test_a_name_that_no_document_has_is_told_with_those_that_are(corpus: Corpus,
     reader = SampleReader(corpus.output)
     with pytest.raises(UserError, match="--source web: no document has it; known are made-up, zzz"):
         reader.choose(1, 0, source="web")
-    with pytest.raises(UserError, match="--reason short: no document has it; known are cut, "):
+    with pytest.raises(UserError, match="--reason short: no document has it; known are contaminated, cut, "):
         reader.choose(1, 0, reason="short")
     with pytest.raises(UserError, match=r"sample\.jsonl: not found; run `gpt prepare` first"):
         SampleReader(tmp_path)

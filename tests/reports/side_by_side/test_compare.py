@@ -163,6 +163,8 @@ def test_figures_of_a_run_are_those_that_mlflow_shows_and_of_a_version_those_tha
     assert [model["notes"] for model in found["models"]] == [[]] * 5
     by_id = compare(capsys, registered.run_id, "workspace")
     assert by_id["models"][0]["name"] == registered.run_id[:8]
+    by_digits = compare(capsys, registered.run_id[:8], "workspace")
+    assert by_digits == by_id, "as they are shown"
 
 
 def test_without_dvcs_cache_main_figures_come_from_git_and_what_is_missing_is_told(
