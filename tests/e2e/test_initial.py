@@ -21,8 +21,8 @@ def test_a_registered_version_trained_on_for_0_steps_is_the_same_model_and_its_c
     first = project.weights()
     project.run("gpt", "register")
     project.change(train={"init_from": "models:/shakespeare-gpt@candidate", "max_steps": 0})
-    assert project.stages_run(project.run(*REPRO)) == ["inputs", "fetch_weights", "pretrain", "evaluate", "report"]
-    assert project.weights() == first
+    assert project.stages_run(project.run(*REPRO)) == ["inputs", "fetch_weights", "pretrain", "report"]
+    assert project.weights() == first, "so there was nothing to evaluate again"
     assert "models:/shakespeare-gpt/2 registered" in project.run("gpt", "register")
     assert "started from models:/shakespeare-gpt/1, named as" in project.run(
         "gpt", "lineage", "models:/shakespeare-gpt/2"
