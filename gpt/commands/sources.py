@@ -112,7 +112,7 @@ def add(where: str, name: str | None, licence: str | None, members: tuple[str, .
 @click.argument("names", nargs=-1, type=NOT_EMPTY, metavar="[NAME ...]", help="sources (default: all, and benchmarks)")
 def hash_(names: tuple[str, ...]) -> int:
     """find the hashes and commits that fix the sources now, and write those that differ into params.yaml"""
-    from gpt.params.changes.editing import KINDS, Kind
+    from gpt.params.changes.editing import KINDS
     from gpt.params.project import PARAMS_FILE
     from gpt.sources.pinning import pin_sources
 
