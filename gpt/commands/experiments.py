@@ -70,7 +70,7 @@ def experiment(
     changes: Sequence[str], name: str | None, queue: bool, temp: bool, run_all: bool, jobs: float | None
 ) -> int:
     """run the pipeline with other settings, as an experiment of DVC"""
-    from gpt.params.overrides import check_overrides
+    from gpt.params.changes.overrides import check_overrides
     from gpt.reports.side_by_side.revisions import check_can_experiment, find_experiments
 
     project = Path.cwd()

@@ -6,7 +6,7 @@ import pytest
 
 from gpt.errors import UserError
 from gpt.files import sha256_file
-from gpt.params.overrides import check_overrides
+from gpt.params.changes.overrides import check_overrides
 from tests.conftest import small_change, write_params
 
 
