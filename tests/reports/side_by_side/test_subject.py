@@ -18,7 +18,7 @@ from gpt.reports.side_by_side.subject import (
     settings_of,
     settings_of_run,
 )
-from gpt.tracking.tracker import _flat_params  # pyright: ignore[reportPrivateUsage] (what a run is told)
+from gpt.tracking.tracker import flat_params
 from tests.conftest import ROOT
 
 FIGURES = {"test_bits_per_byte": 2.0, "test_loss": 3.0, "test_perplexity": 20.0, "piqa.accuracy": 0.5}
@@ -32,7 +32,7 @@ def subject(name: str, figures: dict[str, float] | None = None, test: Any = None
 
 def test_settings_of_params_yaml_and_of_the_run_that_was_told_them_are_the_same() -> None:
     params = load_params(ROOT / "params.yaml")
-    told = {key: str(value) for key, value in _flat_params(params).items()}  # as MLflow keeps them
+    told = {key: str(value) for key, value in flat_params(params).items()}  # as MLflow keeps them
     of_file = settings_of(params.model_dump(mode="json", by_alias=True))
     assert settings_of_run(told) == of_file
     assert of_file["train.max_steps"] == "1000"
