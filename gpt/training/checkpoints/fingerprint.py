@@ -51,10 +51,11 @@ class Fingerprint:
         """Return what decides the first `step` steps of a run on wsd that falls later: equal parts are equal states after them."""
         settings = self.parts["settings"]
         kept = {key: value for key, value in settings.items() if key.removeprefix("train.") not in _OF_THE_END}
-        warmup = settings["train.warmup_steps"] or round(
-            settings["train.warmup_fraction"] * settings["train.max_steps"]
+        # What another release did not write down differs, and is no error.
+        warmup = settings.get("train.warmup_steps") or round(
+            settings.get("train.warmup_fraction", 0.0) * settings.get("train.max_steps", 0)
         )
-        begun = [phase for phase in settings["train.mixture"] if phase["from_step"] < step]
+        begun = [phase for phase in settings.get("train.mixture", []) if phase["from_step"] < step]
         return self.parts | {"settings": kept | {"train.warmup_steps": warmup, "train.mixture": begun}}
 
     def save(self, folder: Path) -> None:

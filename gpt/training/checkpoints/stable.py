@@ -80,7 +80,7 @@ class StableStates:
         named = [
             one
             for one in self._find()
-            if one.run.name == self._identity.name and one.run.parts["settings"]["train.max_steps"] < length
+            if one.run.name == self._identity.name and one.run.parts["settings"].get("train.max_steps", length) < length
         ]
         if not named or checkpoints.steps(folder):
             return None
