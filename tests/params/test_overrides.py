@@ -25,7 +25,7 @@ def params(tmp_path: Path) -> Path:
         (("train.max_steps=5,10,15",), 3),
         (("train.max_steps=5,10", "model.n_layer=1,2,3"), 6),
         (("evaluate.prompts=[To be,My lord]",), 1),
-        (("+tokenize.weights.made-up=2.0",), 1),
+        (("+prepare.by_source.made-up.split=auto",), 1),
     ],
 )
 def test_what_is_allowed_is_counted_and_params_yaml_stays(params: Path, overrides: tuple[str, ...], count: int) -> None:
