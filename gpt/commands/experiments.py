@@ -21,7 +21,7 @@ _TABLE = "dvc exp show --only-changed --drop '.*/|State|Executor|Created'"
 
 def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the settings that begin so, to be followed by a value; no section, which has none."""
-    from gpt.params.overrides import known_keys
+    from gpt.params.changes.overrides import known_keys
     from gpt.params.project import PARAMS_FILE
 
     project = find_project(current_folder())

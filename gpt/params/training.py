@@ -187,7 +187,9 @@ class Train(Section):
     @model_validator(mode="after")
     def _start_is_possible(self) -> Self:
         if self.init_from == SCRATCH and not self.max_steps:
-            raise ValueError("max_steps = 0 trains nothing, which only weights of init_from bear; raise it")
+            raise ValueError(
+                "max_steps = 0: a model from scratch needs training; raise it, or name weights in init_from"
+            )
         if self.init_from == SCRATCH and self.init_optimizer:
             raise ValueError(
                 "init_optimizer is true, and init_from = scratch has no optimizer's state; set it to false"

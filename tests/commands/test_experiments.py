@@ -31,7 +31,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "value": (
         ("-S", "train.max_steps=0"),
-        "params.yaml: train.max_steps = 0: input should be greater than or equal to 1",
+        "params.yaml: train: max_steps = 0: a model from scratch needs training; raise it, or name weights in init_from",
     ),
     "form": (("-S", "train.max_steps"), "-S train.max_steps: write KEY=VALUE, as in train.max_steps=50"),
     "several": (

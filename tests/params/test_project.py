@@ -317,7 +317,7 @@ def test_a_fault_in_a_tokenizer_of_another_kind_names_its_key(tmp_path: Path) ->
         ),
         (
             {"train": {"max_steps": 0}},
-            "train: max_steps = 0 trains nothing, which only weights of init_from bear; raise it",
+            "train: max_steps = 0: a model from scratch needs training; raise it, or name weights in init_from",
         ),
         (
             {"train": {"init_optimizer": True}},
