@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
 from tests.sources.web import Handler, serving
 
 Files = dict[str, bytes]
@@ -171,7 +174,9 @@ def hub() -> Iterator[Hub]:
                 state.resumes.wait(60)
                 self.close_connection = True
 
-    with serving(Answers) as port:
+    with serving(Answers) as port, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HF_HUB_OFFLINE", raising=False)  # other tests set it, and the library reads it once
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
         state.url, state.store = f"http://127.0.0.1:{port}", f"http://localhost:{port}"
         yield state
         state.resumes.set()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from gpt.errors import UserError
 from gpt.files import atomic_file
@@ -130,6 +131,8 @@ def _round_trip(value: Any) -> Any:
             return CommentedMap((key, _round_trip(each)) for key, each in value.items())
         case list() | tuple():
             return CommentedSeq(_round_trip(each) for each in value)
+        case str() if not value.isprintable():  # of what ends lines, YAML 1.1 and 1.2 name different characters
+            return DoubleQuotedScalarString(value)
         case _:
             return value
 
