@@ -71,7 +71,7 @@ _NEUTRAL = {
 _NEUTRAL_IMPORTS = (
     "datatrove.data", "datatrove.executor", "datatrove.pipeline.base", "datatrove.utils.logging", "dvc", "fsspec",
     "huggingface_hub", "mlflow",
-    "prefect", "psutil", "pydantic", "ruamel.yaml", "safetensors", "tqdm",
+    "prefect", "psutil", "pydantic", "ruamel.yaml", "safetensors",
 )  # fmt: skip
 # What libraries themselves compute with, and pin loosely.
 _UNDERNEATH = {
