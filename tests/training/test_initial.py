@@ -24,7 +24,7 @@ from gpt.tokens.tokenizer import load_tokenizer
 from gpt.training.checkpoints import checkpoint as checkpoints
 from gpt.training.checkpoints.fingerprint import fingerprint
 from gpt.training.checkpoints.stable import STABLE
-from gpt.training.initial import describe_misfits
+from gpt.training.initial import describe_misfits, load_optimizer
 from gpt.training.pretrain import pretrain
 from tests.conftest import merge, small_change, write_params
 from tests.training.checkpoints.test_checkpoint import save_in_format
@@ -235,5 +235,17 @@ def test_checkpoints_that_another_version_of_gpt_wrote_are_told(make_project: Ca
     checkpoints.save(folder, checkpoints.Checkpoint(8, tensors, {}, {"run": None}))
     settings = run.parts["settings"] | {"model.experts": 4}
     write_json(folder / "fingerprint.json", {"name": run.name, "parts": run.parts | {"settings": settings}})
-    with pytest.raises(UserError, match=f"run {run.id}: of a model that this version of gpt does not know .*experts"):
+    with pytest.raises(UserError, match=r"of a model that this version of gpt does not know .*experts"):
         bring_weights(change(init_from=str(folder)))
+
+
+def test_a_damaged_state_of_the_optimizer_is_told(make_project: Callable[..., Path]) -> None:
+    make_project()
+    make_model(Path("mine"))
+    bring_weights(change(init_from="mine"))
+    settings = change(init_from="mine", init_optimizer=True).train
+    for content in (None, b"no safetensors"):
+        if content:
+            (paths.INITIAL / "optimizer.safetensors").write_bytes(content)
+        with pytest.raises(UserError, match=r"optimizer.safetensors: missing or damaged .* run `gpt fetch weights`"):
+            load_optimizer(settings)
