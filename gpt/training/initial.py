@@ -142,5 +142,13 @@ def new_model(params: Params, vocab_size: int, folder: Path = paths.INITIAL) -> 
 
 
 def load_optimizer(settings: Train, folder: Path = paths.INITIAL) -> Tensors:
-    """Return the optimizer's initial state, as `optimizer_tensors` names it: none unless `init_optimizer` asks for it."""
-    return load_file(folder / OPTIMIZER) if settings.init_optimizer else {}
+    """Return the optimizer's initial state, as `optimizer_tensors` names it: none unless `init_optimizer` asks for it.
+
+    Raises `UserError` if the file is damaged.
+    """
+    if not settings.init_optimizer:
+        return {}
+    try:
+        return load_file(folder / OPTIMIZER)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise UserError(f"{folder / OPTIMIZER}: missing or damaged ({error}); {_AGAIN}") from None

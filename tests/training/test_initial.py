@@ -17,13 +17,17 @@ from gpt.model.convert.huggingface import export_huggingface
 from gpt.model.storage import load_model, save_model
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import Params, load_params
+from gpt.registry.initial import weights
 from gpt.registry.initial.origin import describe_origin
 from gpt.registry.initial.weights import bring_weights
 from gpt.tokens.tokenizer import load_tokenizer
+from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.fingerprint import fingerprint
 from gpt.training.checkpoints.stable import STABLE
-from gpt.training.initial import describe_misfits
+from gpt.training.initial import describe_misfits, load_optimizer
 from gpt.training.pretrain import pretrain
 from tests.conftest import merge, small_change, write_params
+from tests.training.checkpoints.test_checkpoint import save_in_format
 from tests.training.conftest import TRAIN
 
 WEIGHTS = paths.BASE_MODEL / "model.safetensors"
@@ -181,8 +185,8 @@ def test_weights_that_were_not_brought_or_are_damaged_are_told(make_project: Cal
     bring_weights(params)
     with pytest.raises(UserError, match=r"holds the weights of train.init_from = mine, and params.yaml now has other"):
         pretrain(change(init_from="other"))
-    weights = load_file(paths.INITIAL / "model.safetensors")
-    save_file({name: tensor + 1 for name, tensor in weights.items()}, paths.INITIAL / "model.safetensors")
+    tensors = load_file(paths.INITIAL / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, paths.INITIAL / "model.safetensors")
     with pytest.raises(UserError, match=r"model.safetensors: damaged \(its SHA-256 is not the one in source.json\)"):
         pretrain(change(init_from="mine"))
 
@@ -198,3 +202,50 @@ def test_a_folder_that_is_gone_is_stood_for_by_what_was_brought_of_it(
     assert describe_origin(params).items() <= before.items()
     assert bring_weights(params) == before
     assert "no such folder; models/initial holds it, and stands for it" in caplog.text
+
+
+def test_a_folder_that_changes_while_it_is_copied_is_told(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project()
+    make_model(Path("mine"))
+    params = change(init_from="mine")
+
+    def replaced_meanwhile(place: Path) -> None:
+        make_model(place, seed=6)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "load_model", replaced_meanwhile)
+        with pytest.raises(UserError, match=r"train.init_from = mine: has changed while it was looked at and copied"):
+            bring_weights(params)
+    assert not paths.INITIAL.exists()
+    assert bring_weights(params)["weights_sha256"] == sha256_file(Path("mine/model.safetensors"))
+
+
+def test_checkpoints_that_another_version_of_gpt_wrote_are_told(make_project: Callable[..., Path]) -> None:
+    make_project()
+    run = fingerprint(load_params())
+    folder = paths.CHECKPOINTS / run.id
+    folder.mkdir(parents=True)
+    run.save(folder)
+    save_in_format(folder, 7, None)
+    with pytest.raises(UserError, match=r"step_00000007: of format 1, which this version of gpt does not read"):
+        bring_weights(change(init_from=str(folder)))
+    tensors = {"tok_emb.weight": torch.zeros(3, 16)}
+    checkpoints.save(folder, checkpoints.Checkpoint(8, tensors, {}, {"run": None}))
+    settings = run.parts["settings"] | {"model.experts": 4}
+    write_json(folder / "fingerprint.json", {"name": run.name, "parts": run.parts | {"settings": settings}})
+    with pytest.raises(UserError, match=r"of a model that this version of gpt does not know .*experts"):
+        bring_weights(change(init_from=str(folder)))
+
+
+def test_a_damaged_state_of_the_optimizer_is_told(make_project: Callable[..., Path]) -> None:
+    make_project()
+    make_model(Path("mine"))
+    bring_weights(change(init_from="mine"))
+    settings = change(init_from="mine", init_optimizer=True).train
+    for content in (None, b"no safetensors"):
+        if content:
+            (paths.INITIAL / "optimizer.safetensors").write_bytes(content)
+        with pytest.raises(UserError, match=r"optimizer.safetensors: missing or damaged .* run `gpt fetch weights`"):
+            load_optimizer(settings)

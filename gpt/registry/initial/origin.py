@@ -1,12 +1,13 @@
 """Which weights `train.init_from` names now. An alias is no pure input: it is resolved to its version before any stage runs."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 from gpt import paths
 from gpt.errors import UserError
-from gpt.files import read_json
+from gpt.files import as_object, lenient_json, read_json
 from gpt.params.project import Params
 from gpt.params.training import SCRATCH
 from gpt.registry.versions import find_version, fixed_version, is_registry_uri
@@ -38,6 +39,18 @@ def describe_origin(params: Params, initial: Path = paths.INITIAL) -> Json:
             raise UserError(f"params.yaml: train.init_from = {named}: {error}") from None
         logger.warning("train.init_from = %s: %s; %s holds it, and stands for it", named, error, initial)
     return {"init_from": named, **origin}
+
+
+def decided_origin(params: Params, inputs: Path = paths.INPUTS) -> Json | None:
+    """Return what `gpt inputs` found when DVC began, if DVC runs this; None if a person does.
+
+    An alias that has moved since is the next run's: else DVC would remember the new weights as what the old version gives.
+    """
+    path = inputs / "fetch_weights.json"
+    if not os.environ.get("DVC_STAGE") or not path.is_file():
+        return None
+    origin = as_object(as_object(lenient_json(path.read_bytes())).get("origin"))
+    return origin if origin.get("init_from") == params.train.init_from else None
 
 
 class _Unknown(Exception):

@@ -20,8 +20,9 @@ from gpt.model.storage import load_model
 from gpt.model.transformer import GPTConfig
 from gpt.params.project import Params
 from gpt.params.training import SCRATCH
-from gpt.registry.initial.origin import describe_origin, folder_of
+from gpt.registry.initial.origin import decided_origin, describe_origin, folder_of
 from gpt.registry.versions import find, model_folder
+from gpt.sources.local import content_hash
 from gpt.tokens.tokenizer import tokenizer_id
 from gpt.tracking import store
 from gpt.training.checkpoints import checkpoint as checkpoints
@@ -41,12 +42,13 @@ def bring_weights(params: Params, output: Path = paths.INITIAL) -> Json:
 
     Raises `UserError` if they are not there, damaged, of a kind that is not known, or do not fit section `model`.
     """
-    origin = describe_origin(params, output)
+    origin = decided_origin(params) or describe_origin(params, output)
     if (known := _already_there(origin, params, output)) is not None:
         check_initial(params, output, tokenizer=None)
         return known
     with atomic_folder(output) as folder:
         source = origin | _fill(folder, origin, params)
+        _check_unchanged(origin)
         write_json(folder / paths.INITIAL_SOURCE, source)
         if origin["init_from"] != SCRATCH:
             check_initial(params, folder, tokenizer=None)  # the project's may be made later
@@ -61,6 +63,15 @@ def _already_there(origin: Json, params: Params, output: Path) -> Json | None:
         return known if same and sha256_file(output / WEIGHTS) == known["weights_sha256"] else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _check_unchanged(origin: Json) -> None:
+    """Raise `UserError` if a folder is not any more what it was when its content was hashed: the copy may be of neither."""
+    if origin.get("kind") == "folder" and content_hash(folder_of(Path(origin["path"]))) != origin["content"]:
+        raise UserError(
+            f"params.yaml: train.init_from = {origin['init_from']}: has changed while it was looked at and copied; run this again"
+            " once nothing writes there (of a run that trains, name one of its checkpoints)"
+        )
 
 
 def _fill(folder: Path, origin: Json, params: Params) -> Json:
@@ -135,6 +146,11 @@ def _bring_checkpoint(folder: Path, checkpoint: Path, wants_optimizer: bool) -> 
         raise UserError(f"{checkpoint.parent}: has no fingerprint.json, which says what model it is; name {_KINDS}")
     if damage := checkpoints.find_damage(checkpoint):
         raise UserError(f"{checkpoint}: damaged: {damage}; name the one before it")
+    if (other := checkpoints.other_format(checkpoint)) is not None:
+        raise UserError(
+            f"{checkpoint}: of format {other}, which this version of gpt does not read; let the one that wrote it finish the run,"
+            " and name its model"
+        )
     found = checkpoints.load_whole(checkpoint)
     save_file(found.weights, folder / WEIGHTS)
     write_json(folder / CONFIG, _config_of(run, found.weights["tok_emb.weight"].shape[0]).to_dict())
@@ -152,7 +168,15 @@ def _bring_checkpoint(folder: Path, checkpoint: Path, wants_optimizer: bool) -> 
 
 
 def _config_of(run: Fingerprint, vocab_size: int) -> GPTConfig:
-    """Return the configuration of a run's model, whose embedding has `vocab_size` rows."""
+    """Return the configuration of a run's model, whose embedding has `vocab_size` rows.
+
+    Raises `UserError` if this version of gpt has no such model.
+    """
     settings = run.parts["settings"]
     model = {key.removeprefix("model."): value for key, value in settings.items() if key.startswith("model.")}
-    return GPTConfig(vocab_size=vocab_size, **model)
+    try:
+        return GPTConfig(vocab_size=vocab_size, **model)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(
+            f"run {run.id}: of a model that this version of gpt does not know ({error}); name {_KINDS}"
+        ) from None

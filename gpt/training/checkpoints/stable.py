@@ -1,7 +1,8 @@
 """The state before wsd's decay, which stays when its run has ended: `checkpoints/stable/<fingerprint>/step_00000090/`.
 
 Up to there a run does not know when it ends. So a longer run, or one that falls otherwise, begins with the state of another whose
-settings, data, code and versions decide the same steps, and ends with the bytes that it would have had alone.
+settings, data, code and versions decide the same steps, and ends with the bytes that it would have had alone. What `--adopt` has
+taken over is not of its settings: such a state is kept, and only `--adopt` goes on from it.
 """
 
 import logging
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 from gpt.locks import locked
 from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.adoption import read_adopted, write_adopted
 from gpt.training.checkpoints.checkpoint import Checkpoint
 from gpt.training.checkpoints.fingerprint import Fingerprint, describe_differences, load_fingerprint
 
@@ -43,7 +45,11 @@ class StableStates:
             folder.mkdir(exist_ok=True)
             checkpoints.clean_up(folder)
             self._identity.save(folder)
+            adopted = read_adopted(self._root.parent / self._identity.id)
+            # A kill may leave a state that only `--adopt` goes on from, but never one that should be and is not.
+            write_adopted(folder, adopted or read_adopted(folder))
             checkpoints.save(folder, checkpoint)
+            write_adopted(folder, adopted)
             self._prune(folder / checkpoints.name_of(checkpoint.step))
 
     def begin_from(self, folder: Path, most_steps: int) -> str | None:
@@ -57,18 +63,18 @@ class StableStates:
             for kept in sorted(self._find(), key=lambda one: one.step, reverse=True):
                 if kept.run.id == self._identity.id:
                     continue  # of this very run, which has ended: who trains it again wants it trained
-                if kept.step > most_steps or kept.run.until(kept.step) != self._identity.until(kept.step):
+                if kept.step > most_steps or not self._is_same_until(kept.run, kept.step) or read_adopted(kept.folder):
                     continue
                 if (found := checkpoints.load_latest(kept.folder)) is None or found.step != kept.step:
+                    continue
+                # A run that went back has read later batches than its steps: they may be of a phase that begins after these.
+                if not self._is_same_until(kept.run, found.step + found.state["skipped_batches"]):
                     continue
                 parent = {"fingerprint": kept.run.id, "step": found.step, "run": found.state["run"]}
                 # Another run of the tracking server. A checkpoint of its interval, so that going back comes back to it.
                 own: dict[str, Any] = {"run": None, "parent": parent, "last_stable": found.step}
                 checkpoints.save(folder, replace(found, state=found.state | own, is_scheduled=True))
-                return (
-                    f"going on from step {found.step} of {kept.folder}: up to there it is this run, to the last byte;"
-                    " what differs comes later"
-                )
+                return f"going on from step {found.step} of {kept.folder}: up to there it is this run; what differs comes later"
         return None
 
     def describe_nearest(self, folder: Path) -> str | None:
@@ -85,13 +91,21 @@ class StableStates:
         if not named or checkpoints.steps(folder):
             return None
         newest = max(named, key=lambda one: _age(one.folder / checkpoints.name_of(one.step)))
+        if read_adopted(newest.folder):
+            return (
+                f"{newest.folder}: the state of step {newest.step} before a decay is of a run that took over another's checkpoint,"
+                f" so its settings do not give it; to go on from it all the same: gpt pretrain --adopt {newest.folder}"
+            )
         differences = describe_differences(newest.run, self._identity, newest.step)
         if not differences:
-            return None  # a state of later steps than this run could use
+            return None  # it is of later steps than this run could use, is damaged, or comes from a run that went back
         lines = [
             f"{newest.folder}: the state of step {newest.step} before a decay is none of this run, since this differs:"
         ]
         return "\n".join([*lines, *(f"  {line}" for line in differences)])
+
+    def _is_same_until(self, other: Fingerprint, step: int) -> bool:
+        return other.until(step) == self._identity.until(step)
 
     def _find(self) -> list[_Kept]:
         found = []

@@ -41,6 +41,22 @@ def test_an_alias_is_the_version_that_it_names_now_and_a_number_is_nobodys_to_lo
     assert describe_origin(start_from(project, "scratch")) == {"init_from": "scratch"}
 
 
+def test_under_dvc_the_version_is_the_one_that_was_found_when_it_began(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its run cache would keep the weights of version 2 as what comes of version 1."""
+    register_model(project, steps=5)
+    params = start_from(project, f"models:/{NAME}@candidate")
+    paths.INPUTS.mkdir(parents=True, exist_ok=True)
+    write_json(paths.INPUTS / "fetch_weights.json", describe_inputs("fetch_weights", params))
+    register_model(project, steps=6)
+    monkeypatch.setenv("DVC_STAGE", "fetch_weights")
+    assert bring_weights(params)["version"] == 1
+    assert bring_weights(start_from(project, "@candidate"))["version"] == 2, "nothing was found of another name"
+    monkeypatch.delenv("DVC_STAGE")
+    assert bring_weights(start_from(project, f"models:/{NAME}@candidate"))["version"] == 2
+
+
 def test_without_its_store_an_alias_is_what_was_brought_for_it(project: Path, caplog: pytest.LogCaptureFixture) -> None:
     register_model(project, steps=5)
     named = f"models:/{NAME}@candidate"

@@ -28,6 +28,8 @@ def test_it_changes_with_what_the_result_depends_on_and_nothing_else(make_projec
         "checkpoint_interval": 7,
         "checkpoint_keep_last": 5,
         "checkpoint_keep_every": 14,
+        "checkpoint_keep_stable": 3,
+        "max_epochs": 50.0,
         "sample_interval": 9,
         "benchmark_interval": 3,
     }
