@@ -177,7 +177,7 @@ class Prepare(ForSource):
 
     @model_validator(mode="after")
     def _each_split_has_something(self) -> Self:
-        given = {self.split, *(change.get("split") for change in self.by_source.values())}
+        given = [self.split, *(change.get("split") for change in self.by_source.values())]  # of any type, as yet
         for split, fraction in (("validation", self.validation_fraction), ("test", self.test_fraction)):
             if not fraction and split not in given:
                 raise ValueError(
