@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gpt.commands.main import main
+from gpt.params.changes.lines import read_entries
 from gpt.params.project import load_params
-from gpt.projects.lines import read_entries
 from tests.projects.test_create import prose, refusal, somebody
 from tests.sources.hub import DataSet, Hub, hub
 

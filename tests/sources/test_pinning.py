@@ -12,14 +12,15 @@ from ruamel.yaml import YAML
 from gpt.commands.checks.sources import sources as doctor
 from gpt.commands.inputs import describe_inputs
 from gpt.commands.main import main
-from gpt.params.changes.editing import Values, read_sources, replace_sources
+from gpt.params.changes.editing import Values, read_sources
+from gpt.params.changes.lines import set_value
 from gpt.params.project import load_params
-from gpt.sources.adding import HubAddress, parse_hub_address
+from gpt.sources.stores.address import HubAddress, parse_hub_address
 from tests.conftest import ROOT
 from tests.sources.hub import DataSet, Hub, hub
 
 PARAMS = Path("params.yaml")
-OF_URL: Values = {"members": [], "licence": "unknown"}
+OF_URL: Values = {"members": [], "licence": "not stated"}
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "notes" / "deep" / "b.txt").write_text("b")
     (folder / "book.txt").write_text("a book")
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    (folder / "params.yaml").write_text(replace_sources(text, [], "benchmarks"), encoding="utf-8")
+    (folder / "params.yaml").write_text(set_value(text, "fetch.benchmarks", []), encoding="utf-8")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("GPT_CACHE", str(tmp_path / "cache"))
     return folder
@@ -47,7 +48,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def write(*sources: Values) -> None:
-    PARAMS.write_text(replace_sources(PARAMS.read_text(encoding="utf-8"), list(sources)), encoding="utf-8")
+    PARAMS.write_text(set_value(PARAMS.read_text(encoding="utf-8"), "fetch.sources", list(sources)), encoding="utf-8")
 
 
 def local(name: str, path: str, **more: str) -> Values:
@@ -147,8 +148,8 @@ def test_accept_leaves_what_the_manifest_fixes_as_it_is(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("where", "options", "expected"),
     [
-        ("notes", [], {"name": "notes", "kind": "local", "path": "notes", "licence": "unknown"}),
-        ("notes/*.txt", ["--name", "mine"], {"name": "mine", "kind": "local", "path": "notes/*.txt", "licence": "unknown"}),
+        ("notes", [], {"name": "notes", "kind": "local", "path": "notes", "licence": "not stated"}),
+        ("notes/*.txt", ["--name", "mine"], {"name": "mine", "kind": "local", "path": "notes/*.txt", "licence": "not stated"}),
         ("./book.txt", ["--licence", "CC0"], {"name": "book", "kind": "local", "path": "book.txt", "licence": "CC0"}),
         ("file://HERE/book.txt", [], {"name": "book", "kind": "url", "url": "file://HERE/book.txt"} | OF_URL),
         ("file://HERE/notes/", [], {"name": "notes", "kind": "url", "url": "file://HERE/notes/"} | OF_URL),
@@ -157,7 +158,7 @@ def test_accept_leaves_what_the_manifest_fixes_as_it_is(tmp_path: Path, capsys: 
 def test_a_source_is_added_with_its_hash(project: Path, where: str, options: list[str], expected: Values) -> None:
     here = lambda value: value.replace("HERE", str(project)) if isinstance(value, str) else value  # noqa: E731
     write()
-    PARAMS.write_text(replace_sources(PARAMS.read_text(encoding="utf-8"), []), encoding="utf-8")
+    PARAMS.write_text(set_value(PARAMS.read_text(encoding="utf-8"), "fetch.sources", []), encoding="utf-8")
     assert main(["data", "add", here(where), *options]) == 0
     (source,) = read_sources(PARAMS.read_text(encoding="utf-8"))["sources"]
     assert len(source.pop("sha256")) == 64

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from gpt.errors import UserError
-from gpt.projects.lines import comment_of, read_entries, set_value
+from gpt.params.changes.lines import comment_of, read_entries, set_value
 from tests.conftest import ROOT
 
 TEXT = """\
