@@ -78,6 +78,13 @@ def test_of_the_default_settings_any_key_takes_any_value_and_no_other_changes(ke
         assert comment_of(changed, key) == comment_of(DEFAULT, key)
 
 
+@pytest.mark.parametrize("value", ["a\u2028b", "a\x85b", ["c\u2029 d"]])
+def test_what_ends_lines_for_some_comes_back_as_it_was(value: object) -> None:
+    changed = set_value(TEXT, "a.one", value)
+    assert read_entries(changed)["a.one"].value == value
+    assert read_entries(changed)["b.c.d"].value == 1.5
+
+
 def test_keys_in_braces_are_refused_with_their_line() -> None:
     with pytest.raises(UserError, match=r"line 2: a\.one shares its line with other keys"):
         read_entries("# x\na: {one: 1, two: 2}\n")

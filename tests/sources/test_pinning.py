@@ -126,6 +126,18 @@ def test_files_that_changed_are_named_by_fetch_and_doctor_seen_by_dvc_and_accept
     assert capsys.readouterr().out.splitlines() == ["data/raw: 3 files, verified"], "nothing more to accept"
 
 
+def test_accept_writes_a_manifest_anew_that_is_not_the_one_of_its_hash(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "a.txt").write_text("a")
+    assert main(["data", "add", f"file://{store}/", "--name", "texts"]) == 0
+    before, manifest = written("texts"), Path("data/manifests/texts.sha256")
+    manifest.write_text("other\n")
+    assert main(["fetch", "--accept", "sources"]) == 0
+    assert written("texts") == before
+    assert manifest.read_text().endswith("  a.txt\n")
+
+
 def test_accept_leaves_what_the_manifest_fixes_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A store may grow: who accepts another source's change does not mean this one."""
     url = f"file://{tmp_path}/project/notes/"
@@ -236,6 +248,8 @@ def test_a_data_set_is_added_by_its_address_with_commit_and_licence(
         main(["data", "add", f"hf://datasets/tales/times@{first}/data/a*", "--name", "again", "--licence", "mine"]) == 0
     )
     assert written("again") == expected | {"name": "again", "patterns": ["data/a*"], "licence": "mine"}
+    assert main(["data", "add", "hf://tales/times/data", "--name", "folder"]) == 0
+    assert written("folder")["patterns"] == ["data/*"], "a folder means what is in it"
 
 
 def test_a_branch_is_refused_and_hash_writes_its_commit(server: Hub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,6 +275,7 @@ def test_a_branch_is_refused_and_hash_writes_its_commit(server: Hub, capsys: pyt
     assert written("times")["revision"] == second
     assert Path("data/raw/times/a.txt").read_text() == "b"
     assert "the hub has no data set tales/none" in refused(capsys, "add", "hf://tales/none")
+    assert "repository: the hub names no data set tales/no--name" in refused(capsys, "add", "hf://tales/no--name")
     assert "revision: tales/times has no v9" in refused(capsys, "add", "hf://tales/times@v9")
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -28,10 +27,9 @@ MIXTURE = [
     {"from_step": 30, "shares": {"v": 0.2, "w": 0.2, "x": 0.2, "y": 0.2, "z": 0.2}},
     {"from_step": 60, "shares": {"x": 0.62, "z": 0.38}},
 ]
-# One process, two, four; then back to one, and on.
 LAUNCHES: list[dict[str, object]] = [
     {"num_processes": processes, "micro_batch_size": size, "strategy": "ddp"}
-    for processes, size in ((1, 8), (2, 2), (4, 1), (1, 4), (2, 4), (4, 2))
+    for processes, size in ((1, 8), (2, 2), (4, 1))
 ]
 
 
@@ -85,13 +83,11 @@ def arithmetic() -> set[str]:
     }
 
 
-def read_until(process: "subprocess.Popen[str]", step: int) -> None:
-    """Wait until a recorded run reads the batch of a step."""
-    record, deadline = Path("batches.txt"), time.monotonic() + 120
-    while not (record.exists() and f"\n{step} " in record.read_text(encoding="utf-8")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+def recorded(begin: int) -> list[int]:
+    """Return the steps of the batches that were read since the record had so many characters."""
+    record = Path("batches.txt")
+    text = record.read_text(encoding="utf-8")[begin:] if record.exists() else ""
+    return [int(line.split()[0]) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 @pytest.mark.slow
@@ -101,26 +97,36 @@ def test_killed_at_any_step_and_gone_on_with_by_other_processes_a_run_reads_what
     seed = random.randrange(10**6)
     print(f"seed of the kills: {seed}")
     instants = random.Random(seed)
-    # Where phases change too: the last batch of the one, the first of the other.
-    kills = (instants.randint(5, 25), 29, 30, instants.randint(35, 55), 60)
-    for launch, step in zip(LAUNCHES, (*kills, None), strict=True):
+    kills = (
+        instants.randint(5, 25),
+        instants.randint(29, 31),
+        instants.randint(35, 75),
+    )  # around a change of phases too
+    begin = 0
+    for launch, step in zip(LAUNCHES, kills, strict=False):
         write_params(project, settings(data, **launch))
-        process = start_with(project, RECORDER)
-        if step is not None:
-            read_until(process, step)
-            process.kill()
-        output, errors = process.communicate(timeout=180)
-        assert process.returncode == (0 if step is None else -signal.SIGKILL), output + errors
-        assert step == kills[0] or "resuming after step" in output, output + errors
-    assert WEIGHTS.exists()
+        process, deadline = start_with(project, RECORDER), time.monotonic() + 300
+        while not any(read >= step for read in recorded(begin)):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it was on its way"
+        assert (recorded(begin)[0] == 0) == (begin == 0), "it goes on from a checkpoint"
+        begin = Path("batches.txt").stat().st_size
+    write_params(project, settings(data, **LAUNCHES[0]))
+    output, errors = start_with(project, RECORDER).communicate(timeout=300)
+    assert WEIGHTS.exists(), output + errors
+    assert "resuming after step" in output
     assert batches(project) == arithmetic()
     assert len(batches(project)) == BATCH_SIZE * STEPS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launch", LAUNCHES[:3], ids=["1", "2", "4"])
+@pytest.mark.parametrize("launch", LAUNCHES, ids=["1", "2", "4"])
 def test_one_two_and_four_processes_read_the_same(data: Path, project: Path, launch: dict[str, object]) -> None:
     write_params(project, settings(data, **launch))
-    output, errors = start_with(project, RECORDER).communicate(timeout=180)
+    output, errors = start_with(project, RECORDER).communicate(timeout=300)
     assert WEIGHTS.exists(), output + errors
     assert batches(project) == arithmetic()
