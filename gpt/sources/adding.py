@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
+from gpt import paths
 from gpt.errors import UserError
 from gpt.params.changes import editing
 from gpt.params.changes.editing import Values, read_sources, set_in_source, write_text
@@ -71,6 +72,10 @@ def describe_source(
     if (found := find_files(path.expanduser())) is None or not found.names:
         raise UserError(
             f"{where}: {'not found' if found is None else 'holds no file'}; name a file, a folder or a pattern"
+        )
+    if not found.is_one and paths.RAW.resolve().is_relative_to(found.folder.resolve()):
+        raise UserError(
+            f"{where}: holds {paths.RAW}, where `gpt fetch` would copy it to; name a folder beside that one"
         )
     inside = path.is_absolute() and path.is_relative_to(Path.cwd())
     shown = path.relative_to(Path.cwd()) if inside else path

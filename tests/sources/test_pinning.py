@@ -126,6 +126,11 @@ def test_files_that_changed_are_named_by_fetch_and_doctor_seen_by_dvc_and_accept
     assert capsys.readouterr().out.splitlines() == ["data/raw: 3 files, verified"], "nothing more to accept"
 
 
+@pytest.mark.parametrize("where", [".", "*.txt", ".."])
+def test_the_projects_own_folder_is_no_text(capsys: pytest.CaptureFixture[str], where: str) -> None:
+    assert "holds data/raw, where `gpt fetch` would copy it to; name a folder beside" in refused(capsys, "add", where)
+
+
 def test_accept_writes_a_manifest_anew_that_is_not_the_one_of_its_hash(tmp_path: Path) -> None:
     store = tmp_path / "store"
     store.mkdir()
