@@ -87,7 +87,7 @@ def fetch(what: str | None, accept: bool) -> int:
 )
 @click.argument("where", type=_Where(), metavar="WHERE", help="a path, a URL, or hf://OWNER/NAME[@REVISION][/PATTERN]")
 @click.option("--name", type=NOT_EMPTY, help="what it is called in params.yaml (default: after its file or folder)")
-@click.option("--licence", type=NOT_EMPTY, help="what allows to use it (default: what the hub says, else unknown)")
+@click.option("--licence", type=NOT_EMPTY, help="what allows to use it (default: what the hub says, else not stated)")
 @click.option(
     "--member", "members", type=NOT_EMPTY, multiple=True, metavar="PATTERN", help="of an archive: files to take"
 )

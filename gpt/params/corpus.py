@@ -71,6 +71,14 @@ class Read(Section):
     "Regular expression of what is taken out of every text; empty: nothing."
 
     @model_validator(mode="after")
+    def _marks_of_tables_differ(self) -> Self:
+        if {self.delimiter, self.quote} & {"\r", "\n"}:
+            raise ValueError("delimiter and quote stand in a line and cannot be its end; correct them")
+        if self.quote and self.quote in (self.delimiter or ",\t"):
+            raise ValueError(f"quote and delimiter are both {self.quote!r}; change one of them")
+        return self
+
+    @model_validator(mode="after")
     def _one_way_to_split(self) -> Self:
         if self.separator and self.pattern:
             raise ValueError("separator and pattern both say where a text file's documents are; set one of them")
@@ -177,7 +185,7 @@ class Prepare(ForSource):
 
     @model_validator(mode="after")
     def _each_split_has_something(self) -> Self:
-        given = {self.split, *(change.get("split") for change in self.by_source.values())}
+        given = [self.split, *(change.get("split") for change in self.by_source.values())]  # of any type, as yet
         for split, fraction in (("validation", self.validation_fraction), ("test", self.test_fraction)):
             if not fraction and split not in given:
                 raise ValueError(

@@ -17,6 +17,9 @@ def _commit(value: str) -> str:
     return value
 
 
+NOT_STATED = "not stated"
+"What stands for a licence that nobody has said; the user is to find out."
+
 Commit = Annotated[str, AfterValidator(_commit)]
 
 

@@ -14,16 +14,16 @@ import gpt
 from gpt import git
 from gpt.errors import UserError
 from gpt.files import atomic_file
+from gpt.params.changes.lines import read_entries, set_value
 from gpt.params.project import PARAMS_FILE, parse_params
+from gpt.params.sources import NOT_STATED
 from gpt.projects.choices import Choice, choose, named
-from gpt.projects.lines import read_entries, set_value
 from gpt.projects.survey import Survey, survey
 from gpt.projects.templates import Template, deployments, file_of, load_template, stages
 from gpt.sources.local import content_hash
 
 OUTPUTS = ("data", "models", "metrics", "plots", "reports", "checkpoints", "spool", "mlartifacts")
 "Folders that the stages of a project write to."
-_UNKNOWN_LICENCE = "not stated"
 _WIDTH = 10
 
 
@@ -137,7 +137,7 @@ def _source(folder: Path, text: Path) -> dict[str, Any]:
         "kind": "local",
         "path": str(text.resolve()) if relative.startswith(f"..{os.sep}..") else relative,
         "sha256": content_hash(text),
-        "licence": _UNKNOWN_LICENCE,
+        "licence": NOT_STATED,
     }
 
 

@@ -1,6 +1,5 @@
 """A text of the Hugging Face hub: which files of a data set, at which commit, and what they hold."""
 
-import re
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -9,11 +8,13 @@ from typing import Any
 
 from gpt.corpus.reading.files import CODE, FORMATS
 from gpt.corpus.reading.streams import COMPRESSIONS
-from gpt.errors import UserError
+from gpt.errors import UserError, located
 from gpt.params.corpus import Prepare
+from gpt.params.sources import NOT_STATED
 from gpt.projects.survey import Survey, survey
+from gpt.sources.hidden import matches
+from gpt.sources.stores.address import parse_hub_address
 
-_ADDRESS = re.compile(r"hf://(?:datasets/)?([\w.-]+/[\w.-]+)(?:@([\w./-]+?))?(?:/([\w./-]+?))?/?")
 _READABLE = {ending for kind, (*_, endings) in FORMATS.items() if kind != CODE for ending in endings}
 _LOOKED_AT_BYTES = 200_000_000  # a file that is larger is not downloaded only to look at it
 
@@ -28,27 +29,27 @@ class HubText:
 
 
 def look_at_hub(address: str, settings: Prepare) -> HubText:
-    """Return the source for hf://OWNER/NAME[@REVISION][/FOLDER] at the commit that this is now, and a survey of its smallest file.
+    """Return the source for hf://OWNER/NAME[@REVISION][/PATTERN] at the commit that this is now, and a survey of its smallest file.
 
     Raises `UserError` if the hub cannot be asked, or has no such text.
     """
     from gpt.sources.stores import hub
 
-    repository, revision, folder = _parse(address)
-    commit = hub.find_commit(repository, revision or "main")
+    with located("--data"):
+        named = parse_hub_address(address)
+    repository, commit = named.repository, hub.find_commit(named.repository, named.revision)
     files = hub.list_files(repository, commit)
-    ending, chosen = _choose(address, {path: file.size for path, file in files.items()}, folder)
-    pattern = f"{folder}/*{ending}" if folder else f"*{ending}"
-    source = _source(repository, pattern, revision=commit, licence=hub.find_licence(repository, commit) or "not stated")
+    with located(f"--data {address}"):
+        pattern, chosen = _choose(named.pattern_in(files), {path: file.size for path, file in files.items()})
+    source = _source(repository, pattern, revision=commit, licence=hub.find_licence(repository, commit) or NOT_STATED)
     size = sum(chosen.values())
     told = f"{repository} at {commit[:7]}, {len(chosen):,} files {pattern}, {size / 1e6:,.1f} MB"
     smallest = min(chosen, key=lambda path: (chosen[path], path))
     if chosen[smallest] > _LOOKED_AT_BYTES:
         return HubText(source, None, f"{told}, too large to look at")
     with tempfile.TemporaryDirectory() as folder:
-        by_name = Path(
-            folder, PurePosixPath(smallest).name
-        )  # the cache has it under its hash, which does not tell its form
+        # The cache has it under its hash, which does not tell its form.
+        by_name = Path(folder, PurePosixPath(smallest).name)
         by_name.symlink_to(hub.obtain(repository, commit, smallest, files[smallest]))
         found = survey(by_name, settings)
     return HubText(source, _scaled(found, address, len(chosen), size / chosen[smallest]), told)
@@ -56,16 +57,8 @@ def look_at_hub(address: str, settings: Prepare) -> HubText:
 
 def unresolved(address: str) -> dict[str, Any]:
     """Return the source for an address without its commit, which `gpt data hash` finds and writes once there is a network."""
-    repository, _, folder = _parse(address)
-    return _source(repository, f"{folder}/*" if folder else "*", licence="not stated")
-
-
-def _parse(address: str) -> tuple[str, str, str]:
-    """Return repository, revision and folder of an address, "" for what it does not say."""
-    parts = _ADDRESS.fullmatch(address)
-    if parts is None:
-        raise UserError(f"--data {address}: must be hf://OWNER/NAME, with @REVISION or /FOLDER behind it if need be")
-    return parts[1], parts[2] or "", parts[3] or ""
+    named = parse_hub_address(address)
+    return _source(named.repository, named.pattern or "*", licence=NOT_STATED)
 
 
 def _source(repository: str, pattern: str, **known: str) -> dict[str, Any]:
@@ -75,23 +68,27 @@ def _source(repository: str, pattern: str, **known: str) -> dict[str, Any]:
     return place | known | {"patterns": [pattern], "licence": licence}
 
 
-def _choose(address: str, sizes: dict[str, int], folder: str) -> tuple[str, dict[str, int]]:
-    """Return the ending that most of the text has, and the files that end so with their sizes."""
-    texts = {
-        path: size
-        for path, size in sizes.items()
-        if (not folder or path.startswith(f"{folder}/")) and _ending(path).removesuffix(_compression(path)) in _READABLE
-    }
-    by_ending = Counter[str]()
-    for path, size in texts.items():
-        by_ending[_ending(path)] += size
-    if not by_ending:
-        shown = ", ".join(sorted(sizes)[:3])
+def _choose(pattern: str, sizes: dict[str, int]) -> tuple[str, dict[str, int]]:
+    """Return the pattern of the texts that one matches ("": all), and their sizes by path.
+
+    One that leaves the ending open is for the ending that most of the text has.
+    """
+    from gpt.sources.stores import hub
+
+    pattern = pattern or "*"
+    matching, _ = hub.choose(sizes, (pattern,))
+    texts = [path for path in matching if _ending(path).removesuffix(_compression(path)) in _READABLE]
+    if not texts:
         raise UserError(
-            f"--data {address}: holds no file of a type that can be read, but {len(sizes)} others, such as {shown}"
+            f"holds no file of a type that can be read, but {len(matching)} others, such as {', '.join(matching[:3])}"
         )
-    ending = by_ending.most_common(1)[0][0]
-    return ending, {path: size for path, size in texts.items() if path.endswith(ending)}
+    if pattern.endswith("*"):
+        by_ending = Counter[str]()
+        for path in texts:
+            by_ending[_ending(path)] += sizes[path]
+        pattern += by_ending.most_common(1)[0][0]
+        texts = [path for path in texts if matches(path, pattern)]
+    return pattern, {path: sizes[path] for path in texts}
 
 
 def _compression(path: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import UserError
-from gpt.projects.lines import comment_of, read_entries, set_value
+from gpt.params.changes.lines import comment_of, read_entries, set_value
 
 _FOLDER = Path(__file__).parent / "templates"
 # How dvc.yaml calls `gpt` in this repository, whose environment lies in it, and in a project that uses the installed package.
@@ -38,8 +38,8 @@ _LAYERS = {
 NAMES = tuple(_LAYERS)
 # Texts of the hub, whose commit is found when a project is made of them.
 _TEXTS = {
-    "gpt2-124m": "hf://HuggingFaceFW/fineweb-edu/sample/10BT",
-    "1b": "hf://HuggingFaceFW/fineweb-edu/sample/100BT",
+    "gpt2-124m": "hf://HuggingFaceFW/fineweb-edu/sample/10BT/",
+    "1b": "hf://HuggingFaceFW/fineweb-edu/sample/100BT/",
 }
 
 

@@ -17,8 +17,8 @@ import gpt
 from gpt import git
 from gpt.errors import UserError, located
 from gpt.files import atomic_file
+from gpt.params.changes.lines import Entry, read_entries, set_value
 from gpt.params.project import MOVED, PARAMS_FILE, Params
-from gpt.projects.lines import Entry, read_entries, set_value
 from gpt.projects.templates import load_template, stages
 
 STAGES_FILE = Path("dvc.yaml")

@@ -3,34 +3,24 @@
 import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
+from gpt import paths
 from gpt.errors import UserError
 from gpt.params.changes import editing
 from gpt.params.changes.editing import Values, read_sources, set_in_source, write_text
 from gpt.params.project import parse_params
+from gpt.params.sources import NOT_STATED
 from gpt.sources.hidden import is_hidden
 from gpt.sources.local import find_files
 from gpt.sources.manifests import manifest_file, write_manifest
 from gpt.sources.pinning import find_pin, validated
 from gpt.sources.stores import hub
+from gpt.sources.stores.address import HubAddress, parse_hub_address
 
-UNKNOWN_LICENCE = "unknown"
-_HUB = re.compile(
-    r"hf://(?:datasets/)?(?P<repository>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[^/]+(?:/pr/\d+)?))?(?:/(?P<pattern>.*))?"
-)
 _COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 # Of texts and tables. Data sets hold pages and settings beside them, which are none: README.md, dataset_infos.json.
 _DATA = (".parquet", ".jsonl", ".ndjson", ".csv", ".tsv", ".arrow", ".txt", ".json", ".html", ".warc", ".wet")
 _NO_DATA = ("dataset_infos.json", "dataset_info.json", "state.json", "config.json", "requirements.txt")
-
-
-class HubAddress(NamedTuple):
-    """hf://OWNER/NAME[@REVISION][/PATTERN]"""
-
-    repository: str
-    revision: str
-    pattern: str
 
 
 def add_source(
@@ -58,7 +48,7 @@ def add_source(
     lines = [f"{path}: fetch.sources {values['name']}: added", *shown]
     if pin.files is not None:
         lines.append(f"{manifest_file(values['name'])}: {len(pin.files)} files; `git add` it with params.yaml")
-    if values["licence"] == UNKNOWN_LICENCE:
+    if values["licence"] == NOT_STATED:
         lines.append("write into its licence what allows you to use it: the data card and every version's page show it")
     return lines
 
@@ -71,7 +61,7 @@ def describe_source(
         if members:
             raise UserError("--member: is for archives; the files of a data set are named in hf://OWNER/NAME/PATTERN")
         return _describe_data_set(parse_hub_address(where), name, licence)
-    licence = licence or UNKNOWN_LICENCE
+    licence = licence or NOT_STATED
     if "://" in where:
         place = where.split("?")[0]
         many: Values = {"members": list(members)}
@@ -83,18 +73,13 @@ def describe_source(
         raise UserError(
             f"{where}: {'not found' if found is None else 'holds no file'}; name a file, a folder or a pattern"
         )
+    if not found.is_one and paths.RAW.resolve().is_relative_to(found.folder.resolve()):
+        raise UserError(
+            f"{where}: holds {paths.RAW}, where `gpt fetch` would copy it to; name a folder beside that one"
+        )
     inside = path.is_absolute() and path.is_relative_to(Path.cwd())
     shown = path.relative_to(Path.cwd()) if inside else path
     return {"name": name or _name_of(where), "kind": "local", "path": str(shown), "licence": licence}
-
-
-def parse_hub_address(where: str) -> HubAddress:
-    """Return the parts of an address of the hub's; the revision is main, and the pattern "", if it names none."""
-    found = _HUB.fullmatch(where)
-    if found is None or where.startswith(("hf://models/", "hf://spaces/", "hf://buckets/")):
-        raise UserError(f"{where}: must be hf://OWNER/NAME of a data set, then @REVISION and /PATTERN if you like")
-    pattern = found["pattern"] or ""
-    return HubAddress(found["repository"], found["revision"] or "main", pattern + "*" * pattern.endswith("/"))
 
 
 def _describe_data_set(address: HubAddress, name: str | None, licence: str | None) -> Values:
@@ -105,8 +90,8 @@ def _describe_data_set(address: HubAddress, name: str | None, licence: str | Non
         "kind": "huggingface",
         "repository": address.repository,
         "revision": commit,
-        "patterns": [address.pattern or _pattern_of(files, address.repository)],
-        "licence": licence or hub.find_licence(address.repository, commit) or UNKNOWN_LICENCE,
+        "patterns": [address.pattern_in(files) or _pattern_of(files, address.repository)],
+        "licence": licence or hub.find_licence(address.repository, commit) or NOT_STATED,
     }
 
 

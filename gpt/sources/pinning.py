@@ -145,10 +145,9 @@ def is_as_said(source: Source, values: Values) -> bool:
             case PypiSource():
                 cached_distribution(source)
             case UrlSource() if source.is_many:
-                if manifest_file(source.name).exists():
-                    cached_files(source)
-                    return True
-                return False
+                if not _listed_before(source):
+                    return False
+                cached_files(source)
             case UrlSource():
                 cached_file(source)
             case HuggingFaceSource():

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt.errors import UserError
-from gpt.params.changes.editing import add_source, read_sources, replace_sources, set_in_source, set_value, write_text
+from gpt.params.changes.editing import add_source, read_sources, set_in_source, write_text
+from gpt.params.changes.lines import set_value
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -82,7 +83,7 @@ def test_a_source_comes_last_and_nothing_else_changes(tmp_path: Path, kind: Any)
 
 
 def test_a_source_into_an_empty_list_stands_in_lines_of_its_own(tmp_path: Path) -> None:
-    text = add_source(replace_sources(TEXT, [], "benchmarks"), SOURCE, "benchmarks")
+    text = add_source(set_value(TEXT, "fetch.benchmarks", []), SOURCE, "benchmarks")
     assert "  benchmarks:\n  - name: notes\n    kind: url\n" in text
     assert parsed(text, tmp_path)["fetch"]["benchmarks"] == [SOURCE]
 

@@ -12,10 +12,10 @@ import pytest
 from gpt import git
 from gpt.commands.main import main
 from gpt.files import sha256_file
+from gpt.params.changes.lines import comment_of, read_entries
 from gpt.params.project import Params, load_params
 from gpt.params.tokens import Tokenizer
 from gpt.projects import choices
-from gpt.projects.lines import comment_of, read_entries
 from gpt.projects.survey import Survey
 from gpt.projects.templates import NAMES, load_template
 from gpt.sources.local import content_hash

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gpt.commands.main import main
+from gpt.params.changes.lines import read_entries
 from gpt.params.project import load_params
-from gpt.projects.lines import read_entries
 from tests.projects.test_create import prose, refusal, somebody
 from tests.sources.hub import DataSet, Hub, hub
 
@@ -63,11 +63,23 @@ def test_a_branch_and_a_folder_may_be_named(server: Hub) -> None:
     assert (values["revision"], values["patterns"]) == (old, ["data/*.jsonl"])
 
 
+@pytest.mark.parametrize("address", ["hf://tales/stories/data/*-1.jsonl", "hf://tales/stories/data/train-1.jsonl"])
+def test_a_pattern_or_a_file_may_be_named_as_for_data_add(
+    server: Hub, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    server.sets["tales/stories"].commit(FILES)
+    assert main(["init", "project", "--data", address]) == 0
+    (source,) = load_params(Path("project/params.yaml")).fetch.sources
+    assert source.model_dump(mode="json")["patterns"] == [address.removeprefix("hf://tales/stories/")]
+    assert "1 files" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("address", "message"),
     [
         ("hf://stories", "must be hf://OWNER/NAME"),
         ("hf://tales/none", "tales/none"),
+        ("hf://tales/stories/none/*.txt", "nothing in the data set matches 'none/*.txt'"),
         ("hf://tales/stories/pictures", "holds no file of a type that can be read"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 from gpt import git
 from gpt.code import STAGES, stage_identity
-from gpt.projects.lines import set_value
+from gpt.params.changes.lines import set_value
 from tests.conftest import ROOT
 from tests.projects.test_create import prose
 

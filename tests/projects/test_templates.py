@@ -9,9 +9,9 @@ from prefect.flows import load_flow_from_entrypoint
 from benchmarks.quality import read_recipe
 from gpt.commands.projects import init
 from gpt.errors import UserError
+from gpt.params.changes.lines import comment_of, read_entries
 from gpt.params.project import load_params
 from gpt.projects.choices import LIMITS
-from gpt.projects.lines import comment_of, read_entries
 from gpt.projects.templates import NAMES, deployments, load_template, stages
 from tests.conftest import ROOT
 

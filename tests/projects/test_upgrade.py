@@ -7,8 +7,8 @@ import pytest
 from gpt import __version__, git
 from gpt.commands.main import main
 from gpt.errors import UserError
+from gpt.params.changes.lines import comment_of, read_entries, set_value
 from gpt.params.project import load_params
-from gpt.projects.lines import comment_of, read_entries, set_value
 from gpt.projects.templates import load_template, stages
 from gpt.projects.upgrade import renew_settings, renew_stages
 

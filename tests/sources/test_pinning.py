@@ -12,14 +12,15 @@ from ruamel.yaml import YAML
 from gpt.commands.checks.sources import sources as doctor
 from gpt.commands.inputs import describe_inputs
 from gpt.commands.main import main
-from gpt.params.changes.editing import Values, read_sources, replace_sources
+from gpt.params.changes.editing import Values, read_sources
+from gpt.params.changes.lines import set_value
 from gpt.params.project import load_params
-from gpt.sources.adding import HubAddress, parse_hub_address
+from gpt.sources.stores.address import HubAddress, parse_hub_address
 from tests.conftest import ROOT
 from tests.sources.hub import DataSet, Hub, hub
 
 PARAMS = Path("params.yaml")
-OF_URL: Values = {"members": [], "licence": "unknown"}
+OF_URL: Values = {"members": [], "licence": "not stated"}
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "notes" / "deep" / "b.txt").write_text("b")
     (folder / "book.txt").write_text("a book")
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    (folder / "params.yaml").write_text(replace_sources(text, [], "benchmarks"), encoding="utf-8")
+    (folder / "params.yaml").write_text(set_value(text, "fetch.benchmarks", []), encoding="utf-8")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("GPT_CACHE", str(tmp_path / "cache"))
     return folder
@@ -47,7 +48,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def write(*sources: Values) -> None:
-    PARAMS.write_text(replace_sources(PARAMS.read_text(encoding="utf-8"), list(sources)), encoding="utf-8")
+    PARAMS.write_text(set_value(PARAMS.read_text(encoding="utf-8"), "fetch.sources", list(sources)), encoding="utf-8")
 
 
 def local(name: str, path: str, **more: str) -> Values:
@@ -125,6 +126,23 @@ def test_files_that_changed_are_named_by_fetch_and_doctor_seen_by_dvc_and_accept
     assert capsys.readouterr().out.splitlines() == ["data/raw: 3 files, verified"], "nothing more to accept"
 
 
+@pytest.mark.parametrize("where", [".", "*.txt", ".."])
+def test_the_projects_own_folder_is_no_text(capsys: pytest.CaptureFixture[str], where: str) -> None:
+    assert "holds data/raw, where `gpt fetch` would copy it to; name a folder beside" in refused(capsys, "add", where)
+
+
+def test_accept_writes_a_manifest_anew_that_is_not_the_one_of_its_hash(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "a.txt").write_text("a")
+    assert main(["data", "add", f"file://{store}/", "--name", "texts"]) == 0
+    before, manifest = written("texts"), Path("data/manifests/texts.sha256")
+    manifest.write_text("other\n")
+    assert main(["fetch", "--accept", "sources"]) == 0
+    assert written("texts") == before
+    assert manifest.read_text().endswith("  a.txt\n")
+
+
 def test_accept_leaves_what_the_manifest_fixes_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A store may grow: who accepts another source's change does not mean this one."""
     url = f"file://{tmp_path}/project/notes/"
@@ -147,8 +165,8 @@ def test_accept_leaves_what_the_manifest_fixes_as_it_is(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("where", "options", "expected"),
     [
-        ("notes", [], {"name": "notes", "kind": "local", "path": "notes", "licence": "unknown"}),
-        ("notes/*.txt", ["--name", "mine"], {"name": "mine", "kind": "local", "path": "notes/*.txt", "licence": "unknown"}),
+        ("notes", [], {"name": "notes", "kind": "local", "path": "notes", "licence": "not stated"}),
+        ("notes/*.txt", ["--name", "mine"], {"name": "mine", "kind": "local", "path": "notes/*.txt", "licence": "not stated"}),
         ("./book.txt", ["--licence", "CC0"], {"name": "book", "kind": "local", "path": "book.txt", "licence": "CC0"}),
         ("file://HERE/book.txt", [], {"name": "book", "kind": "url", "url": "file://HERE/book.txt"} | OF_URL),
         ("file://HERE/notes/", [], {"name": "notes", "kind": "url", "url": "file://HERE/notes/"} | OF_URL),
@@ -157,7 +175,7 @@ def test_accept_leaves_what_the_manifest_fixes_as_it_is(tmp_path: Path, capsys: 
 def test_a_source_is_added_with_its_hash(project: Path, where: str, options: list[str], expected: Values) -> None:
     here = lambda value: value.replace("HERE", str(project)) if isinstance(value, str) else value  # noqa: E731
     write()
-    PARAMS.write_text(replace_sources(PARAMS.read_text(encoding="utf-8"), []), encoding="utf-8")
+    PARAMS.write_text(set_value(PARAMS.read_text(encoding="utf-8"), "fetch.sources", []), encoding="utf-8")
     assert main(["data", "add", here(where), *options]) == 0
     (source,) = read_sources(PARAMS.read_text(encoding="utf-8"))["sources"]
     assert len(source.pop("sha256")) == 64
@@ -235,6 +253,8 @@ def test_a_data_set_is_added_by_its_address_with_commit_and_licence(
         main(["data", "add", f"hf://datasets/tales/times@{first}/data/a*", "--name", "again", "--licence", "mine"]) == 0
     )
     assert written("again") == expected | {"name": "again", "patterns": ["data/a*"], "licence": "mine"}
+    assert main(["data", "add", "hf://tales/times/data", "--name", "folder"]) == 0
+    assert written("folder")["patterns"] == ["data/*"], "a folder means what is in it"
 
 
 def test_a_branch_is_refused_and_hash_writes_its_commit(server: Hub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,6 +280,7 @@ def test_a_branch_is_refused_and_hash_writes_its_commit(server: Hub, capsys: pyt
     assert written("times")["revision"] == second
     assert Path("data/raw/times/a.txt").read_text() == "b"
     assert "the hub has no data set tales/none" in refused(capsys, "add", "hf://tales/none")
+    assert "repository: the hub names no data set tales/no--name" in refused(capsys, "add", "hf://tales/no--name")
     assert "revision: tales/times has no v9" in refused(capsys, "add", "hf://tales/times@v9")
 
 

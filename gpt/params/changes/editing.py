@@ -1,11 +1,10 @@
-"""Change values of params.yaml and leave the rest as it is: comments stay, and the form is the one in which DVC writes it.
+"""Add and change sources of params.yaml and leave the rest as it is: comments stay, and the form is the one in which DVC writes it.
 
 Text comes in and text goes out, so that whoever edits can look at the result before any file changes. `write_text` then refuses
-what would not be valid settings.
+what would not be valid settings. Values of other keys are set in lines.py.
 """
 
 import io
-from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,22 +22,6 @@ KINDS: tuple[Kind, ...] = ("sources", "benchmarks")
 Values = dict[str, Any]
 
 
-def set_value(text: str, key: str, value: Any) -> str:
-    """Return the text with another value of a key such as `train.max_steps`, which may be new in a section that there is.
-
-    Raises `KeyError` if there is no such section.
-    """
-    values = _load(text)
-    *sections, name = key.split(".")
-    section = reduce(lambda found, part: found[part], sections, values)
-    if not isinstance(section, dict):
-        raise KeyError(key)
-    if not section and isinstance(section, CommentedMap):  # it was {}: what has something in it reads better as lines
-        section.fa.set_block_style()
-    section[name] = _round_trip(value)
-    return _dump(values)
-
-
 def add_source(text: str, source: Values, kind: Kind = "sources") -> str:
     """Return the text with one more source, the last of its list; raise `UserError` if its name is taken."""
     values = _load(text)
@@ -48,14 +31,7 @@ def add_source(text: str, source: Values, kind: Kind = "sources") -> str:
             f"params.yaml: fetch.{kind}: there is a source named {source['name']} already;"
             f" give another name (--name), or change that one and run `gpt data hash {source['name']}`"
         )
-    _listed(values, kind).append(_round_trip(source))
-    return _dump(values)
-
-
-def replace_sources(text: str, sources: list[Values], kind: Kind = "sources") -> str:
-    """Return the text with these sources in place of those of the list."""
-    values = _load(text)
-    values["fetch"][kind] = _round_trip(sources)
+    _listed(values, kind).append(as_written(source))
     return _dump(values)
 
 
@@ -67,9 +43,9 @@ def set_in_source(text: str, name: str, found: Values) -> str:
             if source.get("name") == name:
                 for field, value in found.items():
                     if field in source or "licence" not in source:
-                        source[field] = _round_trip(value)
+                        source[field] = as_written(value)
                     else:
-                        source.insert(list(source).index("licence"), field, _round_trip(value))
+                        source.insert(list(source).index("licence"), field, as_written(value))
                 return _dump(values)
     raise KeyError(name)
 
@@ -124,13 +100,13 @@ def _dump(values: Any) -> str:
     return stream.getvalue()
 
 
-def _round_trip(value: Any) -> Any:
+def as_written(value: Any) -> Any:
     """Return plain values as ruamel.yaml writes them in lines of their own; empty ones as {} and []."""
     match value:
         case dict():
-            return CommentedMap((key, _round_trip(each)) for key, each in value.items())
+            return CommentedMap((key, as_written(each)) for key, each in value.items())
         case list() | tuple():
-            return CommentedSeq(_round_trip(each) for each in value)
+            return CommentedSeq(as_written(each) for each in value)
         case str() if not value.isprintable():  # of what ends lines, YAML 1.1 and 1.2 name different characters
             return DoubleQuotedScalarString(value)
         case _:

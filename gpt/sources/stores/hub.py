@@ -127,7 +127,8 @@ def _list_in_cache(repository: str, commit: str) -> dict[str, HubFile]:
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
     try:
-        listed = get_cached_repo_tree(repository, repo_type=_TYPE, revision=commit)
+        with _told(repository, commit):
+            listed = get_cached_repo_tree(repository, repo_type=_TYPE, revision=commit)
     except CachedRepoTreeNotFoundError:
         return {}
     return {file.path: HubFile(file.size, file.blob_id, None) for file in listed}
@@ -216,6 +217,7 @@ def _told(repository: str, revision: str, path: str = "") -> Iterator[None]:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -224,6 +226,8 @@ def _told(repository: str, revision: str, path: str = "") -> Iterator[None]:
     page = f"{_endpoint() or 'https://huggingface.co'}/datasets/{repository}"
     try:
         yield
+    except HFValidationError as error:
+        raise UserError(f"repository: the hub names no data set {repository} ({error}); correct the name") from None
     except GatedRepoError:
         raise UserError(
             f"{repository} is gated: accept its conditions at {page}, and give a token of that account as HF_TOKEN"

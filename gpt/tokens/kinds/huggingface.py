@@ -36,7 +36,11 @@ def add_special_tokens(file: Path, end_of_text: str, names: Sequence[str]) -> st
 
     Nothing is cut or padded any more. Raises `UserError` if the file is none, its ids have gaps, or a name is taken.
     """
-    tokenizer = _parse(file.read_text(encoding="utf-8", errors="strict"), file)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:  # SentencePiece's own tokenizer.model among others
+        raise UserError(f"{file}: not a tokenizer.json, but no text at all; {HINT}") from None
+    tokenizer = _parse(text, file)
     ids = sorted(tokenizer.get_vocab(with_added_tokens=True).values())
     for expected, found in enumerate(ids):
         if found != expected:

@@ -34,7 +34,10 @@ def read_published(name: str) -> Published:
             " and bring that folder here"
         ) from None
     # Private, but for twenty versions the only way to an encoding's parts; its own documentation extends encodings so.
-    special, ranks = dict(encoding._special_tokens), encoding._mergeable_ranks
+    ranks = encoding._mergeable_ranks
+    # o200k_harmony has an id with two names: the first one stays, or there would be more names than ids.
+    by_id = {number: name for name, number in reversed(encoding._special_tokens.items())}
+    special = {name: number for name, number in encoding._special_tokens.items() if by_id[number] == name}
     free = set(range(encoding.n_vocab)) - set(special.values()) - set(ranks.values())
     special |= {f"<|unused_{number}|>": number for number in sorted(free)}
     return Published(encoding._pat_str, ranks, special)

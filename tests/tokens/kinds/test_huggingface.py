@@ -195,6 +195,21 @@ def test_a_file_that_is_no_tokenizer_or_has_other_ids_is_an_error(
     assert not (tmp_path / "tokenizer").exists()
 
 
+def test_sentencepieces_own_model_is_no_tokenizer_json(tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.model"
+    file.write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x80\xbf")
+    asked = HuggingFaceTokenizer(
+        kind="huggingface",
+        train_bytes=1,
+        special_tokens=(),
+        file=str(file),
+        sha256=sha256_file(file),
+        end_of_text="</s>",
+    )
+    with pytest.raises(UserError, match=r"tokenizer\.model: not a tokenizer\.json, but no text at all; name a"):
+        build_tokenizer(asked, [], tmp_path / "tokenizer")
+
+
 @pytest.mark.parametrize("name", ["<|endoftext|> ", "the", "<s>"])
 def test_a_reserved_name_that_is_taken_is_an_error(tmp_path: Path, name: str) -> None:
     made = sentencepiece_bpe() if name == "<s>" else byte_level()

@@ -28,6 +28,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     """tiktoken knows `gaps`, whose special tokens are no neighbours, as o200k_base's, and `endless`, which has no <|endoftext|>."""
     constructors = {
         "gaps": lambda: parts({END_OF_TEXT: 264, "<|endofprompt|>": 268}),
+        "aliases": lambda: parts({END_OF_TEXT: 263, "<|endofprompt|>": 264, "<|reserved_264|>": 264}),
         "endless": lambda: parts({"</s>": 263}),
     }
     monkeypatch.setattr(tiktoken.registry, "ENCODING_CONSTRUCTORS", constructors)
@@ -48,6 +49,14 @@ def test_ids_are_the_encodings_own_and_every_id_has_a_token(tmp_path: Path) -> N
     assert encoding.n_vocab == 271
     assert all(encoding.decode_single_token_bytes(token) for token in range(encoding.n_vocab))
     assert encoding.decode([263]) == "<|unused_263|>"
+
+
+def test_of_two_names_of_one_id_the_first_one_stays(tmp_path: Path) -> None:
+    """As o200k_harmony has it."""
+    encoding = build(tmp_path / "tokenizer", "aliases")
+    assert encoding.special_tokens_set == {END_OF_TEXT, "<|endofprompt|>", *NAMES}
+    assert [encoding.encode_single_token(name) for name in ("<|endofprompt|>", *NAMES)] == [264, 265, 266]
+    assert encoding.n_vocab == 267
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
@@ -74,7 +83,7 @@ def test_a_reserved_name_that_is_taken_is_an_error(tmp_path: Path, name: str) ->
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nothing", r"tokenizer\.encoding = nothing: tiktoken has no such encoding; it has endless, gaps"),
+        ("nothing", r"tokenizer\.encoding = nothing: tiktoken has no such encoding; it has aliases, endless, gaps"),
         ("endless", r"tokenizer\.encoding = endless: has no <\|endoftext\|>, which ends documents"),
     ],
 )

@@ -15,6 +15,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
 from gpt.errors import UserError
+from gpt.params.changes.editing import as_written
 
 _STEP = 2  # spaces a level
 _COMMENT = re.compile(r"(?:^|\s)(#.*)$")
@@ -118,7 +119,7 @@ def dump(name: str, value: Any, depth: int) -> list[str]:
     yaml.width = 1 << 16
     if value == {}:
         return [f"{' ' * (_STEP * depth)}{name}: {{}}\n"]
-    yaml.dump({name: value}, stream)
+    yaml.dump({name: as_written(value)}, stream)
     return [f"{' ' * (_STEP * depth)}{line}\n" for line in stream.getvalue().splitlines()]
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from gpt.errors import UserError
-from gpt.projects.lines import comment_of, read_entries, set_value
+from gpt.params.changes.lines import comment_of, read_entries, set_value
 from tests.conftest import ROOT
 
 TEXT = """\
@@ -76,6 +76,13 @@ def test_of_the_default_settings_any_key_takes_any_value_and_no_other_changes(ke
     assert all(own[other].value == before[other].value for other in before if other != key)
     if not isinstance(value, list | dict) and not isinstance(before[key].value, list | dict):
         assert comment_of(changed, key) == comment_of(DEFAULT, key)
+
+
+@pytest.mark.parametrize("value", ["a\u2028b", "a\x85b", ["c\u2029 d"]])
+def test_what_ends_lines_for_some_comes_back_as_it_was(value: object) -> None:
+    changed = set_value(TEXT, "a.one", value)
+    assert read_entries(changed)["a.one"].value == value
+    assert read_entries(changed)["b.c.d"].value == 1.5
 
 
 def test_keys_in_braces_are_refused_with_their_line() -> None:
