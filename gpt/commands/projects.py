@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from gpt import entry
 from gpt.commands.line.arguments import TEXT, FromHere, OneOf
 from gpt.commands.line.command import command
 from gpt.errors import UserError
@@ -14,7 +15,13 @@ class _Data(FromHere):
     """A file or folder where the user stands, or a data set of the hub."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if str(value).startswith("hf://") else super().convert(value, param, ctx)
+        if str(value).startswith("hf://"):
+            return value
+        if "://" in str(value):
+            self.fail(
+                f"{entry.readable(value)}: is no file or folder here; download it, and name what came", param, ctx
+            )
+        return super().convert(value, param, ctx)
 
 
 @command(

@@ -46,7 +46,7 @@ def fetch(what: str | None, accept: bool) -> int:
     if accept:
         if what == "weights":
             raise UserError(
-                "--accept writes hashes of sources and benchmarks; those of weights stand in models/initial"
+                "--accept: writes hashes of sources and benchmarks, and weights have none in params.yaml; leave it out"
             )
         kinds: list[Kind] = [kind for kind in KINDS if what in (None, kind)]
         for line in pin_sources(PARAMS_FILE, kinds, only_refused=True):

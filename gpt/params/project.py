@@ -4,6 +4,7 @@ Every setting has a type, a range and a meaning here and a value in params.yaml:
 Whatever is wrong is reported before any work, each fault with its key, its value and what is allowed.
 """
 
+import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,7 +115,9 @@ def parse_params(path: Path, text: str) -> Params:
         # YAML 1.2, as DVC reads it: 1e-3 is a number, `no` is a word, a key given twice is an error.
         values = YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError) as error:  # ValueError: a date that is none
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        told = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
+        tab = "; indent with spaces" if "'\\t'" in told else ""
+        raise UserError(f"{path}: not valid YAML: {told}{tab}") from None
     with explained(path):
         return Params.model_validate(values)
 
@@ -127,8 +130,22 @@ def explained(path: Path, rename: Callable[[str], str] = str) -> Iterator[None]:
     except ValidationError as error:
         faults = [(rename(_key(fault)), fault) for fault in error.errors(include_url=False)]
         expected = {new for old, new in MOVED.items() if old in dict(faults)}  # missing there is the same fault again
+        misspelt = _misspelt(faults)
+        expected |= set(misspelt.values())
         shown = [fault for fault in faults if not (fault[0] in expected and fault[1]["type"] == "missing")]
-        raise UserError("\n".join(_explain(path, key, fault) for key, fault in shown)) from None
+        raise UserError("\n".join(_explain(path, key, fault, misspelt.get(key)) for key, fault in shown)) from None
+
+
+def _misspelt(faults: list[tuple[str, Any]]) -> dict[str, str]:
+    """Return the unknown keys that look like one that is missing in the same section, with that one."""
+    missing = [key for key, fault in faults if fault["type"] == "missing"]
+    found: dict[str, str] = {}
+    for key, fault in faults:
+        beside = [each for each in missing if each.rpartition(".")[0] == key.rpartition(".")[0]]
+        near = difflib.get_close_matches(key, [each for each in beside if each not in found.values()], n=1, cutoff=0.8)
+        if near and fault["type"] == "extra_forbidden" and key not in MOVED:
+            found[key] = near[0]
+    return found
 
 
 def _listed(values: dict[str, str]) -> str:
@@ -146,13 +163,15 @@ def _key(fault: Any) -> str:
     return ".".join(str(part) for part in parts)
 
 
-def _explain(path: Path, key: str, fault: Any) -> str:
+def _explain(path: Path, key: str, fault: Any, meant: str | None) -> str:
     """One line for one fault: `params.yaml: train.max_steps = -1: …`."""
     value = redact(repr(fault["input"]))  # before it is cut: of half an address nobody sees where its password ends
     shown = value if len(value) <= 60 else value[:57] + "..."
     kind = fault["type"]
     if kind == "missing" and key.startswith("fetch.") and key.endswith((".sha256", ".revision")):
         return f"{path}: {key} is missing; `gpt data hash` finds it and writes it there"
+    if kind == "missing" and (any(isinstance(part, int) for part in fault["loc"]) or _is_of_a_file(fault["loc"])):
+        return f"{path}: {key} is missing; add it"  # no template has it
     if kind == "missing":
         return f"{path}: {key} is missing; add it: `gpt init --upgrade` shows it as it should be"
     if kind == "union_tag_not_found":
@@ -161,9 +180,16 @@ def _explain(path: Path, key: str, fault: Any) -> str:
         return f"{path}: {key}.kind = {fault['ctx']['tag']!r}: must be one of {fault['ctx']['expected_tags']}"
     if kind == "extra_forbidden" and key in MOVED:
         return f"{path}: {key} = {shown}: the key has moved to {MOVED[key]}; write it there, with a value that is allowed there"
+    if kind == "extra_forbidden" and meant:
+        return f"{path}: {key} = {shown} is not a known key; did you mean {meant}? It is missing"
     if kind == "extra_forbidden":
         return f"{path}: {key} = {shown} is not a known key; remove it or correct its spelling"
-    message = fault["msg"].removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
     if kind == "value_error" and fault["input"] and isinstance(fault["input"], dict | BaseModel):
         return f"{path}: {key + ': ' if key else ''}{message}"
     return f"{path}: {key or 'the file'} = {shown}: {message[0].lower()}{message[1:]}"
+
+
+def _is_of_a_file(place: tuple[Any, ...]) -> bool:
+    """Whether a key is of a tokenizer that is brought from elsewhere."""
+    return place[:1] == ("tokenizer",) and place[1:2] in (("huggingface",), ("tiktoken",))

@@ -25,7 +25,7 @@ _SIZES = ((50_000, 320), (1_000_000, 512), (20_000_000, 1024))
 "Bytes of text below which a tokenizer of the demo's size, 1,024 entries, would have too little to learn from, or could be larger."
 _LARGER = 2048
 _VOCABULARIES = (2048, 1024, 512, 384, 320, 288, 260)
-_TRIED = 0.75  # of each document: less than the train split has
+_TRIED = 0.5  # of each document: less than the train split has, also where chance holds out more than its share
 _FEWEST_STEPS = 200
 _PROMPTS = 3
 
@@ -93,7 +93,7 @@ def _check_size(template: Template, found: Survey) -> None:
     size = f"{found.text_bytes:,} bytes of text in {found.documents:,} document(s)"
     other = "take --template tiny, or bring more text" if least > LIMITS["tiny"].least_bytes else "bring more text"
     raise UserError(
-        f"--data {found.path}: holds {size}; template {template.name} needs {least:,} bytes at least: {other}"
+        f"--data {found.name}: holds {size}; template {template.name} needs {least:,} bytes at least: {other}"
     )
 
 
@@ -169,7 +169,7 @@ def _tokenizer(template: Template, settings: Tokenizer, found: Survey) -> tuple[
         except UserError:  # a text that says little has few pairs to merge, whatever its length
             continue
     raise UserError(
-        f"--data {found.path}: says the same again and again, too little for {_VOCABULARIES[-1]} tokens; bring other text"
+        f"--data {found.name}: says the same again and again, too little for {_VOCABULARIES[-1]} tokens; bring other text"
     )
 
 
@@ -192,7 +192,7 @@ def measure_tokens(settings: Tokenizer, found: Survey) -> float:
         try:
             encoding = build_tokenizer(settings, sample, Path(folder, "tokenizer"))
         except UserError as error:
-            raise UserError(f"--data {found.path}: {str(error).removeprefix('params.yaml: ')}") from None
+            raise UserError(f"--data {found.name}: {str(error).removeprefix('params.yaml: ')}") from None
     tokens = sum(len(encoding.encode_ordinary(text)) for text in sample)
     return tokens / sum(len(text.encode()) for text in sample)
 

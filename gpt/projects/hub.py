@@ -44,14 +44,21 @@ def look_at_hub(address: str, settings: Prepare) -> HubText:
     source = _source(repository, pattern, revision=commit, licence=hub.find_licence(repository, commit) or NOT_STATED)
     size = sum(chosen.values())
     told = f"{repository} at {commit[:7]}, {len(chosen):,} files {pattern}, {size / 1e6:,.1f} MB"
-    smallest = min(chosen, key=lambda path: (chosen[path], path))
+    smallest = min(chosen, key=lambda path: (not chosen[path], chosen[path], path))  # an empty one tells nothing
+    if not size:
+        raise UserError(
+            f"--data {address}: its {len(chosen)} files {pattern} are empty; name another data set or folder"
+        )
     if chosen[smallest] > _LOOKED_AT_BYTES:
         return HubText(source, None, f"{told}, too large to look at")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
         # The cache has it under its hash, which does not tell its form.
-        by_name = Path(folder, PurePosixPath(smallest).name)
+        by_name = Path(temporary, PurePosixPath(smallest).name)
         by_name.symlink_to(hub.obtain(repository, commit, smallest, files[smallest]))
-        found = survey(by_name, settings)
+        try:
+            found = survey(by_name, settings)
+        except UserError as error:  # it knows the file where it lies now
+            raise UserError(str(error).replace(f"--data {by_name}", f"--data {address}: {smallest}")) from None
     return HubText(source, _scaled(found, address, len(chosen), size / chosen[smallest]), told)
 
 
@@ -104,7 +111,7 @@ def _ending(path: str) -> str:
 
 def _scaled(found: Survey, address: str, files: int, times: float) -> Survey:
     """Return a survey of one file as an estimate of all."""
-    found.path, found.files = Path(address), files
+    found.name, found.files = address, files
     if files > 1:
         found.scale(times)
     return found

@@ -31,6 +31,12 @@ _PEEKED_BYTES = 1 << 20
 _NAME = "data"  # of the source that the readers are given
 _KEPT_DOCUMENTS, _KEPT_CHARACTERS = 500, 200_000
 _TABLE_BYTES = 16 << 20
+# What prepare advises cannot be done yet, for want of a params.yaml: what can be, in its place.
+_ADVICE = {
+    "take it out of the source, or set prepare.read.format": "convert it to text, or take it out",
+    "set prepare.read.text_field, or that of the source in prepare.by_source": "give each record a text there",
+    ", or leave such out with prepare.malformed: skip": "",
+}
 END_OF_TEXT = "<|endoftext|>"
 "What many a data set puts between its documents, as TinyStories does."
 
@@ -39,7 +45,8 @@ END_OF_TEXT = "<|endoftext|>"
 class Survey:
     """Of a file or folder; counts are estimates if `is_estimate`."""
 
-    path: Path
+    name: str
+    "What it is called in messages: the path, or the address, as it was typed."
     files: int
     file_bytes: int
     read: dict[str, Any]
@@ -70,17 +77,20 @@ def survey(path: Path, settings: Prepare) -> Survey:
     Raises `UserError` if there is none, or it cannot be read as text.
     """
     files = list_texts(path)
-    found = Survey(path, len(files), sum(file.stat().st_size for file in files), read={})
+    found = Survey(str(path), len(files), sum(file.stat().st_size for file in files), read={})
     if not found.file_bytes:
         raise UserError(f"--data {path}: is empty; name a file or folder with text")
     with tempfile.TemporaryDirectory() as temporary:
         raw = Path(temporary)
-        below = _lay_out(found, files, raw)
+        below = _lay_out(path, files, raw)
         try:
             found.read = _how_to_read(files, settings, raw)
             _count(found, ReadSources(_as_needed(settings, found.read), raw))
         except UserError as error:
-            raise UserError(f"--data {str(error).replace(str(raw / _NAME), str(below))}") from None
+            told = str(error).replace(str(raw / _NAME), str(below))
+            for settings, now in _ADVICE.items():
+                told = told.replace(settings, now)
+            raise UserError(f"--data {told}") from None
     if not found.text_bytes:
         raise UserError(f"--data {path}: its {found.files:,} file(s) hold no text; name a file or folder with text")
     return found
@@ -98,9 +108,9 @@ def list_texts(path: Path) -> list[Path]:
     return files
 
 
-def _lay_out(found: Survey, files: list[Path], folder: Path) -> Path:
+def _lay_out(path: Path, files: list[Path], folder: Path) -> Path:
     """Give the files to the readers as `gpt fetch` would, by a link in `folder`; return the folder that they are in."""
-    below = found.path if found.path.is_dir() else found.path.parent
+    below = path if path.is_dir() else path.parent
     (folder / _NAME).symlink_to(below.absolute(), target_is_directory=True)
     listed = {file.relative_to(below).as_posix(): {"bytes": file.stat().st_size} for file in files}
     write_json(folder / "sources.json", [{"name": _NAME, "files": listed}])

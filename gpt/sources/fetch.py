@@ -157,7 +157,7 @@ def _copy_local(source: LocalSource, target: Path) -> list[str]:
     """Copy what a path means, without what is hidden in it; return the names of that."""
     path = place_of(source)
     if (files := find_files(path)) is None:
-        raise UserError(f"path: {path} not found")
+        raise UserError(f"path: {path} not found; correct it, or bring the files back")
     if not files.is_one and target.resolve().is_relative_to(files.folder.resolve()):
         raise UserError(f"path: {path} holds the folder that it is copied to; name one beside it")
     _place({name: files.folder / name for name in files.names}, target)

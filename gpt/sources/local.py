@@ -109,7 +109,7 @@ def check_content(source: LocalSource) -> str | None:
     """
     path = place_of(source)
     if (files := find_files(path)) is None:
-        raise UserError(f"path: {path} not found")
+        raise UserError(f"path: {path} not found; correct it, or bring the files back")
     hashes = content_hashes(path, files)
     found = hashes[path.name] if files.is_one else manifest_hash(hashes)
     if found == source.sha256:

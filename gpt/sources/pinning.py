@@ -106,7 +106,8 @@ def find_pin(source: Source, values: Values) -> Pin:
         case LocalSource():
             path = place_of(source)
             if (files := find_files(path)) is None or not files.names:
-                raise UserError(f"path: {source.path} {'holds no file' if files else 'not found'}")
+                why = "holds no file" if files else "not found"
+                raise UserError(f"path: {source.path} {why}; correct it, or bring the files back")
             hashes = content_hashes(path, files)
             if files.is_one:
                 return Pin("sha256", hashes[path.name])

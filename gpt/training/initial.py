@@ -75,7 +75,7 @@ def check_initial(params: Params, folder: Path = paths.INITIAL, tokenizer: Path 
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"{folder / CONFIG}: not a GPTModel's configuration ({error}); {_AGAIN}") from None
     if misfits := describe_misfits(params.section("model"), config):
-        raise UserError("\n".join(f"params.yaml: {line}" for line in misfits) + f"\n(the weights are of {name})")
+        raise UserError("\n".join(f"params.yaml: {line}" for line in misfits) + f" (weights of {name})")
     asked = params.train.optimizer
     if source["optimizer"] not in (None, asked):
         raise UserError(

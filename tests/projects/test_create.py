@@ -168,7 +168,7 @@ def test_many_documents_are_held_out_whole_and_none_of_the_splits_is_empty() -> 
 def test_a_split_has_ten_documents_and_no_more_bytes_than_are_worth_validating_on(
     documents: int, text_bytes: int, share: float
 ) -> None:
-    found = Survey(Path("text"), 1, text_bytes, {}, documents=documents, text_bytes=text_bytes)
+    found = Survey("text", 1, text_bytes, {}, documents=documents, text_bytes=text_bytes)
     chosen = {choice.key: choice.value for choice in choices._splits(load_template("tiny"), found)}
     assert chosen["prepare.hold_out"] == "documents"
     assert chosen["prepare.validation_fraction"] == chosen["prepare.test_fraction"] == pytest.approx(share)
@@ -177,7 +177,7 @@ def test_a_split_has_ten_documents_and_no_more_bytes_than_are_worth_validating_o
 
 def test_of_one_large_text_half_a_megabyte_is_enough() -> None:
     for size, share in ((10**6, 0.05), (10**8, 0.005)):
-        found = Survey(Path("text"), 1, size, {}, documents=1, text_bytes=size)
+        found = Survey("text", 1, size, {}, documents=1, text_bytes=size)
         chosen = {choice.key: choice.value for choice in choices._splits(load_template("tiny"), found)}
         assert chosen["prepare.hold_out"] == "ends"
         assert chosen.get("prepare.test_fraction", 0.05) == pytest.approx(share)

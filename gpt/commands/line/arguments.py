@@ -72,6 +72,8 @@ class FromHere(click.ParamType[Path]):
         self.kind = kind  # "file" or "dir", for completion
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if value == "":  # of a shell's variable that is not set, for example: it would mean the current folder
+            self.fail("must not be empty", param, ctx)
         return value if isinstance(value, Path) else paths.from_here(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

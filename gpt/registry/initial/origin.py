@@ -36,7 +36,7 @@ def describe_origin(params: Params, initial: Path = paths.INITIAL) -> Json:
     except _Unknown as error:
         origin = _as_before(named, initial)
         if origin is None:
-            raise UserError(f"params.yaml: train.init_from = {named}: {error}") from None
+            raise UserError(f"params.yaml: train.init_from = {named}: {error}{error.advice}") from None
         logger.warning("train.init_from = %s: %s; %s holds it, and stands for it", named, error, initial)
     return {"init_from": named, **origin}
 
@@ -54,7 +54,11 @@ def decided_origin(params: Params, inputs: Path = paths.INPUTS) -> Json | None:
 
 
 class _Unknown(Exception):
-    """What is named cannot be looked at now."""
+    """What is named cannot be looked at now; `advice` is for who has no weights that could stand for it."""
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 def _of_version(params: Params) -> Json:
@@ -78,7 +82,8 @@ def _of_folder(folder: Path) -> Json:
         )
     there = folder_of(folder)
     if not there.is_dir():
-        raise _Unknown("no such folder" if not there.exists() else "no folder, as a model is")
+        why = "no such folder" if not there.exists() else "no folder, as a model is"
+        raise _Unknown(why, "; name the folder of a model, models:/NAME/VERSION, models:/NAME@ALIAS, or scratch")
     return {"kind": "folder", "path": folder.as_posix(), "content": content_hash(there)}
 
 
