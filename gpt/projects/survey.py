@@ -88,8 +88,8 @@ def survey(path: Path, settings: Prepare) -> Survey:
             _count(found, ReadSources(_as_needed(settings, found.read), raw))
         except UserError as error:
             told = str(error).replace(str(raw / _NAME), str(below))
-            for settings, now in _ADVICE.items():
-                told = told.replace(settings, now)
+            for setting, now in _ADVICE.items():
+                told = told.replace(setting, now)
             raise UserError(f"--data {told}") from None
     if not found.text_bytes:
         raise UserError(f"--data {path}: its {found.files:,} file(s) hold no text; name a file or folder with text")
