@@ -98,7 +98,7 @@ BEGINNINGS: dict[str, tuple[str, str, str]] = {
     ),
     "a data set without its owner": (
         "init new --data hf://wikitext",
-        "--data hf://wikitext: must be hf://OWNER/NAME",
+        "--data: hf://wikitext: must be hf://OWNER/NAME",
         "with @REVISION or /FOLDER",
     ),
     "a variable that is not set": ("init new --data ''", "--data: must not be empty", "must not be empty"),
