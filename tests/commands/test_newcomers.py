@@ -99,7 +99,7 @@ BEGINNINGS: dict[str, tuple[str, str, str]] = {
     "a data set without its owner": (
         "init new --data hf://wikitext",
         "--data: hf://wikitext: must be hf://OWNER/NAME",
-        "with @REVISION or /FOLDER",
+        "@REVISION and /PATTERN",
     ),
     "a variable that is not set": ("init new --data ''", "--data: must not be empty", "must not be empty"),
     "no folder for it": ("init --data texts", "DIR is missing", "as in: gpt init my-model --data texts/"),
