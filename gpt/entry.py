@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from gpt.addresses import spare_loopback
 from gpt.errors import Interrupted, UserError
@@ -61,11 +62,16 @@ def leave(exit_code: int) -> int:
     """
     distributed = sys.modules.get("torch.distributed")
     if exit_code and distributed is not None and distributed.is_available() and distributed.is_initialized():
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, AttributeError, ValueError):  # its reader is gone, or it is closed
-                stream.flush()
-        os._exit(exit_code)
+        end_at_once(exit_code)
     return exit_code
+
+
+def end_at_once(exit_code: int) -> NoReturn:
+    """End this process as it is, with its output written: threads in C++ end with it, where the interpreter would tear them out."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, AttributeError, ValueError):  # its reader is gone, or it is closed
+            stream.flush()
+    os._exit(exit_code)
 
 
 def _run(command: Callable[[], int]) -> int:

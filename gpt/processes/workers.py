@@ -33,6 +33,7 @@ from torch.distributed.elastic.rendezvous import RendezvousClosedError, Rendezvo
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 from torch.distributed.launcher.api import LaunchConfig
 
+from gpt.entry import end_at_once
 from gpt.errors import Interrupted, UserError
 from gpt.limits import usable_cores
 from gpt.memory import KillWatch, describe_kill
@@ -82,10 +83,7 @@ def run_workers(settings: Launch, command: Sequence[str], memory_advice: str, ag
             return _run_agent(config, command, folder, memory_advice, again)
     except _Signalled as stopped:
         print(stopped, file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # The agent's heartbeat goes on in a thread, and an interpreter that ends would tear it out of C++, which aborts.
-        os._exit(128 + stopped.signum)
+        end_at_once(128 + stopped.signum)  # the agent's heartbeat goes on in a thread, which is in C++
     except RendezvousClosedError:
         logger.error("another machine has ended this run; see what it says")
         return 1
