@@ -4,36 +4,44 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow verify lint ui schedule bench lock clean moved
+.PHONY: help demo test test-slow verify lint docs ui schedule bench lock clean moved
 .DEFAULT_GOAL := demo
 
-demo: $(STAMP)
+help:  ## show what there is to make
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf 'make %-10s  %s\n' "$$name" "$$text"; done
+
+demo: $(STAMP)  ## set everything up and run the pipeline: data, training, evaluation, registration
 	$(BIN)/python -m flows.pretrain
 
 # Tests take turns on two processes, as most of them wait for one that starts: by file, for what its tests share; slow ones one by one.
-test: $(STAMP) lint
+test: $(STAMP) lint  ## set everything up and run the tests but the slow ones
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: $(STAMP)
+test-slow: $(STAMP)  ## run the tests that take longer
 	$(BIN)/python -m pytest -m "slow and not long" -n 2 --dist worksteal
 
 # The long forms of all promises, some hours: a table in reports/verify.md. NAMES="help leaks" tries some, NAMES=--list shows them.
-verify: $(STAMP)
+verify: $(STAMP)  ## try every promise at length, some hours (NAMES=--list shows them)
 	$(BIN)/python -m tests.verify $(NAMES)
 
-lint: $(STAMP)
+lint: $(STAMP)  ## check style and types, as before a commit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 
-ui: $(STAMP)
+# The site of docs/ in build/site, without the network; `.venv/bin/python -m mkdocs serve` shows it while you write.
+docs: $(STAMP)  ## build the site of docs/ into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "build/site/index.html"
+
+ui: $(STAMP)  ## show runs, models and flows in the browser
 	$(BIN)/python -m infra.ui
 
-schedule: $(STAMP)
+schedule: $(STAMP)  ## run the flow at the hours that are set
 	$(BIN)/python -m infra.schedule
 
 # Side-by-side measurements into benchmarks/RESULTS.md; TEXT=FILE adds the time-to-quality race on that text.
-bench: $(STAMP)
+bench: $(STAMP)  ## measure beside other libraries (TEXT=FILE adds the race on that text)
 	@$(UV) -r benchmarks/requirements.lock || $(PIP) --no-deps -r benchmarks/requirements.lock
 	$(BIN)/python -m benchmarks $(if $(TEXT),--text "$(TEXT)")
 
@@ -64,7 +72,7 @@ $(STAMP): requirements.lock pyproject.toml $(MOVED)
 
 # Resolve again after a change of pyproject.toml, for every Python that it admits and every machine at once. What is pinned stays as it
 # is where it can; UPGRADE=--upgrade takes the newest of everything, UPGRADE="--upgrade-package NAME" of one package.
-lock: | $(BIN)/uv
+lock: | $(BIN)/uv  ## resolve the lock again after a change of pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra ray --extra s3 $(UPGRADE) \
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml >/dev/null
 
@@ -73,5 +81,5 @@ $(BIN)/uv:
 	@$(MAKE) $(STAMP)
 
 # What runs leave beside the committed files; the environment and the DVC cache stay.
-clean:
+clean:  ## remove what runs leave; the environment and the cache stay
 	rm -rf data/* models/* reports checkpoints spool mlflow.db* mlartifacts dvc_plots build .pytest_cache .ruff_cache .hypothesis

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import tiktoken
 from ruamel.yaml import YAML
 
 from gpt.corpus.documents import read_documents
@@ -211,6 +212,7 @@ def _tokenizing(project: Path) -> list[str]:
     documents, tokenizer = project / "data/documents", project / "models/tokenizer"
     params = load_params(project / "params.yaml")
     encoding = load_tokenizer(tokenizer)
+    assert isinstance(encoding, tiktoken.Encoding)
     texts = [
         document["text"] for split in ("train", "validation", "test") for document in read_documents(documents, split)
     ]

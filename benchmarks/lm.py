@@ -194,8 +194,9 @@ def _models(folder: Path, benchmarks: list[Benchmark]) -> dict[str, Path]:
     ][:_TEXTS]
     tokenizer = folder / "tokenizer"
     encoding = build_tokenizer(
-        Tokenizer(kind="bpe", vocab_size=_VOCABULARY, train_bytes=10**8), texts, folder / "learned"
+        Tokenizer(kind="bpe", vocab_size=_VOCABULARY, train_bytes=10**8, special_tokens=()), texts, folder / "learned"
     )
+    assert isinstance(encoding, tiktoken.Encoding)
     # GPT-2's way to cut text, which transformers knows as its own.
     save_tokenizer("gpt2", GPT2_PATTERN, encoding._mergeable_ranks, encoding._special_tokens, tokenizer)
     model = GPTModel(GPTConfig(encoding.n_vocab, n_layer=4, n_head=4, n_embd=_WIDTH, block_size=_BLOCK_SIZE))

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import tiktoken
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,6 +22,7 @@ from gpt.evaluation.attention import attention_weights, spread, token_names
 from gpt.model.attention import CausalAttention, MultiHeadAttention, SelfAttention, SimplifiedSelfAttention
 from gpt.model.storage import load_model
 from gpt.model.transformer import GPTModel
+from gpt.tokens.encoding import Encoding
 
 WORDS = ["Your", "journey", "starts", "with", "one", "step"]
 EMBEDDINGS = torch.tensor(
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def read_weights(model: GPTModel, encoding: tiktoken.Encoding, text: str) -> tuple[list[str], torch.Tensor]:
+def read_weights(model: GPTModel, encoding: Encoding, text: str) -> tuple[list[str], torch.Tensor]:
     """Return the names of a text's T tokens and all weights (n_layer, n_head, T, T) with which a model reads them.
 
     Raises `UserError` if the text does not fit into the model's context.

@@ -50,7 +50,7 @@ ROOMS: dict[str, tuple[Point, str, str]] = {
     "registry": ((COLUMNS[3], BOTTOM), "run", "versions, gate"),
 }
 BASES = (
-    ("commands", "one `gpt` command for each stage; DVC and the flow (flows/) run them", 5.4),
+    ("projects · commands", "one `gpt` command for each stage; DVC and the flow (flows/) run them", 5.4),
     (
         "params · tasks · secrets · errors · files · paths",
         "what all rooms stand on: settings, pieces of work side by side",

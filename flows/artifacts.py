@@ -9,6 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 from prefect import get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from flows.keeping import ui
 from gpt import paths
 from gpt.files import read_json
 from gpt.registry.overview import facts
@@ -36,7 +37,7 @@ def _try(what: str, show: Callable[[], object]) -> None:
 
 
 def _metrics() -> None:
-    metrics = read_json(paths.EVALUATE_METRICS, "run `gpt evaluate`")
+    metrics = read_json(paths.EVALUATION, "run `gpt evaluate`")
     table = [
         {"split": split} | {name: _rounded(metrics[split][name]) for name in _FIGURES if name in metrics[split]}
         for split in ("test", "validation")
@@ -76,7 +77,7 @@ def _mlflow_run(registered: dict[str, Any]) -> None:
     if page := run_page(registered):
         create_link_artifact(key="mlflow-run", link=page, link_text=f"MLflow run {run_id}", description=model)
     else:
-        text = f"MLflow run `{run_id}`, registered as `{model}`. To see it, run `make ui` in the project's folder."
+        text = f"MLflow run `{run_id}`, registered as `{model}`. To see it, run `{ui()}` in the project's folder."
         create_markdown_artifact(key="mlflow-run", markdown=text)
 
 

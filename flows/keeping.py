@@ -42,6 +42,11 @@ def how_to_keep(project: Path) -> list[str]:
     ]
 
 
+def ui() -> str:
+    """Return the command that shows runs and models: in a project that uses the installed package there is no Makefile."""
+    return "make ui" if Path("Makefile").is_file() else "python -m infra.ui"
+
+
 def _changed(project: Path) -> list[str] | None:
     """Return the files that differ from the last commit, relative to the project; None if there is none.
 

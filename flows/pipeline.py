@@ -21,7 +21,8 @@ from gpt.secrets.hiding import guard_output
 
 # The stages of dvc.yaml, in an order in which each comes after what it depends on.
 STAGES = (
-    "inputs", "fetch", "fetch_benchmarks", "prepare", "tokenizer", "tokenize", "data_card", "pretrain", "evaluate", "report",
+    "inputs", "fetch", "fetch_benchmarks", "fetch_weights", "prepare", "tokenizer", "tokenize", "data_card", "pretrain",
+    "evaluate", "report",
 )  # fmt: skip
 
 

@@ -3,12 +3,13 @@
 Prefect is imported inside: params.yaml is judged before it, and an embedded server starts beside its imports.
 """
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from flows.command import run_flow
-from flows.keeping import how_to_keep
+from flows.keeping import how_to_keep, ui
 from gpt import paths
 from gpt.entry import begin, end_with
 from gpt.files import read_json
@@ -35,7 +36,7 @@ def _start() -> Any:
 
 def summary(registered: dict[str, Any]) -> str:
     """Say in a few lines how good the model is, how it writes, where it is, what to do next and how to keep it."""
-    evaluation = read_json(paths.EVALUATE_METRICS, "run `gpt evaluate`")
+    evaluation = read_json(paths.EVALUATION, "run `gpt evaluate`")
     test, scores = evaluation["test"], aligned(benchmark_rows(evaluation))
     sample = read_json(paths.SAMPLES, "run `gpt evaluate`")[0]
     text = f"{sample['prompt']}│{sample['completion']}".strip()
@@ -51,12 +52,18 @@ def summary(registered: dict[str, Any]) -> str:
             *(f"    {line}" for line in shown.splitlines()),
             f"Registered       models:/{registered['name']}/{registered['version']} ({role})",
             f"All on one page  {paths.REPORTS / 'index.html'}",
-            "What next        make ui                          see the runs and the model",
-            "                 gpt promote                      make it the champion if it beats the last one",
-            '                 gpt generate "To be, or not"     let it write',
+            f"What next        {ui():<32} see the runs and the model",
+            f"                 {'gpt promote':<32} make it the champion if it beats the last one",
+            f"                 {_generate(sample['prompt']):<32} let it write",
             *how_to_keep(Path.cwd()),
         ]
     )
+
+
+def _generate(prompt: str) -> str:
+    """Return the command that continues the beginning of a prompt, in one line."""
+    words = " ".join(prompt.split()[:4]) or "Once"
+    return f'gpt generate "{words}"' if not set(words) & set('"$`!\\') else f"gpt generate {shlex.quote(words)}"
 
 
 if __name__ == "__main__":

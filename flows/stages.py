@@ -18,7 +18,7 @@ from flows import processes
 from flows.workspace import wait_for_others
 
 # The stages that reach for a network, where the same attempt may succeed a little later.
-_NETWORK_STAGES = {"fetch"}
+_NETWORK_STAGES = {"fetch", "fetch_weights"}
 _REMEMBERED_LINES = 200
 _ERROR_LINES = 10  # of one of DVC's messages
 _BUSY = "is busy, it is being blocked by:"  # how DVC says that another process works on the same paths

@@ -30,6 +30,7 @@ _NEUTRAL = {
     "files.py": "writes and hashes bytes that others made; tests pin the form of JSON and of hashes",
     "git.py": "names versions",
     "limits.py": "how much at a time",
+    "locks.py": "who waits for whom",
     "memory.py": "says what is wrong",
     "paths.py": "says where files lie",
     "secrets": "hides what nobody may see, and refuses files that show it",
@@ -42,26 +43,35 @@ _NEUTRAL = {
     "processes/signals.py": "when training stops, not what it computes",
     "processes/workers.py": "starts processes",
     "processes/owner.py": "ends processes",
-    "sources/credentials.py": "who asks, not what comes",
+    "sources/refusals.py": "says what is wrong",
+    "sources/stores/cache.py": "what is here already, by its hash",
+    "sources/stores/credentials.py": "who asks, not what comes",
+    "sources/stores/parallel.py": "how much at a time",
     "tasks/slurm.py": "as executors.py",
     "tasks/marking.py": "when a task counts as done",
     "tasks/executors.py": "where tasks run; tests compare the bytes",
     "tasks/steps.py": "when files are on the disk",
     "tasks/work.py": "what is done already",
+    "tokens/encoding.py": "says what a tokenizer can do",
+    "tokens/epochs.py": "tells and refuses",
+    "tokens/roundtrip.py": "tells",
     "tokens/verification.py": "refuses bytes, and makes none",
     "tracking": "tells MLflow and the terminal",
     "training/checkpoints/adoption.py": "whose checkpoint a run goes on from is said in its lineage",
     "training/checkpoints/checkpoint.py": "keeps what was computed; another FORMAT is refused",
     "training/compilation.py": "how passes are computed, up to the last digits",
     "training/checkpoints/fingerprint.py": "names the run",
+    "training/checkpoints/stable.py": "as checkpoint.py; tests compare the bytes",
+    "training/checkpoints/status.py": "is told to a person",
     "training/meters.py": "measures",
     "training/sample.py": "is told to MLflow only",
     "training/checkpoints/saver.py": "as checkpoint.py",
 }
 # Imports of what judges, carries or shows what others computed.
 _NEUTRAL_IMPORTS = (
-    "datatrove.data", "datatrove.executor", "datatrove.pipeline.base", "datatrove.utils.logging", "dvc", "fsspec", "mlflow",
-    "prefect", "psutil", "pydantic", "ruamel.yaml", "safetensors", "tqdm",
+    "datatrove.data", "datatrove.executor", "datatrove.pipeline.base", "datatrove.utils.logging", "dvc", "fsspec",
+    "huggingface_hub", "mlflow",
+    "prefect", "psutil", "pydantic", "ruamel.yaml", "safetensors",
 )  # fmt: skip
 # What libraries themselves compute with, and pin loosely.
 _UNDERNEATH = {
@@ -82,6 +92,10 @@ class Stage(NamedTuple):
 STAGES = {
     "fetch": Stage(("sources/fetch.py",)),
     "fetch_benchmarks": Stage(("sources/benchmarks.py",)),
+    # What training makes of the weights is training's. Which version an alias names is told apart by `gpt inputs`.
+    "fetch_weights": Stage(
+        ("registry/initial/weights.py",), ("registry/versions.py", "registry/initial/origin.py", "sources")
+    ),
     # `Prepare.of` decides what is done to a source's documents. What the room of sources brought is data.
     "prepare": Stage(("corpus/prepare.py", "params/corpus.py"), ("sources",)),
     "tokenizer": Stage(("tokens/tokenizer.py", "corpus/documents.py"), ("sources", "tokens/shards.py")),

@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,15 @@ def sha256_tree(
 
     `hash_of` gives a file's, for a caller who knows some already; `without` says of relative paths which do not count.
     """
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    names = sorted(os.fsencode(path.as_posix()) for path in files if not without(path))
-    lines = (f"{hash_of(folder / os.fsdecode(name))}  ".encode() + name + b"\n" for name in names)
-    return hashlib.sha256(b"".join(lines)).hexdigest()
+    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    hashes = {name: hash_of(folder / name) for name in files if not without(Path(name))}
+    return hashlib.sha256(sha256_listing(hashes)).hexdigest()
+
+
+def sha256_listing(hashes: Mapping[str, str]) -> bytes:
+    """Return hashes of files by their relative path in the form of `sha256sum`, sorted by path."""
+    named = sorted((os.fsencode(name), digest) for name, digest in hashes.items())
+    return b"".join(f"{digest}  ".encode() + name + b"\n" for name, digest in named)
 
 
 def sha256_json(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""`make ui`: the MLflow UI for this project's runs and models, on loopback, until Ctrl-C.
+"""`make ui` or `python -m infra.ui`: the MLflow UI for this project's runs and models, on loopback, until Ctrl-C.
 
 With MLFLOW_TRACKING_URI set to a server, that server has a UI already: this prints its address.
 """
@@ -35,7 +35,9 @@ def _show() -> int:
         return 0
     database = database_file(uri)
     if database is not None and not database.exists():
-        raise UserError(f"{database}: no run has been recorded yet; run `make demo` or `gpt pretrain` first")
+        raise UserError(
+            f"{database}: no run has been recorded yet; run `python -m flows.pretrain` or `gpt pretrain` first"
+        )
     check_reachable(uri)
     if database is not None:
         put_right(database)  # of a project that was moved, the server would show no artifact

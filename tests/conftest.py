@@ -96,11 +96,11 @@ def prepare_data(folder: Path) -> None:
     """Run the stages after fetch, up to tokenize, in a project."""
     params = load_params(folder / "params.yaml")
     documents, tokens = folder / paths.DOCUMENTS, folder / paths.TOKENS
-    names, metrics = params.evaluate.benchmarks, folder / paths.PREPARE_METRICS
+    names, metrics = params.evaluate.benchmarks, folder / paths.PREPARE_COUNTS
     corpus.prepare(params.prepare, folder / paths.RAW, folder / paths.BENCHMARKS, names, documents, metrics)
     texts = sample_texts(documents, "train", params.tokenizer.train_bytes)
     tokenizer.build_tokenizer(params.tokenizer, texts, folder / paths.TOKENIZER)
-    engine, metrics = params.prepare.engine, folder / paths.TOKENIZE_METRICS
+    engine, metrics = params.prepare.engine, folder / paths.TOKENIZE_COUNTS
     encoding.tokenize(params.tokenize, engine, documents, folder / paths.TOKENIZER, tokens, metrics)
 
 

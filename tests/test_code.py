@@ -141,7 +141,7 @@ def test_what_training_says_about_itself_does_not_name_the_run() -> None:
 def test_a_stage_depends_on_the_libraries_whose_output_it_keeps(stage: str, libraries: set[str]) -> None:
     versions = stage_identity(stage)["versions"]
     assert libraries <= versions.keys()
-    assert not versions.keys() & {"pydantic", "mlflow", "prefect", "dvc", "tqdm"}
+    assert not versions.keys() & {"pydantic", "mlflow", "prefect", "dvc", "rich"}
     assert all("+" not in version for version in versions.values()), "a build's local suffix is none of the version"
 
 

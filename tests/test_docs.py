@@ -5,11 +5,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import matplotlib.image
 import numpy as np
 import pytest
 
 from docs import dag, two_ways
+from gpt.commands.main import COMMANDS
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -81,9 +83,57 @@ def test_the_picture_is_drawn_as_it_was_committed(tmp_path: Path, theme: str) ->
     assert f"images/{name}" in ARCHITECTURE
 
 
-@pytest.mark.parametrize(
-    "path", sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]), ids=lambda path: path.name
-)
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "docs/model.ipynb"])
+
+
+def commands_in(text: str) -> Iterator[list[str]]:
+    """Yield the words after `gpt` of each command that a page shows: in a line of a block of code, or in code within a line."""
+    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        yield from (line.partition(" #")[0].split()[1:] for line in block.splitlines() if line.startswith("gpt "))
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    yield from (span.split()[1:] for span in re.findall(r"(?<!`)`(gpt [^`]+)`", prose))
+
+
+def why_unknown(words: list[str]) -> str | None:
+    """Return what `gpt WORDS` names that there is not: a command, or an option of it."""
+    command: click.Command = COMMANDS
+    rest = list(words)
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        name = rest.pop(0).rstrip(",;")
+        if name.isupper() or name == "…":  # a place for any
+            return None
+        if name not in command.commands:
+            return f"no command {name}"
+        command = command.commands[name]
+    known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)} | {"--help", "-h"}
+    given = {match[0] for word in rest if (match := re.match(r"\[?(--[\w-]+)", word))}
+    unknown = sorted(option.lstrip("[") for option in given if option.lstrip("[") not in known)
+    return f"no option {', '.join(unknown)} of {command.name}" if unknown else None
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_command_that_a_page_shows_exists(path: Path) -> None:
+    unknown = {
+        " ".join(words): why for words in commands_in(path.read_text(encoding="utf-8")) if (why := why_unknown(words))
+    }
+    assert unknown == {}
+
+
+def test_commands_are_found_and_judged() -> None:
+    page = (
+        "Run `gpt pretrain --adopt X` or `gpt pretrian`.\n```bash\ngpt data diff HEAD --worse  # no\ndvc repro\n```\n"
+    )
+    found = {" ".join(words): why_unknown(words) for words in commands_in(page)}
+    assert found == {
+        "data diff HEAD --worse": "no option --worse of diff",
+        "pretrain --adopt X": None,
+        "pretrian": "no command pretrian",
+    }
+    shown = [words for path in PAGES for words in commands_in(path.read_text(encoding="utf-8"))]
+    assert len(shown) > 100
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\((?!https?://)([^)\s]+)\)", path.read_text(encoding="utf-8")):
         name, _, anchor = target.partition("#")

@@ -14,7 +14,7 @@ from gpt.code import STAGES, stage_files
 from gpt.params.corpus import Prepare
 from gpt.params.evaluation import Evaluate
 from gpt.params.training import Train
-from gpt.training.checkpoints.fingerprint import WITHOUT_EFFECT
+from gpt.training.checkpoints.fingerprint import BY_CONTENT, WITHOUT_EFFECT
 from tests.conftest import ROOT
 
 DVC: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -42,7 +42,9 @@ def test_the_code_of_a_stage_is_looked_at_whenever_dvc_runs() -> None:
 
 
 def test_settings_that_decide_bytes_are_dependencies_and_others_are_not() -> None:
-    assert params_of("pretrain", "train") == Train.model_fields.keys() - set(WITHOUT_EFFECT)
+    assert params_of("pretrain", "train") == Train.model_fields.keys() - {*WITHOUT_EFFECT, *BY_CONTENT}
+    assert params_of("fetch_weights", "train") == set(BY_CONTENT), "their bytes are what pretrain depends on"
+    assert DVC["fetch_weights"]["outs"][0] in DVC["pretrain"]["deps"]
     assert params_of("report", "train") == params_of("pretrain", "train"), "the page names what decides the weights"
     assert params_of("prepare", "prepare") == Prepare.model_fields.keys() - {"engine"}
     assert params_of("evaluate", "evaluate") == Evaluate.model_fields.keys()

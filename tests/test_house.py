@@ -15,7 +15,8 @@ MOST_FILES = 12
 ROOMS = (
     "errors", "secrets", "files", "locks", "paths", "addresses", "limits", "memory", "entry", "git", "code",
     "params", "tasks", "sources", "corpus", "tokens", "model",
-    "processes", "tracking", "evaluation", "training", "registry", "reports", "commands", "__main__",
+    "processes", "tracking", "evaluation", "training", "registry", "loading", "reports", "projects", "commands",
+    "__main__",
 )  # fmt: skip
 
 

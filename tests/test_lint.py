@@ -1,6 +1,7 @@
 """Before a commit runs exactly what `make lint` runs."""
 
 import re
+import subprocess
 
 import yaml
 
@@ -19,3 +20,12 @@ def test_pre_commit_runs_what_make_lint_runs() -> None:
         assert hook["language"] == "system", "what is installed here, nothing fetched"
         assert hook["always_run"]
         assert not hook["pass_filenames"], "the whole project, as `make lint` does"
+
+
+def test_make_help_has_a_line_for_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony is not None
+    shown = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert {line.split()[1] for line in shown} == set(phony[1].split()) - {"moved"}
+    assert all(len(line.split()) > 3 and len(line) < 100 for line in shown)

@@ -120,7 +120,7 @@ def test_want_of_memory_is_no_damage_of_what_was_being_read(
     """A model that a GPU has no room for would be called damaged, and a page be dropped that was only not read."""
     import pyarrow as pa
 
-    from gpt.corpus.reading import warc
+    from gpt.corpus.reading import pages
     from gpt.model import storage
 
     def fail(*_: object) -> None:
@@ -129,6 +129,6 @@ def test_want_of_memory_is_no_damage_of_what_was_being_read(
     monkeypatch.setattr(storage, "load_file", fail)
     with pytest.raises(RuntimeError, match="can't allocate"):
         storage.load_model(trained_project / paths.BASE_MODEL)
-    monkeypatch.setattr(warc, "_extractor", lambda: (_ for _ in ()).throw(pa.ArrowMemoryError("malloc failed")))
+    monkeypatch.setattr(pages, "_extractor", lambda: (_ for _ in ()).throw(pa.ArrowMemoryError("malloc failed")))
     with pytest.raises(MemoryError):
-        warc._visible_text("<p>", 1)
+        pages.visible_text("<p>")

@@ -132,7 +132,7 @@ def test_headers_queries_and_named_values_are_hidden(text: str, shown: str) -> N
         "git://repo:main@data/a.txt github://org:repo@v1/a.txt docker://python:3.11@sha256:ab",
         "ssh://git@host/repo.git",
         "first.last@example.org: 12:30@home",
-        "metrics/tokenize.json: 1,024 tokens, eot_token = 50256, max_new_tokens: 120",
+        "data/tokenize.json: 1,024 tokens, eot_token = 50256, max_new_tokens: 120",
         "PREFECT_API_KEY: not set; MLFLOW_TRACKING_PASSWORD: missing",
         "basic authentication failed, no bearer token was given",
         "tokenizer: bpe; key train.learning_rate = 0.001; the key=value form",

@@ -242,6 +242,13 @@ PROMISES = (
         read=last_line,
     ),
     Promise(
+        "projects",
+        "nanoGPT's figures come out of a template, and in 0.12 of its time of another; projects need the installed package alone",
+        (*PYTEST, "tests/projects"),
+        minutes=20,
+        read=all_passed,
+    ),
+    Promise(
         "fresh-clone",
         "`make demo` in a fresh clone gives the committed dvc.lock and a clean `git status`, or its last lines say why not",
         (PYTHON, "-m", "tests.fresh_clone"),

@@ -5,10 +5,11 @@ from typing import Any
 
 from gpt import paths
 from gpt.code import STAGES, stage_identity
+from gpt.corpus.filtering.needs import filter_files
 from gpt.files import write_json
 from gpt.params.project import Params
 from gpt.params.sources import LocalSource, Source
-from gpt.sources.local import content_hash
+from gpt.sources.local import content_hash, place_of
 
 
 def write_inputs(params: Params, output: Path = paths.INPUTS) -> None:
@@ -26,6 +27,13 @@ def describe_inputs(stage: str, params: Params) -> dict[str, Any]:
             return identity | {"sources": _describe(params.fetch.sources)}
         case "fetch_benchmarks":
             return identity | {"sources": _describe(params.fetch.benchmarks)}
+        case "prepare":
+            files = filter_files(params.prepare)
+            return identity | ({"files": files} if files else {})
+        case "fetch_weights":
+            from gpt.registry.initial.origin import describe_origin
+
+            return identity | {"origin": describe_origin(params)}
         case _:
             return identity
 
@@ -36,6 +44,6 @@ def _describe(sources: tuple[Source, ...]) -> list[dict[str, Any]]:
     for source in sources:
         values = source.model_dump(mode="json", exclude={"licence"})
         if isinstance(source, LocalSource):
-            values["content"] = content_hash(Path(source.path).expanduser())
+            values["content"] = content_hash(place_of(source))
         described.append(values)
     return described

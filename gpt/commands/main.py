@@ -1,24 +1,44 @@
-"""The `gpt` command: its parser, its exit codes and how an error is told. Its commands are in a file per group.
+"""The `gpt` command: its commands, its exit codes and how an error is told. The commands are in a file per group.
 
-A group's `add_commands` adds them. They import what is heavy when they run, so that `gpt --help` answers at once.
 Exit codes: 0 done, 1 failed, 2 the user must change something, 128 + n stopped by signal n with the state saved.
 """
 
-import argparse
 import logging
+import os
 import sys
 import warnings
-from typing import NoReturn
 
-from gpt.commands import data, doctor, lineage, models, training, versions
-from gpt.entry import begin, end_with, leave, users_errors
-from gpt.memory import told_if_out_of_memory
-from gpt.paths import ensure_user, enter_project
-from gpt.secrets.hiding import redact
+import click
+from click.exceptions import Exit
 
-# For commands that have no better: their needs follow from the model and the data.
-_MEMORY_ADVICE = (
-    "close other programs, or compute elsewhere (CUDA_VISIBLE_DEVICES='' takes the processor instead of a GPU)"
+from gpt.commands import data, experiments, generate, lineage, models, projects, sources, training, versions
+from gpt.commands.checks import doctor
+from gpt.commands.line import completion
+from gpt.commands.line.command import Group, version_option
+from gpt.commands.line.mistakes import explain
+from gpt.entry import begin, end_with, leave
+from gpt.errors import UserError
+
+COMMANDS = Group(
+    "gpt",
+    "Pretrain your own GPT from params.yaml. Works on the project that the current folder lies in.",
+    {
+        "A project": (projects.init,),
+        "Data": (
+            *(data.inputs, sources.fetch, data.prepare, data.tokenizer, data.tokenize),
+            *(data.data_card, data.TOKENS, data.DATA),
+        ),
+        "Training": (training.pretrain, training.checkpoints, training.sync),
+        "Experiments": (experiments.experiment, experiments.compare),
+        "A trained model": (models.evaluate, models.report, generate.generate, models.import_, models.export),
+        "The registry": (
+            *(versions.register, versions.promote, versions.rollback, versions.models),
+            *(lineage.lineage, lineage.reproduce),
+        ),
+        "This machine": (doctor.doctor, completion.completion),
+    },
+    params=[version_option()],
+    epilog="Exit codes: 0 done, 1 failed, 2 you must change something. `gpt COMMAND --help` shows examples.",
 )
 
 
@@ -30,34 +50,18 @@ def main(arguments: list[str] | None = None) -> int:
 def run(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code. What only the user can change is raised as `UserError`."""
     begin()
-    options = build_parser().parse_args(arguments)
+    if instruction := os.environ.get(completion.VARIABLE):
+        return completion.answer(COMMANDS, instruction)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.captureWarnings(True)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    enter_project()  # after the arguments: paths in them are from where the user stands
-    ensure_user()
-    with users_errors(), told_if_out_of_memory(_MEMORY_ADVICE):
-        return options.command(options)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands: `options.command` is the function to call."""
-    parser = _Parser(
-        prog="gpt",
-        description="Pretrain your own GPT from params.yaml. Works on the project that the current folder lies in.",
-        epilog="Exit codes: 0 done, 1 failed, 2 you must change something.",
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for group in (data, training, models, versions, lineage, doctor):
-        group.add_commands(commands)
-    return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """Repeats no secret of a command that it does not understand; commands get a parser of the same class."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(redact(message))
+    try:
+        with COMMANDS.make_context("gpt", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            return COMMANDS.invoke(context)
+    except Exit as ended:  # after --help
+        return ended.exit_code
+    except click.UsageError as error:
+        raise UserError(explain(error)) from None
 
 
 if __name__ == "__main__":

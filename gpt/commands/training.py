@@ -1,24 +1,32 @@
 """Commands that train a model, and that show what training has left: checkpoints, metrics to deliver."""
 
-import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from gpt.addresses import mlflow_address
-from gpt.commands.arguments import Commands, add_command
-from gpt.paths import from_here
+from gpt.commands.line.arguments import FromHere
+from gpt.commands.line.command import command
 
 if TYPE_CHECKING:
     from gpt.params.project import Params
 
 
-def add_commands(commands: Commands) -> None:
-    """Add the commands of this file to `gpt`."""
-    _add_pretrain(commands)
-    for command in (checkpoints, sync):
-        add_command(commands, command)
-
-
-def pretrain(options: argparse.Namespace) -> int:
+@command(
+    examples=[
+        "gpt pretrain",
+        "gpt pretrain --adopt checkpoints/0123456789abcdef  # although settings or code differ",
+        "dvc repro pretrain  # whatever comes before it, too",
+    ]
+)
+@click.option(
+    "--adopt",
+    type=FromHere("dir"),
+    metavar="FOLDER",
+    help="go on from the newest checkpoint of another run, such as checkpoints/0123456789abcdef, although something differs",
+)
+def pretrain(adopt: Path | None) -> int:
     """train the base model, going on from its last checkpoint"""
     from gpt.params.project import load_params
 
@@ -27,10 +35,10 @@ def pretrain(options: argparse.Namespace) -> int:
     from gpt.processes.owner import watch_owner
 
     watch_owner()  # before the imports of torch, which take seconds
-    if options.adopt:
-        from gpt.training.checkpoints.adoption import adopt
+    if adopt:
+        from gpt.training.checkpoints.adoption import adopt as take_over
 
-        print(adopt(params, options.adopt), flush=True)
+        print(take_over(params, adopt), flush=True)
     from gpt.processes.launch import check_launch, needs_workers
 
     check_launch(params)  # before the imports of Accelerate, which reads the environment already
@@ -63,17 +71,8 @@ def _memory_advice(params: "Params", *, fewer_processes: bool = False) -> str:
     return f"params.yaml: {', '.join(first)}, or {last}" if first else f"params.yaml: {last}"
 
 
-def _add_pretrain(commands: Commands) -> None:
-    parser = add_command(commands, pretrain)
-    parser.add_argument(
-        "--adopt",
-        type=from_here,
-        metavar="FOLDER",
-        help="go on from the newest checkpoint of another run, such as checkpoints/0123456789abcdef, although something differs",
-    )
-
-
-def checkpoints(options: argparse.Namespace) -> int:
+@command(examples=["gpt checkpoints"])
+def checkpoints() -> int:
     """show runs that can be resumed: their checkpoints, whether these are intact, and which process trains"""
     from gpt import paths
     from gpt.params.project import load_params
@@ -86,7 +85,8 @@ def checkpoints(options: argparse.Namespace) -> int:
     return 0
 
 
-def sync(options: argparse.Namespace) -> int:
+@command(examples=["gpt sync", "MLFLOW_TRACKING_URI=http://mlflow.example:5000 gpt sync"])
+def sync() -> int:
     """deliver what the tracking server has not got yet of runs that ended, and try again what it refused"""
     from gpt import paths
     from gpt.tracking.delivery import deliver_each

@@ -1,46 +1,106 @@
-"""Commands that look at the versions of a registered model."""
+"""Commands of the registry: register a version, judge it, go back, and list what there is."""
 
-import argparse
+from pathlib import Path
 
-from gpt.commands.arguments import Commands, add_command, at_least, not_empty
+import click
+
+from gpt.commands.line.arguments import NOT_EMPTY, TEXT, at_least
+from gpt.commands.line.command import command
+from gpt.errors import UserError
 
 
-def add_commands(commands: Commands) -> None:
-    """Add the commands of this file to `gpt`."""
-    _add_models(commands)
+@command(examples=["gpt register", "gpt register --json  # for scripts"])
+@click.option("--json", "json_", is_flag=True, help="print the version as JSON in the last line")
+def register(json_: bool) -> int:
+    """register the evaluated model in MLflow as the candidate, and let the gate judge it"""
+    from gpt import paths
+    from gpt.params.project import load_params
+
+    params = load_params()
+    from gpt.registry import package, promotion
+    from gpt.reports.model_page.versions import draw_registered
+    from gpt.tracking.evaluation import log_comparison
+
+    registered = package.register(params, Path.cwd())
+    print(registered.describe(), flush=True)
+    if registered.alias == "candidate":
+        told, reasons, comparison = promotion.judge_registered(params, Path.cwd(), registered.version)
+        registered = package.with_its_role(registered)
+        if told:  # else it is the champion, and the page of its verdict stays
+            print(told, flush=True)
+            try:
+                print(f"page: {draw_registered(paths.COMPARISON, registered, reasons, comparison)}", flush=True)
+            except UserError as error:  # a champion that others registered, for example; the verdict stands without it
+                print(f"no page is drawn: {error}", flush=True)
+            else:
+                log_comparison(params, registered.version)
+    if json_:
+        print(registered.to_json())
+    return 0
 
 
-def models(options: argparse.Namespace) -> int:
+@command(examples=["gpt promote", "gpt promote --other-data  # the champion learnt from other texts"])
+@click.option(
+    "--other-data",
+    is_flag=True,
+    help="let a model of other texts take the champion's place: compare with no champion, the thresholds decide",
+)
+def promote(other_data: bool) -> int:
+    """make the candidate the champion if it passes the gate of params.yaml"""
+    from gpt.params.project import load_params
+
+    params = load_params()
+    from gpt.registry import promotion
+
+    verdict = promotion.promote(params, Path.cwd(), other_data=other_data)
+    print(verdict.describe())
+    return 1 if verdict.refused else 0
+
+
+@command(examples=["gpt rollback", 'gpt rollback 3 --reason "4 repeats itself"'])
+@click.argument(
+    "version",
+    required=False,
+    type=at_least(int, 1),
+    metavar="VERSION",
+    help="of an earlier champion (default: the last one before this that exists)",
+)
+@click.option("--reason", type=TEXT, default="", metavar="TEXT", help="is recorded, with who and when")
+def rollback(version: int | None, reason: str) -> int:
+    """make an earlier champion the champion again"""
+    from gpt.params.project import load_params
+    from gpt.registry import promotion
+
+    print(promotion.rollback(load_params(), version, reason).describe())
+    return 0
+
+
+@command(
+    examples=["gpt models", "gpt models --limit 0 --history", "gpt models shakespeare-gpt --json"],
+    notes="A version that has an alias is shown however old it is.",
+)
+@click.argument(
+    "name",
+    required=False,
+    type=NOT_EMPTY,
+    metavar="NAME",
+    help="a registered model (default: register.name of params.yaml)",
+)
+@click.option(
+    "--limit", type=at_least(int, 0), default=20, metavar="N", help="newest versions to show (default: 20; 0: all)"
+)
+@click.option("--history", is_flag=True, help="every decision of promote and rollback, too")
+@click.option("--json", "json_", is_flag=True, help="as JSON")
+def models(name: str | None, limit: int, history: bool, json_: bool) -> int:
     """list the registered versions: aliases, figures, data, commit, age, verdict"""
     from gpt.params.project import load_params
 
-    name = options.name or load_params().register_.name
+    name = name or load_params().register_.name
     from gpt.registry.overview.listing import read_overview, show, to_json
     from gpt.tracking import store
 
     client = store.existing_client()
     with store.store_errors():
-        overview = read_overview(client, name, options.limit, history=options.history)
-    print(to_json(overview, history=options.history) if options.json else show(overview, history=options.history))
+        overview = read_overview(client, name, limit, history=history)
+    print(to_json(overview, history=history) if json_ else show(overview, history=history))
     return 0
-
-
-def _add_models(commands: Commands) -> None:
-    parser = add_command(commands, models)
-    parser.add_argument(
-        "name",
-        type=not_empty,
-        nargs="?",
-        metavar="NAME",
-        help="a registered model (default: register.name of params.yaml)",
-    )
-    parser.add_argument(
-        "--limit",
-        type=at_least(int, 0),
-        default=20,
-        metavar="N",
-        help="newest versions to show (default: %(default)s; 0: all)",
-    )
-    parser.add_argument("--history", action="store_true", help="every decision of promote and rollback, too")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.epilog = "A version that has an alias is shown however old it is."

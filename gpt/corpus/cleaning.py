@@ -6,11 +6,14 @@ author to us, not if it changes how the author wrote: a model should know both â
 
 import re
 import unicodedata
-from functools import cache
+from collections import Counter
+from functools import cache, partial
 from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
+from gpt.corpus.masking import mask_text
+from gpt.corpus.sampling.sample import Sample, describe
 from gpt.params import corpus as params
 
 # Of Cc all but tab and line feed, and with them what ftfy counts as such: marks of byte order, deprecated Arabic shaping
@@ -100,7 +103,10 @@ def _rules() -> Any:
 
 
 class Clean(PipelineStep):
-    """Clean the text of documents, as is said for their source, and leave out those that have none then."""
+    """Clean the text of documents, as is said for their source, and leave out those that have none then.
+
+    Source code is not cleaned; personal data is masked in it too, if that is asked for.
+    """
 
     type = "CLEAN"
     name = "unicode"
@@ -111,16 +117,28 @@ class Clean(PipelineStep):
         self._by_source = {source: settings.of(source).clean for source in settings.by_source}
         self.empty = 0
         "Documents that had nothing but what was taken out."
+        self.masked = Counter[str]()
+        "Pieces of personal data, by kind."
+        self.sample = Sample()
+        "Empty ones, at random."
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
         for document in data:
             settings = self._by_source.get(document.metadata["source"], self._settings.clean)
-            document.text = clean_text(document.text, settings)
+            text = document.text
+            if not document.metadata["is_code"]:
+                document.text = clean_text(document.text, settings)
+            if settings.mask_personal_data:
+                document.metadata["is_masked"] = True
+                document.text, counts = mask_text(document.text)
+                self.masked.update(counts)
             if document.text and not document.text.isspace():
+                document.metadata["steps"].append(("clean", document.text))
                 yield document
             else:
                 self.empty += 1
+                self.sample.add(document.metadata["source"], "empty", document.id, partial(describe, document, text))
 
     def report(self) -> dict[str, Any]:
         """Return the counts as plain JSON."""
-        return {"empty": self.empty}
+        return {"empty": self.empty, "masked": dict(self.masked)}

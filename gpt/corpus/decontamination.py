@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +21,7 @@ from datatrove.data import Document
 from gpt.corpus.arrays import sort_unique
 from gpt.corpus.boilerplate import between, met_documents
 from gpt.corpus.index import HASH, Match, Matcher, find_owners
+from gpt.corpus.sampling.sample import Sample, beginning, difference
 from gpt.corpus.words import split_words, word_spans
 from gpt.params.corpus import Decontaminate as Settings
 from gpt.tasks.steps import WritingStep
@@ -28,6 +30,7 @@ _MOST_TO_SPACE = 50  # characters: a cut is widened to the next space, if there 
 _SHOWN_CHARACTERS = 300
 _SHOWN_ITEMS = 3
 _MATCHES_AT_ONCE = 1 << 10  # looked up together
+_GAP = "\n[…]\n"  # between the pieces of a document, where a person looks at it
 _STRONGEST = ("drop", "cut", "report")
 BENCHMARKS, HELD_OUT = "benchmarks", "held_out"
 "Kinds of what judges a model, as the keys of prepare.decontaminate.action."
@@ -48,21 +51,23 @@ class Judges:
 class Decontaminate(WritingStep):
     """Cut or drop documents that match.
 
-    Writes `matches/<kind>/<shard>.jsonl`, a line a match, and `matches/<kind>/<shard>.hashes`; `common` is the folder in which the
-    documents were counted.
+    Writes `matches/<kind>/<shard>.jsonl`, a line a match, and `matches/<kind>/<shard>.hashes` to the folder `work`, and a sample of
+    what is cut or goes; `common` is the folder in which the documents were counted.
     """
 
     name = "decontaminate"
 
-    def __init__(self, settings: Settings, judges: list[Judges], common: Path, folder: Path) -> None:
+    def __init__(self, settings: Settings, judges: list[Judges], common: Path, work: Path) -> None:
         super().__init__()
-        self._settings, self._judges, self._common, self._folder = settings, judges, common, folder
+        self._settings, self._judges, self._common, self._folder = settings, judges, common, work / "matches"
+        self._samples = work / "samples" / "decontaminate"
 
     def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         settings, ngram = self._settings, self._settings.ngram
         walls = Matcher(self._common, ngram)
         matchers = {each.kind: Matcher(each.index, ngram) for each in self._judges}
         counts: dict[str, Counter[str]] = defaultdict(Counter)
+        sample = Sample()
         with ExitStack() as stack:
             books = {each.kind: stack.enter_context(_Book(self, each, self._folder, rank)) for each in self._judges}
             for document, has_met in zip(data or (), met_documents(self._common, rank), strict=True):
@@ -84,7 +89,12 @@ class Decontaminate(WritingStep):
                     # A passage that is only to be reported is lost with a document that goes for another one.
                     action = done if done == "drop" else getattr(settings.action, kind)
                     books[kind].note(document, action, matches, ranges[kind])
+                if done != "report":
+                    told = partial(_describe, document, pieces)
+                    reason = "contaminated" if done == "drop" else "cut"
+                    sample.add(document.metadata["source"], reason, document.id, told)
                 yield from pieces
+        sample.write(self.new_file(self._samples / f"{rank:05d}.jsonl"))
         self.write_report(self._folder, rank, counts)
 
     def _cut(self, document: Document, ranges: dict[str, list[tuple[int, int]]]) -> tuple[list[Document], str]:
@@ -108,14 +118,20 @@ class Decontaminate(WritingStep):
         texts = [text for text in cut(document.text, cuts) if len(text) >= settings.min_characters]
         if not 0 < len(texts) <= settings.max_pieces:
             return [], "drop"
+        changes = [*document.metadata.get("changes", []), difference("cut", document.text, _GAP.join(texts))]
         return [
             Document(
                 text=text,
                 id=f"{document.id}-{number}",
-                metadata=document.metadata | {"words": len(split_words(text))},
+                metadata=document.metadata | {"words": len(split_words(text)), "changes": changes},
             )
             for number, text in enumerate(texts)
         ], "cut"
+
+
+def _describe(document: Document, pieces: list[Document]) -> dict[str, Any]:
+    changed = pieces[0].metadata if pieces else document.metadata
+    return beginning(document.text) | {"changes": changed.get("changes", [])}
 
 
 class _Book:

@@ -10,6 +10,7 @@ import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ from gpt.corpus.deduplication.choice import EXACT, ChooseRemoved, copy_numbers, 
 from gpt.corpus.deduplication.pairs import FindPairs
 from gpt.corpus.deduplication.signatures import Sign, bucket_names
 from gpt.corpus.documents import Places
-from gpt.corpus.filters import Filtered
+from gpt.corpus.filtering.needs import filter_files
+from gpt.corpus.filtering.step import Filtered
 from gpt.corpus.index import IndexTexts, MergeIndex
-from gpt.corpus.reading.readers import ReadSources, hash_sources, list_files
+from gpt.corpus.reading.files import hash_sources, list_files
+from gpt.corpus.reading.readers import ReadSources
+from gpt.corpus.sampling.sample import KEPT, SAMPLE, Sample, beginning, changes
 from gpt.corpus.splits import SPLITS, split_text
 from gpt.corpus.summary import check_splits, describe_inputs, summarise_corpus
 from gpt.files import atomic_folder, read_json, sha256_file, write_json
@@ -42,6 +46,7 @@ from gpt.tasks.work import work_folder
 _PRIORITY = {"test": 0, "validation": 1, "train": 2}  # whose copy of a text stays
 _DUPLICATES = ("exact_duplicate", "near_duplicate")
 _EXAMPLES = 5  # of what a task removed, for the report
+_CARRIED = 4 * KEPT  # documents of a shard and source of which the steps are told: some of them go later
 
 
 def prepare(
@@ -50,15 +55,16 @@ def prepare(
     """Write documents, a JSON object a line (id, source, text, words, metadata), to `output/<split>_<shard>.jsonl`.
 
     `names` are the benchmarks whose items no training document may hold. What was done is counted in `metrics`, and told in
-    full, with sources, settings and examples, in `output/report.json`. Raises `UserError` for what cannot be read or a split
-    that would be empty; then `output` stays as it was, and the next run goes on with what is done.
+    full, with sources, settings and examples, in `output/report.json`; `output/sample.jsonl` shows some of what stays and goes.
+    Raises `UserError` for what cannot be read or a split that would be empty; then `output` stays as it was, and the next run
+    goes on with what is done.
     """
     sources = list(dict.fromkeys(source for source, *_ in list_files(raw)))
     check_benchmarks(names, benchmarks)
     paths = [benchmarks / f"{name}.jsonl" for name in names]
     decide = flatten(settings.model_dump(mode="json", exclude={"engine"}), "prepare")
     decide |= {"evaluate.benchmarks": list(names), "fetch.sources": sources}  # of duplicates the first source's stays
-    inputs = hash_sources(raw) | {path.as_posix(): sha256_file(path) for path in paths}
+    inputs = hash_sources(raw) | filter_files(settings) | {path.as_posix(): sha256_file(path) for path in paths}
     with work_folder(output, "prepare", decide, inputs) as work, Tasks(settings.engine, work / "tasks") as tasks:
         _deduplicate(settings, raw, sources, work, tasks)
         judges = _decontaminate(settings, dict(zip(names, paths, strict=True)), work, tasks)
@@ -70,6 +76,7 @@ def prepare(
         with atomic_folder(output) as folder:
             link_files(sorted((work / "documents").iterdir()), folder)
             write_json(folder / "documents.json", _describe(work, counts))
+            _write_samples(work / "samples", folder / SAMPLE)
             write_json(folder / "report.json", describe_inputs(settings, raw, benchmarks, names) | report)
             write_json(metrics, counts)  # in here: if it cannot be written, the old documents stay
     return counts
@@ -88,7 +95,7 @@ def _deduplicate(settings: Prepare, raw: Path, sources: list[str], work: Path, t
         filtered,
         _Identify(settings, sources),
         Sign(comparison, signatures),
-        _WriteShard(work / "read", {"read": reader, "clean": clean, "filters": filtered}),
+        _WriteShard(work, {"read": reader, "clean": clean, "filters": filtered}),
     )
     buckets, memory_gb = bucket_names(comparison), settings.engine.memory_gb
     tasks.run("pairs", len(buckets), FindPairs(buckets, signatures, memory_gb))
@@ -127,7 +134,7 @@ def _decontaminate(settings: Prepare, benchmarks: dict[str, Path], work: Path, t
         "decontaminate",
         settings.shards,
         training,
-        Decontaminate(settings.decontaminate, judges, common, work / "matches"),
+        Decontaminate(settings.decontaminate, judges, common, work),
         _WriteDocuments(documents, work, SPLITS[:1]),
     )
     return judges
@@ -142,16 +149,22 @@ class _Identify(PipelineStep):
     def __init__(self, settings: Prepare, sources: list[str]) -> None:
         super().__init__()
         self._settings, self._sources = settings, {name: number for number, name in enumerate(sources)}
+        self._given = {name: settings.of(name).split for name in sources}
+        self._carried = Sample(_CARRIED)
 
     def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         for document in data or ():
             source = document.metadata["source"]
-            for split, text, digest in split_text(document.text, self._settings):
+            for split, text, digest in split_text(document.text, self._settings, self._given[source]):
+                record = {"source": source, "split": split, "metadata": document.metadata["metadata"]}
+                if self._carried.would_take(source, split, digest.hex()):
+                    self._carried.add(source, split, digest.hex(), dict)
+                    record["changes"] = changes(document)
                 metadata = {
                     "digest": digest,
                     "split": _PRIORITY[split],
                     "source": self._sources[source],
-                    "record": {"source": source, "split": split, "metadata": document.metadata["metadata"]},
+                    "record": record,
                 }
                 yield Document(text=text, id=digest.hex(), metadata=metadata)
 
@@ -161,9 +174,9 @@ class _WriteShard(WritingStep):
 
     name = "write"
 
-    def __init__(self, folder: Path, steps: dict[str, Any]) -> None:
+    def __init__(self, work: Path, steps: dict[str, Any]) -> None:
         super().__init__()
-        self._folder, self._steps = folder, steps
+        self._folder, self._samples, self._steps = work / "read", work / "samples" / "read", steps
 
     def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         with zstandard.open(
@@ -173,6 +186,8 @@ class _WriteShard(WritingStep):
                 record = document.metadata["record"] | {"words": document.metadata["words"], "text": document.text}
                 file.write(orjson.dumps({"id": document.id} | record) + b"\n")
         self.write_report(self._folder, rank, {name: step.report() for name, step in self._steps.items()})
+        for name, step in self._steps.items():
+            step.sample.write(self.new_file(self._samples / f"{name}_{rank:05d}.jsonl"))
         yield from ()
 
 
@@ -193,6 +208,7 @@ class _ReadShard(WritingStep):
         dropped: dict[str, dict[str, Any]] = {
             reason: {"documents": 0, "bytes": 0, "examples": []} for reason in _DUPLICATES
         }
+        sample = Sample()
         # zstandard's own reader gives no lines.
         with io.BufferedReader(zstandard.open(self._folder / f"{rank:05d}.jsonl.zst", "rb"), 1 << 20) as file:
             for line, gone, copy in zip(file, removed, copies, strict=True):
@@ -202,16 +218,19 @@ class _ReadShard(WritingStep):
                 own = self._by_source.get(record["source"], self._deduplicate)
                 is_exact, is_near = own.exact and gone == EXACT, own.minhash and gone  # a copy is near too
                 if is_exact or is_near:
-                    entry = dropped[_DUPLICATES[0 if is_exact else 1]]
+                    reason = _DUPLICATES[0 if is_exact else 1]
+                    entry = dropped[reason]
                     entry["documents"] += 1
                     entry["bytes"] += len(record["text"].encode())
                     if len(entry["examples"]) < _EXAMPLES:
                         entry["examples"].append({"id": record["id"], "text": record["text"][:200]})
+                    sample.add(record["source"], reason, record["id"], partial(_describe_record, record))
                     continue
                 # Copies that stay have names of their own: they would stand side by side among the tokens.
                 name = record.pop("id") + (f"+{copy}" if copy else "")
                 yield Document(text=record.pop("text"), id=name, metadata=record)
         name = "duplicates_held_out" if self._held_out else "duplicates_train"
+        sample.write(self.new_file(self._work / "samples" / name / f"{rank:05d}.jsonl"))
         self.write_report(self._work / name, rank, dropped)
 
 
@@ -228,7 +247,7 @@ class _WriteDocuments(WritingStep):
         stats: dict[str, dict[str, Counter[str]]] = {split: defaultdict(Counter) for split in self._splits}
         paths = {split: self.new_file(self._folder / f"{split}_{rank:05d}.jsonl") for split in self._splits}
         digests = {split: hashlib.sha256() for split in self._splits}
-        places = Places()
+        places, sample = Places(), Sample()
         with ExitStack() as stack:
             files = {split: stack.enter_context(path.open("wb")) for split, path in paths.items()}
             for document in data or ():
@@ -241,6 +260,7 @@ class _WriteDocuments(WritingStep):
                 digests[split].update(line)
                 if split == "train":  # of which a tokenizer reads a sample
                     places.add(document.id, line)
+                sample.add(source, split, document.id, partial(_describe_record, document.metadata, document.text))
                 encoded = document.text.encode()
                 size = len(encoded)
                 stats[split][source].update(
@@ -251,11 +271,24 @@ class _WriteDocuments(WritingStep):
                 stats[split][source][f"length {size.bit_length() - 1}"] += 1
         if "train" in paths:
             places.write(self.new_file(paths["train"].with_suffix(".places")))
+        sample.write(self.new_file(self._work / "samples" / "-".join(self._splits) / f"{rank:05d}.jsonl"))
         for split, path in paths.items():
             self.write_report(self._work / "written" / split, rank, stats[split])
             described = {"file": path.name, "bytes": path.stat().st_size, "sha256": digests[split].hexdigest()}
             self.write_report(self._work / "files" / split, rank, described)
         yield from ()
+
+
+def _describe_record(record: dict[str, Any], text: str | None = None) -> dict[str, Any]:
+    return beginning(record["text"] if text is None else text) | {"changes": record.get("changes", [])}
+
+
+def _write_samples(samples: Path, path: Path) -> None:
+    """Write what tasks kept for people to look at as one sample."""
+    whole = Sample()
+    for part in sorted(samples.glob("*/*.jsonl")):
+        whole.merge(part)
+    whole.write(path)
 
 
 def _describe(work: Path, counts: dict[str, Any]) -> dict[str, Any]:

@@ -21,14 +21,17 @@ class Part(NamedTuple):
     "SHA-256 of the text."
 
 
-def split_text(text: str, settings: Prepare) -> list[Part]:
-    """Return what a text gives to the splits: all of it to one, or its beginning and its end to several."""
-    if settings.hold_out == "documents":
+def split_text(text: str, settings: Prepare, given: str = "auto") -> list[Part]:
+    """Return what a text gives to the splits: all of it to the `given` one or to that of its hash, or each end to another.
+
+    The ends are in the order train, test, validation: validation is the last part, as in nanoGPT's Shakespeare.
+    """
+    if given != "auto" or settings.hold_out == "documents":
         digest = _digest(text)
-        return [Part(choose_split(digest, settings), text, digest)]
-    validation = _cut_near(text, 1 - settings.validation_fraction - settings.test_fraction)
-    test = max(validation, _cut_near(text, 1 - settings.test_fraction))
-    parts = zip(SPLITS, (text[:validation], text[validation:test], text[test:]), strict=True)
+        return [Part(choose_split(digest, settings) if given == "auto" else given, text, digest)]
+    test = _cut_near(text, 1 - settings.validation_fraction - settings.test_fraction)
+    validation = max(test, _cut_near(text, 1 - settings.validation_fraction))
+    parts = zip(("train", "test", "validation"), (text[:test], text[test:validation], text[validation:]), strict=True)
     return [Part(split, part, _digest(part)) for split, part in parts if part.strip()]
 
 
@@ -48,6 +51,8 @@ def _digest(text: str) -> bytes:
 def _cut_near(text: str, share: float) -> int:
     """Return a place with about that share of the text before it: behind a line, a word, or else a whole character."""
     place = round(share * len(text))
+    if place >= len(text):
+        return len(text)
     for found in (text.find("\n", place, place + _NEAR), text.find(" ", place, place + _NEAR),
                   text.rfind(" ", max(0, place - _NEAR), place)):  # fmt: skip
         if found >= 0:

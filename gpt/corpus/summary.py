@@ -30,7 +30,7 @@ Json = dict[str, Any]
 
 def summarise_corpus(judges: list[Judges], work: Path, ngram: int) -> tuple[Json, Json]:
     """Return counts (documents and bytes through each step), and a report with examples of what each step removed."""
-    read, dropped, examples = _read(work)
+    read, dropped, examples, masked = _read(work)
     for folder in ("duplicates_held_out", "duplicates_train"):
         for reason, entry in add_up(read_reports(work / folder)).items():
             examples.setdefault(reason, []).extend(entry.pop("examples"))
@@ -44,6 +44,7 @@ def summarise_corpus(judges: list[Judges], work: Path, ngram: int) -> tuple[Json
         "read": read,
         "dropped": dropped,
         "cut": {key: contaminated.get("cut", {}).get(key, 0) for key in ("documents", "bytes", "pieces")},
+        **({"masked": masked} if masked else {}),
         "contamination": {
             name: {key: value if key == "items" else len(value) for key, value in entry.items()}
             for name, entry in judged.items()
@@ -99,6 +100,8 @@ def check_splits(settings: Prepare, counts: Json, matches: list[Json]) -> None:
 
 def _why_empty(settings: Prepare, split: str, kept: int, reasons: str) -> str:
     left = f"after what goes ({reasons}; change what drops them if that is wrong) " if reasons else ""
+    if given := [name for name in settings.by_source if settings.of(name).split == split]:
+        return f"{left}none of the documents of {', '.join(given)} is left, which prepare.by_source gives as {split}"
     if settings.hold_out == "ends":
         return (
             f"{left}no end of a document is left to hold out; raise the fractions, or set prepare.hold_out: documents"
@@ -114,8 +117,8 @@ def _why_empty(settings: Prepare, split: str, kept: int, reasons: str) -> str:
     )
 
 
-def _read(work: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]]]:
-    """Return what was read, and what was dropped, with examples, before documents were compared."""
+def _read(work: Path) -> tuple[Json, Json, dict[str, list[Any]], Json]:
+    """Return what was read, what was dropped, with examples, before documents were compared, and how much was masked."""
     report = add_up(read_reports(work / "read"))
     reader, filters = report["read"], report["filters"]
     by_source = {
@@ -135,7 +138,7 @@ def _read(work: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, list[An
         for reason, entry in reasons.items():
             examples[f"{kind}: {reason}"] = entry.pop("examples")
             dropped[f"{kind}: {reason}"] = entry
-    return read, dropped, examples
+    return read, dropped, examples, report["clean"]["masked"]
 
 
 def describe_inputs(settings: Prepare, raw: Path, benchmarks: Path, names: tuple[str, ...]) -> dict[str, Any]:

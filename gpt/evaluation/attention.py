@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import tiktoken
 import torch
 
 from gpt.model.transformer import GPTModel
+from gpt.tokens.encoding import Encoding
 
 START = "START"
 "Stands for the <|endoftext|> after which every document begins."
@@ -29,12 +29,12 @@ def attention_weights(model: GPTModel, tokens: Sequence[int]) -> torch.Tensor:
     return torch.stack(weights).cpu()
 
 
-def token_names(encoding: tiktoken.Encoding, tokens: Sequence[int]) -> list[str]:
+def token_names(encoding: Encoding, tokens: Sequence[int]) -> list[str]:
     """Return tokens as a person reads them beside a map; bytes that are a part of a letter only, as hexadecimal digits."""
     return [_name(encoding, token) for token in tokens]
 
 
-def describe_attention(model: GPTModel, encoding: tiktoken.Encoding, prompt: str) -> dict[str, Any]:
+def describe_attention(model: GPTModel, encoding: Encoding, prompt: str) -> dict[str, Any]:
     """Return with which weights a model reads the beginning of a prompt, as JSON: tokens, and maps by layer and head from 1 on.
 
     A map has a row for each token, with the weights of the tokens up to it.
@@ -64,7 +64,7 @@ def _rounded(weights: torch.Tensor) -> list[list[float]]:
     return [[round(weight, _DIGITS) for weight in row[: place + 1]] for place, row in enumerate(weights.tolist())]
 
 
-def _name(encoding: tiktoken.Encoding, token: int) -> str:
+def _name(encoding: Encoding, token: int) -> str:
     if token == encoding.eot_token:
         return START
     content = encoding.decode_single_token_bytes(token)

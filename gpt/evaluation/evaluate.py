@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import tiktoken
 import torch
 
 from gpt import paths
@@ -12,6 +11,7 @@ from gpt.corpus.documents import describe_documents
 from gpt.evaluation.attention import describe_attention
 from gpt.evaluation.benchmarks.answers import score_benchmarks
 from gpt.evaluation.held_out import HELD_OUT, read_held_out
+from gpt.evaluation.metrics import main_figures
 from gpt.evaluation.passages import Scored, score_documents
 from gpt.evaluation.scores import ITEMS_FILE, PASSAGES_FILE, Items, Passages
 from gpt.files import atomic_file, atomic_folder, sha256_file, write_json
@@ -23,6 +23,7 @@ from gpt.processes.agreement import Share
 from gpt.processes.cores import bound_threads
 from gpt.processes.environment import check_products
 from gpt.processes.precision import autocast_type, check_precision, matmul_precision, warn_if_emulated
+from gpt.tokens.encoding import Encoding
 
 Sample = dict[str, str | float]
 
@@ -30,10 +31,11 @@ Sample = dict[str, str | float]
 def evaluate(
     params: Params, share: Share | None = None, before_writing: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Measure models/base on the held-out splits and the benchmarks; return the metrics.
+    """Measure models/base on the held-out splits and the benchmarks; return all figures.
 
-    Writes metrics/evaluate.json, reports/samples.json, reports/attention.json and reports/scores/, all or nothing;
-    `before_writing` is called first. Processes that share the work all call this and get the metrics; the first of them writes.
+    Writes reports/evaluate.json, its main figures to metrics/evaluate.json, reports/samples.json, reports/attention.json and
+    reports/scores/, all or nothing; `before_writing` is called first. Processes that share the work all call this and get the
+    figures; the first of them writes.
     """
     share = share or Share()
     model, encoding = _load(params)
@@ -57,7 +59,7 @@ def evaluate(
     return metrics
 
 
-def _score(params: Params, model: GPTModel, encoding: tiktoken.Encoding, split: str, share: Share) -> Scored:
+def _score(params: Params, model: GPTModel, encoding: Encoding, split: str, share: Share) -> Scored:
     documents = read_held_out(paths.DOCUMENTS, split, encoding, params.evaluate.max_tokens)
     return score_documents(model, documents, encoding, split, autocast=_autocast(params), share=share)
 
@@ -69,12 +71,14 @@ def _write(
         atomic_folder(paths.SCORES) as scores,
         atomic_file(paths.SAMPLES) as written,
         atomic_file(paths.ATTENTION) as maps,
+        atomic_file(paths.EVALUATION) as figures,
     ):
         Passages.join([result.passages for result in scored.values()]).write(scores / PASSAGES_FILE)
         items.write(scores / ITEMS_FILE)
         written.write_text(json.dumps(samples, indent=2) + "\n", encoding="utf-8")
         maps.write_text(json.dumps(attention) + "\n", encoding="utf-8")
-        write_json(paths.EVALUATE_METRICS, metrics)  # in here: if it cannot be written, all stays as it was
+        write_json(figures, metrics)
+        write_json(paths.METRICS, main_figures(metrics))  # in here: if it cannot be written, all stays as it was
 
 
 def score_all_items(params: Params, share: Share | None = None) -> dict[str, Any]:
@@ -84,7 +88,7 @@ def score_all_items(params: Params, share: Share | None = None) -> dict[str, Any
         return score_benchmarks(params, model, encoding, autocast=_autocast(params), share=share, all_items=True)[0]
 
 
-def _load(params: Params) -> tuple[GPTModel, tiktoken.Encoding]:
+def _load(params: Params) -> tuple[GPTModel, Encoding]:
     """Return models/base with its tokenizer, ready to be scored in `evaluate.precision` on this machine."""
     precision, device = params.evaluate.precision, default_device()
     check_products("evaluate.precision", precision, on_gpu=device.type == "cuda")
@@ -98,7 +102,7 @@ def _autocast(params: Params) -> torch.dtype | None:
     return autocast_type(params.evaluate.precision)
 
 
-def _samples(params: Params, model: GPTModel, encoding: tiktoken.Encoding) -> list[Sample]:
+def _samples(params: Params, model: GPTModel, encoding: Encoding) -> list[Sample]:
     """Return what the model writes after each prompt: at evaluate.temperature first, then at evaluate.temperatures."""
     settings = params.evaluate
     samples: list[Sample] = []

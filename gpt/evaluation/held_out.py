@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tiktoken
 
 from gpt.corpus.documents import read_documents
-from gpt.tokens.tokenizer import encode_document
+from gpt.tokens.encoding import Encoding
+from gpt.tokens.tokenizer import encode_with_sizes
 
 HELD_OUT = ("validation", "test")
 
@@ -31,9 +31,11 @@ class HeldOut:
     "UTF-8 bytes."
     tokens: np.ndarray
     "(tokens,) integers, <|endoftext|> at the end."
+    sizes: np.ndarray
+    "(tokens,) uint32: UTF-8 bytes of the text that each token stands for; they add up to `text_bytes`."
 
 
-def read_held_out(folder: Path, split: str, encoding: tiktoken.Encoding, max_tokens: int = 0) -> Iterator[HeldOut]:
+def read_held_out(folder: Path, split: str, encoding: Encoding, max_tokens: int = 0) -> Iterator[HeldOut]:
     """Yield documents of a split of data/documents: all if `max_tokens` is 0, else those that `take_tokens` takes."""
     documents = read_documents(folder, split)
     if max_tokens:
@@ -42,14 +44,14 @@ def read_held_out(folder: Path, split: str, encoding: tiktoken.Encoding, max_tok
         yield from (encode(document, encoding) for document in documents)
 
 
-def encode(document: dict[str, Any], encoding: tiktoken.Encoding) -> HeldOut:
+def encode(document: dict[str, Any], encoding: Encoding) -> HeldOut:
     """Return a document, an object with id, source and text, in the tokens of `encoding`."""
     text = document["text"].encode()
-    tokens = encode_document(encoding, document["text"])
-    return HeldOut(document["id"], document["source"], hashlib.sha256(text).digest(), len(text), tokens)
+    tokens, sizes = encode_with_sizes(encoding, document["text"])
+    return HeldOut(document["id"], document["source"], hashlib.sha256(text).digest(), len(text), tokens, sizes)
 
 
-def take_tokens(documents: Iterable[dict[str, Any]], encoding: tiktoken.Encoding, max_tokens: int) -> Iterator[HeldOut]:
+def take_tokens(documents: Iterable[dict[str, Any]], encoding: Encoding, max_tokens: int) -> Iterator[HeldOut]:
     """Yield the first documents by the hash of their ids: as many as have at most `max_tokens` together, but at least one.
 
     Which these are does not depend on the order in which the documents come. Only these and one other are held.

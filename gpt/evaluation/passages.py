@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import tiktoken
 import torch
 
 from gpt.errors import UserError
@@ -16,6 +15,7 @@ from gpt.evaluation.scores import PASSAGE_BYTES, Passages
 from gpt.evaluation.windows import context_lengths
 from gpt.model.transformer import GPTModel
 from gpt.processes.agreement import Share
+from gpt.tokens.encoding import Encoding
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Scored:
 def score_documents(
     model: GPTModel,
     documents: Iterable[HeldOut],
-    encoding: tiktoken.Encoding,
+    encoding: Encoding,
     split: str,
     *,
     autocast: torch.dtype | None = None,
@@ -64,7 +64,6 @@ def score_documents(
 
     Processes that share the work all get the whole. Raises `UserError` naming the first document whose likelihood is not finite.
     """
-    sizes = token_bytes(encoding)
     block_size = model.config.block_size
     by_context = np.zeros((block_size + 1, 3))
     tokens, counts, digests = Counter[str](), Counter[str](), list[bytes]()
@@ -75,7 +74,7 @@ def score_documents(
                 f"{split} document {document.id}: the model's likelihood of it is not a finite number; its weights are"
                 " damaged or have diverged (run `gpt pretrain` again), or evaluate.precision cannot hold its numbers (use fp32)"
             )
-        lengths = sizes[document.tokens]
+        lengths = document.sizes.astype(np.int64)
         assert lengths.sum() == document.text_bytes, "the tokens of a text are its bytes"
         tables[document.id].append((document.source, *_add_up_passages(nats, lengths)))
         context = context_lengths(len(nats), block_size)
@@ -85,14 +84,6 @@ def score_documents(
         counts[document.source] += 1
         digests.append(document.text_sha256)
     return Scored(_table(split, tables), tokens, counts, sum_of_hashes(digests), by_context)
-
-
-def token_bytes(encoding: tiktoken.Encoding) -> np.ndarray:
-    """Return how many UTF-8 bytes each token stands for: (n_vocab,) int64, 0 for special tokens, which no text holds."""
-    sizes = np.zeros(encoding.n_vocab, np.int64)
-    for value in encoding.token_byte_values():
-        sizes[encoding.encode_single_token(value)] = len(value)
-    return sizes
 
 
 def _with_nats(

@@ -39,7 +39,7 @@ class Decoder:
         for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
             x = layer(x, layer_cache)
         cache.advance(1)
-        return self._head(self._model.final_norm(x))
+        return self._head(self._model.final_norm(x))[:, : self._model.config.vocab_size]
 
 
 class _Layer:

@@ -8,11 +8,11 @@ import codecs
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import tiktoken
 import torch
 
 from gpt.model.decoder import Decoder
 from gpt.model.transformer import GPTModel
+from gpt.tokens.encoding import Encoding
 
 _ROWS = 32
 "Batch size of `generate_texts`: a larger one needs more memory for keys and values."
@@ -92,7 +92,7 @@ def generate_tokens(
         model.train(training)
 
 
-def generate_text(model: GPTModel, encoding: tiktoken.Encoding, prompt: str, sampling: Sampling) -> Iterator[str]:
+def generate_text(model: GPTModel, encoding: Encoding, prompt: str, sampling: Sampling) -> Iterator[str]:
     """Yield a completion of `prompt` piece by piece, in whole characters, until <|endoftext|>, a stop string or `max_new_tokens`.
 
     A piece that may be the beginning of a stop string is held back until that is decided.
@@ -102,7 +102,7 @@ def generate_text(model: GPTModel, encoding: tiktoken.Encoding, prompt: str, sam
 
 def generate_texts(
     model: GPTModel,
-    encoding: tiktoken.Encoding,
+    encoding: Encoding,
     prompts: Sequence[str],
     sampling: Sampling,
     *,
@@ -124,7 +124,7 @@ def generate_texts(
 
 def _stream(
     model: GPTModel,
-    encoding: tiktoken.Encoding,
+    encoding: Encoding,
     prompts: Sequence[str],
     sampling: Sampling,
     seeds: Sequence[int] | None,
@@ -149,7 +149,7 @@ def _stream(
 class _Writer:
     """Decodes a row's tokens to text as they come; holds back incomplete UTF-8 and what may become a stop string."""
 
-    def __init__(self, encoding: tiktoken.Encoding, stop: Sequence[str]) -> None:
+    def __init__(self, encoding: Encoding, stop: Sequence[str]) -> None:
         self.over = False
         self._encoding, self._stop = encoding, stop
         self._characters = codecs.getincrementaldecoder("utf-8")(errors="replace")

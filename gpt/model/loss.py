@@ -20,26 +20,30 @@ def linear_cross_entropy(
     weight: torch.Tensor,
     targets: torch.Tensor,
     *,
+    vocab_size: int | None = None,
     scale: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the scaled loss and the cross-entropy in nats, both summed over tokens, of logits `hidden @ weight.T`.
 
     `hidden` is (N, C), `weight` (vocab_size, C), `targets` (N,) token ids. The loss is the cross-entropy times `scale`
-    (1 / tokens for a mean); it alone has a gradient.
+    (1 / tokens for a mean); it alone has a gradient. Rows of `weight` from `vocab_size` on are padding: no logits, no gradient.
     """
-    return _LinearCrossEntropy.apply(hidden, weight, targets, scale)
+    return _LinearCrossEntropy.apply(hidden, weight, targets, scale, vocab_size)
 
 
 @torch.no_grad()
-def token_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def token_cross_entropy(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, *, vocab_size: int | None = None
+) -> torch.Tensor:
     """Return the cross-entropy in nats of each token under logits `hidden @ weight.T`: (N,) fp32, 0 where its target is -1.
 
     `hidden` is (N, C), `weight` (vocab_size, C), `targets` (N,) token ids. Logits are computed only where there is a target.
+    Rows of `weight` from `vocab_size` on are padding.
     """
     nats = torch.zeros(len(targets), device=hidden.device)
     wanted = (targets >= 0).nonzero().squeeze(1)
     for rows in wanted.split(_rows_at_a_time(len(weight))):
-        logits = F.linear(hidden[rows], weight).float()  # (rows, vocab_size)
+        logits = F.linear(hidden[rows], weight)[:, :vocab_size].float()
         nats[rows] = F.cross_entropy(logits, targets[rows], reduction="none")
     return nats
 
@@ -56,6 +60,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight: torch.Tensor,
         targets: torch.Tensor,
         scale: float,
+        vocab_size: int | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         device = hidden.device.type
         if torch.is_autocast_enabled(device):
@@ -72,7 +77,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight_gradient: torch.Tensor | None = None
         for start in range(0, N, rows):
             part, wanted = hidden[start : start + rows], targets[start : start + rows, None]
-            logits = (part @ weight.T).float()  # (rows, vocab_size)
+            logits = (part @ weight.T).float()  # (rows, V)
+            if vocab_size is not None and vocab_size < V:
+                # The product has its whole size, for which it was padded; e to the power of these is 0, and so is their gradient.
+                logits[:, vocab_size:] = -math.inf
             largest = logits.amax(dim=-1, keepdim=True)
             wanted_logits = logits.gather(1, wanted) - largest
             exponentials = logits.sub_(largest).exp_()
@@ -102,4 +110,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # Reading the factor costs nothing on a CPU, where multiplying a large head's gradient by one costs a percent.
         if factor.device.type != "cpu" or factor != 1:
             hidden_gradient, weight_gradient = hidden_gradient.mul_(factor), weight_gradient.mul_(factor)
-        return hidden_gradient, weight_gradient, None, None
+        return hidden_gradient, weight_gradient, None, None, None

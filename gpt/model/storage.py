@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import tiktoken
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -12,6 +11,7 @@ from gpt.errors import UserError
 from gpt.files import atomic_folder, read_json, write_json
 from gpt.memory import is_out_of_memory
 from gpt.model.transformer import GPTConfig, GPTModel
+from gpt.tokens.encoding import Encoding
 from gpt.tokens.tokenizer import load_tokenizer
 
 
@@ -30,7 +30,7 @@ def save_model(model: GPTModel, tokenizer: Path, output: Path) -> None:
         shutil.copytree(tokenizer, folder / "tokenizer")
 
 
-def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[GPTModel, tiktoken.Encoding]:
+def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[GPTModel, Encoding]:
     """Load a model folder for inference; raise `UserError` if something is missing, damaged or does not fit."""
     hint = "run `gpt pretrain`, or name a model folder"
     values = read_json(folder / "config.json", hint)

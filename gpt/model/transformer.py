@@ -34,6 +34,8 @@ class GPTConfig:
     "Key and value heads; 0: as many as n_head."
     qk_norm: bool = False
     init: Literal["gpt2", "zero"] = "gpt2"
+    pad_vocab: int = 1
+    "Embedding and head have a multiple of so many rows; no token has those above vocab_size, and no logits are made of them."
 
     def __post_init__(self) -> None:
         for name, annotation in get_type_hints(type(self)).items():
@@ -41,6 +43,11 @@ class GPTConfig:
                 raise ValueError(f"{name} = {value!r} is none of {', '.join(get_args(annotation))}")
         if self.position == "rotary" and self.head_size % 2:
             raise ValueError(f"rotary positions need an even head size, not n_embd / n_head = {self.head_size}")
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding and of the head."""
+        return -(-self.vocab_size // self.pad_vocab) * self.pad_vocab
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -95,7 +102,7 @@ class GPTModel(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.tok_emb = nn.Embedding(config.vocab_size, config.n_embd)
+        self.tok_emb = nn.Embedding(config.padded_vocab_size, config.n_embd)
         self.pos_emb = nn.Embedding(config.block_size, config.n_embd) if config.position == "learned" else None
         sines = sinusoidal_positions(config.block_size, config.n_embd) if config.position == "sinusoidal" else None
         self.register_buffer("position_table", sines, persistent=False)
@@ -104,7 +111,9 @@ class GPTModel(nn.Module):
         self.trf_blocks = nn.ModuleList([TransformerBlock(config, rotary) for _ in range(config.n_layer)])
         self.final_norm = _norm(config)
         # A tied head is the embedding's weight itself, not a second name for it: a state dict holds each tensor once.
-        self.out_head = None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.out_head = (
+            None if config.tie_embeddings else nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
+        )
         self.checkpoint_activations = False
         "Compute a block's activations again in backward instead of keeping them: less memory, a third more time."
 
@@ -134,6 +143,7 @@ class GPTModel(nn.Module):
             hidden.flatten(0, 1),
             self.head_weight,
             targets.flatten(),
+            vocab_size=self.config.vocab_size,
             scale=scale,
         )
 
@@ -170,15 +180,16 @@ class GPTModel(nn.Module):
     def token_nats(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return each target's negative log-likelihood in nats: (B, T) fp32, 0 where a target is -1. It has no gradient."""
         hidden = self.hidden(tokens).flatten(0, 1)
-        return token_cross_entropy(hidden, self.head_weight, targets.flatten()).view_as(targets)
+        nats = token_cross_entropy(hidden, self.head_weight, targets.flatten(), vocab_size=self.config.vocab_size)
+        return nats.view_as(targets)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return logits (…, vocab_size) of hidden states (…, C)."""
-        return F.linear(hidden, self.head_weight)
+        return F.linear(hidden, self.head_weight)[..., : self.config.vocab_size]
 
     @property
     def head_weight(self) -> torch.Tensor:
-        """The output head's weight (vocab_size, C)."""
+        """The output head's weight (padded_vocab_size, C)."""
         return self.tok_emb.weight if self.out_head is None else self.out_head.weight
 
     def new_cache(self, batch_size: int, capacity: int | None = None) -> KeyValueCache:
@@ -215,6 +226,9 @@ class GPTModel(nn.Module):
                 std = 0.0
             elif "emb" not in name:
                 std = 1 / math.sqrt(parameter.shape[1])
+            if name in ("tok_emb.weight", "out_head.weight"):  # padding takes no numbers from the others, and is zero
+                parameter[self.config.vocab_size :] = 0.0
+                parameter = parameter[: self.config.vocab_size]
             parameter.normal_(0.0, std, generator=generator)
 
     def count_parameters(self) -> int:

@@ -1,32 +1,64 @@
 """prepare: how raw files become documents."""
 
+from functools import cache
+from string import Formatter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from gpt.params.engine import Engine
-from gpt.params.types import (
-    FileName,
-    Fraction,
-    NonNegativeFloat,
-    NonNegativeInt,
-    Pattern,
-    PositiveFloat,
-    PositiveInt,
-    Section,
-    Sha256,
-    Text,
-    not_empty,
-)
+from gpt.params.filters import Filter
+from gpt.params.types import FileName, Fraction, NonNegativeInt, Pattern, PositiveInt, Section, Text
+
+_FORMATS = Literal["auto", "text", "code", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "html", "warc"]
+
+
+@cache
+def template_pieces(template: str) -> tuple[tuple[str, str | None], ...]:
+    """Return a template as pairs of text and the field that follows it, None at the end; {{ and }} are braces.
+
+    Raises `ValueError` for braces that do not match and for what is more than a field's name.
+    """
+    pieces = []
+    for text, field, form, conversion in Formatter().parse(template):
+        if form or conversion or (field is not None and not field.strip()):
+            raise ValueError(
+                "between braces stands the name of a field and nothing else; braces of the text are {{ and }}"
+            )
+        pieces.append((text, field))
+    return tuple(pieces)
+
+
+def _template(value: str) -> str:
+    try:
+        pieces = template_pieces(value)
+    except ValueError as error:
+        raise ValueError(f"is no template ({error})") from None
+    if value and not any(field for _, field in pieces):
+        raise ValueError("names no field, as in {title}; leave it empty for none")
+    return value
+
+
+Template = Annotated[str, AfterValidator(_template)]
 
 
 class Read(Section):
     """How the files of a source become documents."""
 
-    format: Literal["auto", "text", "jsonl", "parquet", "warc"]
-    "auto: by the ending of a file's name, which .gz or .zst may follow."
+    format: _FORMATS
+    "auto: by the ending of a file's name, which .gz, .bz2 or .zst may follow."
     text_field: Text
-    "Field of a JSONL line or column of a Parquet file that holds the text; a dot reaches into an object."
+    "Field of a JSON object or column of a table that holds the text; a dot reaches into an object."
+    template: Template
+    "Text of several fields instead, as {title} and {body.text} in it; empty: none."
+    message: Template
+    "Text of each object in a list, as {role} and {content} of a chat's messages; empty: a list must hold strings."
+    join: str
+    "What stands between the strings or messages of a list."
+    delimiter: Annotated[str, Field(max_length=1)]
+    "What stands between the fields of a line of CSV or TSV; empty: a comma in CSV, a tab in TSV."
+    quote: Annotated[str, Field(max_length=1)]
+    "What a field of CSV or TSV may stand in, twice where the text has it; empty: nothing."
     id_field: str
     "Field that names the document, kept as metadata `id`; empty: none."
     metadata_fields: Annotated[tuple[Text, ...], Field(strict=False)]
@@ -39,6 +71,14 @@ class Read(Section):
     "Regular expression of what is taken out of every text; empty: nothing."
 
     @model_validator(mode="after")
+    def _marks_of_tables_differ(self) -> Self:
+        if {self.delimiter, self.quote} & {"\r", "\n"}:
+            raise ValueError("delimiter and quote stand in a line and cannot be its end; correct them")
+        if self.quote and self.quote in (self.delimiter or ",\t"):
+            raise ValueError(f"quote and delimiter are both {self.quote!r}; change one of them")
+        return self
+
+    @model_validator(mode="after")
     def _one_way_to_split(self) -> Self:
         if self.separator and self.pattern:
             raise ValueError("separator and pattern both say where a text file's documents are; set one of them")
@@ -46,82 +86,16 @@ class Read(Section):
 
 
 class Clean(Section):
+    """How texts are mended; nothing but the last key changes source code (format code)."""
+
     repair_unicode: bool
     "Mend text that was decoded wrongly (ftfy); composed Unicode (NFC) and plain line ends come in any case."
     unescape_html: bool
     "Turn HTML's &amp; and &#233; into what they stand for, once: for sources whose text was escaped, not for code."
     remove_control_characters: bool
     "Take out control characters but tab and line feed, and marks of byte order; joiners and direction marks stay."
-
-
-class GopherQuality(Section):
-    """Rae et al. 2021, table A1 and section A.1.1, as datatrove has it; 0 turns a bound off."""
-
-    kind: Literal["gopher_quality"]
-    min_doc_words: NonNegativeInt
-    max_doc_words: NonNegativeInt
-    min_avg_word_length: NonNegativeInt
-    max_avg_word_length: NonNegativeInt
-    max_symbol_word_ratio: NonNegativeFloat
-    max_bullet_lines_ratio: NonNegativeFloat
-    max_ellipsis_lines_ratio: NonNegativeFloat
-    max_non_alpha_words_ratio: NonNegativeFloat
-    "Least share of words with a letter, whatever its name says."
-    min_stop_words: NonNegativeInt
-
-
-class GopherRepetition(Section):
-    """Rae et al. 2021, table A1: shares of duplicate lines, paragraphs and n-grams; 0 turns a bound off."""
-
-    kind: Literal["gopher_repetition"]
-    dup_line_frac: NonNegativeFloat
-    dup_para_frac: NonNegativeFloat
-    dup_line_char_frac: NonNegativeFloat
-    dup_para_char_frac: NonNegativeFloat
-    top_n_grams: dict[PositiveInt, PositiveFloat]
-    "Largest share of the characters that the most frequent n-gram may have, by n."
-    dup_n_grams: dict[PositiveInt, PositiveFloat]
-    "Largest share of the characters that repeated n-grams may have, by n."
-
-
-class C4(Section):
-    """Raffel et al. 2020, section 2.2; drops lines first, then documents of few sentences."""
-
-    kind: Literal["c4"]
-    filter_no_terminal_punct: bool
-    min_num_sentences: int
-    "-1 turns it off, as for the next two."
-    min_words_per_line: int
-    max_word_length: int
-    remove_citations: bool
-    filter_lorem_ipsum: bool
-    filter_javascript: bool
-    filter_curly_bracket: bool
-    filter_policy: bool
-
-
-class FineWeb(Section):
-    """Penedo et al. 2024, section 3.6."""
-
-    kind: Literal["fineweb"]
-    line_punct_thr: NonNegativeFloat
-    short_line_thr: NonNegativeFloat
-    short_line_length: NonNegativeInt
-    char_duplicates_ratio: NonNegativeFloat
-    new_line_ratio: NonNegativeFloat
-
-
-class Language(Section):
-    kind: Literal["language"]
-    model: Text
-    "File of a fastText language model, such as lid.176.bin."
-    model_sha256: Sha256
-    languages: Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(not_empty)]
-    threshold: Fraction
-    "Documents stay if one of the languages is at least so likely."
-
-
-Filter = Annotated[GopherQuality | GopherRepetition | C4 | FineWeb | Language, Field(discriminator="kind")]
+    mask_personal_data: bool
+    "Put others in the place of e-mail addresses, public IP addresses and telephone numbers, in source code too."
 
 
 class Deduplicate(Section):
@@ -132,9 +106,11 @@ class Deduplicate(Section):
     ngram: PositiveInt
     "Words that make a shingle."
     buckets: PositiveInt
+    "Parts of a signature; one that agrees makes two documents near copies."
     hashes: PositiveInt
     "Per bucket. Texts of similarity s meet with probability 1 - (1 - s^hashes)^buckets."
     seed: Annotated[int, Field(ge=0, lt=2**63)]
+    "Of the hash functions."
 
 
 class Action(Section):
@@ -170,6 +146,8 @@ class Decontaminate(Section):
 class ForSource(Section):
     """What is done to the documents of one source."""
 
+    split: Literal["auto", "train", "validation", "test"]
+    "auto: by prepare.hold_out and the fractions; else the one that it was published as, whole."
     read: Read
     clean: Clean
     filters: Annotated[tuple[Filter, ...], Field(strict=False)]
@@ -183,18 +161,19 @@ class Prepare(ForSource):
     shards: PositiveInt
     "Pieces that are worked on in parallel, and files of each split."
     by_source: dict[FileName, dict[str, Any]]
-    "What is otherwise in `read`, `clean`, `filters` and `deduplicate` for a source, by its name."
+    "What is otherwise in `split`, `read`, `clean`, `filters` and `deduplicate` for a source, by its name."
     malformed: Literal["error", "skip"]
     "What happens to a record or file that cannot be read: end with an error, or leave it out and count it."
     max_document_bytes: PositiveInt
     "Longer records count as malformed: they are held in memory."
     decontaminate: Decontaminate
     hold_out: Literal["documents", "ends"]
-    "documents: whole ones, chosen by their hash; ends: the last part of every document, as nanoGPT does with one text."
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)]
-    "Share of documents, or of each document, to measure on while training."
-    test_fraction: Annotated[float, Field(gt=0, lt=1)]
-    "Share of documents, or of each document, that judges the finished model."
+    """documents: whole ones, chosen by their hash; ends: the last part of every document is for validation, as nanoGPT does with
+    one text, and what is before that for test."""
+    validation_fraction: Fraction
+    "Share of documents, or of each document, to measure on while training; 0 where a source is given as validation."
+    test_fraction: Fraction
+    "Share of documents, or of each document, that judges the finished model; 0 where a source is given as test."
     split_seed: NonNegativeInt
     "Another seed puts other documents in validation and test."
 
@@ -205,13 +184,24 @@ class Prepare(ForSource):
         return self
 
     @model_validator(mode="after")
+    def _each_split_has_something(self) -> Self:
+        given = [self.split, *(change.get("split") for change in self.by_source.values())]  # of any type, as yet
+        for split, fraction in (("validation", self.validation_fraction), ("test", self.test_fraction)):
+            if not fraction and split not in given:
+                raise ValueError(
+                    f"{split}_fraction is 0, and no source is given as {split}; raise it, or say which source is, as in"
+                    f" by_source: {{NAME: {{split: {split}}}}}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _sources_differ_as_they_may(self) -> Self:
         for name, changes in self.by_source.items():
             key = f"by_source.{name}"
             if unknown := sorted(changes.keys() - ForSource.model_fields.keys()):
                 raise ValueError(f"{key}: {', '.join(unknown)} cannot differ; {', '.join(ForSource.model_fields)} can")
             for section, change in changes.items():
-                if section != "filters" and not isinstance(change, dict):
+                if section not in _WHOLE and not isinstance(change, dict):
                     raise ValueError(f"{key}.{section} = {change!r}: must be keys of {section} with their values")
             if unknown := sorted(changes.get("deduplicate", {}).keys() - _OWN_OF_DEDUPLICATE):
                 raise ValueError(
@@ -231,7 +221,7 @@ class Prepare(ForSource):
         """Return what is done to a source's documents: what params.yaml says of all, and otherwise of this one."""
         values = {name: getattr(self, name) for name in ForSource.model_fields}
         for name, change in self.by_source.get(source, {}).items():
-            values[name] = values[name].model_dump() | change if name != "filters" else change
+            values[name] = change if name in _WHOLE else values[name].model_dump() | change
         return ForSource.model_validate(values)
 
     def comparison(self) -> Deduplicate:
@@ -242,5 +232,7 @@ class Prepare(ForSource):
         )
 
 
+_WHOLE = ("split", "filters")
+"Keys of a source that replace what is said of all, where the others change some keys of it."
 _OWN_OF_DEDUPLICATE = ("exact", "minhash")
 "Keys that decide about a source's documents alone."

@@ -38,7 +38,9 @@ class Evaluate(Section):
     max_tokens: NonNegativeInt
     "Score whole documents of at most so many tokens of each split, chosen by the hash of their ids, but at least one; 0: all."
     prompts: Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(not_empty)]
+    "What the samples of the report begin with."
     max_new_tokens: PositiveInt
+    "Tokens of a sample."
     temperature: NonNegativeFloat
     "0 takes the most likely token always."
     temperatures: Annotated[tuple[NonNegativeFloat, ...], Field(strict=False)]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import PlainValidator
+from pydantic import Field, PlainValidator
 
 from gpt.params.types import NonNegativeInt, PositiveInt, Section
 
@@ -18,6 +18,7 @@ class Launch(Section):
     num_processes: PositiveInt
     "Per machine."
     num_machines: PositiveInt
+    "Each starts `gpt pretrain` itself."
     strategy: Literal["ddp", "fsdp"]
     compile: Annotated[bool | Literal["auto"], PlainValidator(_switch_or_auto)]
     "Compile the transformer blocks; auto: if the steps that are left can repay the time that it takes, decided once a run."
@@ -29,3 +30,5 @@ class Launch(Section):
     "How often several processes are started again, from the last checkpoint, after one of them has died."
     timeout_seconds: PositiveInt
     "How long a process waits for the others before it takes them for lost."
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], Field(strict=False)]
+    "Where curves and samples go besides MLflow."

@@ -4,6 +4,9 @@ Every setting has a type, a range and a meaning here and a value in params.yaml:
 Whatever is wrong is reported before any work, each fault with its key, its value and what is allowed.
 """
 
+import difflib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -17,7 +20,7 @@ from gpt.params.evaluation import Evaluate
 from gpt.params.launch import Launch
 from gpt.params.registration import Register
 from gpt.params.sources import Fetch
-from gpt.params.tokens import Tokenize, Tokenizer
+from gpt.params.tokens import HuggingFaceTokenizer, TiktokenTokenizer, Tokenize, Tokenizer
 from gpt.params.training import Base, Model, Train
 from gpt.params.types import Section
 from gpt.secrets.hiding import redact
@@ -28,10 +31,13 @@ _NO_SECRETS = (
     "settings are recorded by DVC, MLflow and the data card: take it out, and give it in the environment"
     " (for a source: ~/.netrc, or FSSPEC_… as docs/data.md says)"
 )
-_MOVED = {
+_OF_ONE_KIND = ("mixture",)
+"Lists whose items have no kind."
+MOVED = {
     "launch.precision": "train.precision",
     "prepare.read_by_source": "prepare.by_source",
     "register.max_bits_per_byte": "register.gate.max_bits_per_byte",
+    "tokenize.weights": "train.mixture",
 }
 
 
@@ -39,7 +45,7 @@ class Params(Section):
     base: Base
     fetch: Fetch
     prepare: Prepare
-    tokenizer: Tokenizer
+    tokenizer: Annotated[Tokenizer | TiktokenTokenizer | HuggingFaceTokenizer, Field(discriminator="kind")]
     tokenize: Tokenize
     model: Model
     train: Train
@@ -52,11 +58,22 @@ class Params(Section):
         names = {source.name for source in self.fetch.sources}
         for key, named in (
             ("prepare.by_source", self.prepare.by_source),
-            ("tokenize.weights", self.tokenize.weights),
+            ("train.mixture", (name for phase in self.train.mixture for name in phase.shares)),
         ):
             if unknown := sorted(set(named) - names):
                 raise ValueError(
                     f"{key}: {', '.join(unknown)} is no source of fetch.sources; known are {', '.join(sorted(names))}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _every_split_has_a_source(self) -> Self:
+        given = {source.name: self.prepare.of(source.name).split for source in self.fetch.sources}
+        for split in ("train", "validation", "test"):
+            if given and "auto" not in given.values() and split not in given.values():
+                raise ValueError(
+                    f"prepare.by_source: every source is given as another split than {split} ({_listed(given)}); add one that is"
+                    f" given as {split}, or give one as auto"
                 )
         return self
 
@@ -80,46 +97,99 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and validate params.yaml; raise `UserError` that names every faulty key, or lines that hold a secret."""
     try:
         text = path.read_text(encoding="utf-8")
-        refuse(find_in_settings(str(path), text), _NO_SECRETS)
-        # YAML 1.2, as DVC reads it: 1e-3 is a number, `no` is a word, a key given twice is an error.
-        values = YAML(typ="safe", pure=True).load(text)
     except FileNotFoundError:
-        raise UserError(f"{path}: not found in {Path.cwd()} or above; run this in a project's folder") from None
-    except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(
+            f"{path}: not found in {Path.cwd()} or above; run this in a project's folder, or make one: gpt init DIR"
+        ) from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; it must be a file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    return parse_params(path, text)
+
+
+def parse_params(path: Path, text: str) -> Params:
+    """Validate the text of a params.yaml; raise `UserError` as `load_params` does. `path` is what messages name."""
+    refuse(find_in_settings(str(path), text), _NO_SECRETS)
     try:
+        # YAML 1.2, as DVC reads it: 1e-3 is a number, `no` is a word, a key given twice is an error.
+        values = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError) as error:  # ValueError: a date that is none
+        told = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
+        tab = "; indent with spaces" if "'\\t'" in told else ""
+        raise UserError(f"{path}: not valid YAML: {told}{tab}") from None
+    with explained(path):
         return Params.model_validate(values)
+
+
+@contextmanager
+def explained(path: Path, rename: Callable[[str], str] = str) -> Iterator[None]:
+    """Raise what pydantic finds wrong as one `UserError`, a line for each key, which `rename` may change."""
+    try:
+        yield
     except ValidationError as error:
-        faults = [(_key(fault), fault) for fault in error.errors(include_url=False)]
-        expected = {new for old, new in _MOVED.items() if old in dict(faults)}  # missing there is the same fault again
+        faults = [(rename(_key(fault)), fault) for fault in error.errors(include_url=False)]
+        expected = {new for old, new in MOVED.items() if old in dict(faults)}  # missing there is the same fault again
+        misspelt = _misspelt(faults)
+        expected |= set(misspelt.values())
         shown = [fault for fault in faults if not (fault[0] in expected and fault[1]["type"] == "missing")]
-        raise UserError("\n".join(_explain(path, key, fault) for key, fault in shown)) from None
+        raise UserError("\n".join(_explain(path, key, fault, misspelt.get(key)) for key, fault in shown)) from None
+
+
+def _misspelt(faults: list[tuple[str, Any]]) -> dict[str, str]:
+    """Return the unknown keys that look like one that is missing in the same section, with that one."""
+    missing = [key for key, fault in faults if fault["type"] == "missing"]
+    found: dict[str, str] = {}
+    for key, fault in faults:
+        beside = [each for each in missing if each.rpartition(".")[0] == key.rpartition(".")[0]]
+        near = difflib.get_close_matches(key, [each for each in beside if each not in found.values()], n=1, cutoff=0.8)
+        if near and fault["type"] == "extra_forbidden" and key not in MOVED:
+            found[key] = near[0]
+    return found
+
+
+def _listed(values: dict[str, str]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in values.items())
 
 
 def _key(fault: Any) -> str:
-    # After the number of a source pydantic puts its kind, after a name that is wrong itself [key]: no keys of the file.
+    # After tokenizer and a source's number pydantic puts the kind, after a name that is wrong itself [key]: no keys of the file.
+    place = [part for number, part in enumerate(fault["loc"]) if (number, fault["loc"][0]) != (1, "tokenizer")]
     parts = [
         part
-        for before, part in zip((None, *fault["loc"]), fault["loc"], strict=False)
-        if not isinstance(before, int) and part != "[key]"
+        for of, before, part in zip((None, None, *place), (None, *place), place, strict=False)
+        if (not isinstance(before, int) or of in _OF_ONE_KIND) and part != "[key]"
     ]
     return ".".join(str(part) for part in parts)
 
 
-def _explain(path: Path, key: str, fault: Any) -> str:
+def _explain(path: Path, key: str, fault: Any, meant: str | None) -> str:
     """One line for one fault: `params.yaml: train.max_steps = -1: …`."""
     value = redact(repr(fault["input"]))  # before it is cut: of half an address nobody sees where its password ends
     shown = value if len(value) <= 60 else value[:57] + "..."
     kind = fault["type"]
+    if kind == "missing" and key.startswith("fetch.") and key.endswith((".sha256", ".revision")):
+        return f"{path}: {key} is missing; `gpt data hash` finds it and writes it there"
+    if kind == "missing" and (any(isinstance(part, int) for part in fault["loc"]) or _is_of_a_file(fault["loc"])):
+        return f"{path}: {key} is missing; add it"  # no template has it
     if kind == "missing":
-        return f"{path}: {key} is missing; add it (see the comments in params.yaml)"
-    if kind == "extra_forbidden" and key in _MOVED:
-        return f"{path}: {key} = {shown}: the key has moved to {_MOVED[key]}; write it there, with a value that is allowed there"
+        return f"{path}: {key} is missing; add it: `gpt init --upgrade` shows it as it should be"
+    if kind == "union_tag_not_found":
+        return f"{path}: {key}.kind is missing; add it (see the comments in params.yaml)"
+    if kind == "union_tag_invalid":
+        return f"{path}: {key}.kind = {fault['ctx']['tag']!r}: must be one of {fault['ctx']['expected_tags']}"
+    if kind == "extra_forbidden" and key in MOVED:
+        return f"{path}: {key} = {shown}: the key has moved to {MOVED[key]}; write it there, with a value that is allowed there"
+    if kind == "extra_forbidden" and meant:
+        return f"{path}: {key} = {shown} is not a known key; did you mean {meant}? It is missing"
     if kind == "extra_forbidden":
         return f"{path}: {key} = {shown} is not a known key; remove it or correct its spelling"
-    message = fault["msg"].removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
     if kind == "value_error" and fault["input"] and isinstance(fault["input"], dict | BaseModel):
         return f"{path}: {key + ': ' if key else ''}{message}"
     return f"{path}: {key or 'the file'} = {shown}: {message[0].lower()}{message[1:]}"
+
+
+def _is_of_a_file(place: tuple[Any, ...]) -> bool:
+    """Whether a key is of a tokenizer that is brought from elsewhere."""
+    return place[:1] == ("tokenizer",) and place[1:2] in (("huggingface",), ("tiktoken",))

@@ -56,4 +56,5 @@ class Gate(Section):
 
 class Register(Section):
     name: FileName
+    "What the model is called in the registry."
     gate: Gate

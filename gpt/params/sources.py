@@ -1,13 +1,41 @@
 """fetch: where text and benchmarks come from."""
 
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from gpt.params.types import FileName, Section, Sha256, Text, not_empty
 
 
-class PypiSource(Section):
+def _commit(value: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{40}", value):
+        raise ValueError(
+            "must be a commit, 40 hexadecimal digits: a branch or a tag may be moved; `gpt data hash` writes the commit that it"
+            " is at now"
+        )
+    return value
+
+
+NOT_STATED = "not stated"
+"What stands for a licence that nobody has said; the user is to find out."
+
+Commit = Annotated[str, AfterValidator(_commit)]
+
+
+class _Hashed(Section):
+    """A source whose bytes a SHA-256 fixes."""
+
+    sha256: Sha256
+    identity_key: ClassVar = "sha256"
+
+    @property
+    def identity(self) -> str:
+        """What fixes the bytes of the source, and is the value of `identity_key`."""
+        return self.sha256
+
+
+class PypiSource(_Hashed):
     kind: Literal["pypi"]
     name: FileName
     package: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+$")]
@@ -20,28 +48,61 @@ class PypiSource(Section):
     licence: Text
 
 
-class UrlSource(Section):
+class UrlSource(_Hashed):
     kind: Literal["url"]
     name: FileName
     url: Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://.+$")]
-    "Anything that fsspec opens: https://, s3://, gs://, …"
+    "Anything that fsspec opens: https://, s3://, gs://, … With `*`, or a `/` at its end, it means many files."
     sha256: Sha256
+    "Of the file; of many, of their `sha256sum` listing, which is kept in data/manifests/NAME.sha256."
     members: Annotated[tuple[Text, ...], Field(strict=False)]
     "Patterns of the files to take if it is a zip or tar archive; empty: take the file itself."
     licence: Text
 
+    @property
+    def is_many(self) -> bool:
+        """Whether the address is a folder or a pattern."""
+        return "*" in self.url or self.url.endswith("/")
 
-class LocalSource(Section):
+    @model_validator(mode="after")
+    def _members_are_of_one(self) -> Self:
+        if self.is_many and self.members:
+            raise ValueError(
+                "members: are of one archive, and url names many files (by its * or the / at its end); let members be [],"
+                " or name one archive"
+            )
+        return self
+
+
+class LocalSource(_Hashed):
     kind: Literal["local"]
     name: FileName
     path: Text
-    "A file, or a folder (all files below it), relative to params.yaml."
+    "A file, a folder (all files below it), or a pattern such as `texts/*.txt`, relative to params.yaml."
     sha256: Sha256
-    "Of the file; for a folder, of its `sha256sum` listing in sorted order."
+    "Of the file; for a folder or a pattern, of its `sha256sum` listing in sorted order."
     licence: Text
 
 
-Source = Annotated[PypiSource | UrlSource | LocalSource, Field(discriminator="kind")]
+class HuggingFaceSource(Section):
+    kind: Literal["huggingface"]
+    name: FileName
+    repository: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    "Of a data set: `OWNER/NAME`."
+    revision: Commit
+    "A commit. The hub's own hashes of its files are verified."
+    patterns: Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(not_empty)]
+    "Patterns of the files to take; `*` matches across folders."
+    licence: Text
+    identity_key: ClassVar = "revision"
+
+    @property
+    def identity(self) -> str:
+        """What fixes the bytes of the source, and is the value of `identity_key`."""
+        return self.revision
+
+
+Source = Annotated[PypiSource | UrlSource | LocalSource | HuggingFaceSource, Field(discriminator="kind")]
 
 
 class Fetch(Section):

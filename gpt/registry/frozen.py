@@ -97,7 +97,7 @@ def sort_passages(table: Passages) -> Passages:
 
 
 def write_frozen(project: Path, settings: Evaluate, evaluation: Json, folder: Path) -> None:
-    """Write the folder `evaluation` of a project's model: `evaluation` is its metrics/evaluate.json.
+    """Write the folder `evaluation` of a project's model: `evaluation` is its reports/evaluate.json.
 
     Raises `UserError` if the scores are missing or not of this evaluation, the documents or items that they are of are not at
     hand, or one of them seems to hold a secret.
@@ -163,7 +163,7 @@ def _read_passages(project: Path, evaluation: Json) -> Passages:
     figures = evaluation[_TEST]
     nats = figures["loss"] * figures["tokens"]
     if int(test.bytes.sum()) != figures["bytes"] or abs(float(test.nats.sum()) - nats) > 1e-6 * nats:
-        raise UserError(f"{path}: not the scores of {project / paths.EVALUATE_METRICS}; {_AGAIN}")
+        raise UserError(f"{path}: not the scores of {project / paths.EVALUATION}; {_AGAIN}")
     return passages
 
 

@@ -34,6 +34,10 @@ SEARCHED = (
     "weights_sha256", "model_sha256", "fingerprint", "precision", "hardware", "num_processes",
 )  # fmt: skip
 "What a version is found by, and what tells whether it is the same as another: tags. The rest is in the record alone."
+STARTED_FROM = "started_from"
+"Tag of a version that was trained from other weights: the version, or the folder, that they are of."
+CONTINUES = "continues"
+"Tag of a version whose run began with another's state before the decay."
 _CURVES = (paths.TRAINING_PLOT, paths.VALIDATION_PLOT)
 _AGAIN = "run `dvc repro` (or `gpt evaluate`) first"
 
@@ -72,6 +76,10 @@ class Lineage:
     gpt: str
     adoptions: list[dict[str, Any]] = field(repr=False)
     "Runs whose checkpoints it continued by `--adopt`, as models/run.json has them: its settings alone do not reproduce it."
+    parent: dict[str, Any] | None
+    "The run whose state before the decay it began with, if it did, as models/run.json has it: fingerprint, step, run."
+    initial: dict[str, Any]
+    "The weights that it started from, as models/initial/source.json has them; empty where they were drawn."
     inputs: dict[str, Any] = field(repr=False)
     "What `gpt inputs` wrote for each stage: its code by file, versions of its libraries, what it fetches."
     files: dict[str, bytes] = field(repr=False)
@@ -81,6 +89,10 @@ class Lineage:
         """Return what versions are searched by, as tags of a version."""
         values = {name: getattr(self, name) for name in SEARCHED}
         texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
+        if self.initial:
+            texts[STARTED_FROM] = self.initial.get("uri") or self.initial["init_from"]
+        if self.parent:
+            texts[CONTINUES] = f"{self.parent['fingerprint']} from step {self.parent['step']}"
         return redact_values(texts)
 
 
@@ -95,7 +107,7 @@ def collect(project: Path) -> Lineage:
     weights = _hash_of(base / "model.safetensors", "run `gpt pretrain` first")
     evaluation = read_evaluation(project)
     if evaluation.get("weights_sha256") != weights:
-        raise UserError(f"{project / paths.EVALUATE_METRICS}: measured other weights than {base} has; {_AGAIN}")
+        raise UserError(f"{project / paths.EVALUATION}: measured other weights than {base} has; {_AGAIN}")
     run = read_json(
         project / paths.RUN, "run `gpt pretrain` first", ["fingerprint", "num_processes", "hardware", "data_sha256"]
     )
@@ -107,7 +119,7 @@ def collect(project: Path) -> Lineage:
     code = read_code(project)
     files = {
         path.name: (project / path).read_bytes()
-        for path in (PARAMS_FILE, DVC_LOCK, REQUIREMENTS_LOCK, paths.EVALUATE_METRICS, *_CURVES)
+        for path in (PARAMS_FILE, DVC_LOCK, REQUIREMENTS_LOCK, paths.EVALUATION, *_CURVES)
         if (project / path).exists()
     }
     if code.dirty:
@@ -135,14 +147,16 @@ def collect(project: Path) -> Lineage:
         python=platform.python_version(),
         gpt=gpt.__version__,
         adoptions=run.get("adopted", []),
+        parent=run.get("parent"),
+        initial=run.get("initial", {}),
         inputs={path.stem: read_json(path, _AGAIN) for path in sorted((project / paths.INPUTS).glob("*.json"))},
         files=files,
     )
 
 
 def read_evaluation(project: Path) -> dict[str, Any]:
-    """Return metrics/evaluate.json; raise `UserError` if it is missing or not what `gpt evaluate` writes."""
-    path = project / paths.EVALUATE_METRICS
+    """Return reports/evaluate.json; raise `UserError` if it is missing or not what `gpt evaluate` writes."""
+    path = project / paths.EVALUATION
     evaluation = read_json(path, _AGAIN)
     try:
         complete = all(
@@ -205,8 +219,8 @@ def _check_lock(project: Path) -> bool:
         return False
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); restore it with git") from None
-    evaluation = (project / paths.EVALUATE_METRICS).read_bytes()
-    if recorded.get(paths.EVALUATE_METRICS.as_posix()) != hashlib.md5(evaluation, usedforsecurity=False).hexdigest():
+    evaluation = (project / paths.EVALUATION).read_bytes()
+    if recorded.get(paths.EVALUATION.as_posix()) != hashlib.md5(evaluation, usedforsecurity=False).hexdigest():
         return False
     values = YAML(typ="safe", pure=True).load((project / PARAMS_FILE).read_text(encoding="utf-8"))
     for key, value in made_with.items():

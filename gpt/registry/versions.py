@@ -60,6 +60,12 @@ def find_version(client: "MlflowClient", spec: str, default_name: str | None = N
     return found
 
 
+def fixed_version(spec: str, default_name: str) -> tuple[str, int] | None:
+    """Return name and number of a version that a URI names by its number, None for any other: that is nobody's to look up."""
+    match = _URI.fullmatch(spec)
+    return (match["name"] or default_name, int(match["version"])) if match and match["version"] else None
+
+
 def version_of_alias(client: "MlflowClient", name: str, alias: str) -> "ModelVersion | None":
     """Return the version that an alias points to, None if there is no such alias or model."""
     from mlflow.exceptions import MlflowException

@@ -50,7 +50,7 @@ def write_card(params: Params, documents: Path, tokens: Path, output: Path) -> N
     }
     flat = {key: value for section, values in settings.items() for key, value in flatten(values, section).items()}
     sections = {
-        "Sources": _sources(report, index, params.tokenize.weights, fetched),
+        "Sources": _sources(report, index, fetched),
         "From raw files to documents": _steps(report["counts"], report["settings"]["hold_out"]),
         "Splits": _splits(report["counts"], index),
         "Lengths": _lengths(report["sources"], index),
@@ -85,7 +85,7 @@ def _summary(digest: str, report: Json, index: Json) -> str:
     return f'<p>SHA-256 of the data: <code class="whole">{escape(digest)}</code></p>\n<div class="facts">{shown}</div>'
 
 
-def _sources(report: Json, index: Json, weights: dict[str, float], fetched: dict[str, Source]) -> str:
+def _sources(report: Json, index: Json, fetched: dict[str, Source]) -> str:
     read, train = report["counts"]["read"]["by_source"], index["splits"]["train"]
     rows = []
     names = [source["name"] for source in report["fetched"]]
@@ -94,12 +94,11 @@ def _sources(report: Json, index: Json, weights: dict[str, float], fetched: dict
         name = source["name"]
         documents, size = (read.get(name, {}).get(key, 0) for key in ("documents", "bytes"))
         tokens = train["sources"].get(name, {}).get("tokens", 0)
-        weight = f"{weights.get(name, 1):g}"
         of = fetched.get(name)  # none, if params.yaml has lost it since
-        licence, digest = (of.licence, short_hash(of.sha256)) if of else ("unknown", "")
-        rows.append([name, licence, source["files"], documents, size, weight, tokens, share, digest])
-    counted = ["files", "documents read", "bytes read", "weight", "training tokens", "share"]
-    return table(["source", "licence", *counted, "SHA-256"], rows)
+        licence, digest = (of.licence, short_hash(of.identity)) if of else ("unknown", "")
+        rows.append([name, licence, source["files"], documents, size, tokens, share, digest])
+    counted = ["files", "documents read", "bytes read", "training tokens", "share"]
+    return table(["source", "licence", *counted, "SHA-256 or commit"], rows)
 
 
 def _steps(counts: Json, hold_out: str) -> str:
@@ -213,7 +212,7 @@ def _example(reason: str, entries: list[Any]) -> str:
 def _hashes(digest: str, report: Json, index: Json, fetched: dict[str, Source]) -> str:
     rows = [["data (index of the shards)", digest], ["tokenizer", index["tokenizer_id"]]]
     names = [source["name"] for source in report["fetched"]]
-    rows += [[f"source {name}", fetched[name].sha256] for name in names if name in fetched]
+    rows += [[f"source {name}", fetched[name].identity] for name in names if name in fetched]
     rows += [
         [f"benchmark {name}", entry["sha256"]]
         for name, entry in sorted(report["benchmarks"].items())

@@ -27,14 +27,16 @@ Open = Callable[[str], Path | None]
 "Gives the path of a file of data/documents, None if it is not at hand."
 
 _SETTINGS = ("prepare", "tokenizer", "tokenize", "evaluate.benchmarks")
-_ELSEWHERE = ("prepare.engine", "tokenize.weights")  # where it ran; what the sources are said to weigh
+_ELSEWHERE = "prepare.engine"  # where it ran
+# Where an earlier release kept them.
+_BEFORE = {path: Path("metrics") / path.name for path in (paths.PREPARE_COUNTS, paths.TOKENIZE_COUNTS)}
 _REPRO = "`dvc repro tokenize`"
 _COMMITTED = "choose one whose data were made with `dvc repro` and committed"
 
 
 @dataclass(frozen=True)
 class Version:
-    """The data as a revision, or the working tree, describes them: values of params.yaml, metrics/ and dvc.lock."""
+    """The data as a revision, or the working tree, describes them: values of params.yaml, counts and dvc.lock."""
 
     params: Json
     prepare: Json
@@ -77,7 +79,7 @@ def diff(project: Path, revision: str) -> list[str]:
 
 
 def compare_sources(old: Version, new: Version) -> list[str]:
-    """Return which sources and benchmarks came, went or changed their hash, licence or weight."""
+    """Return which sources and benchmarks came, went or changed their hash or licence."""
     lines = []
     for kind in ("sources", "benchmarks"):
         before, after = _sources(old.params, kind), _sources(new.params, kind)
@@ -89,9 +91,9 @@ def compare_sources(old: Version, new: Version) -> list[str]:
                 lines.append(f"+ {label}: {', '.join(f'{key} {value}' for key, value in after[name].items())}")
             else:
                 changes = [
-                    f"{key} {before[name][key]} → {value}"
-                    for key, value in after[name].items()
-                    if before[name][key] != value
+                    f"{key} {before[name].get(key, 'none')} → {after[name].get(key, 'none')}"
+                    for key in [*after[name], *(key for key in before[name] if key not in after[name])]
+                    if before[name].get(key) != after[name].get(key)
                 ]
                 lines += [f"~ {label}: {change}" for change in changes]
     return lines
@@ -108,7 +110,7 @@ def compare_settings(old: Json, new: Json) -> list[str]:
 
 
 def compare_figures(old: Json, new: Json, keys: tuple[str, ...]) -> Iterator[str]:
-    """Yield a line for each split, and each source of it, of which a figure of metrics changed."""
+    """Yield a line for each split, and each source of it, of which a count changed."""
     for split in SPLITS:
         before, after = ({"": figures[split]} | figures[split].get("by_source", {}) for figures in (old, new))
         for source in [*before, *(name for name in after if name not in before)]:
@@ -184,7 +186,10 @@ def _cached_documents(project: Path, commit: str) -> Open:
 
 def _read_version(read: Callable[[Path], str | None], name: str, hint: str, must_have_run: bool = True) -> Version:
     def load(path: Path, parse: Callable[[str], Any], keys: Iterable[str], must_exist: bool = must_have_run) -> Json:
-        if (text := read(path)) is None:
+        text = read(path)
+        if text is None and path in _BEFORE:
+            text = read(_BEFORE[path])
+        if text is None:
             if not must_exist:
                 return {}
             raise UserError(f"{name}: has no {path}; {hint}")
@@ -199,19 +204,17 @@ def _read_version(read: Callable[[Path], str | None], name: str, hint: str, must
     yaml = YAML(typ="safe", pure=True).load
     return Version(
         load(PARAMS_FILE, yaml, ("fetch", *_SETTINGS[:3]), must_exist=True),
-        load(paths.PREPARE_METRICS, json.loads, SPLITS),
-        load(paths.TOKENIZE_METRICS, json.loads, SPLITS),
+        load(paths.PREPARE_COUNTS, json.loads, SPLITS),
+        load(paths.TOKENIZE_COUNTS, json.loads, SPLITS),
         load(Path("dvc.lock"), yaml, ("stages",), must_exist=False).get("stages", {}),
     )
 
 
 def _sources(params: Json, kind: str) -> dict[str, Json]:
     """Return by name what identifies a source. Revisions may be older than today's params.yaml."""
-    weights = params["tokenize"].get("weights", {})
     listed = {source["name"]: source for source in params["fetch"].get(kind, [])}
     return {
-        name: {"sha256": str(source.get("sha256")), "licence": str(source.get("licence"))}
-        | ({"weight": f"{weights.get(name, 1):g}"} if kind == "sources" else {})
+        name: {key: str(source[key]) for key in ("sha256", "revision", "licence") if key in source}
         for name, source in listed.items()
     }
 

@@ -41,7 +41,7 @@ def write_report(params: Params) -> Path:
     Raises `UserError` if an output of an earlier stage is missing or not as that stage wrote it.
     """
     model = of_project(params)
-    made = ", ".join(map(str, (paths.EVALUATE_METRICS, paths.SAMPLES, paths.ATTENTION, paths.TOKENIZE_METRICS)))
+    made = ", ".join(map(str, (paths.EVALUATION, paths.SAMPLES, paths.ATTENTION, paths.TOKENIZE_COUNTS)))
     with (
         atomic_folder(paths.REPORTS) as folder,
         _told_if_odd(f"{made}: not as `gpt evaluate` and `gpt tokenize` wrote them; run them again"),

@@ -5,22 +5,28 @@ DVC notes in dvc.lock what a stage ran with. Code and libraries are left out: wh
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from gpt.params.types import flatten
 
 Json = dict[str, Any]
 
+OF_THE_DATA = ("prepare", "tokenizer", "tokenize")
+
 _PARAMS = "params.yaml"
 _FETCH_INPUTS = "data/inputs/fetch.json"
 
 
-def find_late(params: Json, lock: Json, fetch_is_late: bool = False) -> list[str]:
-    """Return a line for each stage that has not run with the settings, or after one that has to run; `lock` has DVC's stages."""
+def find_late(params: Json, lock: Json, fetch_is_late: bool = False, stages: Sequence[str] = OF_THE_DATA) -> list[str]:
+    """Return a line for each of `stages` that has not run with the settings, or after one that has to run.
+
+    `lock` has DVC's stages.
+    """
     lines, first = [], ""
     if fetch_is_late:
         lines, first = [f"fetch has not run with the sources of {_PARAMS}"], "fetch"
-    for stage in ("prepare", "tokenizer", "tokenize"):
+    for stage in stages:
         if stage not in lock:
             continue
         ran = _flat(lock[stage].get("params", {}).get(_PARAMS, {}))

@@ -94,6 +94,7 @@ def _steps(record: Json) -> list[Step]:
                 f"seed {training['seed']}, {training['precision']}, fingerprint {training['fingerprint']}",
                 *([f"MLflow run {run}"] if run else []),
                 *(f"took over {_adoption(one)}" for one in record["parents"]["adopted"]),
+                *_beginning(record["parents"]),
             ],
             "made",
             ("machine", sides["machine"]),
@@ -138,6 +139,18 @@ def _adoption(one: Json) -> str:
         return one["text"]
     differences = "; ".join(one["differences"]) or "nothing differs"
     return f"run {one['fingerprint']} after step {one['step']} ({differences})"
+
+
+def _beginning(parents: Json) -> Iterator[str]:
+    """Yield what the training began with; records of an earlier release do not know of such beginnings."""
+    if start := parents.get("started_from"):
+        step = f" after step {start['step']}" if "step" in start else ""
+        names = dict.fromkeys(filter(None, (start.get("uri"), start["init_from"])))
+        optimizer = ", with the optimizer's state" if start["optimizer"] else ""
+        yield f"started from {', named as '.join(names)}{step}: weights {short(start['weights_sha256'])}{optimizer}"
+    if before := parents.get("continues"):
+        run = f", MLflow run {before['run_id']}" if before["run_id"] else ""
+        yield f"continues run {before['fingerprint']} from step {before['step']}, the state before its decay{run}"
 
 
 def _source_lines(source: Json) -> Iterator[str]:

@@ -16,6 +16,7 @@ from gpt.params.sources import Source
 from gpt.sources.fetch import bring
 from gpt.sources.items import NumberedItems, read_common
 from gpt.sources.olmes import read_olmes
+from gpt.sources.refusals import Refusals
 
 
 def build_benchmarks(
@@ -27,12 +28,13 @@ def build_benchmarks(
     Returns the number of items by benchmark and split. Raises `UserError` for what `bring` refuses, a file that is not as
     it should be, items that come twice, and a name that no source brings; then leaves `output` as it was.
     """
+    refusals = Refusals("benchmarks")
     listing: dict[str, dict[str, Any]] = {}
     origins: dict[tuple[str, str], str] = {}  # of each benchmark's split
     with atomic_folder(output) as folder:
         with tempfile.TemporaryDirectory(dir=folder) as brought:
             for source in sources:
-                with located(f"params.yaml: fetch.benchmarks {source.name}"):
+                with refusals.of(source.name):
                     for file, path in _bring_files(source, Path(brought, source.name)).items():
                         with located(file):
                             benchmark, items = read_olmes(path, file) if path.suffix == ".gz" else read_common(path)
@@ -41,6 +43,7 @@ def build_benchmarks(
                                 entry["sources"].append(source.name)
                             with (folder / f"{benchmark}.jsonl").open("ab") as writer:
                                 _write_items(items, writer, entry, origins, f"{source.name}/{file}")
+        refusals.tell()
         if names is not None:
             _keep_named(names, listing, folder)
         for benchmark, entry in listing.items():

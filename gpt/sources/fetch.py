@@ -8,22 +8,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-import fsspec
-
-from gpt.addresses import proxies, proxy_of
-from gpt.errors import UserError, located
-from gpt.files import atomic_folder, sha256_file, sha256_tree, write_json
-from gpt.params.sources import LocalSource, PypiSource, Source, UrlSource
-from gpt.paths import cache_folder
+from gpt.addresses import proxies
+from gpt.errors import UserError
+from gpt.files import atomic_folder, sha256_file, write_json
+from gpt.params.sources import HuggingFaceSource, LocalSource, PypiSource, Source, UrlSource
 from gpt.sources.archives import extract
-from gpt.sources.credentials import WHERE, login
-from gpt.sources.hidden import is_hidden, shown
-
-_CHUNK_BYTES = 1 << 20
+from gpt.sources.hidden import shown
+from gpt.sources.local import describe_change, find_files, place_of
+from gpt.sources.manifests import describe_changes, manifest_file, manifest_hash, read_manifest, remember
+from gpt.sources.refusals import OtherContent, Refusals
+from gpt.sources.stores import hub, remote
+from gpt.sources.stores.cache import cached, is_cached, note
+from gpt.sources.stores.parallel import run_together
 
 _log = logging.getLogger(__name__)
 
@@ -33,25 +33,17 @@ def fetch(sources: tuple[Source, ...], output: Path) -> int:
 
     The list says what documents are made of and nothing else: a licence, or the hash of an archive of the same files, would
     prepare all of them again.
-    Raises `UserError` for a wrong hash, an unreachable source or a missing member, and then leaves `output` as it was.
+    Raises one `UserError` for all wrong hashes, unreachable sources and missing members, and then leaves `output` as it was.
     """
+    refusals, listing = Refusals("sources"), []
     with atomic_folder(output) as folder:
-        listing = []
         for source in sources:
             target = folder / source.name
             target.mkdir()
-            with located(f"params.yaml: fetch.sources {source.name}"):
+            with refusals.of(source.name):
                 bring(source, target)
-            files = sorted(path for path in target.rglob("*") if path.is_file())
-            listing.append(
-                {
-                    "name": source.name,
-                    "files": {
-                        path.relative_to(target).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-                        for path in files
-                    },
-                }
-            )
+                listing.append({"name": source.name, "files": _describe(target)})
+        refusals.tell()
         write_json(folder / "sources.json", listing)
     return sum(len(source["files"]) for source in listing)
 
@@ -69,132 +61,135 @@ def cached_distribution(source: PypiSource) -> Path:
             command += ["--dest", f"{folder}/files", "--requirement", str(requirements)]
             result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
             if result.returncode:
-                raise UserError(_pip_failure(source, result.stderr))
+                raise _pip_failure(source, result.stderr)
             (file,) = Path(folder, "files").iterdir()
             shutil.copyfile(file, part)
 
-    return _cached(source, download)
+    return cached(source.sha256, download)
 
 
 def bring(source: Source, target: Path) -> None:
     """Put one source's verified files, at least one, into the empty folder `target`; say what is left out as hidden.
 
-    Raises `UserError` without the source's name, which the caller knows the place of.
+    Raises `UserError` without the source's name, which the caller knows the place of; `OtherContent` for a wrong hash.
     """
     match source:
         case PypiSource():
             left_out = extract(cached_distribution(source), source.members, target)
+        case UrlSource() if source.is_many:
+            left_out = _place(cached_files(source), target)
         case UrlSource():
-            file = _cached(source, lambda part: _download(source, part))
+            file = cached_file(source)
             if source.members:
                 left_out = extract(file, source.members, target)
             else:
-                left_out = []
-                shutil.copyfile(file, target / (PurePosixPath(source.url.split("?")[0]).name or source.name))
+                left_out = _place({PurePosixPath(source.url.split("?")[0]).name or source.name: file}, target)
         case LocalSource():
             left_out = _copy_local(source, target)
+        case HuggingFaceSource():
+            files = hub.list_files(source.repository, source.revision)
+            chosen, left_out = hub.choose(files, source.patterns)
+            obtain = partial(hub.obtain, source.repository, source.revision)
+            brought, _ = run_together({path: partial(obtain, path, files[path]) for path in chosen})
+            _place(brought, target)
     if left_out:
         _log.warning("source %s: left out as hidden or no files: %s", source.name, shown(left_out))
     if not any(path.is_file() for path in target.rglob("*")):
         raise UserError("holds no file; check its path")
 
 
-def _cached(source: PypiSource | UrlSource, download: Callable[[Path], None]) -> Path:
-    """Return the cached file with the source's hash; call `download(part)` to get it if it is not there."""
-    cache = cache_folder("fetch")
-    file = cache / source.sha256
-    if file.exists():
-        if sha256_file(file) == source.sha256:
-            return file
-        file.unlink()  # damaged since it was stored
-    cache.mkdir(parents=True, exist_ok=True)
-    part = cache / f"{source.sha256}.part"  # stays when a download breaks off: the next one resumes it
-    download(part)
-    if (found := sha256_file(part)) != source.sha256:
-        part.unlink()
-        raise UserError(_wrong_hash(source, found))
-    part.replace(file)
-    return file
+def cached_file(source: UrlSource) -> Path:
+    """Return the verified file at a source's address, downloading it if this machine has not yet."""
+    return cached(source.sha256, partial(remote.download, source.url))
 
 
-def _download(source: UrlSource, part: Path) -> None:
-    """Download to `part`, going on after the bytes that are there where the server can seek."""
-    try:
+def cached_files(source: UrlSource) -> dict[str, Path]:
+    """Return the verified files of a source's manifest by their path, downloading what this machine has not yet.
+
+    Files that the store holds besides are told and left out: the manifest says what the data are.
+    """
+    manifest = read_manifest(source.name, source.sha256)
+    stored: Mapping[str, remote.Stored] = {}
+    if not all(is_cached(digest) for digest in manifest.values()):
+        stored = remote.list_files(source.url).files
+        gone = [path for path, digest in manifest.items() if path not in stored and not is_cached(digest)]
+        others = dict.fromkeys(stored, "")
+        changes = describe_changes(dict.fromkeys(manifest, ""), others)
+        if gone:
+            raise OtherContent(
+                source.sha256, "other files", f"the store against {manifest_file(source.name)}: {changes}"
+            )
+        if changes:
+            accept = f"`gpt data hash {source.name}`"
+            _log.warning(
+                "source %s: the store has changed, the data have not: %s; %s takes it over",
+                source.name,
+                changes,
+                accept,
+            )
+
+    def obtain(path: str, digest: str) -> Path:
+        address, stamp = stored.get(path) or (remote.address_of(source.url, path), None)
+        file = cached(digest, partial(remote.download, address))
+        note(address, stamp, digest)
+        return file
+
+    brought, other = run_together({path: partial(obtain, path, digest) for path, digest in manifest.items()})
+    if other:
+        changes = describe_changes(manifest, manifest | {path: error.found for path, error in other.items()})
+        raise OtherContent(source.sha256, "other files", f"the store against {manifest_file(source.name)}: {changes}")
+    return brought
+
+
+def _place(files: Mapping[str, Path], target: Path) -> list[str]:
+    """Copy files to their paths in `target`; return what is left out, which is nothing."""
+    for name, file in files.items():
+        place = target / name
+        place.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _append(source.url, part)
-        except (ValueError, NotImplementedError):  # it cannot: one stream from the beginning
-            part.unlink(missing_ok=True)
-            _append(source.url, part, **({"block_size": 0} if source.url.startswith("http") else {}))
-    except UserError:
-        raise
-    except ImportError as error:
-        raise UserError(f"{error}; install it (S3: pip install '.[s3]')") from None
-    except Exception as error:  # each filesystem raises its own
-        if (status := getattr(error.__cause__, "status", None)) in (401, 403):  # fsspec says that there is no such file
-            raise UserError(
-                f"cannot read {source.url}: the server refuses it (HTTP status {status}); {WHERE}"
-            ) from None
-        proxy = proxy_of(source.url)
-        way = f" through the proxy {proxy.described}" if proxy else ""
-        raise UserError(
-            f"cannot read {source.url}{way}: {type(error).__name__}: {error};"
-            " check the address and the network, then run it again (it resumes)"
-        ) from None
-
-
-def _append(url: str, part: Path, **options: Any) -> None:
-    """Add to `part` what it does not hold of the file at `url`."""
-    with fsspec.open(url, "rb", **login(url), **_proxy(url), **options) as remote, part.open("ab") as local:
-        if have := local.tell():
-            remote.seek(have)  # pyright: ignore[reportAttributeAccessIssue]
-        shutil.copyfileobj(remote, local, _CHUNK_BYTES)  # pyright: ignore[reportArgumentType]
-
-
-def _proxy(url: str) -> dict[str, str]:
-    """Return, as options of fsspec, the proxy that the environment names for a web address: by itself it asks directly."""
-    proxy = proxy_of(url)
-    return {"proxy": proxy.url} if proxy else {}
+            shutil.copyfile(file, place)
+        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+            raise UserError(f"cannot copy {file}: {error.strerror}") from None
+    return []
 
 
 def _copy_local(source: LocalSource, target: Path) -> list[str]:
-    """Copy a file, or a folder without what is hidden in it; return the names of that."""
-    path, left_out = Path(source.path).expanduser(), list[str]()
-
-    def hide(folder: str, names: list[str]) -> list[str]:
-        hidden = [name for name in names if is_hidden(Path(name))]
-        left_out.extend(Path(folder, name).relative_to(path).as_posix() for name in hidden)
-        return hidden
-
-    if path.is_file():
-        shutil.copyfile(path, target / path.name)
-        found = sha256_file(target / path.name)
-    elif path.is_dir():
-        if target.resolve().is_relative_to(path.resolve()):
-            raise UserError(f"path: {path} holds the folder that it is copied to; name one beside it")
-        try:
-            shutil.copytree(path, target, dirs_exist_ok=True, ignore=hide)
-        except shutil.Error as error:
-            file, _, reason = error.args[0][0]
-            raise UserError(f"cannot copy {file}: {reason}") from None
-        found = sha256_tree(target)
-    else:
-        raise UserError(f"path: {path} not found")
+    """Copy what a path means, without what is hidden in it; return the names of that."""
+    path = place_of(source)
+    if (files := find_files(path)) is None:
+        raise UserError(f"path: {path} not found; correct it, or bring the files back")
+    if not files.is_one and target.resolve().is_relative_to(files.folder.resolve()):
+        raise UserError(f"path: {path} holds the folder that it is copied to; name one beside it")
+    _place({name: files.folder / name for name in files.names}, target)
+    if not files.names:
+        raise UserError("holds no file; check its path")
+    hashes = {name: str(entry["sha256"]) for name, entry in _describe(target).items()}
+    found = hashes[path.name] if files.is_one else manifest_hash(hashes)
     if found != source.sha256:
-        raise UserError(_wrong_hash(source, found))
-    return left_out
+        raise OtherContent(source.sha256, found, describe_change(source, hashes, is_one=files.is_one))
+    if not files.is_one:
+        remember(hashes)
+    return files.left_out
 
 
-def _wrong_hash(source: Source, found: str) -> str:
-    return f"sha256 is {source.sha256}, but what came has {found}; if that is what you want, write its hash there"
+def _describe(folder: Path) -> dict[str, dict[str, int | str]]:
+    """Return size and hash of each file below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in files
+    }
 
 
-def _pip_failure(source: PypiSource, stderr: str) -> str:
+def _pip_failure(source: PypiSource, stderr: str) -> UserError:
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
     for line in lines:
         if line.startswith("Got"):
-            return f"{source.package}: sha256 is {source.sha256}, but the index serves {line.split()[-1]}; correct the hash"
+            return OtherContent(source.sha256, line.split()[-1])
     reason = next((line for line in lines if line.startswith("ERROR:")), lines[-1] if lines else "no message")
     reason = reason.removeprefix("ERROR: ")
     named = " and ".join(proxy.described for proxy in proxies())
     network = f"network (the environment names the proxy {named})" if named else "network"
-    return f"{source.package} ({source.distribution}) cannot be downloaded: {reason}; check name, version and {network}"
+    return UserError(
+        f"{source.package} ({source.distribution}) cannot be downloaded: {reason}; check name, version and {network}"
+    )

@@ -20,6 +20,17 @@ def matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern) and (not is_hidden(PurePath(name)) or is_hidden(PurePath(pattern)))
 
 
+def split_pattern(address: str) -> tuple[str, str]:
+    """Return the folder in which a pattern begins, and the pattern: `s3://b/texts/*.txt` is `s3://b/texts/` and `*.txt`.
+
+    A folder by itself, an address without `*`, has the pattern `*`.
+    """
+    if "*" not in address:
+        return address, "*"
+    folder = "".join(address[: address.index("*")].rpartition("/")[:2])
+    return folder, address.removeprefix(folder)
+
+
 def shown(names: Iterable[str]) -> str:
     """Return how many names there are, and the first of them: `4 (.DS_Store, .git, a/.DS_Store, …)`."""
     names = sorted(names)

@@ -6,17 +6,16 @@ Nothing here decodes a whole text: a token is shown by its own bytes, which may 
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-import tiktoken
-
 from gpt.params.project import Params
 from gpt.tokens.batches import Batches
+from gpt.tokens.encoding import Encoding
 from gpt.tokens.shards import TokenReader
 
 _BORDER = "│"
 _END_OF_DOCUMENT = "──── end of document ────"
 
 
-def describe_split(split: str, reader: TokenReader, encoding: tiktoken.Encoding) -> list[str]:
+def describe_split(split: str, reader: TokenReader, encoding: Encoding) -> list[str]:
     """Return what there is to see: the tokenizer and the size of a split."""
     rate = f", {reader.tokens / reader.text_bytes:.3f} tokens per byte" if reader.text_bytes else ""
     return [
@@ -26,14 +25,14 @@ def describe_split(split: str, reader: TokenReader, encoding: tiktoken.Encoding)
 
 
 def show_batch(
-    reader: TokenReader, encoding: tiktoken.Encoding, params: Params, step: int, count: int, *, ids: bool = False
+    reader: TokenReader, encoding: Encoding, params: Params, step: int, count: int, *, ids: bool = False
 ) -> list[str]:
     """Return the first `count` sequences of global batch `step` (from 0), each a heading and its inputs, as training reads them.
 
     Raises `UserError` if the split is shorter than two windows.
     """
     size, length = params.train.batch_size, params.model.block_size
-    batches = Batches(reader, length, size, params.base.seed)
+    batches = Batches(reader, length, size, params.base.seed, params.train.mixture)
     inputs, _ = batches.read(step, 0, min(count, size))
     lines = []
     stops = "" if params.train.attention_across_documents else "; attention stops at document boundaries"
@@ -42,15 +41,21 @@ def show_batch(
         documents = 1 + row[:-1].count(reader.end_of_text)
         lines += [
             "",
-            f"step {step}, sequence {number} of {size}: tokens {start:,} to {start + length - 1:,} of the stream,"
-            f" {_count(documents, 'document')}{stops}",
+            f"step {step}, sequence {number} of {size}: tokens {start:,} to {start + length - 1:,} of the stream"
+            f"{_of_source(reader, start)}, {_count(documents, 'document')}{stops}",
             *show_tokens(row, encoding, ids=ids),
         ]
     return lines
 
 
+def _of_source(reader: TokenReader, start: int) -> str:
+    """Name the source that a position lies in, if there are several."""
+    names = [name for name, span in reader.sources.items() if span.start <= start < span.start + span.tokens]
+    return f" ({names[0]})" if names and len(reader.sources) > 1 else ""
+
+
 def show_documents(
-    reader: TokenReader, encoding: tiktoken.Encoding, count: int, length: int, *, ids: bool = False
+    reader: TokenReader, encoding: Encoding, count: int, length: int, *, ids: bool = False
 ) -> Iterator[str]:
     """Yield the first `count` documents of a split, each a heading and at most `length` tokens: a document may be a book."""
     for number, (start, end) in enumerate(islice(reader.document_spans(), count), start=1):
@@ -61,7 +66,7 @@ def show_documents(
             yield f"… {_count(end - start - length, 'more token')}"
 
 
-def show_tokens(tokens: Iterable[int], encoding: tiktoken.Encoding, *, ids: bool = False) -> Iterator[str]:
+def show_tokens(tokens: Iterable[int], encoding: Encoding, *, ids: bool = False) -> Iterator[str]:
     """Yield the text of `tokens` with a border between any two, or with `ids` a line `id text` for each.
 
     The end of a document has a line of its own, a newline is ⏎ and, without `ids`, a new line.
@@ -83,7 +88,7 @@ def show_tokens(tokens: Iterable[int], encoding: tiktoken.Encoding, *, ids: bool
     yield from _lines(pieces)
 
 
-def show_token(encoding: tiktoken.Encoding, token: int, newline: str = "⏎") -> str:
+def show_token(encoding: Encoding, token: int, newline: str = "⏎") -> str:
     r"""Return a token's text; bytes that are no UTF-8 by themselves, and what a terminal would hide or obey, as \xNN or \uNNNN."""
     text = encoding.decode_single_token_bytes(token).decode("utf-8", errors="backslashreplace")
     return "".join(

@@ -1,13 +1,14 @@
 """Token shards, memory-mapped as they are read, and the reader that makes one stream of them.
 
-A split is `<split>_<number>.bin` files of little-endian integers; `index.json` says everything else about them.
+A split is `<split>_<number>.bin` files of little-endian integers, those of one source after those of another; `index.json` says
+everything else about them.
 Every document ends with <|endoftext|>, which no text encodes to, so document boundaries need no table.
 """
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,10 +19,18 @@ from gpt.limits import open_files
 _HINT = "run `gpt tokenize` again"
 
 
+class Span(NamedTuple):
+    """A part of a split's tokens."""
+
+    start: int
+    tokens: int
+
+
 class TokenReader:
     """One split's tokens as one long array in memory-mapped files.
 
-    Attributes: `tokens` (count), `text_bytes` (UTF-8 bytes of its documents), `documents_sha256`, `end_of_text`.
+    Attributes: `tokens` (count), `text_bytes` (UTF-8 bytes of its documents), `documents_sha256`, `end_of_text`, and `sources`:
+    where the tokens of each source lie.
     Raises `UserError` if the index or a shard is missing or a shard's size is not the index's.
     """
 
@@ -36,13 +45,20 @@ class TokenReader:
         self.vocab_size: int = index["vocab_size"]
         dtype = np.dtype(index["dtype"])
         self._paths: list[Path] = []
+        self.sources: dict[str, Span] = {}
+        position = 0
         for shard in entry["shards"]:
+            if "source" not in shard:
+                raise UserError(f"{folder / 'index.json'}: does not say which source a shard is of; {_HINT}")
             path = folder / shard["file"]
             size = path.stat().st_size if path.exists() else -1
             if size != shard["tokens"] * dtype.itemsize:
                 found = "missing" if size < 0 else f"{size} bytes long, not {shard['tokens'] * dtype.itemsize}"
                 raise UserError(f"{path}: {found}; {_HINT}")
             self._paths.append(path)
+            start, tokens = self.sources.get(shard["source"], (position, 0))
+            self.sources[shard["source"]] = Span(start, tokens + shard["tokens"])
+            position += shard["tokens"]
         self._ends = np.cumsum([shard["tokens"] for shard in entry["shards"]])
         # A map keeps its file open, and data may have more shards than a process may have open files. Training reads two splits.
         self._map = lru_cache(max(1, open_files() // 4))(partial(np.memmap, dtype=dtype, mode="r"))

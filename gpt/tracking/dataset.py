@@ -28,7 +28,7 @@ def describe_dataset(name: str, documents: Path, tokens: Path, fetched: dict[str
         for split in SPLITS
     }
     sources = [
-        {"name": source.name, "sha256": source.sha256, "licence": source.licence}
+        {"name": source.name, source.identity_key: source.identity, "licence": source.licence}
         for entry in report.get("fetched", ())
         if (source := fetched.get(entry["name"]))
     ]

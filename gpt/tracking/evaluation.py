@@ -43,7 +43,7 @@ def log_evaluation(params: Params, evaluation: Mapping[str, Any]) -> None:
         [
             {"kind": "figures", "values": name_figures(evaluation)},
             {"kind": "note", "parts": describe_result(params, evaluation, samples)},
-            _text(f"{FOLDER}/{paths.EVALUATE_METRICS.name}", json.dumps(evaluation, indent=2)),
+            _text(f"{FOLDER}/{paths.EVALUATION.name}", json.dumps(evaluation, indent=2)),
             _text(f"{FOLDER}/{paths.SAMPLES.name}", json.dumps(samples, indent=2, ensure_ascii=False)),
         ],
     )
@@ -132,7 +132,7 @@ def _send(spool: Path, path: Path, fingerprint: str) -> str:
             return _send_alone(spool, path, fingerprint)
     except (Blocked, UserError) as error:
         logger.warning("tracking server: %s; %s waits for `gpt sync`", error, path)
-    except Exception as error:  # a server can fail in any way, and the figures are in metrics/ all the same
+    except Exception as error:  # a server can fail in any way, and the figures are in reports/ all the same
         logger.warning("tracking server: %s; %s waits for `gpt sync`", brief(error), path)
     return ""
 

@@ -1,10 +1,13 @@
-"""What a person at the terminal sees of a run: steps, loss, speed and time left."""
+"""What a person sees of a run while it trains: on a terminal a table that stays, elsewhere a line now and then."""
 
+import os
 import sys
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from gpt.tracking.terminal.table import LiveTable
 
 _LINE_SECONDS = 10.0
 
@@ -30,13 +33,10 @@ class Reading:
 
 
 class Progress:
-    """Steps, loss, speed and time left: a bar on a terminal, a line now and then elsewhere."""
+    """Steps, losses, speed, memory, a sample and the time left of a run, for a person at the terminal or the reader of a log."""
 
     def __init__(self, first_step: int, max_steps: int) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=max_steps, initial=first_step, unit="step", dynamic_ncols=True, disable=not self._terminal
-        )
+        self._table = _open_table(first_step, max_steps)
         self._first, self._last, self._max = first_step, first_step, max_steps
         self._begun = time.monotonic()
         self._next_line = 0.0
@@ -47,17 +47,40 @@ class Progress:
         if step <= self._last:
             self._first, self._begun = step - 1, now
         self._last = step
-        self._bar.update(step - self._bar.n)
-        self._bar.set_postfix_str(f"loss {loss:.3f}, {speed}")
-        if not self._terminal and (now >= self._next_line or step == self._max):
+        left = (now - self._begun) / (step - self._first) * (self._max - step)
+        if self._table:
+            self._table.step(step, loss, speed, left)
+        elif now >= self._next_line or step == self._max:
             self._next_line = now + _LINE_SECONDS
-            left = (now - self._begun) / (step - self._first) * (self._max - step)
             minutes, seconds = divmod(round(left), 60)
-            self.say(f"step {step}/{self._max}  loss {loss:.3f}  {speed}  {minutes}:{seconds:02} left")
+            self._say(f"step {step}/{self._max}  loss {loss:.3f}  {speed}  {minutes}:{seconds:02} left")
 
-    def say(self, line: str) -> None:
-        """Print a line without breaking the bar."""
-        tqdm.write(line, file=sys.stderr)
+    def validation(self, step: int, loss: float, bits_per_byte: float) -> None:
+        """Show what an evaluation on the validation documents found: nats per token, bits per byte."""
+        if self._table:
+            self._table.evaluation(step, loss, bits_per_byte)
+        else:
+            self._say(f"step {step}: validation loss {loss:.4f}, {bits_per_byte:.4f} bits per byte")
+
+    def sample(self, step: int, text: str) -> None:
+        """Show the beginning of a text that the model wrote; in a log it would bury the figures."""
+        if self._table and text:
+            self._table.sample(step, text)
 
     def close(self) -> None:
-        self._bar.close()
+        """Leave the last of it on the screen; it may be called again."""
+        if self._table:
+            self._table.close()
+
+    @staticmethod
+    def _say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _open_table(first_step: int, max_steps: int) -> "LiveTable | None":
+    """Return the table of a run if a person looks at stderr, on a terminal that can redraw what it shows."""
+    if sys.stderr is None or not sys.stderr.isatty() or not os.environ.get("TERM"):
+        return None
+    from gpt.tracking.terminal import table  # imports rich
+
+    return table.LiveTable.open(table.State(max_steps, table.Row(first_step)))

@@ -1,16 +1,20 @@
 """What a run tells MLflow and the person at the terminal while it trains. Nothing here decides a result."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from gpt.tracking.curves import Curves
 from gpt.tracking.progress import Progress, Reading
 from gpt.tracking.tracker import Tracker
 
+_SEPARATOR = "\n" + "-" * 72 + "\n\n"
+
 
 class Record:
-    """Tells rows of plots/ to `tracker` and `progress`, which are there on rank 0 only."""
+    """Tells rows of plots/ to `tracker`, `curves` and `progress`, which are there on rank 0 only."""
 
     def __init__(self) -> None:
         self.tracker: Tracker | None = None
+        self.curves: Curves | None = None
         self.progress: Progress | None = None
 
     def training(self, row: dict[str, float], counts: dict[str, int], reading: Reading) -> None:
@@ -19,33 +23,52 @@ class Record:
         Of what has never happened there is no chart.
         """
         step = int(row["step"])
-        if self.tracker:
-            happened = {key: count for key, count in counts.items() if count}
-            measured = {f"system/{key}": value for key, value in reading.metrics().items()}
-            self.tracker.log_metrics("train", step, _charts("train", row | happened) | measured)
+        happened = {key: count for key, count in counts.items() if count}
+        measured = {f"system/{key}": value for key, value in reading.metrics().items()}
+        self._log("train", step, _charts("train", row | happened) | measured)
         if self.progress:
             self.progress.update(step, row["train_loss"], reading)
+
+    def replay(self, training_rows: Iterable[dict[str, float]], validation_rows: Iterable[dict[str, float]]) -> None:
+        """Tell trackers rows from before their run began, of a run that goes on from another's state; in the order of steps."""
+        rows = [("train", row) for row in training_rows] + [("validation", row) for row in validation_rows]
+        for group, row in sorted(rows, key=lambda each: each[1]["step"]):
+            self._log(group, int(row["step"]), _charts(group, row))
 
     def validation(self, row: dict[str, float]) -> None:
         """Tell a row with `step`, `validation_loss` and `validation_bits_per_byte`."""
         step = int(row["step"])
-        if self.tracker:
-            self.tracker.log_metrics("validation", step, _charts("validation", row))
+        self._log("validation", step, _charts("validation", row))
         if self.progress:
-            self.progress.say(
-                f"step {step}: validation loss {row['validation_loss']:.4f},"
-                f" {row['validation_bits_per_byte']:.4f} bits per byte"
-            )
+            self.progress.validation(step, row["validation_loss"], row["validation_bits_per_byte"])
 
     def benchmarks(self, step: int, figures: dict[str, float]) -> None:
         """Tell what a small part of the benchmarks scored after `step`, as `benchmarks/FIGURE/NAME`."""
-        if self.tracker:
-            self.tracker.log_metrics("benchmarks", step, _charts("validation", figures))
+        self._log("benchmarks", step, _charts("validation", figures))
 
-    def sample(self, step: int, text: str) -> None:
-        """Hand on a text that the model wrote after `step`."""
+    def samples(self, step: int, samples: Sequence[tuple[str, str]]) -> None:
+        """Hand on what the model wrote after `step`: prompts and what it added to each."""
+        texts = [prompt + added for prompt, added in samples]
         if self.tracker:
-            self.tracker.log_text(f"samples/step_{step:08d}.txt", text)
+            head = f"what the model writes after step {step}, its prompt first\n"
+            self.tracker.log_text(
+                f"samples/step_{step:08d}.txt", _SEPARATOR.join([head, *(f"{text}\n" for text in texts)])
+            )
+        if self.curves:
+            self.curves.log(step, {f"samples/{number}": text for number, text in enumerate(texts, 1)})
+        if self.progress and texts:
+            self.progress.sample(step, texts[0])
+
+    def _log(self, group: str, step: int, values: dict[str, float]) -> None:
+        if self.tracker:
+            self.tracker.log_metrics(group, step, values)
+        if self.curves:
+            self.curves.log(step, values)
+
+    def close(self) -> None:
+        """Leave the terminal to what comes next, whatever ended the training; trackers end by themselves."""
+        if self.progress:
+            self.progress.close()
 
 
 def _charts(group: str, row: Mapping[str, float]) -> dict[str, float]:

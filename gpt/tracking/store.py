@@ -62,9 +62,9 @@ def address_of(database: Path) -> str:
     return _SQLITE + str(database.absolute()).replace("%", "%25").replace("?", "%3F")
 
 
-def client() -> "MlflowClient":
-    """Connect to the store; raise `UserError` within seconds if it cannot be reached."""
-    uri = tracking_uri()
+def client(uri: str | None = None) -> "MlflowClient":
+    """Connect to the store, `tracking_uri()` unless another is named; raise `UserError` within seconds if it cannot be reached."""
+    uri = uri or tracking_uri()
     addresses.check_registry_address()
     check_reachable(uri)
     if (file := database_file(uri)) and file.exists():
@@ -74,7 +74,7 @@ def client() -> "MlflowClient":
     from mlflow import MlflowClient
 
     _check_settings()
-    with store_errors():
+    with store_errors(uri):
         try:
             return MlflowClient(uri)
         except ImportError as error:  # the driver of a database
@@ -83,12 +83,13 @@ def client() -> "MlflowClient":
             ) from None
 
 
-def existing_client() -> "MlflowClient":
+def existing_client(uri: str | None = None) -> "MlflowClient":
     """Connect to the store to look for what it holds; raise `UserError` where there is none yet: MLflow would make one for it."""
-    file = database_file(tracking_uri())
+    uri = uri or tracking_uri()
+    file = database_file(uri)
     if file and not file.exists():
         raise UserError(f"{file}: not there yet, no run has been recorded; run `gpt pretrain` and `gpt register` first")
-    return client()
+    return client(uri)
 
 
 def experiment_id(client: "MlflowClient", name: str) -> str:
@@ -161,8 +162,8 @@ def take_over_registered_run(
 
 
 @contextmanager
-def store_errors() -> Iterator[None]:
-    """Turn what MLflow raises about its store into a `UserError` that names the store."""
+def store_errors(uri: str | None = None) -> Iterator[None]:
+    """Turn what MLflow raises about its store, `tracking_uri()` unless another is named, into a `UserError` that names it."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
@@ -176,7 +177,7 @@ def store_errors() -> Iterator[None]:
     ) as error:  # of artifacts MLflow hands on what requests raises
         reason = redact(" ".join(str(error).split()))  # before it is cut
         hint = "; see `mlflow db upgrade --help`" if "database schema" in reason else ""
-        raise UserError(f"{public_uri(tracking_uri())}: {reason[:500]}{hint}") from error
+        raise UserError(f"{public_uri(uri or tracking_uri())}: {reason[:500]}{hint}") from error
 
 
 def check_reachable(uri: str) -> None:

@@ -44,7 +44,7 @@ class Tracker:
             known = {"id": ""} if run else {}
             fingerprint = tags["fingerprint"]
             self._journal.append("start", experiment=params.base.name, run=self.run, fingerprint=fingerprint, **known)
-            self._journal.append("params", values=_flat_params(params))
+            self._journal.append("params", values=flat_params(params))
             self._journal.append("dataset", **dataset)
             if card:
                 self.log_text("data.html", card)
@@ -98,8 +98,8 @@ class Tracker:
         }
 
 
-def _flat_params(params: Params) -> dict[str, Any]:
-    """The settings that decide the result, as `section.key`; `launch` may change on resume and goes into tags."""
+def flat_params(params: Params) -> dict[str, Any]:
+    """Return the settings that decide the result, as `section.key`; `launch` may change on resume and goes into tags."""
     sections = params.model_dump(mode="json", by_alias=True)
     flat = {
         f"{section}.{key}": value
@@ -107,4 +107,4 @@ def _flat_params(params: Params) -> dict[str, Any]:
         if section not in ("launch", "fetch")
         for key, value in values.items()
     }
-    return flat | {f"fetch.{source['name']}.sha256": source["sha256"] for source in sections["fetch"]["sources"]}
+    return flat | {f"fetch.{source.name}.{source.identity_key}": source.identity for source in params.fetch.sources}

@@ -12,10 +12,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 from gpt.model.transformer import GPTModel
 from gpt.processes.cores import CoreWatch
+from gpt.processes.peaks import device_peak
 from gpt.tracking.progress import Reading
+
+
+def start_meters(
+    model: GPTModel, accelerator: Accelerator, precision: str, step: int, tokens_per_step: int
+) -> "Meters":
+    """Measure from now on what training a model makes of this machine; the peak and other work are looked at in process 0 alone."""
+    device, is_main = accelerator.device, accelerator.is_main_process
+    return Meters(
+        step,
+        tokens_per_step=tokens_per_step,
+        flops_per_token=flops_per_token(model),
+        device=device,
+        processes=accelerator.num_processes,
+        peak=device_peak(device, precision) if is_main else None,
+        cores=CoreWatch() if is_main and device.type == "cpu" else None,
+    )
 
 
 class Meters:

@@ -130,15 +130,35 @@ def learning_rate(step: int, settings: Train) -> float:
     in the last `decay_fraction` of the steps (warmup-stable-decay, Hu et al. 2024).
     """
     peak, last = settings.learning_rate, settings.max_steps - 1
-    warmup_steps = round(settings.warmup_fraction * settings.max_steps)
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    begin = warmup_steps
-    if settings.schedule == "wsd":
-        begin = max(begin, last - round(settings.decay_fraction * settings.max_steps))
+    if step < (rising := warmup_steps(settings)):
+        return peak * (step + 1) / rising
+    begin = _last_at_peak(settings)
     progress = min(1.0, max(0.0, (step - begin) / max(1, last - begin)))
+    if not progress:
+        return peak  # to the last digit, whatever min_lr is: a run with another decay begins as this one
     left = 1 - progress if settings.schedule == "wsd" else 0.5 * (1 + math.cos(math.pi * progress))
     return settings.min_lr + (peak - settings.min_lr) * left
+
+
+def warmup_steps(settings: Train) -> int:
+    """Return the number of steps in which the rate rises."""
+    return settings.warmup_steps or round(settings.warmup_fraction * settings.max_steps)
+
+
+def stable_steps(settings: Train) -> int:
+    """Return the number of first steps that neither `max_steps` nor the decay decides; 0 but for `wsd`.
+
+    The last step is never among them: what is logged and measured after it is because it is the last.
+    """
+    return max(0, min(_last_at_peak(settings) + 1, settings.max_steps - 1)) if settings.schedule == "wsd" else 0
+
+
+def _last_at_peak(settings: Train) -> int:
+    """Return the step (from 0) from which on the rate falls: the last one at the peak."""
+    begin = warmup_steps(settings)
+    if settings.schedule == "wsd":
+        begin = max(begin, settings.max_steps - 1 - round(settings.decay_fraction * settings.max_steps))
+    return begin
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -21,17 +21,23 @@ from gpt.processes.machine import describe_hardware, keep_freed_memory
 from gpt.processes.owner import tell_owner
 from gpt.processes.precision import check_precision, matmul_precision, mixed_precision, warn_if_emulated
 from gpt.processes.signals import Stop
+from gpt.tokens.epochs import check_epochs, describe_epochs
 from gpt.tokens.shards import data_id
 from gpt.tokens.tokenizer import check_tokenizer
 from gpt.tokens.verification import Verification
+from gpt.tracking.curves import Curves, check_trackers
 from gpt.tracking.dataset import describe_dataset, read_card
-from gpt.tracking.tracker import Tracker
+from gpt.tracking.tracker import Tracker, flat_params
 from gpt.training.checkpoints import checkpoint as checkpoints
 from gpt.training.checkpoints.adoption import describe_other_run, read_adopted
 from gpt.training.checkpoints.fingerprint import fingerprint
 from gpt.training.checkpoints.saver import Saver
+from gpt.training.checkpoints.stable import StableStates
 from gpt.training.compilation import Choice, choose_compile
+from gpt.training.initial import check_initial, read_source
+from gpt.training.optimizer import stable_steps
 from gpt.training.sharding import full_model
+from gpt.training.state import TRAINING_COLUMNS, VALIDATION_COLUMNS
 from gpt.training.trainer import Trainer
 
 
@@ -41,6 +47,7 @@ def pretrain(params: Params) -> None:
     Raises `UserError` for inputs that are missing or do not fit, `Interrupted` after a signal, with the state saved.
     """
     check_launch(params)
+    check_trackers(params.launch)
     _check_precision(params)
     bound_threads()
     with joined_processes(params.launch) as processes:
@@ -57,6 +64,7 @@ def _check_precision(params: Params) -> None:
 
 def _pretrain(params: Params, processes: PartialState) -> None:
     check_tokenizer(paths.TOKENS, paths.TOKENIZER, "run `gpt tokenize` again")  # it is packed with the model
+    check_initial(params)
     identity = fingerprint(params)
     folder = paths.kept(paths.CHECKPOINTS) / identity.id
     _check_sameness(processes, params, identity.id)
@@ -75,19 +83,25 @@ def _pretrain(params: Params, processes: PartialState) -> None:
         if accelerator.is_main_process:
             stack.enter_context(checkpoints.single_trainer(folder))
             identity.save(folder)
-            if other := describe_other_run(folder.parent, identity):
-                print(other, flush=True)
+            stable = StableStates(folder.parent, identity, params.train.checkpoint_keep_stable)
+            if told := (
+                stable.begin_from(folder, stable_steps(params.train))
+                or describe_other_run(folder.parent, identity)
+                or stable.describe_nearest(folder)
+            ):
+                print(told, flush=True)
             keep_last, keep_every = params.train.checkpoint_keep_last, params.train.checkpoint_keep_every
-            saver = stack.enter_context(Saver(folder, keep_last=keep_last, keep_every=keep_every))
+            saver = stack.enter_context(Saver(folder, keep_last=keep_last, keep_every=keep_every, stable=stable))
         _verify_data(accelerator, params.launch, stop)
         trainer = Trainer(params, accelerator, folder, saver, stop)
+        _tell_epochs(trainer)
         trainer.resume()
         compiled = _compile(trainer)
         if accelerator.is_main_process:
             _track(trainer, {"compile": compiled}, identity.id)
         accelerator.wait_for_everyone()  # one that still prepared itself would end at a signal, and leave the others waiting
         stop.defer()
-        with trainer.record.tracker or nullcontext():
+        with trainer.record.tracker or nullcontext(), trainer.record.curves or nullcontext():
             try:
                 trainer.fit()
                 _write_outputs(trainer, identity.id, read_adopted(folder))
@@ -95,6 +109,8 @@ def _pretrain(params: Params, processes: PartialState) -> None:
             except Interrupted as stopped:
                 tell_owner(stopped)  # now: a launcher may not wait for what the tracker has left to deliver
                 raise
+            finally:
+                trainer.record.close()
         if saver:
             saver.wait()
             checkpoints.remove(folder)
@@ -132,6 +148,15 @@ def _verify_data(accelerator: Accelerator, launch: Launch, stop: Stop) -> None:
             raise
 
 
+def _tell_epochs(trainer: Trainer) -> None:
+    """Print how often training will see each source; raise `UserError` if that is too often."""
+    settings, block_size = trainer.settings, trainer.params.model.block_size
+    uses = trainer.batches.uses(settings.max_steps)
+    if trainer.accelerator.is_main_process:
+        print("\n".join(describe_epochs(uses, settings.max_steps, block_size)), flush=True)
+    check_epochs(uses, settings.max_steps, block_size, settings.max_epochs)
+
+
 def _compile(trainer: Trainer) -> Choice:
     """Compile the transformer blocks or leave them, and note in the run's state what is done, for its later starts."""
     settings, state = trainer.params.launch, trainer.state
@@ -162,8 +187,27 @@ def _track(trainer: Trainer, choices: dict[str, Choice], fingerprint: str) -> No
     tags |= {name: str(choice) for name, choice in choices.items()}
     dataset = describe_dataset(trainer.params.base.name, paths.DOCUMENTS, paths.TOKENS, trainer.params.fetch.by_name())
     card = read_card(paths.DATA_CARD, paths.TOKENS)
-    trainer.record.tracker = Tracker(paths.kept(paths.SPOOL), trainer.params, trainer.state.run, tags, dataset, card)
-    trainer.state.run = trainer.record.tracker.run
+    state = trainer.state
+    is_new, tags = state.run is None, tags | _parent_tags(trainer)
+    trainer.record.tracker = Tracker(paths.kept(paths.SPOOL), trainer.params, state.run, tags, dataset, card)
+    state.run = trainer.record.tracker.run
+    trainer.record.curves = Curves(
+        trainer.params.launch.trackers,
+        paths.kept(paths.LOGS),
+        project=trainer.params.base.name,
+        run=state.run,
+        first_step=0 if is_new else state.step,
+        config=flat_params(trainer.params) | tags,
+    )
+    if is_new:  # it may go on from another run's state, whose curves are its own up to there
+        trainer.record.replay(state.training_rows, state.validation_rows)
+
+
+def _parent_tags(trainer: Trainer) -> dict[str, str]:
+    """Return what a run began with, as tags: another's state before its decay, and weights that were there already."""
+    tags = {f"parent.{key}": str(value) for key, value in (trainer.state.parent or {}).items()}
+    source = read_source(trainer.settings)
+    return tags | {f"init.{key}": str(value) for key, value in source.items() if value is not None}
 
 
 def _write_outputs(trainer: Trainer, fingerprint: str, adopted: list[dict[str, Any]]) -> None:
@@ -175,9 +219,12 @@ def _write_outputs(trainer: Trainer, fingerprint: str, adopted: list[dict[str, A
     trainer.check_result(model)
     save_model(model, paths.TOKENIZER, paths.BASE_MODEL)
     state = trainer.state
-    for path, rows in ((paths.TRAINING_PLOT, state.training_rows), (paths.VALIDATION_PLOT, state.validation_rows)):
+    for path, rows, columns in (
+        (paths.TRAINING_PLOT, state.training_rows, TRAINING_COLUMNS),
+        (paths.VALIDATION_PLOT, state.validation_rows, VALIDATION_COLUMNS),
+    ):
         with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+            writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
     assert trainer.record.tracker is not None, "rank 0 tracks the run"
@@ -188,6 +235,8 @@ def _write_outputs(trainer: Trainer, fingerprint: str, adopted: list[dict[str, A
         {
             "fingerprint": fingerprint,
             "adopted": adopted,
+            "parent": state.parent,
+            "initial": read_source(trainer.settings),
             "num_processes": trainer.accelerator.num_processes,
             "hardware": describe_hardware(),
             "data_sha256": data_id(paths.TOKENS),

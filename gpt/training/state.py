@@ -12,6 +12,9 @@ import torch
 from gpt.training.guard import Guard
 
 Rows = list[dict[str, float]]
+TRAINING_COLUMNS: tuple[str, ...] = ("step", "train_loss", "learning_rate", "gradient_norm")
+VALIDATION_COLUMNS: tuple[str, ...] = ("step", "validation_loss", "validation_bits_per_byte")
+"Of the rows, as plots/ has them."
 
 
 @dataclass
@@ -51,6 +54,10 @@ class RunState:
     last_save: int = 0
     last_scheduled_save: int = 0
     "Step of the last save that `checkpoint_interval` asked for; a signal's depends on when it came."
+    last_stable: int = 0
+    "Step of the state before the decay that was kept, or that this run began with."
+    parent: dict[str, Any] | None = None
+    "Of a run that began with another's state before the decay: its fingerprint, step, and run."
     rollbacks: int = 0
     "How often training went back after skipped steps."
     skipped_batches: int = 0

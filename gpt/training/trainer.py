@@ -15,11 +15,10 @@ from accelerate import Accelerator
 from gpt import paths
 from gpt.errors import Interrupted, UserError
 from gpt.evaluation.benchmarks.probe import Probe, read_part
-from gpt.model.transformer import GPTConfig, GPTModel
+from gpt.model.transformer import GPTModel
 from gpt.params.project import Params
+from gpt.params.training import SCRATCH
 from gpt.processes.agreement import is_same_everywhere, largest_of_processes
-from gpt.processes.cores import CoreWatch
-from gpt.processes.peaks import device_peak
 from gpt.processes.precision import autocast_type
 from gpt.processes.signals import Stop
 from gpt.tokens.batches import Batches
@@ -32,9 +31,10 @@ from gpt.training.checkpoints.checkpointer import Checkpointer
 from gpt.training.checkpoints.rollback import diverged, roll_back
 from gpt.training.checkpoints.saver import Saver
 from gpt.training.compilation import eager_blocks
-from gpt.training.meters import Meters, flops_per_token
-from gpt.training.optimizer import build_optimizer, learning_rate
-from gpt.training.sample import write_sample
+from gpt.training.initial import load_optimizer, new_model
+from gpt.training.meters import Meters, start_meters
+from gpt.training.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, stable_steps
+from gpt.training.sample import write_samples
 from gpt.training.sharding import shard
 from gpt.training.state import RunState
 from gpt.training.step import TrainStep
@@ -59,8 +59,12 @@ class Trainer:
     ) -> None:
         self.params, self.settings, self.accelerator = params, params.train, accelerator
         self._stop = stop or Stop()
-        self._batches = Batches(
-            TokenReader(paths.TOKENS, "train"), params.model.block_size, params.train.batch_size, params.base.seed
+        self.batches = Batches(
+            TokenReader(paths.TOKENS, "train"),
+            params.model.block_size,
+            params.train.batch_size,
+            params.base.seed,
+            params.train.mixture,
         )
         self._validation = TokenReader(paths.TOKENS, "validation")
         self._encoding = load_tokenizer(paths.TOKENIZER)
@@ -71,7 +75,7 @@ class Trainer:
                 raise UserError(
                     f"{paths.BENCHMARKS}: not the same on all machines; make it the same, or set train.benchmark_interval to 0"
                 )
-        self.bare_model = self._new_model().to(accelerator.device)
+        self.bare_model = new_model(params, self._encoding.n_vocab).to(accelerator.device)
         self.bare_model.checkpoint_activations = params.launch.activation_checkpointing
         if params.launch.strategy == "fsdp":
             shard(self.bare_model, accelerator)
@@ -85,6 +89,7 @@ class Trainer:
             seed=params.base.seed,
             end_of_text=None if params.train.attention_across_documents else self._encoding.eot_token,
         )
+        self._stable_steps = stable_steps(params.train)
         self._tokens_per_step = params.train.batch_size * params.model.block_size
         self.record = Record()
         self.state = RunState(
@@ -95,6 +100,8 @@ class Trainer:
         )
         self._beginning = self.state.to_json()
         self._checkpointer = Checkpointer(self.bare_model, optimizer, self.state, accelerator, folder, saver)
+        if tensors := load_optimizer(params.train):
+            load_optimizer_tensors(self.bare_model, optimizer, tensors)
         self._asks_every_step = True  # until it is known how long steps are; when it asks changes no result
 
     def resume(self) -> None:
@@ -111,9 +118,13 @@ class Trainer:
             self.record.progress = Progress(state.step, self.settings.max_steps)
         self.stop_if_asked()
         self.take_step.settle_sums(state.step, self.read_batch)
-        meters = self._start_meters()
+        meters = start_meters(
+            self.bare_model, self.accelerator, self.settings.precision, state.step, self._tokens_per_step
+        )
         if state.step:
             self._after_step(meters)  # what the stop before this start had cut short
+        elif self.settings.init_from != SCRATCH:
+            self._measure_beginning(meters)
         while state.step < self.settings.max_steps:
             self._train_step()
             if self._is_due("log_interval") and not self._log_training(meters):
@@ -122,6 +133,13 @@ class Trainer:
             self._after_step(meters)
         if self.record.progress:
             self.record.progress.close()
+
+    def _measure_beginning(self, meters: Meters) -> None:
+        """Validate and sample the weights that were there already: curves begin with what they could do."""
+        with meters.paused(), eager_blocks(self.bare_model):
+            if not self._validate():
+                self.stop_if_asked()
+            self._sample()
 
     def _train_step(self) -> None:
         state = self.state
@@ -132,7 +150,7 @@ class Trainer:
 
     def read_batch(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs and targets, each (last - first, T), of sequences [first, last) of the next step's global batch."""
-        return self._batches.read(self.state.step + self.state.skipped_batches, first, last)
+        return self.batches.read(self.state.step + self.state.skipped_batches, first, last)
 
     def _log_training(self, meters: Meters) -> bool:
         """Write a training row; write nothing and return False if too many steps in a row were skipped."""
@@ -169,10 +187,11 @@ class Trainer:
         is_asking = self._is_due("log_interval") or self._asks_every_step or self.accelerator.num_processes == 1
         signum = self._agreed_signal() if is_asking else 0
         is_validating = self._is_due("eval_interval") and state.last_validation != state.step and not signum
-        is_sampling = self._is_due("sample_interval") and state.last_sample != state.step and not signum
+        is_sampling = self._samples_are_due() and state.last_sample != state.step and not signum
         is_benchmarking = self._benchmarks_are_due() and not signum
         is_scheduled = self._save_is_scheduled()
-        if not (signum or is_validating or is_sampling or is_benchmarking or is_scheduled):
+        is_stable = self._stable_is_due() and not signum
+        if not (signum or is_validating or is_sampling or is_benchmarking or is_scheduled or is_stable):
             return
         with meters.paused():
             with eager_blocks(self.bare_model):
@@ -184,8 +203,14 @@ class Trainer:
                     signum = self._agreed_signal()
             if is_scheduled or (signum and state.last_save != state.step):
                 self._checkpointer.save(is_scheduled=is_scheduled)
+            if is_stable:
+                self._checkpointer.keep_stable()
         if signum:
             self._stop_after_save(signum)
+
+    def _samples_are_due(self) -> bool:
+        """Whether the model writes after this step: with each evaluation, and in between if params.yaml says so."""
+        return self._is_due("eval_interval") or (self.settings.sample_interval > 0 and self._is_due("sample_interval"))
 
     def _is_due(self, interval: str) -> bool:
         return self.state.step % getattr(self.settings, interval) == 0 or self.state.step == self.settings.max_steps
@@ -197,6 +222,11 @@ class Trainer:
             return False
         counts = self.state.guard.counts()
         return not counts.in_a_row and counts.most_in_a_row <= self.settings.max_skips
+
+    def _stable_is_due(self) -> bool:
+        """Whether this is the state before the decay, and to be kept."""
+        is_there = self.state.step == self._stable_steps and self.state.last_stable != self.state.step
+        return is_there and self.settings.checkpoint_keep_stable > 0
 
     def _validate(self) -> bool:
         """Write a validation row; write nothing and return False if a signal cut the measurement short."""
@@ -221,7 +251,10 @@ class Trainer:
     def _sample(self) -> None:
         step = self.state.last_sample = self.state.step
         is_writer = self.accelerator.is_main_process
-        self.record.sample(step, write_sample(self.bare_model, self._encoding, seed=step, is_writer=is_writer))
+        prompts = self.params.evaluate.prompts
+        self.record.samples(
+            step, write_samples(self.bare_model, self._encoding, prompts, seed=step, is_writer=is_writer)
+        )
 
     def _benchmarks_are_due(self) -> bool:
         if self._probe is None or self.state.last_benchmark == self.state.step:
@@ -269,28 +302,12 @@ class Trainer:
         """Raise `UserError` if the full `model` that training ended with is no result."""
         if not all(weight.isfinite().all() for weight in model.state_dict().values()):
             raise diverged("weights are not finite after the last step")
-        if not self.state.training_rows:
+        if self.settings.max_steps and not self.state.training_rows:
             raise diverged("not one step could be taken")
-        if self.state.last_validation != self.state.step:
+        if not self.state.validation_rows or self.state.last_validation != self.state.step:
             raise diverged("the validation loss is not finite after the last step")
 
     def _first_checkpoint(self) -> Checkpoint:
         """Return what the run began with: to go back to before there is a checkpoint."""
-        return Checkpoint(0, self._new_model().state_dict(), {}, self._beginning)
-
-    def _new_model(self) -> GPTModel:
-        model = GPTModel(GPTConfig(vocab_size=self._encoding.n_vocab, **self.params.section("model")))
-        model.init_weights(self.params.base.seed)
-        return model
-
-    def _start_meters(self) -> Meters:
-        device = self.accelerator.device
-        return Meters(
-            self.state.step,
-            tokens_per_step=self._tokens_per_step,
-            flops_per_token=flops_per_token(self.bare_model),
-            device=device,
-            processes=self.accelerator.num_processes,
-            peak=device_peak(device, self.settings.precision) if self.accelerator.is_main_process else None,
-            cores=CoreWatch() if self.accelerator.is_main_process and device.type == "cpu" else None,
-        )
+        weights = new_model(self.params, self._encoding.n_vocab).state_dict()
+        return Checkpoint(0, weights, load_optimizer(self.settings), self._beginning)

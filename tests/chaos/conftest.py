@@ -19,6 +19,7 @@ from gpt.files import sha256_file
 from gpt.params.project import load_params
 from gpt.sources import benchmarks
 from gpt.sources import fetch as sources
+from gpt.training.checkpoints.stable import STABLE
 from tests.conftest import ROOT, Change, prepare_data, write_params
 from tests.e2e.conftest import make_project, prefect_home
 from tests.training.conftest import make_project as make_prepared_project
@@ -147,7 +148,7 @@ def option(request: pytest.FixtureRequest) -> Callable[[str], int]:
 
 def checkpoint_folder(project: Path) -> Path | None:
     """Return the folder of the only run that has checkpoints in a project, None before there is one."""
-    return next(iter(project.glob("checkpoints/*")), None)
+    return next((path for path in project.glob("checkpoints/*") if path.name != STABLE), None)
 
 
 def environment(family: Family, **variables: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """A data/raw of a test, and files of every format to put into it."""
 
+import bz2
 import gzip
 import io
 import json
@@ -100,4 +101,13 @@ def html(text: str) -> bytes:
     return f"<html><head><title>t</title></head><body><article><p>{text}</p></article></body></html>".encode()
 
 
-COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
+def arrow(columns: dict[str, Any], stream: bool = False, batch: int = 100, **options: Any) -> bytes:
+    """Return an Arrow IPC file, or a stream."""
+    table, sink = pa.table(columns), pa.BufferOutputStream()
+    new = pa.ipc.new_stream if stream else pa.ipc.new_file
+    with new(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(table, max_chunksize=batch)
+    return sink.getvalue().to_pybytes()
+
+
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".zst": zstandard.compress}

@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gpt.corpus.cleaning import Clean, clean_text
-from gpt.corpus.filters import Filtered
+from gpt.corpus.filtering.step import Filtered
 from gpt.errors import UserError
 from gpt.files import sha256_file
 from gpt.params import corpus as params
@@ -21,13 +21,13 @@ from gpt.params.sources import PypiSource
 from gpt.sources.fetch import bring
 from tests.corpus.raw import sent
 
-PLAIN = params.Clean(repair_unicode=False, unescape_html=False, remove_control_characters=False)
+PREPARE = load_params(Path(__file__).parents[2] / "params.yaml").prepare
+PLAIN = PREPARE.clean.model_copy(update=dict.fromkeys(PREPARE.clean.model_dump(), False))
 REPAIR = PLAIN.model_copy(update={"repair_unicode": True})
 CONTROL = PLAIN.model_copy(update={"remove_control_characters": True})
 STEERING = "\u200eleft\u200f\u202a\u202e\u2066\u2069 \u200d\u200c\u2028\xad"
-BOTH = params.Clean(repair_unicode=True, unescape_html=False, remove_control_characters=True)
+BOTH = PLAIN.model_copy(update={"repair_unicode": True, "remove_control_characters": True})
 UNESCAPE = PLAIN.model_copy(update={"unescape_html": True})
-PREPARE = load_params(Path(__file__).parents[2] / "params.yaml").prepare
 
 
 @pytest.mark.parametrize(
@@ -127,14 +127,15 @@ def test_clean_text_is_valid_and_stays_as_it_is(text: str, settings: params.Clea
 
 
 def document(text: str, id_: str = "id", source: str = "web") -> Document:
-    return Document(text, id_, metadata={"source": source})
+    about = {"source": source, "metadata": {}, "fields": {}, "is_code": False, "steps": [("read", text)]}
+    return Document(text, id_, metadata=about)
 
 
 def test_documents_that_are_empty_when_clean_go() -> None:
     step = sent(Clean(PREPARE.model_copy(update={"clean": BOTH})))
     cleaned = list(step.run(map(document, ["a\r\n", "\x00", " \ufeff", "b\x00"])))
     assert [document.text for document in cleaned] == ["a\n", "b"]
-    assert step.report() == {"empty": 2}
+    assert step.report() == {"empty": 2, "masked": {}}
 
 
 def test_sources_can_be_cleaned_differently() -> None:

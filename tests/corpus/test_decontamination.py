@@ -93,7 +93,7 @@ class Index:
             step = ListUnprotected(each.owners, each.index, common, ngram, self.root / "unprotected" / each.kind)
             for task in range(len(each.owners)):
                 list(step.run(rank=task))
-        step = Decontaminate(self.settings, self.judges, common, self.root / "matches")
+        step = Decontaminate(self.settings, self.judges, common, self.root)
         return [document.text for shard in range(shards) for document in step.run(documents[shard], shard)]
 
     def matches(self, kind: str = BENCHMARKS) -> list[dict[str, Any]]:

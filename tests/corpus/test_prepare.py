@@ -137,8 +137,8 @@ def test_what_is_read_is_kept_once_or_counted_with_a_reason(
 ) -> None:
     corpus = Corpus(tmp_path_factory.mktemp("corpus"))
     corpus.write({"a.jsonl": MANY + jsonl(*texts)})
-    clean = {"repair_unicode": False, "unescape_html": False, "remove_control_characters": False}
-    counts = corpus.prepare(SETTINGS.model_copy(update={"clean": SETTINGS.clean.model_validate(clean)}))
+    clean = SETTINGS.clean.model_copy(update=dict.fromkeys(SETTINGS.clean.model_dump(), False))
+    counts = corpus.prepare(SETTINGS.model_copy(update={"clean": clean}))
     filled = [unicodedata.normalize("NFC", text) for text in texts if text.strip()]
     splits = corpus.splits()
     assert sorted(corpus.texts()) == sorted({*filled, *(f"document {number}" for number in range(60))})
@@ -213,9 +213,9 @@ def test_copies_that_stay_are_spread_over_the_tokens(tmp_path: Path) -> None:
         records = corpus.records("train")
         names.append(sorted(record["id"] for record in records))
         tokenizer = build_tokenizer(
-            Tokenizer(kind="char", vocab_size=400, train_bytes=1), [], corpus.root / "tokenizer"
+            Tokenizer(kind="char", vocab_size=400, train_bytes=1, special_tokens=()), [], corpus.root / "tokenizer"
         )
-        tokens, settings = corpus.root / "tokens", Tokenize(shard_tokens=10_000, shuffle_seed=1, weights={})
+        tokens, settings = corpus.root / "tokens", Tokenize(shard_tokens=10_000, shuffle_seed=1)
         tokenize(settings, engine, corpus.output, corpus.root / "tokenizer", tokens, corpus.metrics)
         reader = TokenReader(tokens, "train")
         spans = reader.document_spans()
@@ -498,13 +498,13 @@ def test_the_end_of_a_text_can_be_held_out_as_nanogpt_does(corpus: Corpus, text:
     corpus.write({"input.txt": text.encode()})
     corpus.prepare(ENDS.model_copy(update={"decontaminate": REPORT}))
     splits = {split: "".join(texts) for split, texts in corpus.splits().items()}
-    assert splits["train"] + splits["validation"] + splits["test"] == text
+    assert splits["train"] + splits["test"] + splits["validation"] == text
     for split, share in (("train", 0.8), ("validation", 0.1), ("test", 0.1)):
         assert len(splits[split]) == pytest.approx(share * len(text), abs=0.02 * len(text) + 20)
     for part in (splits["validation"], splits["test"]):
         assert unicodedata.combining(part[0]) == 0 and part[0] not in "\u200d\ufe0f"
     if "\n" in text:
-        assert splits["train"].endswith("\n") and splits["validation"].endswith("\n")
+        assert splits["train"].endswith("\n") and splits["test"].endswith("\n")
 
 
 REPORT = SETTINGS.decontaminate.model_copy(

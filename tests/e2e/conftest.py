@@ -46,6 +46,12 @@ class Project:
         assert process.returncode == exit_code, output
         return output
 
+    def git(self, *arguments: str) -> str:
+        """Run git in the project's folder and return what it printed."""
+        command, environment = ["git", *arguments], self.environment
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
     def change(self, **change: dict[str, object]) -> None:
         """Set values in params.yaml."""
         values = self.params()

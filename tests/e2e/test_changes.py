@@ -3,6 +3,7 @@
 docs/recovery.md shows the table; `pytest -m slow tests/e2e/test_changes.py -s` prints what was seen.
 """
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -80,6 +81,12 @@ def named_benchmark(project: Project) -> None:
     project.change(evaluate={"benchmarks": ["made"]})
 
 
+def initial_weights(project: Project) -> None:
+    """Start from a copy of what was trained."""
+    shutil.copytree(project.folder / "models/base", project.folder / "models/copied", dirs_exist_ok=True)
+    project.change(train={"init_from": "models/copied"})
+
+
 class Change(NamedTuple):
     what: str
     make: Callable[[Project], None]
@@ -87,6 +94,9 @@ class Change(NamedTuple):
     goes_on: bool
 
 
+OTHER_DATA = ("tokenize.shuffle_seed", "train.init_from")
+"After these there are tokens, or weights, to train on only when they have run."
+MADE_UP = {"from_step": 0, "shares": {"made-up": 1.0}}
 COMMENT = "\n# a comment\n"
 CHANGES = [
     Change("comment in model/convert/huggingface.py", append("gpt/model/convert/huggingface.py", COMMENT), [], True),
@@ -96,23 +106,39 @@ CHANGES = [
     Change("comment in reports/page.py", append("gpt/reports/page.py", COMMENT), [], True),
     Change("comment in tracking/journal.py", append("gpt/tracking/journal.py", COMMENT), [], True),
     Change("docstring in model/attention.py", replace("gpt/model/attention.py", '"""', '"""Anew: '), [], True),
-    Change("code in model/convert/huggingface.py", append("gpt/model/convert/huggingface.py", "\nX = 1\n"), [], True),
+    Change(
+        "code in model/convert/huggingface.py",
+        append("gpt/model/convert/huggingface.py", "\nX = 1\n"),
+        ["fetch_weights"],
+        True,
+    ),
     Change("code in tracking/journal.py", append("gpt/tracking/journal.py", "\nX = 1\n"), [], True),
     Change("code in tokens/display.py", append("gpt/tokens/display.py", "\nX = 1\n"), [], True),
     Change("torch's local version", installed("torch", "2.13.0+other"), [], True),
     Change("launch.micro_batch_size", setting("launch", micro_batch_size=4), [], True),
+    Change("launch.trackers", setting("launch", trackers=["tensorboard"]), [], True),
     Change("train.sample_interval", setting("train", sample_interval=29), [], True),
+    Change("train.checkpoint_keep_stable", setting("train", checkpoint_keep_stable=0), [], True),
     Change("a source's licence", licence, ["data_card", "report"], True),
     Change("style of the pages", append("gpt/reports/page.py", "\nX = 1\n"), ["data_card", "report"], True),
     Change("ftfy upgraded", installed("ftfy", "99.0"), ["prepare"], True),
-    Change("tiktoken upgraded", installed("tiktoken", "99.0"), ["tokenizer", "tokenize", "evaluate"], True),
+    Change(
+        "tiktoken upgraded",
+        installed("tiktoken", "99.0"),
+        ["fetch_weights", "tokenizer", "tokenize", "evaluate"],
+        True,
+    ),
     Change("a benchmark added to fetch", benchmark, ["fetch_benchmarks", "data_card"], True),
     Change("and named in evaluate", named_benchmark, ["fetch_benchmarks", *AFTER_FETCH, "evaluate", "report"], True),
     Change("evaluate.prompts", setting("evaluate", prompts=["to be"]), ["evaluate", "report"], True),
     Change("code in training/step.py", append("gpt/training/step.py", "\nX = 1\n"), ["pretrain"], False),
     Change("train.learning_rate", setting("train", learning_rate=0.02), AFTER_TOKENS, False),
+    Change("train.max_steps", setting("train", max_steps=60), AFTER_TOKENS, False),
+    Change("train.init_from", initial_weights, ["fetch_weights", *AFTER_TOKENS], False),
+    Change("train.mixture", setting("train", mixture=[MADE_UP]), AFTER_TOKENS, False),
+    Change("train.max_epochs", setting("train", max_epochs=1000.0), [], True),
     Change(
-        "tokenize.weights", setting("tokenize", weights={"made-up": 2}), ["tokenize", "data_card", *AFTER_TOKENS], False
+        "tokenize.shuffle_seed", setting("tokenize", shuffle_seed=2), ["tokenize", "data_card", *AFTER_TOKENS], False
     ),
 ]
 
@@ -138,7 +164,7 @@ def test_a_change_runs_the_stages_whose_bytes_it_can_change_and_no_other(
             for path in [project.folder / "params.yaml", *(project.folder / "gpt").rglob("*.py")]
         }
         change.make(project)
-        goes_on = fingerprint(project) == before if change.what != "tokenize.weights" else False
+        goes_on = change.what not in OTHER_DATA and fingerprint(project) == before
         runs = [name for name in project.stages_run(project.run(*REPRO)) if name != "inputs"]
         seen.append((change.what, runs, goes_on))
         for path, content in kept.items():
@@ -159,8 +185,14 @@ def test_a_change_runs_the_stages_whose_bytes_it_can_change_and_no_other(
 def test_a_changed_local_file_is_noticed(make_project: Callable[..., Project], tmp_path: Path) -> None:
     project = make_project()
     project.run(*REPRO, "fetch")
-    (tmp_path / "text.jsonl").write_text('{"text": "another"}\n', encoding="utf-8")
+    text = tmp_path / "text.jsonl"
+    with text.open("a", encoding="utf-8") as file:
+        file.write('{"text": "another"}\n')
     output = project.run(*REPRO, exit_code=255)
     assert project.stages_run(output) == ["inputs", "fetch"]
     assert "fetch.sources made-up: sha256 is" in output
-    assert "write its hash there" in output
+    assert f"({text})" in output
+    assert "`gpt data hash made-up` writes it into params.yaml" in output
+    project.run("gpt", "data", "hash", "made-up")
+    project.run(*REPRO, "fetch")
+    assert (project.folder / "data/raw/made-up/text.jsonl").read_bytes() == text.read_bytes()

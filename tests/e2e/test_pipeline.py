@@ -10,7 +10,8 @@ from gpt.tracking.store import training_run
 from tests.e2e.conftest import Project
 
 STAGES = [
-    "inputs", "fetch", "fetch_benchmarks", "prepare", "tokenizer", "tokenize", "data_card", "pretrain", "evaluate", "report",
+    "inputs", "fetch", "fetch_benchmarks", "fetch_weights", "prepare", "tokenizer", "tokenize", "data_card", "pretrain", "evaluate",
+    "report",
 ]  # fmt: skip
 REPRO = ("dvc", "repro")
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from gpt.files import sha256_tree
+from gpt import paths
+from gpt.files import sha256_file, sha256_tree
 from tests.conftest import ROOT, write_params
 from tests.corpus.raw import html, jsonl, warc
 
 STAGES = ("fetch", "prepare", "tokenizer", "tokenize", "data-card")
-OUTPUTS = ("data/raw", "data/documents", "models/tokenizer", "data/tokens", "metrics", "reports")
+OUTPUTS = ("data/raw", "data/documents", "models/tokenizer", "data/tokens", "reports")
+COUNTS = (paths.PREPARE_COUNTS, paths.TOKENIZE_COUNTS)
 HERE = {"PYTHONHASHSEED": "0", "TZ": "UTC", "LC_ALL": "C", "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
 ELSEWHERE = {
     "PYTHONHASHSEED": "4711",
@@ -85,5 +87,6 @@ def test_no_byte_of_the_data_depends_on_its_surroundings(tmp_path: Path) -> None
                 check=True,
                 timeout=200,
             )
-        made.append({output: sha256_tree(folder / output) for output in OUTPUTS})
+        hashes = {output: sha256_tree(folder / output) for output in OUTPUTS}
+        made.append(hashes | {str(path): sha256_file(folder / path) for path in COUNTS})
     assert made[0] == made[1]

@@ -71,7 +71,7 @@ def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
 
 def written() -> dict[str, str]:
     """Return the hashes of everything that an evaluation writes, no matter which run it was."""
-    files = [paths.EVALUATE_METRICS, paths.SAMPLES, *sorted(paths.SCORES.rglob("*.parquet"))]
+    files = [paths.EVALUATION, paths.SAMPLES, *sorted(paths.SCORES.rglob("*.parquet"))]
     return {str(path): sha256_file(path) for path in files}
 
 
@@ -121,7 +121,7 @@ def test_a_signal_while_items_are_scored_ends_it_with_a_word_and_nothing_written
     assert errors.count(message) == 1, errors
     assert "Traceback" not in errors
     assert not paths.SCORES.exists()
-    assert not paths.EVALUATE_METRICS.exists()
+    assert not paths.EVALUATION.exists()
     assert not paths.SAMPLES.exists()
 
 
@@ -131,7 +131,10 @@ def test_it_writes_figures_and_samples(
     copy_project(trained_project)
     params = load_params()
     metrics = evaluate(params)
-    assert json.loads(paths.EVALUATE_METRICS.read_text()) == metrics
+    assert json.loads(paths.EVALUATION.read_text()) == metrics
+    assert json.loads(paths.METRICS.read_text()) == {
+        split: {"bits_per_byte": metrics[split]["bits_per_byte"]} for split in ("test", "validation")
+    }
     assert metrics["weights_sha256"] == sha256_file(paths.BASE_MODEL / "model.safetensors")
     for split in ("validation", "test"):
         figures, reader = metrics[split], TokenReader(paths.TOKENS, split)
@@ -176,7 +179,7 @@ def test_evaluating_twice_gives_the_same_bytes(trained_project: Path, copy_proje
     hashes = []
     for _ in range(2):
         evaluate(load_params())
-        files = (paths.SAMPLES, paths.ATTENTION, paths.EVALUATE_METRICS, paths.SCORES / PASSAGES_FILE)
+        files = (paths.SAMPLES, paths.ATTENTION, paths.EVALUATION, paths.SCORES / PASSAGES_FILE)
         hashes.append([*map(sha256_file, files)])
     assert hashes[0] == hashes[1]
 
@@ -261,7 +264,7 @@ def test_what_does_not_fit_is_refused_and_the_earlier_samples_stay(
     with pytest.raises(UserError, match=message):
         evaluate(load_params())
     assert paths.SAMPLES.read_text() == (paths.SCORES / PASSAGES_FILE).read_text() == "earlier"
-    assert not paths.EVALUATE_METRICS.exists()
+    assert not paths.EVALUATION.exists()
 
 
 def test_figures_that_cannot_be_written_leave_all_as_it_was(
@@ -269,11 +272,13 @@ def test_figures_that_cannot_be_written_leave_all_as_it_was(
 ) -> None:
     copy_project(trained_project)
     evaluate(load_params())
-    before = [sha256_file(path) for path in (paths.SAMPLES, paths.ATTENTION, paths.SCORES / PASSAGES_FILE)]
-    paths.EVALUATE_METRICS.unlink()
-    paths.EVALUATE_METRICS.mkdir()  # no file can take its place
+    kept = (paths.SAMPLES, paths.ATTENTION, paths.EVALUATION, paths.SCORES / PASSAGES_FILE)
+    before = [sha256_file(path) for path in kept]
+    paths.METRICS.unlink()
+    paths.METRICS.mkdir()  # no file can take its place
     write_params(Path(), small_change(Path("text.jsonl").absolute()) | {"evaluate": BF16})
     with pytest.raises(OSError, match=r"evaluate\.json"):
         evaluate(load_params())
-    assert [sha256_file(path) for path in (paths.SAMPLES, paths.ATTENTION, paths.SCORES / PASSAGES_FILE)] == before
-    assert sorted(path.name for path in paths.SCORES.parent.iterdir()) == ["attention.json", "samples.json", "scores"]
+    assert [sha256_file(path) for path in kept] == before
+    names = ["attention.json", "evaluate.json", "samples.json", "scores"]
+    assert sorted(path.name for path in paths.SCORES.parent.iterdir()) == names

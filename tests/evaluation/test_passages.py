@@ -13,11 +13,12 @@ from gpt.errors import UserError
 from gpt.evaluation import windows
 from gpt.evaluation.held_out import encode, read_held_out, sum_of_hashes, take_tokens
 from gpt.evaluation.likelihood import token_nats
-from gpt.evaluation.passages import Scored, score_documents, token_bytes
+from gpt.evaluation.passages import Scored, score_documents
 from gpt.evaluation.scores import PASSAGE_BYTES
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.paths import DOCUMENTS
 from gpt.processes.agreement import Share
+from gpt.tokens.tokenizer import token_bytes
 from tests.evaluation.test_likelihood import loud
 from tests.model.test_transformer import CONFIG
 from tests.processes.together import alone, together

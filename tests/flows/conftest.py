@@ -118,14 +118,15 @@ STUB = """\
 import json, os, sys
 from pathlib import Path
 
-name = {"fetch sources": "fetch", "fetch benchmarks": "fetch_benchmarks"}.get(" ".join(sys.argv[1:]), sys.argv[1]).replace("-", "_")
+NAMES = {"fetch sources": "fetch", "fetch benchmarks": "fetch_benchmarks", "fetch weights": "fetch_weights"}
+name = NAMES.get(" ".join(sys.argv[1:]), sys.argv[1]).replace("-", "_")
 broken = Path(f"{name}.broken")
 if broken.exists():
     exec(broken.read_text())
 OUTPUTS = {
     "fetch": "data/raw", "prepare": "data/documents", "tokenizer": "models/tokenizer", "tokenize": "data/tokens",
     "pretrain": "models/base", "evaluate": "reports/samples", "report": "reports/evaluate", "inputs": "data/inputs",
-    "fetch_benchmarks": "data/benchmarks", "data_card": "reports/card",
+    "fetch_benchmarks": "data/benchmarks", "fetch_weights": "models/initial", "data_card": "reports/card",
 }
 if name == "register":
     print("registering")
@@ -139,7 +140,7 @@ print(f"{name} was here")
 if name == "evaluate":
     split = {"documents": 2, "loss": 1.5, "perplexity": 4.48, "bits_per_byte": 2.1234}
     Path("metrics").mkdir(exist_ok=True)
-    Path("metrics/evaluate.json").write_text(json.dumps({"test": split, "validation": split}))
+    Path("reports/evaluate.json").write_text(json.dumps({"test": split, "validation": split}))
     Path("reports/samples.json").write_text(json.dumps([{"prompt": "To be", "completion": ", or not"}]))
 if name == "report":
     (folder / "training.png").write_bytes(bytes.fromhex("%s"))
@@ -162,10 +163,11 @@ _DEPENDENCIES = {
     "inputs": [],
     "fetch": ["data/inputs"],
     "fetch_benchmarks": ["data/inputs"],
+    "fetch_weights": ["data/inputs"],
     "prepare": ["data/raw", "data/benchmarks"],
     "tokenizer": ["data/documents"],
     "tokenize": ["data/documents", "models/tokenizer"],
-    "pretrain": ["data/tokens", "models/tokenizer"],
+    "pretrain": ["data/tokens", "models/tokenizer", "models/initial"],
     "data_card": ["data/tokens"],
     "evaluate": ["data/tokens", "models/base"],
     "report": ["reports/samples"],
@@ -173,6 +175,7 @@ _DEPENDENCIES = {
 _OUTPUTS = {
     "inputs": "data/inputs",
     "fetch_benchmarks": "data/benchmarks",
+    "fetch_weights": "models/initial",
     "data_card": "reports/card",
     "report": "reports/evaluate",
     "fetch": "data/raw",

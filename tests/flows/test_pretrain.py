@@ -56,7 +56,7 @@ def test_one_command_goes_from_sources_to_a_registered_version(project: Project,
     assert f"`{project.root.resolve()}/reports/evaluate/index.html`" in evaluation
     assert "data:image/png;base64,iVBOR" in shown["loss-curve"]["data"]
     assert "abc123" in shown["mlflow-run"]["data"]
-    assert "make ui" in shown["mlflow-run"]["data"]
+    assert "python -m infra.ui" in shown["mlflow-run"]["data"]
 
 
 def test_wrong_setting_is_one_message_before_any_work(project: Project) -> None:
@@ -92,9 +92,9 @@ def test_failing_stage_ends_the_flow_with_its_own_message(
     assert done.stderr.splitlines()[-1] == f"error: prepare: {message}"
     run = last_flow_run(api)
     assert (run["state"]["name"], run["state"]["message"]) == ("Failed", f"prepare: {message}")
-    assert task_states(api, run) == dict.fromkeys(["inputs", "fetch", "fetch_benchmarks"], "Completed") | {
-        "prepare": "Failed"
-    }
+    assert task_states(api, run) == dict.fromkeys(
+        ["inputs", "fetch", "fetch_benchmarks", "fetch_weights"], "Completed"
+    ) | {"prepare": "Failed"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -134,7 +134,7 @@ def test_when_no_server_answers_it_brings_its_own_which_keeps_the_record_and_end
         (logs,) = database.execute("select count(*) from log where flow_run_id = ?", [run_id]).fetchone()
     assert (state, tasks) == (
         "Failed",
-        dict.fromkeys(["inputs", "fetch", "fetch_benchmarks"], "Completed") | {"prepare": "Failed"},
+        dict.fromkeys(["inputs", "fetch", "fetch_benchmarks", "fetch_weights"], "Completed") | {"prepare": "Failed"},
     )
     assert logs > 5
     assert not [process for process in psutil.process_iter() if str(home) in environment_of(process)]

@@ -112,4 +112,4 @@ def test_without_a_run_the_ui_says_what_to_do_first(tmp_path: Path) -> None:
     process = start(tmp_path)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "no run has been recorded yet; run `make demo`" in output
+    assert "no run has been recorded yet; run `python -m flows.pretrain`" in output

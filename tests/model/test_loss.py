@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpt.model import loss
-from gpt.model.loss import linear_cross_entropy
+from gpt.model.loss import linear_cross_entropy, token_cross_entropy
 
 Case = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -74,6 +74,23 @@ def test_it_is_cross_entropy_of_the_logits_and_so_are_its_gradients(
     assert value.requires_grad and not nats.requires_grad
     for actual, wanted in zip(gradients(value, case, upstream), gradients(wanted_value, case, upstream), strict=True):
         close(actual, wanted, size=scale * upstream)
+
+
+@pytest.mark.parametrize("chunk_bytes", [200, 2**26])
+def test_rows_of_padding_have_no_part_in_it(chunk_bytes: int) -> None:
+    hidden, weight, targets = make(20, 8, 30)
+    padded = torch.cat([weight.detach(), torch.full((34, 8), 50.0)]).requires_grad_()
+    with chunks_of(chunk_bytes):
+        value, nats = linear_cross_entropy(hidden, padded, targets, vocab_size=30, scale=0.1)
+        wanted_value, wanted_nats = linear_cross_entropy(hidden, weight, targets, scale=0.1)
+        each = token_cross_entropy(hidden, padded, targets, vocab_size=30)
+    close(value, wanted_value)
+    close(nats, wanted_nats)
+    close(each.sum(), wanted_nats)
+    found, wanted = gradients(value, (hidden, padded, targets)), gradients(wanted_value, (hidden, weight, targets))
+    close(found[0], wanted[0])
+    close(found[1][:30], wanted[1])
+    assert not found[1][30:].any()
 
 
 def test_nats_are_pytorchs_whatever_the_scale() -> None:

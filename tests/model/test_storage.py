@@ -24,7 +24,7 @@ TEXT = "to be, or not to be: naïve"
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "tokenizer"
-    build_tokenizer(Tokenizer(kind="char", vocab_size=300, train_bytes=10**9), [TEXT], folder)
+    build_tokenizer(Tokenizer(kind="char", vocab_size=300, train_bytes=10**9, special_tokens=()), [TEXT], folder)
     return folder
 
 
@@ -92,7 +92,9 @@ def cut(path: Path) -> None:
 
 def retrain_tokenizer(folder: Path) -> None:
     shutil.rmtree(folder / "tokenizer")
-    build_tokenizer(Tokenizer(kind="char", vocab_size=300, train_bytes=10**9), ["äöü"], folder / "tokenizer")
+    build_tokenizer(
+        Tokenizer(kind="char", vocab_size=300, train_bytes=10**9, special_tokens=()), ["äöü"], folder / "tokenizer"
+    )
 
 
 DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {

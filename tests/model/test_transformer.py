@@ -32,6 +32,8 @@ CHOICES = VARIANTS + [
         {"n_kv_head": 1},
         {"qk_norm": True},
         {"init": "zero"},
+        {"pad_vocab": 64},
+        {"pad_vocab": 7, "tie_embeddings": False},
         {"norm": "rmsnorm", "activation": "relu2", "n_kv_head": 1, "qk_norm": True, "init": "zero",
          "bias": False, "tie_embeddings": False},
         {"norm": "rmsnorm", "activation": "swiglu", "n_kv_head": 1, "position": "learned"},
@@ -127,7 +129,7 @@ def test_the_model_knows_the_order_of_tokens(position: str) -> None:
 
 @pytest.mark.parametrize("config", CHOICES, ids=describe)
 def test_parameters_are_those_of_the_architecture(config: GPTConfig) -> None:
-    C, V, bias = config.n_embd, config.vocab_size, int(config.bias)
+    C, V, bias = config.n_embd, config.padded_vocab_size, int(config.bias)
     norm = C * (2 if config.bias and config.norm == "layernorm" else 1)
     kv = C * config.n_kv_head // config.n_head if config.n_kv_head else C
     attention = 2 * (C * C + bias * C) + 2 * (C * kv + bias * kv) + (2 * C // config.n_head if config.qk_norm else 0)
@@ -214,6 +216,33 @@ def test_weights_are_a_function_of_the_seed() -> None:
     second, other = make(CONFIG, seed=3).state_dict(), make(CONFIG, seed=4).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["tok_emb.weight"], other["tok_emb.weight"])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_padded_vocabulary_computes_what_one_without_padding_does(tied: bool) -> None:
+    plain = make(replace(CONFIG, tie_embeddings=tied))
+    padded = make(replace(CONFIG, tie_embeddings=tied, pad_vocab=64))
+    tables = ("tok_emb.weight", "out_head.weight")
+    for name, weight in padded.state_dict().items():
+        assert torch.equal(weight[:50] if name in tables else weight, plain.state_dict()[name])
+        if name in tables:
+            assert weight.shape == (64, 16)
+            assert not weight[50:].any()
+    with torch.no_grad():  # whatever stands there: it has no say
+        for name, weight in padded.named_parameters():
+            if name in tables:
+                weight[50:] = 100.0
+    x, targets = tokens(3, 12), tokens(3, 12, seed=2)
+    assert padded(x).shape == (3, 12, 50)
+    torch.testing.assert_close(padded(x), plain(x))
+    torch.testing.assert_close(padded.token_nats(x, targets), plain.token_nats(x, targets))
+    (loss, nats), (wanted_loss, wanted_nats) = padded(x, targets, scale=0.1), plain(x, targets, scale=0.1)
+    torch.testing.assert_close((loss, nats), (wanted_loss, wanted_nats))
+    found, wanted = gradients(padded, loss), gradients(plain, wanted_loss)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient[:50] if name in tables else gradient, wanted[name])
+        if name in tables:
+            assert not gradient[50:].any(), "no gradient, no change"
 
 
 def test_a_fresh_model_predicts_about_evenly() -> None:

@@ -75,10 +75,7 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
         holder = holder[key]
     del holder[place[-1]]
     (line,) = faults(tmp_path, values)
-    if place[-1] == "kind" and place[0] == "fetch":  # without it nobody knows what else is missing
-        assert line.startswith(f"params.yaml: fetch.{place[1]}.0 = ")
-        assert "'kind'" in line
-    elif place[-2:-1] == ("min_improvement",):  # one metric has to be there, whichever
+    if place[-2:-1] == ("min_improvement",):  # one metric has to be there, whichever
         assert line.startswith("params.yaml: register.gate.min_improvement = {}: must name at least one metric")
     else:
         assert line.startswith(f"params.yaml: {'.'.join(map(str, place))} is missing")
@@ -102,7 +99,7 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
         ("prepare.shards", 0),
         ("prepare.read.text_field", ""),
         ("prepare.read.pattern", "("),
-        ("prepare.read.format", "csv"),
+        ("prepare.read.format", "excel"),
         ("prepare.malformed", "ignore"),
         ("prepare.deduplicate.hashes", 0),
         ("prepare.decontaminate.action", "cut"),
@@ -112,7 +109,7 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
         ("prepare.clean.unescape_html", "auto"),
         ("prepare.hold_out", "end"),
         ("prepare.decontaminate.ngram", 1),
-        ("prepare.validation_fraction", 0),
+        ("prepare.validation_fraction", -0.1),
         ("prepare.validation_fraction", 1),
         ("prepare.test_fraction", -0.1),
         ("prepare.split_seed", -1),
@@ -152,7 +149,7 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
         ("train.beta1", 1),
         ("train.beta2", -0.1),
         ("train.grad_clip", -1),
-        ("train.max_steps", 0),
+        ("train.max_steps", -1),
         ("train.batch_size", 0),
         ("train.log_interval", 0),
         ("train.precision", "fp8"),
@@ -243,6 +240,60 @@ def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
         assert line.startswith(f"params.yaml: {key} ")
 
 
+WHOLE = {"shakespeare": 1.0}
+
+
+def mixed(*phases: tuple[int, dict[str, float]]) -> dict[str, Any]:
+    return {"train": {"mixture": [{"from_step": step, "shares": shares} for step, shares in phases]}}
+
+
+def test_a_fault_in_a_phase_names_its_number_and_key(tmp_path: Path) -> None:
+    phases = [{"from_step": -1, "shares": {"shakespeare": "all"}, "until": 3}, {"shares": WHOLE}]
+    lines = faults(tmp_path, changed(train={"mixture": phases}))
+    assert [line.split(" = ")[0].split(" is ")[0] for line in lines] == [
+        "params.yaml: train.mixture.0.from_step",
+        "params.yaml: train.mixture.0.shares.shakespeare",
+        "params.yaml: train.mixture.0.until",
+        "params.yaml: train.mixture.1.from_step",
+    ]
+
+
+def test_weights_of_tokenize_have_become_the_mixture(tmp_path: Path) -> None:
+    values = changed(tokenize={"weights": {"shakespeare": 2.0}})
+    del values["train"]["mixture"]
+    (line,) = faults(tmp_path, values)
+    assert line == (
+        "params.yaml: tokenize.weights = {'shakespeare': 2.0}: the key has moved to train.mixture; write it there, with a value"
+        " that is allowed there"
+    )
+
+
+def test_a_fault_in_a_tokenizer_of_another_kind_names_its_key(tmp_path: Path) -> None:
+    values = copy.deepcopy(VALUES)
+    values["tokenizer"] = {
+        "kind": "huggingface",
+        "file": "",
+        "sha256": HASH,
+        "special_tokens": [],
+        "train_bytes": 1,
+        "vocab_size": 9,
+    }
+    lines = faults(tmp_path, values)
+    assert [line.split(" = ")[0].split(" is ")[0] for line in lines] == [
+        "params.yaml: tokenizer.file",
+        "params.yaml: tokenizer.end_of_text",
+        "params.yaml: tokenizer.vocab_size",
+    ]
+    values["tokenizer"] = {"kind": "sentencepiece"}
+    (line,) = faults(tmp_path, values)
+    assert line.startswith(
+        "params.yaml: tokenizer.kind = 'sentencepiece': must be one of 'bpe', 'gpt2', 'char', 'tiktoken'"
+    )
+    values["tokenizer"] = {"vocab_size": 300}
+    (line,) = faults(tmp_path, values)
+    assert line.startswith("params.yaml: tokenizer.kind is missing")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -256,6 +307,22 @@ def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
             {"train": {"schedule": "wsd", "warmup_fraction": 0.4, "decay_fraction": 0.7}},
             "train: warmup_fraction + decay_fraction (0.4 + 0.7) must not exceed 1",
         ),
+        (
+            {"train": {"warmup_steps": 20, "warmup_fraction": 0.02}},
+            "train: warmup_steps (20) and warmup_fraction (0.02) both say how long the warm-up is; set one of them to 0",
+        ),
+        (
+            {"train": {"warmup_steps": 400, "warmup_fraction": 0.0, "decay_fraction": 0.7, "max_steps": 1000}},
+            "train: warmup_steps (400) and the 700 steps of the decay do not fit into max_steps (1000)",
+        ),
+        (
+            {"train": {"max_steps": 0}},
+            "train: max_steps = 0: a model from scratch needs training; raise it, or name weights in init_from",
+        ),
+        (
+            {"train": {"init_optimizer": True}},
+            "train: init_optimizer is true, and init_from = scratch has no optimizer's state; set it to false",
+        ),
         ({"train": {"min_lr": 0.1, "learning_rate": 0.01}}, "train: min_lr (0.1) must not exceed learning_rate (0.01)"),
         (
             {"train": {"batch_size": 24}, "launch": {"micro_batch_size": 16}},
@@ -267,6 +334,19 @@ def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
             "prepare: validation_fraction + test_fraction",
         ),
         ({"tokenizer": {"kind": "gpt2"}}, "tokenizer: vocab_size of kind gpt2 is 50257"),
+        (
+            {"tokenizer": {"special_tokens": ["<a>", "<b>", "<a>"]}},
+            "tokenizer.special_tokens = ['<a>', '<b>', '<a>']: names <a> twice",
+        ),
+        ({"tokenizer": {"special_tokens": ["<|endoftext|>"]}}, "names <|endoftext|>, which every tokenizer here has"),
+        (mixed((0, {"shakespeare": 0.7})), "train.mixture.0: shares add up to 0.7, not 1: 0.7 (shakespeare)"),
+        (mixed((0, {})), "train.mixture.0: shares names no source"),
+        (mixed((0, {"wiki": 1.0})), "train.mixture: wiki is no source of fetch.sources; known are shakespeare"),
+        (mixed((5, WHOLE)), "train: mixture: its first phase must begin with from_step: 0, not 5"),
+        (
+            mixed((0, WHOLE), (9, WHOLE), (9, WHOLE)),
+            "mixture: phases must begin one after the other, not at from_step [0, 9, 9]",
+        ),
         ({"fetch": {"sources": VALUES["fetch"]["sources"] * 2}}, "fetch: two sources are named shakespeare"),
     ],
 )
@@ -282,13 +362,31 @@ GOPHER = {"kind": "gopher_quality", "min_doc_words": "many"}
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        ({"separator": "|"}, "by_source.shakespeare: separator cannot differ; read, clean, filters, deduplicate can"),
+        (
+            {"separator": "|"},
+            "by_source.shakespeare: separator cannot differ; split, read, clean, filters, deduplicate can",
+        ),
         ({"read": {"seperator": "|"}}, "by_source.shakespeare.read.seperator = '|': extra inputs are not permitted"),
         ({"read": {"separator": "|", "pattern": "a"}}, "separator and pattern both say"),
         ({"read": "text"}, "by_source.shakespeare.read = 'text': must be keys of read with their values"),
         ({"clean": {"repair_unicode": "no"}}, "by_source.shakespeare.clean.repair_unicode = 'no'"),
         ({"filters": [GOPHER]}, "by_source.shakespeare.filters.0.gopher_quality.min_doc_words = 'many'"),
         ({"filters": {}}, "by_source.shakespeare.filters = {}"),
+        (
+            {"filters": [{"kind": "length"}]},
+            "a filter has `kind` gopher_quality, gopher_repetition, c4, fineweb or language, or",
+        ),
+        ({"filters": [{"field": "score"}]}, "says nothing of its field; give at_least, at_most, equals or one_of"),
+        ({"filters": [{"field": "score", "at_least": "3"}]}, "filters.0.field.at_least = '3'"),
+        ({"filters": [{"field": "score", "one_of": []}]}, "must have at least one item"),
+        ({"filters": [{"url_list": "list.txt"}]}, "filters.0.url_list.field"),
+        ({"split": "dev"}, "by_source.shakespeare.split = 'dev'"),
+        ({"split": ["train"]}, "by_source.shakespeare.split = ['train']"),
+        ({"read": {"quote": ","}}, "quote and delimiter are both ','; change one of them"),
+        ({"read": {"delimiter": "\n"}}, "delimiter and quote stand in a line and cannot be its end"),
+        ({"read": {"template": "{title"}}, "by_source.shakespeare.read.template = '{title': is no template"),
+        ({"read": {"template": "{title!r}"}}, "between braces stands the name of a field and nothing else"),
+        ({"read": {"message": "content"}}, "names no field, as in {title}; leave it empty for none"),
         ({"deduplicate": {"exact": 1}}, "by_source.shakespeare.deduplicate.exact = 1"),
         ({"deduplicate": {"ngram": 4}}, "deduplicate: ngram must be the same for all sources"),
         ({"decontaminate": {}}, "by_source.shakespeare: decontaminate cannot differ"),
@@ -298,6 +396,22 @@ def test_what_a_source_has_otherwise_is_checked_and_named(tmp_path: Path, own: d
     (line,) = faults(tmp_path, changed(prepare={"by_source": {"shakespeare": own}}))
     assert line.startswith("params.yaml: prepare: by_source")
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (
+            {"by_source": {"shakespeare": {"split": "train"}}},
+            "prepare.by_source: every source is given as another split than validation (shakespeare: train); add one",
+        ),
+        ({"test_fraction": 0.0}, "prepare: test_fraction is 0, and no source is given as test; raise it, or say which"),
+        ({"validation_fraction": 0}, "prepare: validation_fraction is 0, and no source is given as validation"),
+    ],
+)
+def test_every_split_has_a_source(tmp_path: Path, prepare: dict[str, Any], message: str) -> None:
+    (line,) = faults(tmp_path, changed(prepare=prepare))
+    assert line.startswith(f"params.yaml: {message}")
 
 
 def test_a_source_has_what_all_have_but_for_its_own(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from gpt.evaluation.benchmarks.continuations import encode_pair, score_continuat
 from gpt.evaluation.benchmarks.figures import tabulate
 from gpt.evaluation.benchmarks.items import read_all
 from gpt.evaluation.held_out import HELD_OUT, read_held_out
+from gpt.evaluation.metrics import main_figures
 from gpt.evaluation.passages import score_documents
 from gpt.evaluation.scores import ITEMS_FILE, PASSAGES_FILE, Items, Passages
 from gpt.files import read_json, sha256_file, write_json
@@ -27,7 +28,7 @@ from tests.conftest import merge, small_change, write_params
 
 
 def make_model(project: Path, steps: int, seed: int = 0) -> None:
-    """Write models/base, models/run.json and metrics/evaluate.json; a model of more steps predicts better."""
+    """Write models/base, models/run.json and reports/evaluate.json; a model of more steps predicts better."""
     index = read_json(project / paths.TOKENS / "index.json", "")
     settings = load_params(project / "params.yaml").model
     model = GPTModel(GPTConfig(vocab_size=index["vocab_size"], **settings.model_dump()))
@@ -55,7 +56,7 @@ def describe_run(project: Path, fingerprint: str, num_processes: int = 1) -> dic
 
 
 def measure(project: Path, model: GPTModel) -> None:
-    """Write metrics/evaluate.json and reports/scores/ as `gpt evaluate` does."""
+    """Write reports/evaluate.json, metrics/evaluate.json and reports/scores/ as `gpt evaluate` does."""
     encoding = load_tokenizer(project / paths.BASE_MODEL / "tokenizer")
     documents = project / paths.DOCUMENTS
     scored = {
@@ -63,7 +64,8 @@ def measure(project: Path, model: GPTModel) -> None:
     }
     metrics: dict[str, Any] = {split: each.figures() for split, each in scored.items()}
     metrics["weights_sha256"] = sha256_file(project / paths.BASE_MODEL / "model.safetensors")
-    write_json(project / paths.EVALUATE_METRICS, metrics)
+    write_json(project / paths.EVALUATION, metrics)
+    write_json(project / paths.METRICS, main_figures(metrics))
     (project / paths.SCORES).mkdir(parents=True, exist_ok=True)
     Passages.join([each.passages for each in scored.values()]).write(project / paths.SCORES / PASSAGES_FILE)
     answer(project, model).write(project / paths.SCORES / ITEMS_FILE)
@@ -90,7 +92,7 @@ def change_params(project: Path, change: dict[str, Any]) -> Params:
 
 
 def bits_per_byte(project: Path) -> float:
-    return read_json(project / paths.EVALUATE_METRICS, "")["test"]["bits_per_byte"]
+    return read_json(project / paths.EVALUATION, "")["test"]["bits_per_byte"]
 
 
 def register_model(project: Path, steps: int) -> RegisteredModel:
@@ -109,7 +111,6 @@ def built(
     folder = tmp_path_factory.mktemp("built") / "project"
     shutil.copytree(prepared_project / "data", folder / "data")
     shutil.copytree(prepared_project / "models", folder / "models")
-    shutil.copytree(prepared_project / "metrics", folder / "metrics")
     shutil.copyfile(empty_store, folder / "mlflow.db")
     change = small_change(prepared_project / "text.jsonl") | {
         "register": {"name": "small-gpt", "gate": {"max_bits_per_byte": 8.0}}

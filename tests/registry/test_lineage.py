@@ -28,7 +28,7 @@ def repository(project: Path) -> Path:
     """The project as a git repository with one commit, its code in gpt/ and its generated files tracked as DVC does."""
     (project / "gpt").mkdir()
     (project / "gpt/model.py").write_text("layers = 2\n")
-    (project / ".gitignore").write_text("/data\n/models\n/mlflow.db*\n/mlartifacts\n__pycache__/\n")
+    (project / ".gitignore").write_text("/data/*/\n/models\n/mlflow.db*\n/mlartifacts\n__pycache__/\n")
     (project / "dvc.lock").write_text("stages: {}\n")
     git(project, "init")
     git(project, "add", ".")
@@ -44,7 +44,9 @@ def test_clean_checkout_is_its_commit(repository: Path) -> None:
 
 def test_generated_and_ignored_files_make_nothing_dirty(repository: Path) -> None:
     (repository / "dvc.lock").write_text("stages: {a: b}\n")
-    (repository / paths.EVALUATE_METRICS).write_text("{}")
+    for path in (paths.METRICS, paths.PREPARE_COUNTS, paths.TOKENIZE_COUNTS):
+        assert git(repository, "ls-files", str(path)), "it is tracked"
+        (repository / path).write_text("{}")
     (repository / "gpt/__pycache__").mkdir()
     (repository / "gpt/__pycache__/model.pyc").write_bytes(b"x")
     (repository / "notes.txt").write_text("untracked, and no code")
@@ -126,8 +128,8 @@ def test_params_hash_ignores_licences(project: Path) -> None:
 
 def write_lock(project: Path, **train: object) -> None:
     """A dvc.lock as DVC writes it for this project's evaluation and params."""
-    evaluation = (project / paths.EVALUATE_METRICS).read_bytes()
-    out = {"path": "metrics/evaluate.json", "hash": "md5", "md5": hashlib.md5(evaluation).hexdigest()}
+    evaluation = (project / paths.EVALUATION).read_bytes()
+    out = {"path": "reports/evaluate.json", "hash": "md5", "md5": hashlib.md5(evaluation).hexdigest()}
     settings = YAML(typ="safe").load((project / "params.yaml").read_text())
     made_with = {"base.seed": settings["base"]["seed"], "train": settings["train"] | train}
     stages = {
@@ -140,7 +142,7 @@ def write_lock(project: Path, **train: object) -> None:
 def test_lock_of_this_evaluation_matches_and_another_does_not(project: Path) -> None:
     write_lock(project)
     assert collect(project).dvc_lock_matches
-    (project / paths.EVALUATE_METRICS).write_text((project / paths.EVALUATE_METRICS).read_text() + "\n")
+    (project / paths.EVALUATION).write_text((project / paths.EVALUATION).read_text() + "\n")
     assert not collect(project).dvc_lock_matches
 
 

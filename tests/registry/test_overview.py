@@ -291,8 +291,8 @@ def test_an_export_of_a_version_has_its_card_and_one_of_other_weights_says_that_
     assert main(["export", "folder"]) == 0
     for folder in ("version", "folder"):
         assert f"| test | {figure} |" in Path(folder, "README.md").read_text()
-    metrics = read_json(paths.EVALUATE_METRICS, "")
-    write_json(paths.EVALUATE_METRICS, metrics | {"weights_sha256": "0" * 64})
+    metrics = read_json(paths.EVALUATION, "")
+    write_json(paths.EVALUATION, metrics | {"weights_sha256": "0" * 64})
     assert main(["export", "other"]) == 0
     assert "It was not measured" in Path("other", "README.md").read_text()
     assert not of_folder(paths.BASE_MODEL, project).figures("test")

@@ -92,7 +92,7 @@ def test_package_holds_no_pickle_and_only_the_code_that_it_needs(registered: Reg
 def test_requirements_are_exact_and_portable(registered: Registered) -> None:
     lines = (package_folder(registered[0]) / "requirements.txt").read_text().splitlines()
     assert all("==" in line and "+" not in line for line in lines)
-    assert {"mlflow", "torch", "tiktoken", "safetensors"} <= {line.partition("==")[0] for line in lines}
+    assert {"mlflow", "torch", "tiktoken", "tokenizers", "safetensors"} <= {line.partition("==")[0] for line in lines}
 
 
 def test_signature_is_explicit_with_the_defaults_of_params(registered: Registered) -> None:
@@ -184,7 +184,7 @@ def test_attaches_to_the_training_run(project: Path, params: Params) -> None:
     model = register(params, project)
     assert model.run_id == run_id
     run = client.get_run(run_id)
-    expected = read_json(project / paths.EVALUATE_METRICS, "")["test"]["bits_per_byte"]
+    expected = read_json(project / paths.EVALUATION, "")["test"]["bits_per_byte"]
     assert run.data.metrics["test_bits_per_byte"] == expected
     assert run.data.tags["lineage.num_processes"] == "2"
 
@@ -229,7 +229,7 @@ def test_what_versions_are_searched_by_is_in_tags_and_all_of_it_in_the_record(
     client = store.client()
     version = client.get_model_version(NAME, str(model.version))
     tags, record = version.tags, read_record(client, version)
-    evaluation = read_json(project / paths.EVALUATE_METRICS, "")
+    evaluation = read_json(project / paths.EVALUATION, "")
     assert tags["weights_sha256"] == sha256_file(project / paths.BASE_MODEL / "model.safetensors")
     assert record.values["model"]["weights_sha256"] == tags["weights_sha256"]
     assert record.values["locks"]["requirements.lock"] == sha256_file(project / "requirements.lock")
@@ -248,7 +248,7 @@ def test_what_versions_are_searched_by_is_in_tags_and_all_of_it_in_the_record(
         ("models/base/config.json", "gpt pretrain"),
         ("models/base/tokenizer/tokenizer.json", "gpt tokenizer"),
         ("models/run.json", "gpt pretrain"),
-        ("metrics/evaluate.json", "gpt evaluate"),
+        ("reports/evaluate.json", "gpt evaluate"),
         ("data/tokens/index.json", "gpt tokenize"),
         ("params.yaml", "project's folder"),
     ],
@@ -261,15 +261,15 @@ def test_a_missing_piece_is_named_with_what_to_do(project: Path, params: Params,
 
 
 def test_pieces_that_do_not_belong_together_are_refused(project: Path, params: Params) -> None:
-    evaluation = (project / paths.EVALUATE_METRICS).read_bytes()
+    evaluation = (project / paths.EVALUATION).read_bytes()
     make_model(project, steps=6)
-    (project / paths.EVALUATE_METRICS).write_bytes(evaluation)
+    (project / paths.EVALUATION).write_bytes(evaluation)
     with pytest.raises(UserError, match="measured other weights"):
         register(params, project)
     make_model(project, steps=6)
-    changed = read_json(project / paths.EVALUATE_METRICS, "")
+    changed = read_json(project / paths.EVALUATION, "")
     changed["test"]["documents_sha256"] = "0" * 64
-    write_json(project / paths.EVALUATE_METRICS, changed)
+    write_json(project / paths.EVALUATION, changed)
     with pytest.raises(UserError, match="other test documents"):
         register(params, project)
     make_model(project, steps=6)
@@ -281,7 +281,7 @@ def test_pieces_that_do_not_belong_together_are_refused(project: Path, params: P
 
 
 def test_damaged_pieces_are_refused(project: Path, params: Params) -> None:
-    write_json(project / paths.EVALUATE_METRICS, {"test": {}})
+    write_json(project / paths.EVALUATION, {"test": {}})
     with pytest.raises(UserError, match="has no figures"):
         register(params, project)
     make_model(project, steps=1)
@@ -328,7 +328,7 @@ def test_damaged_or_lost_files_of_a_version_are_found_out(project: Path, params:
 
 def test_a_model_that_was_measured_on_a_part_of_the_texts_is_registered(project: Path, params: Params) -> None:
     model, encoding = load_model(paths.BASE_MODEL)
-    metrics = read_json(paths.EVALUATE_METRICS, "")
+    metrics = read_json(paths.EVALUATION, "")
     splits = read_json(paths.TOKENS / "index.json", "")["splits"]
     scored = {
         split: score_documents(model, read_held_out(paths.DOCUMENTS, split, encoding, 200), encoding, split)
@@ -338,8 +338,8 @@ def test_a_model_that_was_measured_on_a_part_of_the_texts_is_registered(project:
         metrics[split] = each.figures() | {"split_documents": splits[split]["documents"]}
         assert 0 < metrics[split]["documents"] < metrics[split]["split_documents"]
     Passages.join([each.passages for each in scored.values()]).write(paths.SCORES / PASSAGES_FILE)
-    write_json(paths.EVALUATE_METRICS, metrics | {"test": metrics["test"] | {"documents_sha256": "0" * 64}})
+    write_json(paths.EVALUATION, metrics | {"test": metrics["test"] | {"documents_sha256": "0" * 64}})
     with pytest.raises(UserError, match="holds other test documents than the model was measured on"):
         register(params, project)
-    write_json(paths.EVALUATE_METRICS, metrics)
+    write_json(paths.EVALUATION, metrics)
     assert register(params, project).version == 1

@@ -47,13 +47,17 @@ def test_the_record_lies_at_the_run_and_in_the_model_and_is_the_same(project: Pa
     register(params, project)
     record = record_of(1)
     assert record["format"] == FORMAT
-    assert record["stages"]["evaluate"]["outs"]["metrics/evaluate.json"]["hash"]
+    assert record["stages"]["evaluate"]["outs"]["reports/evaluate.json"]["hash"]
     assert record["stages"]["pretrain"]["params"]["base.seed"] == record["training"]["seed"] == params.base.seed
     assert record["inputs"]["pretrain"]["code"] == {"gpt/a.py": "1"}
     assert record["params"]["train"]["learning_rate"] == params.train.learning_rate
     assert record["environment"]["packages"] == installed_packages()
     (source,) = record["sources"]
-    assert (source["name"], source["licence"], source["sha256"]) == ("made-up", "none", params.fetch.sources[0].sha256)
+    assert (source["name"], source["licence"], source["sha256"]) == (
+        "made-up",
+        "none",
+        params.fetch.sources[0].identity,
+    )
     assert read_json(model_record(project), "") == record
     assert read_folder(model_record(project).parent).files["params.yaml"] == (project / "params.yaml").read_bytes()
 
@@ -61,7 +65,7 @@ def test_the_record_lies_at_the_run_and_in_the_model_and_is_the_same(project: Pa
 def test_a_lock_of_another_evaluation_is_no_record_of_this_model(project: Path, params: Params) -> None:
     write_lock(project)
     lock = project / "dvc.lock"
-    lock.write_text(lock.read_text().replace("metrics/evaluate.json", "metrics/other.json"))
+    lock.write_text(lock.read_text().replace("reports/evaluate.json", "metrics/other.json"))
     register(params, project)
     assert record_of(1)["stages"] == {}
 
@@ -76,7 +80,13 @@ def test_parents_are_the_run_the_champion_of_then_and_the_run_that_was_taken_ove
     write_json(project / paths.RUN, describe_run(project, "run-6") | {"adopted": adopted})
     second = register(params, project)
     parents = record_of(2)["parents"]
-    assert record_of(1)["parents"] == {"run_id": first.run_id, "champion": None, "adopted": []}
+    assert record_of(1)["parents"] == {
+        "run_id": first.run_id,
+        "champion": None,
+        "adopted": [],
+        "continues": None,
+        "started_from": None,
+    }
     assert parents["run_id"] == second.run_id
     assert parents["champion"]["version"] == 1
     assert parents["champion"]["weights_sha256"] == record_of(1)["model"]["weights_sha256"]
@@ -110,7 +120,7 @@ def test_a_version_of_an_earlier_release_is_read_described_promoted_and_found_ag
     assert main(["lineage"]) == 0
     said = capsys.readouterr().out
     assert "took over abc after step 5" in said
-    assert f"sha256 {params.fetch.sources[0].sha256[:12]}, licence: none" in said
+    assert f"sha256 {params.fetch.sources[0].identity[:12]}, licence: none" in said
     assert not register(params, project).new, "it is the same model"
     assert main(["promote"]) == 0
 

@@ -90,7 +90,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         listed.append({"name": name, "kind": "local", "path": str(path), "sha256": sha256_file(path), "licence": EVIL})
     change = small_change(folder / "forum.jsonl")
     change["fetch"]["sources"] = listed
-    change["tokenize"] = {"shard_tokens": 8192, "weights": {"books": 2.0}}
+    change["tokenize"] = {"shard_tokens": 8192}
     write_params(folder, change)
     params = load_params(folder / "params.yaml")
     sources.fetch(params.fetch.sources, folder / paths.RAW)
@@ -155,7 +155,7 @@ def test_the_card_accounts_for_every_document_and_byte(project: Path, tmp_path: 
     numbers = [[int(cell.replace(",", "") or 0) for cell in row[1:5]] for row in rows]
     for before, after in itertools.pairwise(numbers):
         assert [before[0] + after[2], before[1] + after[3]] == after[:2]
-    counts = json.loads((project / paths.PREPARE_METRICS).read_text(encoding="utf-8"))
+    counts = json.loads((project / paths.PREPARE_COUNTS).read_text(encoding="utf-8"))
     assert numbers[-1][:2] == [sum(counts[split][key] for split in SPLITS) for key in ("documents", "bytes")]
     removed = {row[0]: row[3] for row in rows}
     assert removed["exact duplicate"] == "-7"
@@ -181,9 +181,9 @@ def test_shares_add_up_to_the_whole(parts: list[int]) -> None:
 
 def test_shares_of_sources_add_up_to_all_training_tokens(project: Path, tmp_path: Path) -> None:
     page = Page(write(project, tmp_path / "data.html"))
-    rows = [row for row in page.rows if row[0] in ("forum", "books") and len(row) == 9]
+    rows = [row for row in page.rows if row[0] in ("forum", "books") and len(row) == 8]
     assert len(rows) == 2
-    assert sum(hundredths(row[7]) for row in rows) == 10_000
+    assert sum(hundredths(row[6]) for row in rows) == 10_000
 
 
 def test_a_text_whose_end_is_held_out_is_accounted_for_too(tmp_path: Path) -> None:
@@ -209,11 +209,11 @@ def test_the_card_names_the_data_their_sources_hashes_and_settings(project: Path
     assert data_id(project / paths.TOKENS) in page.sections[""] + page.sections["Hashes"]
     for name in ("forum", "books"):
         assert page.row(f"source {name}") == [sha256_file(project / f"{name}.jsonl")]
-    assert page.row("tokenize.weights.books") == ["2.0"]
+    assert page.row("tokenize.shard_tokens") == ["8192"]
     assert page.row("prepare.deduplicate.exact") == ["true"]
     assert "prepare.engine" not in page.sections["Settings"], "where it ran is no property of the data"
     (books,) = (row for row in page.rows if row[:2] == ["books", SHOWN])
-    assert books[2:4] == ["1", "80"] and books[5] == "2"
+    assert books[2:4] == ["1", "80"]
 
 
 def test_what_there_is_none_of_is_said_to_be_none(project: Path, tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ from gpt.params.project import load_params
 from gpt.reports.data_diff import count_changes, diff
 from gpt.sources import fetch as sources
 from tests.conftest import prepare_data
+from tests.sources.hub import DataSet, hub
 
+EXACTLY = {"exact": True, "minhash": False, "ngram": 5, "buckets": 14, "hashes": 8, "seed": 1}
 STAGES = {"prepare": {"cmd": "true", "outs": [paths.DOCUMENTS.as_posix()]}}
 
 
@@ -63,7 +65,7 @@ def repository(
     folder = copy_project(prepared_project)
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "dvc-site"))
     YAML().dump({"stages": STAGES}, folder / "dvc.yaml")
-    (folder / ".gitignore").write_text("/data\n/models\n", encoding="utf-8")
+    (folder / ".gitignore").write_text("/data/*/\n/models\n", encoding="utf-8")
     git(folder, "init", "-q")
     dvc("init", "-q")
     dvc("config", "core.analytics", "false")
@@ -78,15 +80,14 @@ def test_it_says_which_sources_settings_documents_and_tokens_changed(
 ) -> None:
     unchanged = ["sources: the same", "settings: the same", "documents: the same", "tokens: the same"]
     assert diff(repository, "HEAD") == unchanged
-    before, hash_before = read_json(paths.PREPARE_METRICS, ""), sha256_file(Path("text.jsonl"))
-    change(prepare={"max_document_bytes": 5000}, tokenize={"weights": {"made-up": 2.0}, "shuffle_seed": 9})
+    before, hash_before = read_json(paths.PREPARE_COUNTS, ""), sha256_file(Path("text.jsonl"))
+    change(prepare={"max_document_bytes": 5000}, tokenize={"shuffle_seed": 9})
     add_text("a new document that nobody has seen")
-    after = read_json(paths.PREPARE_METRICS, "")
+    after = read_json(paths.PREPARE_COUNTS, "")
     (grown,) = (split for split in ("train", "validation", "test") if after[split] != before[split])
     assert main(["data", "diff"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"  ~ made-up: sha256 {hash_before} → {sha256_file(Path('text.jsonl'))}" in lines
-    assert "  ~ made-up: weight 1 → 2" in lines
     assert "  prepare.max_document_bytes: 20000000 → 5000" in lines
     assert "  tokenize.shuffle_seed: 1 → 9" in lines
     assert not any("engine" in line for line in lines)
@@ -96,6 +97,38 @@ def test_it_says_which_sources_settings_documents_and_tokens_changed(
     )
     assert f"  {grown}: 1 added, 0 removed, {documents} the same" in lines
     assert any(line.startswith("  train made-up: documents") and "tokens" in line for line in lines)
+
+
+def test_the_next_revision_of_a_data_set_is_told_with_what_it_brings(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPT_CACHE", str(tmp_path / "cache"))
+    with hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        server.sets["tales/times"] = DataSet()
+        lines = [f'{{"text": "tale {number} of a king and of his daughter"}}\n' for number in range(40)]
+        first, second = (
+            server.sets["tales/times"].commit({"data/a.jsonl": "".join(part).encode()}) for part in (lines[:39], lines)
+        )
+        listed = {
+            "name": "times",
+            "kind": "huggingface",
+            "repository": "tales/times",
+            "patterns": ["*.jsonl"],
+            "licence": "-",
+        }
+        for revision in (first, second):
+            change(fetch={"sources": [listed | {"revision": revision}]}, prepare={"deduplicate": EXACTLY})
+            sources.fetch(load_params().fetch.sources, paths.RAW)
+            prepare_data(Path())
+            if revision == first:
+                dvc("commit", "--force", "-q")
+                git(repository, "commit", "-qam", "the first revision")
+    told = diff(repository, "HEAD")
+    assert told[:2] == ["sources", f"  ~ times: revision {first} → {second}"]
+    documents = [line for line in told if line.endswith(" the same") and "added" in line]
+    assert sorted(line.split(": ")[1].split(", ")[0] for line in documents) == ["0 added", "0 added", "1 added"]
+    assert all("0 removed" in line for line in documents)
 
 
 def lock(**params: dict[str, object]) -> None:
@@ -134,10 +167,10 @@ def test_a_stage_that_has_not_run_since_its_settings_changed_is_named(repository
     git(repository, "add", "-A")
     git(repository, "commit", "-qm", "settings without the data")
     assert diff(repository, "HEAD")[4].startswith("HEAD has figures of data from before its params.yaml")
-    change(prepare={"split_seed": seed}, tokenize={"weights": {"made-up": 2.0}})
+    change(prepare={"split_seed": seed}, tokenize={"shuffle_seed": 9})
     assert diff(repository, "HEAD~1")[-2:] == [
         "the working tree has figures of data from before its params.yaml; `dvc repro tokenize` makes them anew",
-        "  tokenize has not run with tokenize.weights = none (ran with {}), tokenize.weights.made-up = 2.0 (ran with none)",
+        "  tokenize has not run with tokenize.shuffle_seed = 9 (ran with 1)",
     ]
 
 
@@ -162,14 +195,14 @@ def test_sources_that_were_not_fetched_are_named(repository: Path) -> None:
 
 
 def test_a_stage_that_has_not_run_at_all_is_named(repository: Path) -> None:
-    paths.TOKENIZE_METRICS.unlink()
+    paths.TOKENIZE_COUNTS.unlink()
     assert diff(repository, "HEAD") == [
         "sources: the same",
         "settings: the same",
         "documents: the same",
         "tokens: tokenize has not run in the working tree; `dvc repro tokenize` runs it",
     ]
-    paths.PREPARE_METRICS.unlink()
+    paths.PREPARE_COUNTS.unlink()
     assert (
         diff(repository, "HEAD")[2]
         == "documents: prepare has not run in the working tree; `dvc repro tokenize` runs it"
@@ -193,7 +226,7 @@ def test_a_source_that_came_and_one_that_went_are_told(repository: Path) -> None
     lines = diff(repository, "HEAD")
     assert lines[1:4] == [
         "  - made-up",
-        f"  + other: sha256 {'0' * 64}, licence CC0-1.0, weight 1",
+        f"  + other: sha256 {'0' * 64}, licence CC0-1.0",
         f"  + judge (benchmark): sha256 {'0' * 64}, licence CC0-1.0",
     ]
 
@@ -213,11 +246,22 @@ def test_what_an_earlier_commit_said_is_shown_without_its_password(
 def test_a_project_in_a_folder_of_the_repository_is_compared_with_itself(repository: Path) -> None:
     moved = repository / "deep" / "project"
     moved.mkdir(parents=True)
-    for name in ("params.yaml", "metrics"):
-        shutil.move(repository / name, moved / name)
+    for path in (Path("params.yaml"), paths.PREPARE_COUNTS, paths.TOKENIZE_COUNTS):
+        (moved / path).parent.mkdir(exist_ok=True)
+        shutil.move(repository / path, moved / path)
     git(repository, "add", "-A")
     git(repository, "commit", "-qm", "move")
     assert diff(moved, "HEAD")[0] == "sources: the same"
+
+
+def test_counts_of_a_commit_of_an_earlier_release_are_read_where_it_kept_them(repository: Path) -> None:
+    Path("metrics").mkdir()
+    for path in (paths.PREPARE_COUNTS, paths.TOKENIZE_COUNTS):
+        git(repository, "mv", str(path), "metrics")
+    git(repository, "commit", "-qm", "of an earlier release")
+    for path in (paths.PREPARE_COUNTS, paths.TOKENIZE_COUNTS):
+        shutil.move(Path("metrics") / path.name, path)
+    assert diff(repository, "HEAD") == diff(repository, "HEAD~1")
 
 
 def test_what_cannot_be_compared_is_one_error_that_says_what_to_do(
@@ -229,13 +273,13 @@ def test_what_cannot_be_compared_is_one_error_that_says_what_to_do(
             capsys.readouterr().err
             == f"error: {revision}: no revision that git knows; `git log --oneline` shows them\n"
         )
-    git(repository, "rm", "-q", "--cached", "metrics/prepare.json")
+    git(repository, "rm", "-q", "--cached", "data/prepare.json")
     git(repository, "commit", "-qm", "no figures")
-    with pytest.raises(UserError, match=r"^HEAD: has no metrics/prepare.json; choose one whose data"):
+    with pytest.raises(UserError, match=r"^HEAD: has no data/prepare.json; choose one whose data"):
         diff(repository, "HEAD")
     assert diff(repository, "HEAD~1")[0] == "sources: the same"
-    paths.TOKENIZE_METRICS.write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match=r"^the working tree: metrics/tokenize.json has no train, .*; run `dvc repro"):
+    paths.TOKENIZE_COUNTS.write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"^the working tree: data/tokenize.json has no train, .*; run `dvc repro"):
         diff(repository, "HEAD~1")
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(UserError, match="not a git repository"):

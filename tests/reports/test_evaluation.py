@@ -99,8 +99,8 @@ def written() -> Page:
 
 def test_the_page_says_what_was_trained_on_what_and_how_good_it_is(project: Path) -> None:
     page = written()
-    metrics = read_json(paths.EVALUATE_METRICS, "")
-    tokens = read_json(paths.TOKENIZE_METRICS, "")
+    metrics = read_json(paths.EVALUATION, "")
+    tokens = read_json(paths.TOKENIZE_COUNTS, "")
     assert f"A GPT of {metrics['parameters']:,} parameters, 1 layer, 2 heads" in page.sections[""]
     assert "Trained for 4 steps of 8 sequences of 16 tokens" in page.sections[""]
     assert f"{metrics['test']['bits_per_byte']:.4f} bits per byte (test)" in page.sections[""]
@@ -168,11 +168,11 @@ def test_reporting_twice_gives_the_same_bytes(project: Path) -> None:
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        (paths.EVALUATE_METRICS, r"evaluate\.json: not found; run `gpt evaluate` again"),
+        (paths.EVALUATION, r"evaluate\.json: not found; run `gpt evaluate` again"),
         (paths.SAMPLES, r"samples\.json: not found; run `gpt evaluate` again"),
         (paths.ATTENTION, r"attention\.json: not found; run `gpt evaluate` again"),
-        (paths.TOKENIZE_METRICS, r"tokenize\.json: not found; run `gpt tokenize` again"),
-        (paths.PREPARE_METRICS, r"prepare\.json: not found; run `gpt prepare` again"),
+        (paths.TOKENIZE_COUNTS, r"tokenize\.json: not found; run `gpt tokenize` again"),
+        (paths.PREPARE_COUNTS, r"prepare\.json: not found; run `gpt prepare` again"),
         (paths.TRAINING_PLOT, r"training\.csv: not found; run `gpt pretrain` again"),
     ],
 )
@@ -188,11 +188,11 @@ def test_what_is_missing_is_named_and_the_earlier_page_stays(project: Path, miss
 @pytest.mark.parametrize(
     ("path", "content"),
     [
-        (paths.EVALUATE_METRICS, {"validation": [], "test": {"by_source": 3, "bits_per_byte": 1.0}, "parameters": 1}),
+        (paths.EVALUATION, {"validation": [], "test": {"by_source": 3, "bits_per_byte": 1.0}, "parameters": 1}),
         (paths.SAMPLES, {"prompt": "x"}),
         (paths.SAMPLES, [{"prompt": "x", "completion": "y", "temperature": "hot"}]),
         (paths.ATTENTION, {"tokens": ["a"], "maps": [{"layer": 1}]}),
-        (paths.TOKENIZE_METRICS, {"train": 1, "validation": {}, "test": {}}),
+        (paths.TOKENIZE_COUNTS, {"train": 1, "validation": {}, "test": {}}),
     ],
 )
 def test_what_is_not_as_its_stage_wrote_it_is_a_clear_error(project: Path, path: Path, content: Any) -> None:
@@ -364,8 +364,8 @@ def test_no_text_acts_on_the_page() -> None:
 def test_a_versions_files_are_read_as_a_projects(project: Path) -> None:
     files = {
         path.name: path.read_bytes()
-        for path in (paths.EVALUATE_METRICS, paths.SAMPLES, paths.ATTENTION, paths.TRAINING_PLOT, paths.VALIDATION_PLOT,
-                     paths.TOKENIZE_METRICS, paths.PREPARE_METRICS, Path("params.yaml"))
+        for path in (paths.EVALUATION, paths.SAMPLES, paths.ATTENTION, paths.TRAINING_PLOT, paths.VALIDATION_PLOT,
+                     paths.TOKENIZE_COUNTS, paths.PREPARE_COUNTS, Path("params.yaml"))
     }  # fmt: skip
     ours, theirs = of_project(load_params()), of_files("this model", files)
     assert draw_page("x", [theirs]) == draw_page("x", [ours])

@@ -22,7 +22,7 @@ __all__ = ["built", "params", "project"]
 def test_a_candidate_stands_beside_the_champion_with_what_their_runs_know(project: Path, params: Params) -> None:
     (project / paths.TRAINING_PLOT).parent.mkdir()
     (project / paths.TRAINING_PLOT).write_text("step,train_loss\n2,5.5\n4,5.4\n")
-    (project / paths.TOKENIZE_METRICS).write_text('{"train": {"tokens": 9, "by_source": {"made-up": {"tokens": 9}}}}')
+    (project / paths.TOKENIZE_COUNTS).write_text('{"train": {"tokens": 9, "by_source": {"made-up": {"tokens": 9}}}}')
     for steps, text in ((5, " then"), (8, " now")):
         make_model(project, steps)
         write_json(project / paths.SAMPLES, [{"prompt": "to be", "temperature": 0.0, "completion": text}])

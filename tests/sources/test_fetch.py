@@ -23,6 +23,7 @@ from gpt.files import sha256_tree
 from gpt.params.sources import LocalSource, PypiSource, Source, UrlSource
 from gpt.sources.fetch import fetch
 from gpt.sources.local import content_hash
+from gpt.sources.pinning import Pin, find_pin
 
 TEXT = b"It was the best of times, it was the worst of times.\n" * 400
 LONG = bytes(range(256)) * 25_000  # 6.4 MB: more than fsspec asks for at once
@@ -292,6 +293,31 @@ def test_an_empty_local_folder_is_refused(tmp_path: Path, raw: Path) -> None:
     assert "holds no file" in fails(local(tmp_path / "empty", sha256(b"")), raw)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("*.txt", ["a.txt", "deep/b.txt", "link/c.txt"]),
+        ("deep/*", ["b.txt"]),
+        ("*/c.*", ["link/c.txt"]),
+        ("", None),
+        ("*", None),
+    ],
+)
+def test_a_pattern_of_the_disk_crosses_folders_and_links(
+    tmp_path: Path, raw: Path, pattern: str, names: list[str] | None
+) -> None:
+    for name in ("texts/a.txt", "texts/deep/b.txt", "texts/.git/d.txt", "texts/e.md", "elsewhere/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "texts" / "link").symlink_to(tmp_path / "elsewhere")
+    path = tmp_path / "texts" / pattern
+    digest = content_hash(path)
+    assert digest is not None
+    fetch((local(path, digest),), raw)
+    assert sorted(contents(raw)) == [f"disk/{name}" for name in names or ["a.txt", "deep/b.txt", "e.md", "link/c.txt"]]
+    assert sha256_tree(raw / "disk") == digest
+
+
 def test_a_broken_link_in_a_local_folder_is_named(tmp_path: Path, raw: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "gone").symlink_to(tmp_path / "nowhere")
@@ -356,12 +382,17 @@ def test_a_broken_download_starts_over_where_the_server_cannot_seek(
     assert contents(raw) == {"web/a.txt": LONG}
 
 
-def test_a_wrong_hash_gives_both_and_leaves_no_file(server: Server, raw: Path, cache: Path) -> None:
+def test_a_wrong_hash_gives_both_and_who_accepts_it_need_not_fetch_again(
+    server: Server, raw: Path, cache: Path
+) -> None:
     server.files["a.txt"] = TEXT
     message = fails(server.source("a.txt", sha256="0" * 64), raw)
     assert sha256(TEXT) in message
     assert "0" * 64 in message
-    assert list(cache.iterdir()) == []
+    assert message.endswith("\nif that is what you want, `gpt data hash web` writes it into params.yaml")
+    assert [path.name for path in cache.iterdir()] == [sha256(TEXT)]
+    server.stop()
+    assert fetch((server.source("a.txt", sha256=sha256(TEXT)),), raw) == 1
 
 
 def test_a_server_that_is_gone_is_a_clear_error_and_the_next_fetch_works(server: Server, raw: Path) -> None:
@@ -714,6 +745,7 @@ def test_a_distribution_of_another_hash_gives_both_and_runs_nothing(
     message = fails(pypi("sdist", "0" * 64), raw)
     assert index["sdist"] in message
     assert "0" * 64 in message
+    assert find_pin(pypi("sdist", "0" * 64), {}) == Pin("sha256", index["sdist"]), "what `gpt data hash` writes"
     assert not (tmp_path / "setup-ran").exists()
     assert list(cache.iterdir()) == []
 

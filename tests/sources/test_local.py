@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from gpt.errors import UserError
+from gpt.params.sources import LocalSource
 from gpt.sources import local
-from gpt.sources.local import content_hash
+from gpt.sources.fetch import fetch
+from gpt.sources.local import check_content, content_hash
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +72,18 @@ def test_a_memory_that_is_damaged_is_forgotten(folder: Path, tmp_path: Path, dam
     assert content_hash(folder) == before
     memory.write_bytes(b"\xff\xfe")
     assert content_hash(folder) == before
+
+
+def test_an_experiment_in_a_copy_of_the_project_finds_the_text_beside_the_project(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dvc exp run --temp` and `--queue` run in .dvc/tmp/exps, which holds what git tracks."""
+    source = LocalSource(kind="local", name="texts", path="../texts", sha256=content_hash(folder) or "", licence="none")
+    copy = tmp_path / "project/.dvc/tmp/exps/standalone/x"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    with pytest.raises(UserError, match="not found"):
+        check_content(source)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+    assert check_content(source) is None
+    assert fetch((source,), tmp_path / "raw") == 2

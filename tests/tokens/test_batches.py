@@ -21,7 +21,7 @@ def count_up(folder: Path, tokens: int, shard_tokens: int = 100) -> TokenReader:
     for number, start in enumerate(range(0, tokens, shard_tokens)):
         piece = np.arange(start, min(start + shard_tokens, tokens), dtype="<u4")
         piece.tofile(folder / f"train_{number:05d}.bin")
-        listed.append({"file": f"train_{number:05d}.bin", "tokens": len(piece), "sha256": ""})
+        listed.append({"file": f"train_{number:05d}.bin", "source": "made-up", "tokens": len(piece), "sha256": ""})
     entry = {"tokens": tokens, "documents": 1, "bytes": tokens, "documents_sha256": "", "shards": listed}
     index = {"dtype": "<u4", "vocab_size": tokens, "end_of_text": 0, "tokenizer_id": "", "splits": {"train": entry}}
     write_json(folder / "index.json", index)
@@ -36,7 +36,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> TokenReader:
 @given(st.integers(1, 5000), SEEDS, st.integers(0, 1000))
 @settings(deadline=None, max_examples=100)
 def test_a_permutation_maps_every_index_to_one_of_its_own(size: int, seed: int, epoch: int) -> None:
-    found = permute(np.arange(size), size, _key(seed, epoch))
+    found = permute(np.arange(size), size, _key([seed], epoch))
     assert sorted(found.tolist()) == list(range(size))
 
 
@@ -45,7 +45,7 @@ def test_a_permutation_maps_every_index_to_one_of_its_own(size: int, seed: int, 
 def test_a_permutation_is_computed_for_one_index_at_a_time(size: int, seed: int, indices: list[int]) -> None:
     """However large the data: a table of 2**62 entries would not fit anywhere."""
     indices = sorted({index % size for index in indices})
-    key = _key(seed, 0)
+    key = _key([seed], 0)
     together = permute(np.array(indices), size, key).tolist()
     assert [int(permute(np.array([index]), size, key)[0]) for index in indices] == together
     assert len(set(together)) == len(indices)
@@ -53,7 +53,7 @@ def test_a_permutation_is_computed_for_one_index_at_a_time(size: int, seed: int,
 
 
 def test_a_permutation_looks_random() -> None:
-    counts = Counter(int(permute(np.arange(3), 3, _key(seed, 0)) @ [9, 3, 1]) for seed in range(3000))
+    counts = Counter(int(permute(np.arange(3), 3, _key([seed], 0)) @ [9, 3, 1]) for seed in range(3000))
     assert len(counts) == 6
     assert all(350 < count < 650 for count in counts.values())  # 500 expected, standard deviation 20
 
@@ -71,7 +71,7 @@ def test_every_window_is_seen_once_an_epoch(
     tokens = data.draw(st.integers(2 * block_size, 400))
     reader = count_up(tmp_path_factory.mktemp("tokens"), tokens)
     batches = Batches(reader, block_size, batch_size, seed)
-    windows = batches.windows_per_epoch
+    windows = batches._streams[0].windows
     first = epoch * windows
     steps = range(first // batch_size, (first + windows - 1) // batch_size + 1)
     starts = np.concatenate([batches.starts(step) for step in steps])[first - steps[0] * batch_size :][:windows]
@@ -124,8 +124,8 @@ def test_targets_are_the_inputs_shifted_by_one(reader: TokenReader) -> None:
 def test_seeds_and_epochs_differ_in_order(reader: TokenReader) -> None:
     def order(seed: int, epoch: int) -> tuple[int, ...]:
         batches = Batches(reader, 16, 1, seed)
-        first = epoch * batches.windows_per_epoch
-        starts = [int(batches.starts(step)[0]) for step in range(first, first + batches.windows_per_epoch)]
+        first = epoch * batches._streams[0].windows
+        starts = [int(batches.starts(step)[0]) for step in range(first, first + batches._streams[0].windows)]
         return tuple(np.argsort(starts).tolist())
 
     assert len({order(seed, epoch) for seed in range(5) for epoch in range(5)}) == 25
@@ -133,7 +133,7 @@ def test_seeds_and_epochs_differ_in_order(reader: TokenReader) -> None:
 
 def test_windows_begin_at_every_offset_in_time(reader: TokenReader) -> None:
     batches = Batches(reader, 4, 1, seed=0)
-    offsets = {int(batches.starts(epoch * batches.windows_per_epoch)[0]) % 4 for epoch in range(40)}
+    offsets = {int(batches.starts(epoch * batches._streams[0].windows)[0]) % 4 for epoch in range(40)}
     assert offsets == {0, 1, 2, 3}
 
 

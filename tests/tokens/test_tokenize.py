@@ -20,7 +20,7 @@ from gpt.files import sha256_file, sha256_tree, write_json
 from gpt.params.engine import Engine
 from gpt.params.tokens import Tokenize, Tokenizer
 from gpt.tokens.shards import TokenReader, data_id, read_index
-from gpt.tokens.tokenize import count_copies, document_key, tokenize
+from gpt.tokens.tokenize import document_key, tokenize
 from gpt.tokens.tokenizer import build_tokenizer, load_tokenizer, tokenizer_id
 from gpt.tokens.verification import verify_shards
 from tests.tasks.killed import run_and_kill
@@ -54,8 +54,8 @@ def write_documents(folder: Path, by_split: dict[str, list[str]], files: int = 1
 
 
 def in_order(by_split: dict[str, list[str]], split: str) -> list[str]:
-    """Return a split's texts in the order of their keys."""
-    keys = {place: document_key(SEED, f"{split}{place}", 0) for place in range(len(by_split[split]))}
+    """Return a split's texts by source, each in the order of their keys."""
+    keys = {place: ("aab"[place % 3], document_key(SEED, f"{split}{place}")) for place in range(len(by_split[split]))}
     return [by_split[split][place] for place in sorted(keys, key=lambda place: keys[place])]
 
 
@@ -64,7 +64,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Documents and a tokenizer of them."""
     folder = tmp_path_factory.mktemp("made")
     write_documents(folder / "documents", BY_SPLIT)
-    build_tokenizer(Tokenizer(kind="bpe", vocab_size=280, train_bytes=10**9), BY_SPLIT["train"], folder / "tokenizer")
+    build_tokenizer(
+        Tokenizer(kind="bpe", vocab_size=280, train_bytes=10**9, special_tokens=()),
+        BY_SPLIT["train"],
+        folder / "tokenizer",
+    )
     return folder
 
 
@@ -77,7 +81,7 @@ def write_shards(
     **change: Any,
 ) -> dict[str, Any]:
     # Smaller shards than params.yaml allows, so that there are many of few tokens.
-    values = {"shard_tokens": shard_tokens, "shuffle_seed": SEED, "weights": {}} | change
+    values: dict[str, Any] = {"shard_tokens": shard_tokens, "shuffle_seed": SEED} | change
     settings = Tokenize.model_construct(**values)
     engine = Engine(kind=kind, workers=workers, memory_gb=1, slurm_partition="", slurm_time="1:00:00")
     return tokenize(settings, engine, made / "documents", made / "tokenizer", output, output.parent / "tokenize.json")
@@ -141,11 +145,14 @@ def test_there_may_be_more_shards_and_files_of_documents_than_open_files(made: P
         assert len(list(reader.document_spans())) == len(BY_SPLIT["train"])
 
 
-def test_shards_are_full_but_the_last(made: Path, tmp_path: Path) -> None:
+def test_shards_are_full_but_the_last_of_a_source(made: Path, tmp_path: Path) -> None:
     index = write_shards(made, tmp_path / "tokens", shard_tokens=100)
-    shards = index["splits"]["train"]["shards"]
-    total = len(encoded(made, "train"))
-    assert [shard["tokens"] for shard in shards] == [100] * (total // 100) + ([total % 100] if total % 100 else [])
+    train = index["splits"]["train"]
+    assert [shard["file"] for shard in train["shards"]] == [f"train_{n:05d}.bin" for n in range(len(train["shards"]))]
+    for source in "ab":
+        total = train["sources"][source]["tokens"]
+        sizes = [shard["tokens"] for shard in train["shards"] if shard["source"] == source]
+        assert sizes == [100] * (total // 100) + ([total % 100] if total % 100 else [])
     files = {path.name for path in (tmp_path / "tokens").iterdir()}
     named = {shard["file"] for entry in index["splits"].values() for shard in entry["shards"]}
     assert files == named | {"index.json"}
@@ -180,7 +187,7 @@ def test_the_vocabulary_decides_the_width_of_a_token(tmp_path: Path, characters:
     letters = [chr(0x1_0000 + number) for number in range(characters)]
     text = "".join(letters)
     write_documents(tmp_path / "documents", {"train": [text], "validation": [text[-9:]], "test": [text[:9]]})
-    settings = Tokenizer(kind="char", vocab_size=100_000, train_bytes=10**9)
+    settings = Tokenizer(kind="char", vocab_size=100_000, train_bytes=10**9, special_tokens=())
     encoding = build_tokenizer(settings, [text], tmp_path / "tokenizer")
     assert encoding.n_vocab == characters + 257
     index = write_shards(tmp_path, tmp_path / "tokens", shard_tokens=10_000)
@@ -325,8 +332,8 @@ def count_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return files
 
 
-@pytest.mark.parametrize("change", [{"weights": {"a": 2.5, "b": 0.3}}, {"shuffle_seed": 99}, {"shard_tokens": 50}])
-def test_another_order_weight_or_size_of_shards_encodes_no_document_again(
+@pytest.mark.parametrize("change", [{"shuffle_seed": 99}, {"shard_tokens": 50}])
+def test_another_order_or_size_of_shards_encodes_no_document_again(
     made: Path, tmp_path: Path, count_read: list[str], change: dict[str, Any]
 ) -> None:
     write_shards(made, tmp_path / "tokens")
@@ -394,30 +401,47 @@ def test_another_seed_is_another_order(made: Path, tmp_path: Path) -> None:
     assert not np.array_equal(first, second)
 
 
-def test_a_source_counts_as_often_as_its_weight(made: Path, tmp_path: Path) -> None:
-    index = write_shards(made, tmp_path / "tokens", weights={"a": 2.5})
-    encoding = load_tokenizer(made / "tokenizer")
-    reader = TokenReader(tmp_path / "tokens", "train")
-    seen = Counter(encoding.decode(reader.read(a, b - a).tolist()[:-1]) for a, b in reader.document_spans())
-    for place, text in enumerate(BY_SPLIT["train"]):
-        expected = 1 if place % 3 == 2 else count_copies(f"train{place}", 2.5)
-        assert seen[text] == expected
-        assert expected in ((1,) if place % 3 == 2 else (2, 3))
-    entry = index["splits"]["train"]
-    assert entry["documents"] == reader.documents == seen.total()
-    assert entry["bytes"] == sum(len(text.encode()) * count for text, count in seen.items())
-    assert index["splits"]["test"]["documents"] == len(BY_SPLIT["test"]), "what judges is seen once"
+@pytest.mark.parametrize("files", [1, 4])
+def test_each_source_is_a_stream_of_its_own(made: Path, tmp_path: Path, files: int) -> None:
+    shutil.copytree(made / "tokenizer", tmp_path / "tokenizer")
+    write_documents(tmp_path / "documents", BY_SPLIT, files)
+    write_shards(tmp_path, tmp_path / "tokens", shard_tokens=150)
+    reader, encoding = TokenReader(tmp_path / "tokens", "train"), load_tokenizer(made / "tokenizer")
+    texts = BY_SPLIT["train"]
+    end = 0
+    for source in "ab":
+        span = reader.sources[source]
+        assert span.start == end, "one after the other, and nothing between them"
+        end = span.start + span.tokens
+        seen = encoding.decode(reader.read(*span).tolist()).split("<|endoftext|>")
+        own = [text for place, text in enumerate(texts) if "aab"[place % 3] == source]
+        assert Counter(seen) == Counter("<|endoftext|>".join([*own, ""]).split("<|endoftext|>"))
+    assert end == reader.tokens
 
 
-@given(st.floats(0.01, 4))
-@settings(deadline=None, max_examples=30)
-def test_copies_are_the_weight_on_average(weight: float) -> None:
-    copies = [count_copies(f"{number}", weight) for number in range(4000)]
-    assert set(copies) <= {int(weight), int(weight) + 1}
-    assert np.mean(copies) == pytest.approx(weight, abs=0.05)
+def test_another_source_leaves_the_stream_of_a_source_as_it_is(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "tokenizer", tmp_path / "tokenizer")
+    streams = []
+    for train in (TEXTS[:30], [text if place % 3 < 2 else "other" for place, text in enumerate(TEXTS[:30])]):
+        write_documents(tmp_path / "documents", BY_SPLIT | {"train": train})
+        write_shards(tmp_path, tmp_path / "tokens")
+        reader = TokenReader(tmp_path / "tokens", "train")
+        streams.append([reader.read(*reader.sources[source]).tolist() for source in "ab"])
+    assert streams[0][0] == streams[1][0]
+    assert streams[0][1] != streams[1][1]
 
 
-def test_weights_that_leave_nothing_are_an_error(made: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"tokenize\.weights leave no document in train"):
-        write_shards(made, tmp_path / "tokens", weights={"a": 1e-9, "b": 1e-9})
+def test_a_split_without_documents_is_an_error(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "tokenizer", tmp_path / "tokenizer")
+    write_documents(tmp_path / "documents", BY_SPLIT | {"validation": []})
+    with pytest.raises(UserError, match=r"no document in validation; run `gpt prepare` again"):
+        write_shards(tmp_path, tmp_path / "tokens")
     assert not (tmp_path / "tokens").exists()
+
+
+def test_shards_from_before_sources_had_their_own_are_told_apart(made: Path, tmp_path: Path) -> None:
+    index = write_shards(made, tmp_path / "tokens")
+    del index["splits"]["train"]["shards"][0]["source"]
+    write_json(tmp_path / "tokens" / "index.json", index)
+    with pytest.raises(UserError, match="does not say which source a shard is of; run `gpt tokenize` again"):
+        TokenReader(tmp_path / "tokens", "train")

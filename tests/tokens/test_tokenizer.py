@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from gpt.errors import UserError
 from gpt.files import sha256_tree, write_json
 from gpt.params.tokens import Tokenizer
+from gpt.tokens.encoding import Encoding
 from gpt.tokens.tokenizer import BPE_PATTERN, END_OF_TEXT, GPT2_PATTERN, build_tokenizer, load_tokenizer, tokenizer_id
 from tests.conftest import ROOT
 
@@ -41,15 +42,20 @@ WORDS = [
 ]
 DOCUMENTS = [" ".join(random.Random(seed).choices(WORDS, k=60)) + "\n\nEnd.\n" for seed in range(20)]
 SETTINGS = {
-    "bpe": Tokenizer(kind="bpe", vocab_size=300, train_bytes=10**9),
-    "char": Tokenizer(kind="char", vocab_size=300, train_bytes=10**9),
+    "bpe": Tokenizer(kind="bpe", vocab_size=300, train_bytes=10**9, special_tokens=()),
+    "char": Tokenizer(kind="char", vocab_size=300, train_bytes=10**9, special_tokens=()),
 }
 
 
 @pytest.fixture(scope="module")
 def encodings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tiktoken.Encoding]:
     folder = tmp_path_factory.mktemp("tokenizers")
-    return {kind: build_tokenizer(SETTINGS[kind], DOCUMENTS, folder / kind) for kind in SETTINGS}
+    return {kind: of_tiktoken(build_tokenizer(SETTINGS[kind], DOCUMENTS, folder / kind)) for kind in SETTINGS}
+
+
+def of_tiktoken(encoding: Encoding) -> tiktoken.Encoding:
+    assert isinstance(encoding, tiktoken.Encoding)
+    return encoding
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
@@ -94,7 +100,7 @@ def test_a_run_of_millions_comes_back(encodings: dict[str, tiktoken.Encoding], p
 
 def test_bpe_learns_from_a_run_of_millions(tmp_path: Path) -> None:
     build_tokenizer(SETTINGS["bpe"], [*DOCUMENTS, "a" + "\t" * 1_500_000 + "b"], tmp_path / "tokenizer")
-    encoding = load_tokenizer(tmp_path / "tokenizer")
+    encoding = of_tiktoken(load_tokenizer(tmp_path / "tokenizer"))
     assert any(set(piece) == {ord("\t")} and len(piece) > 1 for piece in encoding.token_byte_values())
     assert encoding.decode(encoding.encode_ordinary("a" + "\t" * 1000 + "b")) == "a" + "\t" * 1000 + "b"
 
@@ -137,8 +143,10 @@ def test_training_twice_gives_the_same_bytes(tmp_path: Path, kind: Kind) -> None
     build_tokenizer(SETTINGS[kind], iter(DOCUMENTS), tmp_path / "here")
     # Another process has other hash seeds, and here another number of threads.
     code = (
-        "import json, sys; from pathlib import Path; from gpt.tokens.tokenizer import build_tokenizer, Settings;"
-        " build_tokenizer(Settings(kind=sys.argv[1], vocab_size=300, train_bytes=10**9), json.load(sys.stdin), Path(sys.argv[2]))"
+        "import json, sys; from pathlib import Path; from gpt.params.tokens import Tokenizer;"
+        " from gpt.tokens.tokenizer import build_tokenizer;"
+        " settings = Tokenizer(kind=sys.argv[1], vocab_size=300, train_bytes=10**9, special_tokens=());"
+        " build_tokenizer(settings, json.load(sys.stdin), Path(sys.argv[2]))"
     )
     env = os.environ | {"PYTHONPATH": str(ROOT), "RAYON_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
     command = [sys.executable, "-c", code, kind, str(tmp_path / "there")]
@@ -157,16 +165,16 @@ def test_other_text_gives_another_identity(tmp_path: Path) -> None:
 def test_a_loaded_tokenizer_is_the_one_that_was_saved(tmp_path: Path, kind: Kind) -> None:
     built = build_tokenizer(SETTINGS[kind], DOCUMENTS, tmp_path / "tokenizer")
     loaded = load_tokenizer(tmp_path / "tokenizer")
-    assert loaded.encode_ordinary_batch(DOCUMENTS) == built.encode_ordinary_batch(DOCUMENTS)
+    assert [loaded.encode_ordinary(text) for text in DOCUMENTS] == [built.encode_ordinary(text) for text in DOCUMENTS]
     assert (loaded.n_vocab, loaded.eot_token) == (built.n_vocab, built.eot_token)
 
 
 @pytest.mark.parametrize(
     ("settings", "documents"),
     [
-        (Tokenizer(kind="bpe", vocab_size=1000, train_bytes=10**9), ["a short text"]),
-        (Tokenizer(kind="bpe", vocab_size=258, train_bytes=10**9), []),
-        (Tokenizer(kind="char", vocab_size=258, train_bytes=10**9), ["äöü"]),
+        (Tokenizer(kind="bpe", vocab_size=1000, train_bytes=10**9, special_tokens=()), ["a short text"]),
+        (Tokenizer(kind="bpe", vocab_size=258, train_bytes=10**9, special_tokens=()), []),
+        (Tokenizer(kind="char", vocab_size=258, train_bytes=10**9, special_tokens=()), ["äöü"]),
     ],
 )
 def test_a_vocabulary_that_does_not_fit_the_text_is_refused(
@@ -233,7 +241,9 @@ def test_ranks_on_disk_are_in_tiktokens_own_format(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_gpt2_is_openais(tmp_path: Path) -> None:
-    encoding = build_tokenizer(Tokenizer(kind="gpt2", vocab_size=50257, train_bytes=10**9), [], tmp_path / "tokenizer")
+    encoding = build_tokenizer(
+        Tokenizer(kind="gpt2", vocab_size=50257, train_bytes=10**9, special_tokens=()), [], tmp_path / "tokenizer"
+    )
     assert encoding.encode_ordinary("Hello, I am") == [15496, 11, 314, 716]
     assert (encoding.n_vocab, encoding.eot_token) == (50257, 50256)
     text = "naïve 漢字 😀\r\n\t  x"
@@ -249,3 +259,24 @@ def test_the_order_of_documents_changes_no_byte(tmp_path: Path, kind: Kind) -> N
         build_tokenizer(SETTINGS[kind], documents, tmp_path / str(seed))
         made.add(sha256_tree(tmp_path / str(seed)))
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_reserved_tokens_come_after_all_others_and_leave_these_as_they_are(tmp_path: Path, kind: Kind) -> None:
+    names = ("<|im_start|>", "<|fim_prefix|>")
+    plain = build_tokenizer(SETTINGS[kind], DOCUMENTS, tmp_path / "plain")
+    more = build_tokenizer(SETTINGS[kind].model_copy(update={"special_tokens": names}), DOCUMENTS, tmp_path / "more")
+    assert more.n_vocab == plain.n_vocab + 2
+    assert [more.encode_single_token(name) for name in names] == [plain.n_vocab, plain.n_vocab + 1]
+    assert more.eot_token == plain.eot_token
+    for text in (*DOCUMENTS, "<|im_start|>user<|fim_prefix|>"):
+        tokens = more.encode_ordinary(text)
+        assert tokens == plain.encode_ordinary(text)
+        assert max(tokens) < plain.eot_token
+    assert load_tokenizer(tmp_path / "more").decode([plain.n_vocab, plain.n_vocab + 1]) == "".join(names)
+
+
+def test_a_reserved_name_that_is_taken_is_an_error(tmp_path: Path) -> None:
+    asked = SETTINGS["bpe"].model_copy(update={"special_tokens": ("a",)})
+    with pytest.raises(UserError, match=r"tokenizer\.special_tokens: a is a token already"):
+        build_tokenizer(asked, DOCUMENTS, tmp_path / "tokenizer")

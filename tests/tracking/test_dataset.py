@@ -22,7 +22,7 @@ MANY = [f"source-{number}" for number in range(1000)]
 @pytest.fixture
 def project(prepared_project: Path, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with tokens and a store, the current folder."""
-    for part in ("data", "params.yaml", "metrics"):
+    for part in ("data", "params.yaml"):
         copy = shutil.copytree if (prepared_project / part).is_dir() else shutil.copyfile
         copy(prepared_project / part, tmp_path / part)
     shutil.copyfile(empty_store, tmp_path / "mlflow.db")
@@ -50,12 +50,12 @@ def test_a_dataset_says_what_the_data_are_and_fits_into_mlflow(project: Path) ->
         {"data_sha256": digest},
     )
     (source,) = json.loads(described["source"])["sources"]
-    assert source == {"name": "made-up", "sha256": load_params().fetch.sources[0].sha256, "licence": "CC0-1.0"}
+    assert source == {"name": "made-up", "sha256": load_params().fetch.sources[0].identity, "licence": "CC0-1.0"}
     profile = json.loads(described["profile"])
-    counts = read_json(paths.PREPARE_METRICS, "")
+    counts = read_json(paths.PREPARE_COUNTS, "")
     for split, entry in profile["splits"].items():
         assert entry["documents_sha256"] == counts[split]["sha256"]
-        assert entry["tokens"] == read_json(paths.TOKENIZE_METRICS, "")[split]["tokens"]
+        assert entry["tokens"] == read_json(paths.TOKENIZE_COUNTS, "")[split]["tokens"]
     assert profile["contamination"] == counts["contamination"]
 
     report = read_json(paths.DOCUMENTS / "report.json", "")

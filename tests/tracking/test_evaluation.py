@@ -77,7 +77,7 @@ def artifact(path: str) -> bytes:
 
 
 def measured() -> dict[str, Any]:
-    return read_json(paths.EVALUATE_METRICS, "")
+    return read_json(paths.EVALUATION, "")
 
 
 def run(capfd: pytest.CaptureFixture[str], *command: str) -> str:
@@ -124,7 +124,7 @@ def test_figures_description_and_files_are_with_the_run_of_the_model(
     ended = {one.info.run_id: one.info.end_time for one in before}
     assert own.info.end_time == ended[own.info.run_id], "training ended when it ended"
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
-    for name, path in (("evaluate.json", paths.EVALUATE_METRICS), ("samples.json", paths.SAMPLES)):
+    for name, path in (("evaluate.json", paths.EVALUATION), ("samples.json", paths.SAMPLES)):
         downloaded = Path(client.download_artifacts(own.info.run_id, f"evaluation/{name}"))
         assert read_json(downloaded, "") == read_json(path, "")
 
@@ -250,12 +250,12 @@ def test_where_no_run_was_ever_recorded_no_store_is_made(project: Path, capfd: p
 def test_an_address_that_is_none_is_refused_before_any_work(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    before = paths.EVALUATE_METRICS.read_bytes()
+    before = paths.EVALUATION.read_bytes()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://")
     for command in ("evaluate", "report"):
         assert main([command]) == 2
         assert "MLFLOW_TRACKING_URI" in capfd.readouterr().err
-    assert paths.EVALUATE_METRICS.read_bytes() == before and not paths.REPORTS.exists()
+    assert paths.EVALUATION.read_bytes() == before and not paths.REPORTS.exists()
 
 
 def test_a_place_that_cannot_be_written_costs_a_warning(

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from gpt import paths
 from gpt.params.project import load_params
+from gpt.training.checkpoints.stable import STABLE
 from tests.conftest import write_params
 from tests.training.test_trainer import ROOT, WEIGHTS, largest_difference, start, wait_for_checkpoint
 
@@ -77,6 +78,7 @@ def test_a_run_goes_on_with_other_processes(
     make_project: Callable[..., Path], launches: tuple[dict[str, object], ...], optimizer: str
 ) -> None:
     change = {"max_steps": STEPS, "checkpoint_interval": 10, "eval_interval": 30, "optimizer": optimizer}
+    change |= {"mixture": [{"from_step": step, "shares": {"made-up": 1.0}} for step in (0, 25)]}
     still: dict[str, object] = {"dropout": 0.0}  # its masks depend on the micro-batches
     whole = make_project("whole", train=change, model=still, launch=ONE)
     output, errors = start_with(whole, RECORDER).communicate(timeout=180)
@@ -109,7 +111,7 @@ def test_a_split_model_trains_to_what_a_whole_one_does(make_project: Callable[..
     assert WEIGHTS.exists(), output + errors
     assert last_loss() == pytest.approx(loss, rel=1e-5)
     assert largest_difference(weights, load_file(WEIGHTS)) < 1e-5
-    assert not list(Path("checkpoints").iterdir())
+    assert [path.name for path in Path("checkpoints").iterdir()] == [STABLE], "the state before the decay alone"
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ def test_the_guard_that_judges_is_the_one_that_is_saved() -> None:
 def test_another_set_of_fields_is_another_format() -> None:
     """Whoever changes these fields raises checkpoint.FORMAT and writes both down here."""
     assert (FORMAT, sorted(field.name for field in fields(RunState))) == (
-        3,
+        4,
         [
             "compile",
             "gradient_norm",
@@ -101,9 +101,11 @@ def test_another_set_of_fields_is_another_format() -> None:
             "last_sample",
             "last_save",
             "last_scheduled_save",
+            "last_stable",
             "logged_skipped",
             "logged_taken",
             "loss_sum",
+            "parent",
             "rollbacks",
             "run",
             "scaler",

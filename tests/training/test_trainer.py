@@ -29,6 +29,7 @@ from gpt.tokens.batches import Batches
 from gpt.tokens.shards import TokenReader
 from gpt.tracking.store import training_run
 from gpt.training.checkpoints.saver import Saver
+from gpt.training.checkpoints.stable import STABLE
 from gpt.training.compilation import missing_for_compile
 from gpt.training.pretrain import pretrain
 from gpt.training.trainer import Trainer
@@ -165,7 +166,7 @@ def test_a_stop_while_outputs_are_written_loses_nothing(
     assert the_run().info.status == "KILLED"
     assert train_here() == expected
     assert the_run().info.status == "FINISHED"
-    assert not list(Path("checkpoints").iterdir())
+    assert [path.name for path in Path("checkpoints").iterdir()] == [STABLE], "the state before the decay alone"
 
 
 def test_every_split_into_micro_batches_gives_the_same_weights(make_project: Callable[..., Path]) -> None:
@@ -199,7 +200,7 @@ def test_a_finished_run_leaves_no_checkpoint_and_trains_again_to_the_same_bytes(
 ) -> None:
     make_project()
     first = train_here()
-    assert not list(Path("checkpoints").iterdir())
+    assert [path.name for path in Path("checkpoints").iterdir()] == [STABLE], "the state before the decay alone"
     WEIGHTS.unlink()
     assert train_here() == first
 

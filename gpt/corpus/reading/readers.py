@@ -6,34 +6,25 @@ A record that cannot be read ends the run with its place, or is counted with a r
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from gpt.corpus.reading.formats import Record, nul_bytes, read_jsonl, read_parquet, read_text
-from gpt.corpus.reading.streams import COMPRESSIONS, Fault, Span
-from gpt.corpus.reading.warc import read_warc
+from gpt.corpus.filtering.needs import needed_fields
+from gpt.corpus.reading.elements import is_array
+from gpt.corpus.reading.fields import Record, text_fields
+from gpt.corpus.reading.files import CODE, FORMATS, Piece, list_pieces
+from gpt.corpus.reading.streams import Fault, Span
+from gpt.corpus.reading.texts import nul_bytes
+from gpt.corpus.sampling.sample import Sample
 from gpt.errors import UserError
-from gpt.files import read_json, sha256_json
 from gpt.params.corpus import Prepare, Read
 
-Reader = Callable[..., Iterator[Record | Fault]]
-
-# A format's reader, what it calls a record, and the endings of its files' names.
-_FORMATS: dict[str, tuple[Reader, str, tuple[str, ...]]] = {
-    "text": (read_text, "document", (".txt", ".md", ".text")),
-    "jsonl": (read_jsonl, "line", (".jsonl", ".ndjson", ".json")),
-    "parquet": (read_parquet, "row", (".parquet",)),
-    "warc": (read_warc, "record", (".warc", ".wet")),
-}
-_DIVISIBLE = ("jsonl", "parquet")
-_PIECE_BYTES = 64 << 20
-_BY_ENDING = {ending: kind for kind, (_, _, endings) in _FORMATS.items() for ending in endings}
 _ADVICE = {
     "not_utf8": "convert it to UTF-8",
     "nul_bytes": "take it out of the source",
@@ -50,19 +41,11 @@ _EXAMPLES = 3
 _EXAMPLE_CHARACTERS = 200
 
 
-class Piece(NamedTuple):
-    """A file of a source, or those of its records that begin in a span of its bytes."""
-
-    source: str
-    name: str
-    format: str
-    span: Span | None = None
-
-
 class ReadSources(PipelineStep):
     """Yield the documents of a rank's pieces of files: text as it stands, but for what `remove` takes out.
 
-    Counts what it reads by source, and what it leaves out by reason; raises `UserError` for what is wrong with the
+    Their metadata has the `source`, the `metadata` to keep, the `fields` that filters look at, `is_code`, and the `steps` of the
+    text. Counts what it reads by source, and what it leaves out by reason; raises `UserError` for what is wrong with the
     settings or with a file as a whole, and, with `malformed: error`, for a record that cannot be read.
     """
 
@@ -70,9 +53,12 @@ class ReadSources(PipelineStep):
     name = "raw files"
 
     def __init__(self, settings: Prepare, raw: Path) -> None:
+        """Raise `UserError` for a filter's class that cannot be loaded: it may say which fields it looks at."""
         super().__init__()
         self.settings = settings
         self.raw = raw
+        self._needed = {source: needed_fields(settings.of(source).filters) for source in settings.by_source}
+        self._needed_by_others = needed_fields(settings.filters)
         self.read = Counter[str]()
         "Documents by source."
         self.read_bytes = Counter[str]()
@@ -83,6 +69,8 @@ class ReadSources(PipelineStep):
         "Records, and rests of files, by reason."
         self.examples: dict[str, list[str]] = {}
         "The first places and messages by reason."
+        self.sample = Sample()
+        "Places and messages of what is left out, at random."
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         if data:
@@ -99,42 +87,53 @@ class ReadSources(PipelineStep):
         source, name, kind, span = piece
         settings = self.settings.of(source).read
         path = self.raw / source / name
-        reader, unit, _ = _FORMATS[kind]
-        place = str(path)
-        if span:
-            reader = partial(reader, span=span)
-            if unit == "line":  # those before are not counted, as they are not read
-                place += f": from byte {span[0]:,} on"
+        place, unit = str(path), FORMATS[kind][1]
+        needed = self._needed.get(source, self._needed_by_others)
+        lacking = set(needed)
+        asked = settings.model_copy(
+            update={"metadata_fields": tuple(dict.fromkeys((*settings.metadata_fields, *needed)))}
+        )
         remove = re.compile(settings.remove) if settings.remove else None
         number, mapped, missing = 0, 0, 0
         try:
             _check_file(path)
-            for item in reader(path, settings, self.settings.max_document_bytes):
+            if kind == "json" and not is_array(path):
+                kind, unit = "jsonl", FORMATS["jsonl"][1]
+            if span and unit == "line":  # those before are not counted, as they are not read
+                place += f": from byte {span[0]:,} on"
+            for item in _records(path, kind, span)(path, asked, self.settings.max_document_bytes):
                 number = item.number
                 if isinstance(item, Fault):
                     missing += item.reason == "missing_text"
-                    self._reject(f"{place}: {unit} {number}", item)
+                    self._reject(source, f"{place}: {unit} {number}", item)
                     continue
                 mapped += 1
+                if lacking:
+                    lacking.difference_update(item.values)
                 try:
                     text = self._text(item, remove)
-                    metadata = _metadata(source, item, settings)
+                    metadata = _metadata(item, settings)
                 except Fault as fault:
-                    self._reject(f"{place}: {unit} {number}", fault)
+                    self._reject(source, f"{place}: {unit} {number}", fault)
                     continue
                 if not text or text.isspace():
                     self.empty[source] += 1
                     continue
                 self.read[source] += 1
                 self.read_bytes[source] += len(text) if text.isascii() else len(text.encode())
-                yield Document(text, f"{source}/{name}/{number}", metadata=metadata)
+                about = {"source": source, "metadata": metadata, "fields": item.values, "is_code": kind == CODE}
+                yield Document(text, f"{source}/{name}/{number}", metadata=about | {"steps": [("read", text)]})
         except Fault as fault:  # of the rest of the file
-            self._reject(f"{place}: after {unit} {number}" if number else place, fault)
+            self._reject(source, f"{place}: after {unit} {number}" if number else place, fault)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror or error}); {_repair(error)}") from None
         if missing and not mapped:
+            fields = ", ".join(map(repr, text_fields(settings)))
+            raise UserError(f"{path}: none of its {missing} records has a field {fields}; {_ADVICE['missing_text']}")
+        if mapped and lacking:
             raise UserError(
-                f"{path}: none of its {missing} records has a field {settings.text_field!r}; {_ADVICE['missing_text']}"
+                f"{path}: none of its {mapped} records has a field {min(lacking)!r}, which prepare.filters looks at;"
+                f" correct the filter, or give {source} others in prepare.by_source"
             )
 
     def _text(self, record: Record, remove: re.Pattern[str] | None) -> str:
@@ -143,76 +142,33 @@ class ReadSources(PipelineStep):
             raise Fault("text_not_a_string", f"its text is of type {type(text).__name__}")
         if "\0" in text:
             raise nul_bytes(text)
-        # A Parquet row: others were measured before they were read.
+        # A row of a table: others were measured before they were read.
         if len(text) > (limit := self.settings.max_document_bytes) or 4 * len(text) > limit < len(text.encode()):
             raise Fault("too_long", f"longer than prepare.max_document_bytes ({self.settings.max_document_bytes})")
         return remove.sub("", text.replace("\r\n", "\n")) if remove else text
 
-    def _reject(self, place: str, fault: Fault) -> None:
-        """Count what cannot be read and keep the first examples, or raise it as `UserError`."""
+    def _reject(self, source: str, place: str, fault: Fault) -> None:
+        """Count what cannot be read and keep the first examples and some others, or raise it as `UserError`."""
         if self.settings.malformed == "error":
             advice = _ADVICE.get(fault.reason, "repair it")
             raise UserError(f"{place}: {fault.message}; {advice}, or leave such out with prepare.malformed: skip")
         self.rejected[fault.reason] += 1
+        place = place.removeprefix(f"{self.raw}/")
+        example = f"{place}: {fault.message}"[:_EXAMPLE_CHARACTERS]
         examples = self.examples.setdefault(fault.reason, [])
         if len(examples) < _EXAMPLES:
-            place = place.removeprefix(f"{self.raw}/")
-            examples.append(f"{place}: {fault.message}"[:_EXAMPLE_CHARACTERS])
+            examples.append(example)
+        self.sample.add(source, f"malformed: {fault.reason}", place, lambda: {"message": example})
 
 
-def list_pieces(raw: Path, settings: Prepare) -> list[Piece]:
-    """Return the files that `fetch` brought, long ones in pieces; raise `UserError` if one is of a type that cannot be read.
-
-    Pieces are as long whatever reads them, so documents do not depend on workers or shards.
-    """
-    pieces: list[Piece] = []
-    for source, name, size in list_files(raw):
-        path = raw / source / name
-        kind = _choose_format(path, settings.of(source).read)
-        if kind in _DIVISIBLE and size > _PIECE_BYTES and path.suffix.lower() not in COMPRESSIONS:
-            pieces += [
-                Piece(source, name, kind, (start, start + _PIECE_BYTES)) for start in range(0, size, _PIECE_BYTES)
-            ]
-        else:
-            pieces.append(Piece(source, name, kind))
-    return pieces
-
-
-def list_files(raw: Path) -> list[tuple[str, str, int]]:
-    """Return (source, file, its bytes) for every file that `fetch` brought, sources in its order, files sorted."""
-    path = raw / "sources.json"
-    try:
-        listing = read_json(path, "run `gpt fetch` first")
-        return [
-            (source["name"], name, file.get("bytes", 0))
-            for source in listing
-            for name, file in sorted(source["files"].items())
-        ]
-    except (AttributeError, KeyError, TypeError):
-        raise UserError(f"{path}: is not as `gpt fetch` wrote it; run `gpt fetch` again") from None
-
-
-def hash_sources(raw: Path) -> dict[str, str]:
-    """Return by each source's folder the hash of what `fetch` noted of its files: their names, sizes and hashes."""
-    files: dict[str, list[Any]] = {}
-    for source in read_json(raw / "sources.json", "run `gpt fetch` first"):
-        files.setdefault((raw / source["name"]).as_posix(), []).append(source["files"])
-    return {folder: sha256_json(listed) for folder, listed in files.items()}
-
-
-def _choose_format(path: Path, settings: Read) -> str:
-    """Return the format of a file; raise `UserError` if its name's ending tells none."""
-    compressed = path.suffix.lower() in COMPRESSIONS
-    ending = Path(path.stem if compressed else path.name).suffix.lower()
-    kind = _BY_ENDING.get(ending) if settings.format == "auto" else settings.format
-    if kind is None:
-        raise UserError(
-            f"{path}: files of type {ending!r} cannot be read; known are {', '.join(_BY_ENDING)}, also with"
-            f" {' or '.join(COMPRESSIONS)} after them; take it out of the source, or set prepare.read.format"
-        )
-    if kind == "parquet" and compressed:
-        raise UserError(f"{path}: Parquet is read from its end and compressed inside; decompress the file")
-    return kind
+def _records(path: Path, kind: str, span: Span | None) -> Any:
+    """Return the reader of a file, or of a span of it: an array is read from its beginning, by the task of its first piece."""
+    reader = FORMATS[kind][0]
+    if span is None:
+        return reader
+    if kind == "json":
+        return reader if span[0] == 0 else lambda *_: iter(())
+    return partial(reader, span=span)
 
 
 def _check_file(path: Path) -> None:
@@ -227,7 +183,7 @@ def _repair(error: OSError) -> str:
     return "allow yourself to read it" if isinstance(error, PermissionError) else "check the disk, or fetch it again"
 
 
-def _metadata(source: str, record: Record, settings: Read) -> dict[str, Any]:
+def _metadata(record: Record, settings: Read) -> dict[str, Any]:
     values = {field: record.values.get(field) for field in settings.metadata_fields}
     if settings.id_field:
         values["id"] = record.values.get(settings.id_field)
@@ -235,4 +191,4 @@ def _metadata(source: str, record: Record, settings: Read) -> dict[str, Any]:
         orjson.dumps(values)
     except TypeError as error:
         raise Fault("metadata", f"its metadata cannot be kept ({error})") from None
-    return {"source": source, "metadata": values}
+    return values

@@ -3,6 +3,7 @@
 What is wrong with a file is a `Fault` with a reason to count it by; whether that ends the run is the caller's choice.
 """
 
+import bz2
 import io
 import zlib
 from collections.abc import Callable, Iterator
@@ -11,10 +12,11 @@ from typing import Any
 
 Span = tuple[int, int]
 "Of a file's bytes: what begins at the first or after it, and before the second."
-COMPRESSIONS = (".gz", ".zst")
+COMPRESSIONS = (".gz", ".bz2", ".zst")
 _CHUNK_BYTES = 1 << 20
 # What goes into a decompressor at a time bounds what comes out: deflate makes at most 1,032 bytes of one, zstd 32,768.
-_SLICE_BYTES = {".gz": 16 << 10, ".zst": 1 << 10}
+# bzip2, which makes a million, is asked for a chunk at a time.
+_SLICE_BYTES = {".gz": 16 << 10, ".bz2": 64 << 10, ".zst": 1 << 10}
 # Text compresses about 3:1 to 10:1, logs 50:1, the same line again and again 1,000:1 and more: that may be short.
 BOMB_BYTES = 1 << 30
 BOMB_RATIO = 1000
@@ -31,7 +33,7 @@ class Fault(Exception):
 
 
 def open_stream(path: Path) -> io.BufferedReader:
-    """Open a file for reading, through gzip or zstd if its name says so.
+    """Open a file for reading, through gzip, bzip2 or zstd if its name says so.
 
     Reading raises `Fault` truncated, corrupt or bomb; what came before it is given out first.
     """
@@ -131,7 +133,7 @@ class _Inflated(io.RawIOBase):
 
 
 def _inflate(file: io.BufferedReader, suffix: str) -> Iterator[bytes]:
-    """Yield what the gzip members or zstd frames of a file hold, a bounded piece at a time."""
+    """Yield what the gzip members, bzip2 streams or zstd frames of a file hold, a bounded piece at a time."""
     start, error_class = _decompressor(suffix)
     allowed = max(BOMB_BYTES, BOMB_RATIO * file.seek(0, io.SEEK_END))
     file.seek(0)
@@ -141,14 +143,15 @@ def _inflate(file: io.BufferedReader, suffix: str) -> Iterator[bytes]:
         while data := data if engine else data.lstrip(b"\0"):
             engine = engine or start()
             try:
-                piece = engine.decompress(data)
+                for piece in _pieces(engine, data):
+                    given += len(piece)
+                    if given > allowed:
+                        message = f"{suffix} data of over {BOMB_RATIO} times the file's size, which text never is"
+                        raise Fault("bomb", message)
+                    if piece:
+                        yield piece
             except error_class as error:
                 raise Fault("corrupt", f"the {suffix} data is damaged ({error})") from None
-            given += len(piece)
-            if given > allowed:
-                raise Fault("bomb", f"{suffix} data of over {BOMB_RATIO} times the file's size, which text never is")
-            if piece:
-                yield piece
             data = b""
             if engine.eof:
                 data, engine = engine.unused_data, None  # another member may follow
@@ -156,10 +159,22 @@ def _inflate(file: io.BufferedReader, suffix: str) -> Iterator[bytes]:
         raise Fault("truncated", f"the {suffix} data breaks off")
 
 
+def _pieces(engine: Any, data: bytes) -> Iterator[bytes]:
+    """Yield what some bytes unpack to, bounded pieces of it."""
+    if not isinstance(engine, bz2.BZ2Decompressor):
+        yield engine.decompress(data)
+        return
+    yield engine.decompress(data, _CHUNK_BYTES)
+    while not engine.eof and not engine.needs_input:
+        yield engine.decompress(b"", _CHUNK_BYTES)
+
+
 def _decompressor(suffix: str) -> tuple[Callable[[], Any], type[Exception]]:
-    """Return what makes a decompressor for one gzip member or zstd frame, and the error that it raises for damage."""
+    """Return what makes a decompressor for one gzip member, bzip2 stream or zstd frame, and the error that it raises for damage."""
     if suffix == ".gz":
         return lambda: zlib.decompressobj(16 + zlib.MAX_WBITS), zlib.error
+    if suffix == ".bz2":
+        return bz2.BZ2Decompressor, OSError  # which has no errno: the file is read outside of it
     import zstandard
 
     # Not its stream_reader, which takes a file that breaks off for one that ends.

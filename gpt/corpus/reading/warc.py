@@ -11,8 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gpt.corpus.reading.formats import Record, fields_of, too_long
+from gpt.corpus.reading.fields import Record, kept_fields
+from gpt.corpus.reading.pages import decode_page, visible_text
 from gpt.corpus.reading.streams import Fault, open_stream
+from gpt.corpus.reading.texts import too_long
 from gpt.params.corpus import Read
 
 _HTML = ("text/html", "application/xhtml+xml")
@@ -24,7 +26,7 @@ def read_warc(path: Path, settings: Read, limit: int) -> Iterator[Record | Fault
 
     The fields of a record are `url`, `date`, `id` and its WARC headers by name.
     """
-    fields = fields_of(settings)
+    fields = kept_fields(settings)
     with open_stream(path) as stream:
         # The stream is decompressed: warcio would pass over damage, and wants a gzip member a record.
         archive = _archive_iterator()(_AsItComes(stream))
@@ -44,7 +46,7 @@ def read_warc(path: Path, settings: Read, limit: int) -> Iterator[Record | Fault
                     headers |= {"url": headers.get("WARC-Target-URI", headers.get("uri"))}
                     headers |= {"date": headers.get("WARC-Date", headers.get("archive-date"))}
                     headers |= {"id": headers.get("WARC-Record-ID")}
-                    yield Record(number, text, {field: headers.get(field) for field in fields})
+                    yield Record(number, text, {field: headers[field] for field in fields if field in headers})
             except Fault as fault:
                 if not fault.number:
                     raise
@@ -73,8 +75,12 @@ def _text(record: Any, number: int, limit: int) -> str | None:
     data = _payload(record, number, limit)
     if not _is_text(record, data):
         return None
-    text = _decode(data, number)
-    return text if record.rec_type == "conversion" else _visible_text(text, number)
+    try:
+        text = decode_page(data)
+        return text if record.rec_type == "conversion" else visible_text(text)
+    except Fault as fault:
+        fault.number = number
+        raise
 
 
 def _payload(record: Any, number: int, limit: int) -> bytes:
@@ -98,36 +104,6 @@ def _is_text(record: Any, data: bytes) -> bool:
     if kind is None and record.http_headers:
         kind = (record.http_headers.get_header("Content-Type") or "").partition(";")[0].strip().lower()
     return kind in _HTML or (not kind and b"<html" in data[:1024].lower())
-
-
-def _decode(data: bytes, number: int) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        import cchardet
-
-        try:
-            return data.decode(cchardet.detect(data)["encoding"] or "ascii")
-        except (UnicodeDecodeError, LookupError):
-            raise Fault("not_utf8", "neither UTF-8 nor another encoding that can be told", number) from None
-
-
-def _visible_text(html: str, number: int) -> str:
-    # Not in a process with a time limit, as datatrove runs it: what comes out must not depend on the machine's speed.
-    try:
-        return _extractor().extract(html) or ""
-    except MemoryError:  # this machine's fault, not the page's
-        raise
-    except Exception as error:  # lxml and trafilatura document none
-        raise Fault("html", f"its HTML cannot be read ({type(error).__name__}: {error})", number) from None
-
-
-@cache
-def _extractor() -> Any:
-    from datatrove.pipeline.extractors.trafilatura import Trafilatura
-
-    # deduplicate drops what pages read before by the same process had: another result for another number of workers.
-    return Trafilatura(deduplicate=False)
 
 
 @cache

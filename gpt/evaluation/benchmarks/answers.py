@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import numpy as np
-import tiktoken
 import torch
 
 from gpt import paths
@@ -16,6 +15,7 @@ from gpt.evaluation.scores import Items
 from gpt.model.transformer import GPTModel
 from gpt.params.project import Params
 from gpt.processes.agreement import Share
+from gpt.tokens.encoding import Encoding
 
 Figures = dict[str, Any]
 
@@ -23,7 +23,7 @@ Figures = dict[str, Any]
 def score_benchmarks(
     params: Params,
     model: GPTModel,
-    encoding: tiktoken.Encoding,
+    encoding: Encoding,
     *,
     autocast: torch.dtype | None = None,
     share: Share | None = None,
@@ -60,7 +60,7 @@ def score_benchmarks(
 def _untrained(
     params: Params,
     model: GPTModel,
-    encoding: tiktoken.Encoding,
+    encoding: Encoding,
     benchmarks: list[Benchmark],
     autocast: torch.dtype | None,
     share: Share,

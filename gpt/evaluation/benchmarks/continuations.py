@@ -10,12 +10,12 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-import tiktoken
 import torch
 import torch.nn.functional as F
 
 from gpt.evaluation.likelihood import measuring
 from gpt.model.transformer import GPTModel
+from gpt.tokens.encoding import Encoding
 
 _TOKENS_PER_BATCH = 2048
 "On a CPU, where a batch's activations stay in its cache: of 4,096 and more, passes take a fifth longer."
@@ -55,7 +55,7 @@ class _Piece(NamedTuple):
     targets: tuple[int, ...]
 
 
-def encode_pair(encoding: tiktoken.Encoding, context: str, continuation: str) -> Pair:
+def encode_pair(encoding: Encoding, context: str, continuation: str) -> Pair:
     """Encode both as lm-eval does for models of Hugging Face: together, then cut where the context alone would end.
 
     White space at the end of the context belongs to the continuation. A context begins with an <|endoftext|>, as documents do in

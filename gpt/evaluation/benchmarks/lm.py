@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-import tiktoken
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -20,6 +19,7 @@ from gpt.evaluation.benchmarks.continuations import Pair, encode_pair, score_con
 from gpt.model.generation import Sampling, generate_tokens
 from gpt.model.transformer import GPTModel
 from gpt.processes.agreement import Share
+from gpt.tokens.encoding import Encoding
 
 _ROWS = 32
 "Texts that are generated at a time."
@@ -37,7 +37,7 @@ class GPTLM(LM):
     def __init__(
         self,
         model: GPTModel,
-        encoding: tiktoken.Encoding,
+        encoding: Encoding,
         *,
         autocast: torch.dtype | None = None,
         share: Share | None = None,

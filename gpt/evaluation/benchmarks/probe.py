@@ -6,7 +6,6 @@ The items are asked directly: lm-eval, through which `gpt evaluate` asks, takes 
 from collections.abc import Callable
 from pathlib import Path
 
-import tiktoken
 import torch
 from accelerate import Accelerator
 from torch.distributed.fsdp import FSDPModule
@@ -19,6 +18,7 @@ from gpt.files import sha256_json
 from gpt.model.transformer import GPTModel
 from gpt.params.evaluation import Evaluate
 from gpt.processes.agreement import Share
+from gpt.tokens.encoding import Encoding
 
 ITEMS = 50
 "Of each benchmark: bits per byte of right answers are steady with so few; accuracies are not, and differ by some points."
@@ -37,7 +37,7 @@ def read_part(settings: Evaluate, folder: Path, documents: Path) -> list[Benchma
 class Probe:
     """Benchmarks with their texts as tokens, to be scored again and again."""
 
-    def __init__(self, benchmarks: list[Benchmark], encoding: tiktoken.Encoding) -> None:
+    def __init__(self, benchmarks: list[Benchmark], encoding: Encoding) -> None:
         self._benchmarks = benchmarks
         self._pairs: list[Pair] = [
             encode_pair(encoding, *request) for benchmark in benchmarks for request in benchmark.requests()

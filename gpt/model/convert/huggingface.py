@@ -33,7 +33,7 @@ def export_huggingface(folder: Path, output: Path, card: str = "") -> Architectu
     """
     _refuse_used(output, "name another folder")
     model, encoding = load_model(folder)
-    config, state = model.config, model.state_dict()
+    config, state = model.config, _without_padding(model)
     obstacles = {found: found.obstacles(config) for found in ARCHITECTURES}
     best = min(obstacles, key=lambda found: len(obstacles[found]))
     if obstacles[best]:
@@ -101,6 +101,14 @@ def import_huggingface(source: Path, output: Path) -> GPTModel:
         model.load_state_dict(weights, assign=True)
         save_model(model, tokenizer, output)
     return model
+
+
+def _without_padding(model: GPTModel) -> Tensors:
+    """Return a model's weights with a row of the embedding and of the head for each token, and no more."""
+    return {
+        name: tensor[: model.config.vocab_size] if name in ("tok_emb.weight", "out_head.weight") else tensor
+        for name, tensor in model.state_dict().items()
+    }
 
 
 def _refuse_used(folder: Path, what_to_do: str) -> None:

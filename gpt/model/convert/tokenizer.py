@@ -4,13 +4,17 @@ tiktoken merges the pair whose bytes have the lowest rank, `tokenizers` the pair
 of a trained BPE the one follows from the other: a token's own merge is the last that encoding its bytes takes.
 """
 
+import json
+import re
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpt.errors import UserError
+from gpt.errors import UserError, located
 from gpt.files import read_json, write_json
+from gpt.tokens.encoding import Encoding
+from gpt.tokens.kinds.huggingface import HuggingFaceEncoding, byte_alphabet
 from gpt.tokens.tokenizer import (
     BPE_PATTERN,
     CHAR_PATTERN,
@@ -25,14 +29,7 @@ HINT = "name a folder with the files of a byte-level BPE as GPT-2's"
 Merges = list[tuple[bytes, bytes]]
 
 
-def _byte_alphabet() -> dict[int, str]:
-    """Return GPT-2's character for each byte: itself where it is printable, else one from U+0100 on."""
-    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {byte: chr(byte) for byte in shown} | {byte: chr(256 + number) for number, byte in enumerate(hidden)}
-
-
-_LETTERS = _byte_alphabet()
+_LETTERS = byte_alphabet()
 _BYTES = {letter: byte for byte, letter in _LETTERS.items()}
 
 
@@ -49,6 +46,16 @@ _PIECES: list[tuple[str, str, dict[str, Any]]] = [
     ("bpe", BPE_PATTERN, _split_by(BPE_PATTERN.replace("$", r"\z"))),
     ("char", CHAR_PATTERN, _split_by("(?m:.)")),
 ]
+
+
+# Words, contractions, numbers, marks, scripts, and white space of all kinds and lengths, at the end of a text too.
+_PROBES = (
+    "It's we'LL don't THEY'RE 1 12 123 1234 12345.678 a1b2 --- ... !!\n\n\n(x) [y] {z} naïve Ünïcödé",
+    "  two   three    \t\ttabs\t x\n \n  \n\r\n\r\n end  ",
+    "日本語のテキスト 한국어 العربية עברית हिन्दी ไทย e\u0301 🙂👩‍👩‍👧 ½ ² Ⅷ ǅ /path/to//file\n",
+    "def f(x):\n    return x**2  # snake_case CamelCase HTTPServer\n\n\n",
+    "".join(f"{chr(code)} {chr(code)}{chr(code)}a1\n" for code in (*range(33, 127), *range(160, 384), 0x2028, 0x3000)),
+)
 
 
 class _Found(NamedTuple):
@@ -68,11 +75,32 @@ def export_tokenizer(folder: Path, output: Path, block_size: int) -> None:
     """
     encoding = load_tokenizer(folder)
     description = read_json(folder / "tokenizer.json", HINT)
-    pieces = next((theirs for _, ours, theirs in _PIECES if ours == description["pattern"]), None)
-    if pieces is None:
-        raise UserError(
-            f"{folder / 'tokenizer.json'}: this pattern has no known form for Hugging Face; train with kind bpe"
-        )
+    if description["kind"] == "huggingface":
+        end_of_text, tokenizer = description["end_of_text"], _object(folder / "huggingface.json")
+        # Its own may put other tokens around a text: documents of the training data begin after the one that ends them.
+        tokenizer["post_processor"] = _begins_with(end_of_text, encoding.eot_token)
+    else:
+        end_of_text, tokenizer = END_OF_TEXT, _from_ranks(encoding, description, folder)
+    write_json(output / "tokenizer.json", tokenizer)
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": end_of_text,
+        "eos_token": end_of_text,
+        "pad_token": end_of_text,
+        "add_bos_token": True,
+        "padding_side": "left",  # new tokens follow the last one of every row
+        "truncation_side": "left",  # of a longer prompt the model sees the end
+        "split_special_tokens": True,  # <|endoftext|> spelled out in a text is text, as in our pipeline
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": block_size,
+    }
+    write_json(output / "tokenizer_config.json", settings)
+
+
+def _from_ranks(encoding: Encoding, description: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what tokenizer.json says of a tokenizer that is a `tiktoken.Encoding`."""
+    known = next((theirs for _, ours, theirs in _PIECES if ours == description["pattern"]), None)
+    pieces = known or _split_by(_their_pattern(description["pattern"]))
     special: dict[str, int] = description["special_tokens"]
     ids = set(range(encoding.n_vocab)) - set(special.values())
     ranks = {encoding.decode_single_token_bytes(token): token for token in sorted(ids)}
@@ -102,20 +130,28 @@ def export_tokenizer(folder: Path, output: Path, block_size: int) -> None:
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": model,
     }
-    write_json(output / "tokenizer.json", tokenizer)
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": END_OF_TEXT,
-        "eos_token": END_OF_TEXT,
-        "pad_token": END_OF_TEXT,
-        "add_bos_token": True,
-        "padding_side": "left",  # new tokens follow the last one of every row
-        "truncation_side": "left",  # of a longer prompt the model sees the end
-        "split_special_tokens": True,  # <|endoftext|> spelled out in a text is text, as in our pipeline
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": block_size,
-    }
-    write_json(output / "tokenizer_config.json", settings)
+    if known is None:
+        _check_pieces(tokenizer, encoding, folder)
+    return tokenizer
+
+
+def _their_pattern(pattern: str) -> str:
+    """Return a pattern of tiktoken's in Oniguruma's language: there {1,3}+ repeats, where tiktoken's means not to go back."""
+    return re.sub(r"(\{\d+,\d*\})\+", r"\1", pattern).replace("$", r"\z").replace("(?s:", "(?m:")
+
+
+def _check_pieces(tokenizer: dict[str, Any], encoding: Encoding, folder: Path) -> None:
+    """Raise `UserError` if a pattern that nobody has compared cuts texts of all kinds otherwise over there."""
+    with located(
+        f"{folder / 'tokenizer.json'}: its pattern is none of Hugging Face's library, so it cannot be exported"
+    ):
+        theirs = HuggingFaceEncoding("", json.dumps(tokenizer), folder / "tokenizer.json", END_OF_TEXT)
+    for text in _PROBES:
+        if theirs.encode_ordinary(text) != encoding.encode_ordinary(text):
+            raise UserError(
+                f"{folder / 'tokenizer.json'}: its pattern cuts {text!r} otherwise in Hugging Face's library, so it cannot be"
+                " exported; train with kind bpe"
+            )
 
 
 def _begins_with(token: str, number: int) -> dict[str, Any]:

@@ -7,12 +7,11 @@ import statistics
 import time
 from dataclasses import dataclass
 
-import tiktoken
-
 from gpt.corpus.words import ngram_hashes, split_words
 from gpt.model.generation import Sampling, generate_tokens
 from gpt.model.transformer import GPTModel
 from gpt.params.project import Params
+from gpt.tokens.encoding import Encoding
 
 _SEEDS = 4
 "Texts for each prompt."
@@ -31,7 +30,7 @@ class Degeneration:
     texts: int
 
 
-def measure_degeneration(model: GPTModel, encoding: tiktoken.Encoding, params: Params) -> Degeneration:
+def measure_degeneration(model: GPTModel, encoding: Encoding, params: Params) -> Degeneration:
     """Return how a model's texts look: some for each of evaluate.prompts, sampled as `gpt evaluate` samples."""
     settings = params.evaluate
     prompts = [prompt for prompt in settings.prompts for _ in range(_SEEDS)]
@@ -61,7 +60,7 @@ def repetition(texts: list[str]) -> float:
     return 1 - sum(len(set(each.tolist())) for each in grams) / total if total else 0.0
 
 
-def time_ratio(candidate: tuple[GPTModel, tiktoken.Encoding], champion: tuple[GPTModel, tiktoken.Encoding]) -> float:
+def time_ratio(candidate: tuple[GPTModel, Encoding], champion: tuple[GPTModel, Encoding]) -> float:
     """Return the candidate's seconds a token over the champion's, for one text at a time.
 
     They take turns, in changing order, and the median of the ratios counts: other work on the machine slows both.
@@ -76,7 +75,7 @@ def time_ratio(candidate: tuple[GPTModel, tiktoken.Encoding], champion: tuple[GP
     return statistics.median(ratios)
 
 
-def _seconds_a_token(model: GPTModel, encoding: tiktoken.Encoding) -> float:
+def _seconds_a_token(model: GPTModel, encoding: Encoding) -> float:
     begin, count = time.perf_counter(), 0
     for step in generate_tokens(model, [[encoding.eot_token]], Sampling(_TIMED_TOKENS)):
         count += len(step)

@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import tiktoken
 
 from gpt.errors import UserError
 from gpt.evaluation.benchmarks.continuations import encode_pair, score_continuations
@@ -28,6 +27,7 @@ from gpt.processes.precision import autocast_type, matmul_precision
 from gpt.registry.frozen import Frozen, scoring_identity, sort_passages
 from gpt.registry.gate.reasons import CannotJudge
 from gpt.registry.versions import model_folder
+from gpt.tokens.encoding import Encoding
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,7 +44,7 @@ class Judged:
     "None of a version that an earlier release registered."
 
     @cached_property
-    def model(self) -> tuple[GPTModel, tiktoken.Encoding]:
+    def model(self) -> tuple[GPTModel, Encoding]:
         """Return the model on this machine's device; raise `CannotJudge` if it does not load here."""
         bound_threads()
         try:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 Json = dict[str, Any]
-_EVALUATION, _SAMPLES = paths.EVALUATE_METRICS.name, paths.SAMPLES.name
+_EVALUATION, _SAMPLES = paths.EVALUATION.name, paths.SAMPLES.name
+
+_ADDRESSES = ("package", "url", "path", "repository")  # one of which every source has
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Facts:
     uri: str = ""
     "models:/NAME/VERSION, if it is registered."
     evaluation: Json = field(default_factory=dict)
-    "metrics/evaluate.json, of this model's weights."
+    "reports/evaluate.json, of this model's weights."
     params: Json = field(default_factory=dict)
     "params.yaml that it was trained with."
     commit: str = ""
@@ -51,8 +53,8 @@ class Facts:
         return [
             {
                 "name": str(source.get("name", "")),
-                "address": redact(str(source.get("package") or source.get("url") or source.get("path") or "")),
-                "sha256": str(source.get("sha256", "")),
+                "address": redact(next((str(source[key]) for key in _ADDRESSES if source.get(key)), "")),
+                "sha256": str(source.get("sha256") or source.get("revision") or ""),
                 "licence": redact(str(source.get("licence") or "not named")),
             }
             for source in (found if isinstance(found, list) else [])
@@ -79,7 +81,7 @@ class Facts:
 
 def of_project(project: Path, tags: Mapping[str, str], *, name: str, uri: str = "") -> Facts:
     """Return what is known of the model that a project registers now; `tags` are those of its version."""
-    files = (PARAMS_FILE, paths.EVALUATE_METRICS, paths.SAMPLES)
+    files = (PARAMS_FILE, paths.EVALUATION, paths.SAMPLES)
     return _compose(name, uri, tags, {path.name: _bytes(project / path) for path in files})
 
 
@@ -101,7 +103,7 @@ def of_version(client: "MlflowClient", version: "ModelVersion") -> Facts:
 
 def of_folder(folder: Path, project: Path) -> Facts:
     """Return what is known of a model folder: with figures if the project's evaluation is of these very weights."""
-    evaluation = lenient_json(_bytes(project / paths.EVALUATE_METRICS))
+    evaluation = lenient_json(_bytes(project / paths.EVALUATION))
     weights = folder / "model.safetensors"
     ours = weights.is_file() and evaluation.get("weights_sha256") == sha256_file(weights)
     if not ours:

@@ -24,7 +24,8 @@ NAMES = {
     paths.BASE_MODEL.as_posix(): "weights",
     paths.TRAINING_PLOT.as_posix(): "training loss",
     paths.VALIDATION_PLOT.as_posix(): "validation loss",
-    paths.EVALUATE_METRICS.as_posix(): "evaluation",
+    paths.EVALUATION.as_posix(): "evaluation",
+    paths.METRICS.as_posix(): "evaluation",  # which had all figures in an earlier release
 }
 # Where it ran, and pages that show what came out: another machine or another version of matplotlib may make the same model.
 _PAGES = frozenset({paths.DATA_CARD.as_posix(), paths.REPORTS.as_posix()})

@@ -143,7 +143,7 @@ def _run(place: Place, record: Record, verdict: Verdict, tell: Tell) -> None:
         if not paths_:
             verdict.same_weights |= paths.BASE_MODEL.as_posix() in outs
             return True
-        verdict.first = ", ".join(differences.NAMES.get(path, path) for path in paths_)
+        verdict.first = ", ".join(dict.fromkeys(differences.NAMES.get(path, path) for path in paths_))
         verdict.details = [*_parting(place, record, paths_), *_hashes(place, recorded, outs, paths_)]
         return False
 
@@ -176,7 +176,10 @@ def _compare_identities(place: Place, record: Record, verdict: Verdict) -> None:
             return
     if record.values["stages"]:
         return
-    for path in (paths.TRAINING_PLOT, paths.VALIDATION_PLOT, paths.EVALUATE_METRICS):
+    now_in = (
+        paths.EVALUATION if (place.project / paths.EVALUATION).exists() else paths.METRICS
+    )  # an earlier release's code
+    for path in (paths.TRAINING_PLOT, paths.VALIDATION_PLOT, now_in):
         then = record.files.get(path.name)
         if then is not None and then != (place.project / path).read_bytes():
             verdict.first, verdict.same_weights = differences.NAMES[path.as_posix()], True
@@ -229,6 +232,8 @@ def _reasons(place: Place, record: Record, hardware: str) -> list[str]:
         f"it took over the checkpoint of another run, which its settings do not give: {one.get('text') or one['fingerprint']}"
         for one in values["parents"]["adopted"]
     ]
+    if (start := values["parents"].get("started_from")) and start.get("uri", start["init_from"]) != start["init_from"]:
+        lines.append(f"it started from {start['uri']}, which {start['init_from']} was then and may not be now")
     if any(line.startswith("package ") for line in lines):
         lock = place.root / "requirements.lock"
         lines.append(

@@ -36,7 +36,7 @@ class Measured:
     name: str
     "What the page calls it where another one stands beside it."
     evaluation: Json = field(default_factory=dict)
-    "metrics/evaluate.json."
+    "reports/evaluate.json."
     samples: list[Json] = field(default_factory=list)
     "reports/samples.json."
     attention: Json = field(default_factory=dict)
@@ -48,9 +48,9 @@ class Measured:
     params: Json = field(default_factory=dict)
     "Sections of params.yaml."
     tokens: Json = field(default_factory=dict)
-    "metrics/tokenize.json."
+    "data/tokenize.json."
     contamination: Json = field(default_factory=dict)
-    "Of metrics/prepare.json."
+    "Of data/prepare.json."
     throughput: tuple[tuple[int, float], ...] = ()
     "Step and tokens per second: a stopwatch's, so no stage's output has it."
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -89,8 +89,8 @@ class Measured:
 
 def of_project(params: Params) -> Measured:
     """Return what is known of the project's model; raise `UserError` if an output is missing or not as its stage wrote it."""
-    evaluation = read_json(paths.EVALUATE_METRICS, _AGAIN["evaluate"], (*HELD_OUT, "parameters"))
-    prepared = read_json(paths.PREPARE_METRICS, "run `gpt prepare` again", ("contamination",))
+    evaluation = read_json(paths.EVALUATION, _AGAIN["evaluate"], (*HELD_OUT, "parameters"))
+    prepared = read_json(paths.PREPARE_COUNTS, "run `gpt prepare` again", ("contamination",))
     samples = read_json(paths.SAMPLES, _AGAIN["evaluate"])
     if not isinstance(samples, list):
         raise UserError(f"{paths.SAMPLES}: not as `gpt evaluate` wrote it; {_AGAIN['evaluate']}")
@@ -105,7 +105,7 @@ def of_project(params: Params) -> Measured:
             name: params.section(name)
             for name in ("base", "fetch", "tokenizer", "tokenize", "model", "train", "evaluate")
         },
-        tokens=read_json(paths.TOKENIZE_METRICS, "run `gpt tokenize` again", ("train", *HELD_OUT)),
+        tokens=read_json(paths.TOKENIZE_COUNTS, "run `gpt tokenize` again", ("train", *HELD_OUT)),
         contamination=prepared["contamination"],
     )
 
@@ -128,14 +128,14 @@ def of_files(
 
     return Measured(
         name=name,
-        evaluation=load(paths.EVALUATE_METRICS, dict),
+        evaluation=load(paths.EVALUATION, dict),
         samples=load(paths.SAMPLES, list),
         attention=load(paths.ATTENTION, dict),
         training=_tolerant_columns(files.get(paths.TRAINING_PLOT.name, b"")),
         validation=_tolerant_columns(files.get(paths.VALIDATION_PLOT.name, b"")),
         params=lenient_yaml(files.get(PARAMS_FILE.name, b"")),
-        tokens=load(paths.TOKENIZE_METRICS, dict),
-        contamination=as_object(load(paths.PREPARE_METRICS, dict).get("contamination")),
+        tokens=load(paths.TOKENIZE_COUNTS, dict),
+        contamination=as_object(load(paths.PREPARE_COUNTS, dict).get("contamination")),
         throughput=tuple((int(step), float(rate)) for step, rate in throughput),
         facts=dict(facts or {}),
         lineage=lineage or {},

@@ -23,7 +23,7 @@ _REFUSED = re.compile(r"[^\w.\- :/]")
 
 
 def name_figures(evaluation: Json) -> dict[str, float]:
-    """Return what metrics/evaluate.json holds, by the names that the gate and a version's tags use.
+    """Return what reports/evaluate.json holds, by the names that the gate and a version's tags use.
 
     test_bits_per_byte (and of each source, where there are several: test_bits_per_byte.SOURCE), lambada.accuracy,
     benchmarks_centred. What was not measured, or is not finite, is left out.

@@ -84,7 +84,11 @@ def _differences(params: Mapping[str, str], before: Mapping[str, str]) -> str:
 
 
 def _sources(params: Mapping[str, str]) -> set[str]:
-    return {key.removeprefix("fetch.").removesuffix(".sha256") for key in params if key.startswith("fetch.")}
+    return {
+        key.removeprefix("fetch.").removesuffix(".sha256").removesuffix(".revision")
+        for key in params
+        if key.startswith("fetch.")
+    }
 
 
 def _pair(name: str, value: str) -> str:

@@ -56,7 +56,7 @@ def adopt(params: Params, source: Path) -> str:
         differences = describe_differences(before, now)
         _check_fit(params, before, found, source)
         record = {"fingerprint": before.id, "step": found.step, "differences": differences}
-        write_json(target / _FILE, [*read_adopted(source), record])
+        write_adopted(target, [*read_adopted(source), record])
         now.save(target)
         # Another run of the tracking server: settings of one that has begun cannot be changed there.
         checkpoints.save(target, replace(found, state=found.state | {"run": None}))
@@ -73,6 +73,14 @@ def read_adopted(folder: Path) -> list[Json]:
         return json.loads((folder / _FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
+
+
+def write_adopted(folder: Path, runs: list[Json]) -> None:
+    """Write down in a checkpoint folder the runs that its own was taken over from; no file where there are none."""
+    if runs:
+        write_json(folder / _FILE, runs)
+    else:
+        (folder / _FILE).unlink(missing_ok=True)
 
 
 def describe_other_run(root: Path, now: Fingerprint) -> str | None:

@@ -27,9 +27,9 @@ from gpt.errors import UserError
 from gpt.files import exchange, fsync_path, sha256_file, write_json
 from gpt.processes.owner import OWNER
 
-_MANIFEST, _STATE, _LOCK, _OLD = "manifest.json", "state.json", "lock", ".old_"
+MANIFEST, _STATE, _LOCK, _OLD = "manifest.json", "state.json", "lock", ".old_"
 
-FORMAT = 3
+FORMAT = 4
 "Of state.json: raised whenever `RunState` gets, loses or renames a field. 1 had no number."
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Checkpoint:
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint below `folder`; raise `OSError` if that fails, with what was there as it was."""
-    target = folder / f"step_{checkpoint.step:08d}"
+    target = folder / name_of(checkpoint.step)
     partial = Path(tempfile.mkdtemp(prefix=".partial_", dir=folder))
     try:
         try:
@@ -66,11 +66,11 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         }
         for path in partial.iterdir():
             fsync_path(path)
-        write_json(partial / _MANIFEST, manifest)
+        write_json(partial / MANIFEST, manifest)
         fsync_path(partial)
         old = folder / f"{_OLD}{target.name}"
         if not (target.exists() and exchange(partial, target)):
-            if target.exists():  # until the next line there is none; `_clean_up` puts it back after a kill
+            if target.exists():  # until the next line there is none; `clean_up` puts it back after a kill
                 target.replace(old)
             partial.replace(target)
         fsync_path(folder)
@@ -89,7 +89,7 @@ def prune(folder: Path, newest: int, keep_last: int, keep_every: int) -> None:
     kept = {*saved[-1:], *[path for path in saved if _is_scheduled(path)][-keep_last:]}
     for path in saved:
         if path not in kept and (not keep_every or step_of(path) % keep_every):
-            _remove_one(path)
+            remove_one(path)
 
 
 def _is_scheduled(path: Path) -> bool:
@@ -103,11 +103,11 @@ def remove_newer(folder: Path, step: int) -> None:
     """Remove the checkpoints of later steps than `step`, the newest first; not those that another version of gpt can go on from."""
     for path in reversed(steps(folder)):
         if step_of(path) > step and other_format(path) is None:
-            _remove_one(path)
+            remove_one(path)
 
 
-def _remove_one(path: Path) -> None:
-    # Renamed first: what a kill leaves of it is not taken for a damaged checkpoint.
+def remove_one(path: Path) -> None:
+    """Remove a checkpoint. It is renamed first: what a kill leaves of it is not taken for a damaged one."""
     removed = path.with_name(f".partial_{path.name}")
     path.replace(removed)
     shutil.rmtree(removed)
@@ -123,11 +123,9 @@ def load_latest(folder: Path, *, only_scheduled: bool = False) -> Checkpoint | N
         if damage := find_damage(path):
             logger.warning("%s is damaged (%s); trying the one before it", path, damage)
             continue
-        about = _read_state(path)
-        if only_scheduled and not about["is_scheduled"]:
+        if only_scheduled and not _is_scheduled(path):
             continue
-        weights, optimizer = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
-        found = Checkpoint(about["step"], weights, optimizer, about["state"], about["is_scheduled"])
+        found = load_whole(path)
         break
     if others:
         logger.warning(
@@ -141,6 +139,13 @@ def load_latest(folder: Path, *, only_scheduled: bool = False) -> Checkpoint | N
             found.step if found else 0,
         )
     return found
+
+
+def load_whole(path: Path) -> Checkpoint:
+    """Return a checkpoint that was found undamaged."""
+    about = _read_state(path)
+    weights, optimizer = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
+    return Checkpoint(about["step"], weights, optimizer, about["state"], about["is_scheduled"])
 
 
 def other_format(path: Path) -> int | None:
@@ -164,7 +169,7 @@ def run_of(path: Path) -> str | None:
 def find_damage(path: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None if every file has the size and hash that its manifest gives."""
     try:
-        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         for name, expected in manifest.items():
             file = path / name
             if not file.exists():
@@ -176,7 +181,7 @@ def find_damage(path: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
             raise  # this process has had enough; the checkpoint is as good as it was
-        return f"{_MANIFEST} cannot be read: {error}"
+        return f"{MANIFEST} cannot be read: {error}"
     return None if {"model.safetensors", "optimizer.safetensors", _STATE} <= manifest.keys() else "incomplete manifest"
 
 
@@ -192,11 +197,11 @@ def single_trainer(folder: Path) -> Iterator[None]:
         holding = locks.holder(folder / _LOCK)
         raise UserError(f"{folder}: {holding} trains here; wait for it or stop it, then run this again")
     with lock:
-        _clean_up(folder)
+        clean_up(folder)
         yield
 
 
-def _clean_up(folder: Path) -> None:
+def clean_up(folder: Path) -> None:
     """Put back a checkpoint that a killed save had moved aside to replace it; remove everything else that it left."""
     for old in folder.glob(f"{_OLD}*"):
         target = folder / old.name.removeprefix(_OLD)
@@ -214,13 +219,18 @@ def holder(folder: Path) -> str | None:
 def remove(folder: Path) -> None:
     """Remove a finished run's folder, so that training it again really trains."""
     for path in steps(folder):
-        _remove_one(path)
+        remove_one(path)
     shutil.rmtree(folder, ignore_errors=True)  # NFS keeps the lock as long as we hold it
 
 
 def steps(folder: Path) -> list[Path]:
     """Return the checkpoints below `folder`, whole or damaged, oldest first."""
     return sorted(folder.glob("step_*"))
+
+
+def name_of(step: int) -> str:
+    """Return the name of a step's checkpoint."""
+    return f"step_{step:08d}"
 
 
 def step_of(path: Path) -> int:

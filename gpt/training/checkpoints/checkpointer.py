@@ -40,12 +40,25 @@ class Checkpointer:
         state.last_save = state.step
         if is_scheduled:
             state.last_scheduled_save = state.step
+        checkpoint = self._copy(is_scheduled)
+        if self._saver and checkpoint:
+            self._saver.save(checkpoint)
+
+    def keep_stable(self) -> None:
+        """Begin to keep the state before the decay, which outlives the run."""
+        checkpoint = self._copy(is_scheduled=True)
+        self._state.last_stable = self._state.step
+        if self._saver and checkpoint:
+            self._saver.keep_stable(checkpoint)
+
+    def _copy(self, is_scheduled: bool) -> Checkpoint | None:
+        """Return what is to be saved, with tensors of its own; None where this process saves nothing."""
         self.wait()  # so that memory holds one copy at a time
         # Weights first: reading them frees the full weights that a sharded model had gathered, which its optimizer does not know.
         weights = copy_to_cpu(self._model.state_dict(), keep=self._saver is not None)
         optimizer = copy_to_cpu(optimizer_tensors(self._model, self._optimizer), keep=self._saver is not None)
-        if self._saver:
-            self._saver.save(Checkpoint(state.step, weights, optimizer, state.to_json(), is_scheduled))
+        state = self._state
+        return Checkpoint(state.step, weights, optimizer, state.to_json(), is_scheduled) if self._saver else None
 
     def wait(self) -> bool:
         """Wait until the last save of this process is written; return whether it was, True if it had none."""

@@ -3,6 +3,7 @@
 import copy
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -10,8 +11,10 @@ from typing import Self
 
 import torch
 
+from gpt.errors import UserError
 from gpt.training.checkpoints import checkpoint as checkpoints
 from gpt.training.checkpoints.checkpoint import Checkpoint
+from gpt.training.checkpoints.stable import StableStates
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +26,8 @@ class Saver:
     save tries again. Tensors that are not finite are not saved, with a warning too. Leaving the context waits for the thread.
     """
 
-    def __init__(self, folder: Path, *, keep_last: int, keep_every: int) -> None:
-        self._folder, self._keep_last, self._keep_every = folder, keep_last, keep_every
+    def __init__(self, folder: Path, *, keep_last: int, keep_every: int, stable: StableStates | None = None) -> None:
+        self._folder, self._keep_last, self._keep_every, self._stable = folder, keep_last, keep_every, stable
         self._thread: threading.Thread | None = None
         self._is_saved = True
         self._error: BaseException | None = None
@@ -37,10 +40,17 @@ class Saver:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Begin to save `checkpoint`, whose tensors may not change any more; first waits for the save before it."""
+        self._begin(self._write, checkpoint)
+
+    def keep_stable(self, checkpoint: Checkpoint) -> None:
+        """Begin to keep the state before the decay, in the same way; whether it is kept decides nothing of this run."""
+        self._begin(self._write_stable, checkpoint)
+
+    def _begin(self, write: Callable[[Checkpoint], None], checkpoint: Checkpoint) -> None:
         self.wait()
         checkpoint = replace(checkpoint, state=copy.deepcopy(checkpoint.state))
         # No daemon: an interpreter that ends lets it finish.
-        self._thread = threading.Thread(target=self._write, args=(checkpoint,), name="checkpoint")
+        self._thread = threading.Thread(target=write, args=(checkpoint,), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> bool:
@@ -51,6 +61,23 @@ class Saver:
         if self._error:
             raise self._error
         return self._is_saved
+
+    def _write_stable(self, checkpoint: Checkpoint) -> None:
+        assert self._stable is not None, "whoever keeps states says where"
+        try:
+            if name := _not_finite(checkpoint.weights | checkpoint.optimizer):
+                logger.warning(
+                    "the state of step %d before the decay is not kept: %s is not finite", checkpoint.step, name
+                )
+            else:
+                self._stable.save(checkpoint)
+        except (OSError, UserError) as error:
+            logger.warning(
+                "the state of step %d before the decay is not kept (%s); training goes on, and a longer run will begin anew",
+                *(checkpoint.step, error),
+            )
+        except BaseException as error:
+            self._error = error
 
     def _write(self, checkpoint: Checkpoint) -> None:
         self._is_saved = False

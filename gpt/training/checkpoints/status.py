@@ -7,7 +7,9 @@ from pathlib import Path
 from gpt.errors import UserError
 from gpt.params.project import Params
 from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.adoption import read_adopted
 from gpt.training.checkpoints.fingerprint import Fingerprint, describe_differences, fingerprint, load_fingerprint
+from gpt.training.checkpoints.stable import STABLE
 
 
 def describe_all(root: Path, params: Params) -> Iterator[str]:
@@ -16,18 +18,11 @@ def describe_all(root: Path, params: Params) -> Iterator[str]:
     Every byte is read to tell whether it is whole. `params` are those of now, which tell what `gpt pretrain` would go on with.
     """
     current = _current_fingerprint(params)
-    for folder in sorted(path for path in root.glob("*") if path.is_dir()):
+    for folder in sorted(path for path in root.glob("*") if path.is_dir() and path.name != STABLE):
         holder = checkpoints.holder(folder)
         yield f"{folder}: {f'{holder} trains here' if holder else 'nobody trains here'}"
-        found = checkpoints.steps(folder)
-        for path in reversed(found):
-            try:
-                yield f"  {_describe(path)}"
-            except FileNotFoundError:
-                if path.exists():
-                    raise
-                # Its trainer has removed it meanwhile.
-        if not found:
+        yield from _describe_checkpoints(folder)
+        if not checkpoints.steps(folder):
             yield "  no checkpoint yet"
         if holder:
             continue
@@ -36,6 +31,29 @@ def describe_all(root: Path, params: Params) -> Iterator[str]:
         else:
             yield from _differences(folder, current)
         yield f"  to delete it: rm -r {folder}"
+    yield from _describe_stable(root / STABLE)
+
+
+def _describe_stable(root: Path) -> Iterator[str]:
+    """Yield lines about the states before their decay that runs have left."""
+    for folder in sorted(path for path in root.glob("*") if checkpoints.steps(path)):
+        yield f"{folder}: the state before its decay that a run has left"
+        yield from _describe_checkpoints(folder)
+        if read_adopted(folder):
+            yield f"  its run took over another's checkpoint; to go on from here all the same: gpt pretrain --adopt {folder}"
+        else:
+            yield "  a longer run, or one that falls otherwise, begins with it by itself if all before that is the same"
+        yield f"  to delete it: rm -r {folder}"
+
+
+def _describe_checkpoints(folder: Path) -> Iterator[str]:
+    """Yield a line about each checkpoint in a folder, the newest first; none about one that is removed meanwhile."""
+    for path in reversed(checkpoints.steps(folder)):
+        try:
+            yield f"  {_describe(path)}"
+        except FileNotFoundError:
+            if path.exists():
+                raise
 
 
 def _differences(folder: Path, current: Fingerprint | None) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Raw files that are not as they should be: each ends the run with its place, or is left out and counted."""
 
+import bz2
 import gzip
 import json
 import os
@@ -17,11 +18,12 @@ import zstandard
 
 from gpt.corpus.reading import streams
 from gpt.errors import UserError
-from tests.corpus.raw import Raw, bad_strings, html, jsonl, parquet, settings, warc
+from tests.corpus.raw import Raw, arrow, bad_strings, html, jsonl, parquet, settings, warc
 
 GOOD = jsonl(*(f"good {number}" for number in range(5)))
 NOISE = random.Random(0).randbytes(200_000).hex().encode()  # does not compress to nothing
 LONG = b"".join(b'{"text": "%b"}\n' % NOISE[at : at + 4000] for at in range(0, len(NOISE), 4000))  # 100 lines
+BZIP2 = bz2.compress(LONG)
 GZIP, ZSTD = gzip.compress(LONG, mtime=0), zstandard.ZstdCompressor(write_checksum=True).compress(LONG)
 PAGES = parquet(
     {"text": [str(number) * 50 for number in range(20_000)]},
@@ -29,6 +31,9 @@ PAGES = parquet(
     compression="none",
     use_dictionary=False,
     write_page_checksum=True,
+)
+ARROW, STREAM = (
+    arrow({"text": [str(number) * 50 for number in range(20_000)]}, stream, 1000) for stream in (False, True)
 )
 WARC = warc(*[("conversion", "text/plain", b"text %d" % number) for number in range(5)])
 
@@ -98,9 +103,45 @@ TABLE = {
     "a number": line(b"3", "not_an_object", "JSON, but a int and no object"),
     "other fields": line(b'{"body": "x"}', "missing_text", "has no text field 'text' but 'body'; set prepare.read.text_field"),
     "a number as text": line(b'{"text": 3}', "text_not_a_string", "its text is of type int; set prepare.read.text_field"),
-    "a list as text": line(b'{"text": ["a"]}', "text_not_a_string", "its text is of type list"),
+    "a list as text": line(b'{"text": ["a", 3]}', "text_not_a_string", "its text is a list with a int"),
     "long line": line(b'{"text": "' + b"x" * 1_000_000 + b'"}', "too_long", r"longer than .* \(1000000\); raise"),
-    "one JSON document": Bad("a.json", json.dumps([{"text": "x"}], indent=1).encode(), "invalid_json", "one whole object", times=5),
+    "one object, many lines": Bad("a.json", json.dumps({"text": "x"}, indent=1).encode(), "invalid_json", "whole object", times=3),
+    # a JSON array
+    "array cut off": Bad("a.json", b'[{"text": "x"},\n{"text": "y', "truncated", "record 1: byte 27: the array breaks off", 1),
+    "array not closed": Bad("a.json", b'[{"text": "x"}\n', "truncated", "no ] that ends it", 0),
+    "array of lists": Bad("a.json", b'[["text"], {"text": "x"}]', "not_an_object", "record 1: JSON, but a list", 1),
+    "no comma": Bad("a.json", b'[{"text": "x"} {"text": "y"}, {"text": "z"}]', "invalid_json", "record 1: .*byte 1.; repair", 1),
+    "comma at the end": Bad("a.json", b'[{"text": "x"},\n]', "invalid_json", r"record 2: .*\(it begins at byte 1[67]\)", 1),
+    "two commas": Bad("a.json", b'[{"text": "x"},,{"text": "y"}]', "invalid_json", "record 2: not valid JSON", 2),
+    "wrong bracket": Bad("a.json", b'[{"text": "x"}, {"text": ["y"}]', "invalid_json", "byte 30: a } closes what it does not", 1),
+    "text after it": Bad("a.json", b'[{"text": "x"}]\n[]', "invalid_json", "after record 1: byte 16: something follows", 1),
+    "too deep an array": Bad("a.json", b'[{"text": "x"},' + b"[" * 2000, "invalid_json", "nested deeper than 1024", 1),
+    "long element": Bad("a.json", b'[{"text": "' + b"x" * 1_000_000 + b'"}, {"text": "y"}]', "too_long", "1: longer than", 1),
+    "element not UTF-8": Bad("a.json", b'[{"text": "\xff"}, {"text": "y"}]', "not_utf8", "record 1: not UTF-8 text", 1),
+    "array, gzip cut off": Bad("a.json.gz", gzip.compress(b"[" + LONG.strip().replace(b"\n", b",") + b"]")[:50_000], "truncated",
+                               r"after record \d+: the .gz", None),
+    # CSV and TSV
+    "row with a field less": Bad("a.csv", b"n,text\n1,x\n2\n3,y\n", "invalid_csv", "line 3: has 1 fields, where the header", 2),
+    "row with a field more": Bad("a.tsv", b"n\ttext\n1\tx\ty\n", "invalid_csv", "line 2: has 3 fields, where the header has 2"),
+    "text behind a quotation": Bad("a.csv", b'text\n"x" y\nz\n', "invalid_csv", "line 2: no row of CSV .*prepare.read.quote", 1),
+    "quotation not closed": Bad("a.csv", b'text\nx\n"y\nz\n', "truncated", "line 3: a quotation mark.* never closed", 1),
+    "endless quotation": Bad("a.csv", b'text\nx\n"' + b"y\n" * 600_000, "too_long", "line 3: a field is longer than", 1),
+    "long row of CSV": Bad("a.csv", b"text\n" + b"x" * 1_000_001 + b"\n", "too_long", "line 2: longer than"),
+    "row of CSV not UTF-8": Bad("a.csv", b"text\nx\n\xff\ny\n", "not_utf8", "line 3: not UTF-8 text", 2),
+    "CSV in UTF-16": Bad("a.csv", "text\nx\n".encode("utf-16"), "not_utf8", "it looks like UTF-16"),
+    "CSV with NUL": Bad("a.csv", b"text\nx\n\0\n", "nul_bytes", "line 3: holds NUL", 1),
+    # Arrow
+    "no Arrow": Bad("a.arrow", b"no such thing at all", "corrupt", "no Arrow file or stream"),
+    "Feather 1": Bad("a.feather", b"FEA1 and more than that", "corrupt", "version 1; write it again with version 2"),
+    "Arrow file cut off": Bad("a.arrow", ARROW[: len(ARROW) // 2], "truncated", "the Arrow file breaks off: its footer is missing"),
+    "Arrow stream cut off": Bad("a.arrow", STREAM[: len(STREAM) // 2], "truncated", r"after row \d+: the Arrow stream", None),
+    "Arrow damaged": Bad("a.arrow", flipped(ARROW, 8, 200), "corrupt", "no Arrow file or stream, or a damaged one"),
+    "row of Arrow not UTF-8": Bad("a.arrow", arrow({"text": bad_strings()}), "not_utf8", "row 2: not UTF-8", 2),
+    # HTML
+    "HTML in no encoding": Bad("a.html", b"\x81\xff" * 9, "not_utf8", "page 1: neither UTF-8 nor another"),
+    "long page of HTML": Bad("a.html", html("x" * 1_000_001), "too_long", "page 1: longer than"),
+    # source code
+    "code not UTF-8": Bad("a.c", "/* naïve */".encode("latin-1"), "not_utf8", NOT_UTF8 + "5"),
     # compressed
     "gzip cut off": Bad("a.jsonl.gz", GZIP[: len(GZIP) // 2], "truncated", r"after line \d+: the \.gz data breaks off", None),
     "gzip without its trailer": Bad("a.jsonl.gz", GZIP[:-4], "truncated", "after line 100", 100),
@@ -118,6 +159,10 @@ TABLE = {
     "pieces cut off": Bad(
         "a.txt.gz", GZIP[:50_000], "truncated", r"after document \d+: the .gz", None, options={"separator": "\n"}
     ),
+    "bzip2 cut off": Bad("a.jsonl.bz2", BZIP2[: len(BZIP2) // 2], "truncated", r"the \.bz2 data breaks off", 0),
+    "bzip2 of a wrong sum": Bad("a.jsonl.bz2", flipped(BZIP2, len(BZIP2) - 3), "corrupt", "the .bz2 data is damaged", 0),
+    "no bzip2": Bad("a.jsonl.bz2", GOOD, "corrupt", "the .bz2 data is damaged"),
+    "bzip2 without its ending": Bad("a.txt", BZIP2[:40], "not_utf8", r"should end in \.bz2"),
     # Parquet
     "no Parquet": Bad("a.parquet", b"no such thing", "corrupt", "no Parquet file, whatever its name says"),
     "Parquet of 3 bytes": Bad("a.parquet", b"PAR", "corrupt", "no Parquet file"),
@@ -140,7 +185,15 @@ TABLE = {
     "long page": Bad("a.warc", warc(("response", "text/html", html("x" * 1_000_001))), "too_long", "record 1: longer than"),
     "WARC.gz cut off": Bad("a.warc.gz", gzip.compress(WARC)[:-90], "truncated", r"after record \d: the .gz", None),
 }  # fmt: skip
-TOTAL = {"a.jsonl.gz": 100, "a.jsonl.zst": 100, "a.txt.gz": 100, "a.parquet": 20_000, "a.warc.gz": 5}
+TOTAL = {
+    "a.json.gz": 100,
+    "a.arrow": 20_000,
+    "a.jsonl.gz": 100,
+    "a.jsonl.zst": 100,
+    "a.txt.gz": 100,
+    "a.parquet": 20_000,
+    "a.warc.gz": 5,
+}
 
 
 @pytest.fixture
@@ -185,11 +238,11 @@ def test_the_last_of_two_equal_keys_counts(raw: Raw) -> None:
     assert raw.texts(settings()) == ["last"]
 
 
-@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".zst"])
 def test_a_bomb_is_not_unpacked(raw: Raw, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     monkeypatch.setattr(streams, "BOMB_BYTES", 1 << 20)
     monkeypatch.setattr(streams, "BOMB_RATIO", 100)
-    compress = {".gz": zlib_best, ".zst": zstandard.compress}[ending]
+    compress = {".gz": zlib_best, ".bz2": lambda data: bz2.compress(data, 1), ".zst": zstandard.compress}[ending]
     raw.write("a.jsonl" + ending, compress(LONG + b" " * (40 << 20)))
     raw.write("b.jsonl" + ending, compress(jsonl("x" * 400) * 2000))  # repetitive and small
     with pytest.raises(UserError, match=r"after line \d+: \.\w+ data of over 100 times the file's size"):
@@ -211,6 +264,9 @@ def zlib_best(data: bytes) -> bytes:
         ("a.jsonl", b'{"body": "x"}\nnot even JSON\n'),
         ("a.parquet", parquet({"body": ["x"]})),
         ("a.parquet", parquet({"text": [{"body": "x"}]})),
+        ("a.arrow", arrow({"body": ["x"]})),
+        ("a.json", b'[{"body": "x"}]'),
+        ("a.csv", b"body\nx\n"),
     ],
 )
 def test_a_text_field_that_no_record_has_is_an_error(raw: Raw, name: str, data: bytes, malformed: str) -> None:
@@ -220,10 +276,14 @@ def test_a_text_field_that_no_record_has_is_an_error(raw: Raw, name: str, data: 
 
 
 @pytest.mark.parametrize("malformed", ["error", "skip"])
-@pytest.mark.parametrize("name", ["a.pdf", "a.zip", "a", "a.tar.gz", "a.parquet.gz", ".gz", "a.jsonl.bz2"])
+@pytest.mark.parametrize(
+    "name", ["a.pdf", "a.zip", "a", "a.tar.gz", "a.parquet.gz", "a.arrow.zst", ".gz", "a.jsonl.xz"]
+)
 def test_a_file_of_an_unknown_type_is_an_error(raw: Raw, name: str, malformed: str) -> None:
     raw.write(name, b"x")
-    with pytest.raises(UserError, match=rf"{re.escape(name)}: (files of type .* known are \.txt, |Parquet is)"):
+    with pytest.raises(
+        UserError, match=rf"{re.escape(name)}: (files of type .* known are \.txt, |Parquet is|Arrow is)"
+    ):
         raw.read(settings(malformed=malformed))
 
 
@@ -240,7 +300,9 @@ MISSING = {
 
 
 @pytest.mark.parametrize("malformed", ["error", "skip"])
-@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet", "a.warc", "a.txt.gz"])
+@pytest.mark.parametrize(
+    "name", ["a.txt", "a.jsonl", "a.parquet", "a.warc", "a.txt.gz", "a.json", "a.csv", "a.arrow", "a.html", "a.py"]
+)
 @pytest.mark.parametrize(("make", "message"), MISSING.values(), ids=MISSING)
 def test_what_is_no_readable_file_is_an_error(raw: Raw, make: Any, message: str, name: str, malformed: str) -> None:
     path = raw.enlist(name)

@@ -35,7 +35,8 @@ def test_a_text_file_is_a_document(raw: Raw, name: str, ending: str) -> None:
     raw.write(name + ending, COMPRESS[ending]("\ufeffnaïve\r\ntext\n".encode()))
     ((document,), step) = raw.read(settings())
     assert document.text == "naïve\r\ntext\n"
-    assert (document.id, document.metadata) == (f"web/{name}{ending}/1", {"source": "web", "metadata": {}})
+    assert document.id == f"web/{name}{ending}/1"
+    assert (document.metadata["source"], document.metadata["metadata"]) == ("web", {})
     assert (step.read, step.read_bytes) == ({"web": 1}, {"web": len("naïve\r\ntext\n".encode())})
 
 
@@ -247,7 +248,7 @@ def test_the_report_is_plain_json(raw: Raw) -> None:
 def in_pieces(raw: Raw, settings: Prepare, size: int, world_size: int = 3) -> tuple[list[str], list[dict[str, Any]]]:
     """Return the texts and reports of all ranks with files divided into pieces of so many bytes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpt.corpus.reading.readers._PIECE_BYTES", size)
+        patch.setattr("gpt.corpus.reading.files._PIECE_BYTES", size)
         read = [raw.read(settings, rank, world_size) for rank in range(world_size)]
     return [document.text for documents, _ in read for document in documents], [step.report() for _, step in read]
 
@@ -322,6 +323,7 @@ def repeated(block: bytes, times: int) -> bytes:
 LINES = jsonl("a line of text " * 350) * 190  # a megabyte
 LARGE = {
     "lines.jsonl.zst": (repeated(LINES, 200), 200 * 190, 0),
+    "array.json.zst": (repeated(b"[" + LINES.strip().replace(b"\n", b",") + b"]", 1), 190, 0),
     "one line.jsonl.zst": (repeated(b"x" * (1 << 20), 200), 0, 1),
     "text.txt.zst": (repeated(LINES.replace(b"\n", b"<end>"), 200), 200 * 190, 0),
     "one piece.txt.zst": (repeated(b"x" * (1 << 20), 200), 0, 1),

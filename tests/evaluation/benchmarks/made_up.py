@@ -36,7 +36,9 @@ def text(seed: int, words: int) -> str:
 def make_model(folder: Path, *, block_size: int = 32, sharpness: float = 4.0) -> Path:
     """Write a GPT-2 of random weights to `folder`; `sharpness` scales its embeddings, so that no two tokens are alike."""
     build_tokenizer(
-        Tokenizer(kind="bpe", vocab_size=300, train_bytes=10**6), [text(n, 200) for n in range(50)], folder / "tokens"
+        Tokenizer(kind="bpe", vocab_size=300, train_bytes=10**6, special_tokens=()),
+        [text(n, 200) for n in range(50)],
+        folder / "tokens",
     )
     model = GPTModel(GPTConfig(300, n_layer=2, n_head=2, n_embd=32, block_size=block_size))
     model.init_weights(3)

@@ -26,10 +26,10 @@ def test_a_page_that_is_drawn_otherwise_is_told_and_is_no_difference() -> None:
 
 
 def test_what_differs_first_is_told_with_where_and_why_and_whether_the_weights_are_the_same() -> None:
-    told = verdict(first="evaluation", details=["metrics/evaluate.json: was 1, is 2"], same_weights=True).describe()
+    told = verdict(first="evaluation", details=["reports/evaluate.json: was 1, is 2"], same_weights=True).describe()
     assert told.splitlines() == [
         f"{URI}: differs, first in: evaluation; the weights are identical",
-        "  metrics/evaluate.json: was 1, is 2",
+        "  reports/evaluate.json: was 1, is 2",
         "  code, packages, processor and threads are those of then",
     ]
     told = verdict(first="weights", reasons=["threads: were 2, are 4"]).describe()

@@ -28,6 +28,8 @@ def test_it_changes_with_what_the_result_depends_on_and_nothing_else(make_projec
         "checkpoint_interval": 7,
         "checkpoint_keep_last": 5,
         "checkpoint_keep_every": 14,
+        "checkpoint_keep_stable": 3,
+        "max_epochs": 50.0,
         "sample_interval": 9,
         "benchmark_interval": 3,
     }
@@ -94,3 +96,27 @@ def test_what_differs_is_said_with_both_values(tmp_path: Path) -> None:
     assert load_fingerprint(tmp_path) == before, "it is the folder's, written once"
     (tmp_path / "fingerprint.json").write_text("{", encoding="utf-8")
     assert load_fingerprint(tmp_path) is None
+
+
+def test_first_steps_are_the_same_whatever_begins_later() -> None:
+    def run(**settings: Any) -> Fingerprint:
+        common = {
+            "warmup_fraction": 0.0,
+            "warmup_steps": 6,
+            "max_steps": 300,
+            "decay_fraction": 0.5,
+            "learning_rate": 0.01,
+        }
+        phases = [{"from_step": 0, "shares": {"a": 1.0}}, {"from_step": 200, "shares": {"b": 1.0}}]
+        values = common | {"mixture": phases} | settings
+        return Fingerprint("a run", {"settings": {f"train.{key}": value for key, value in values.items()}})
+
+    one = run()
+    assert run(max_steps=600, decay_fraction=0.2, min_lr=0.1).until(150) == one.until(150)
+    assert run(warmup_steps=0, warmup_fraction=0.02).until(150) == one.until(150), "6 steps either way"
+    assert run(warmup_steps=0, warmup_fraction=0.02, max_steps=600).until(150) != one.until(150)
+    assert run(learning_rate=0.02).until(150) != one.until(150)
+    first = [{"from_step": 0, "shares": {"a": 1.0}}]
+    assert run(mixture=first).until(200) == one.until(200), "the second phase decides steps from 200 on"
+    assert run(mixture=first).until(201) != one.until(201)
+    assert Fingerprint("of another release", {"settings": {}}).until(150) != one.until(150)

@@ -11,8 +11,10 @@ from gpt import paths
 from gpt.commands import main as cli
 from gpt.params.project import load_params
 from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.adoption import write_adopted
 from gpt.training.checkpoints.checkpoint import Checkpoint
 from gpt.training.checkpoints.fingerprint import fingerprint
+from gpt.training.checkpoints.stable import STABLE, StableStates
 from tests.training.checkpoints.test_checkpoint import save_in_format
 
 
@@ -69,6 +71,44 @@ def test_a_checkpoint_of_another_format_is_shown_as_such(
     save_in_format(paths.CHECKPOINTS / "0123", 7, None)
     assert "step 7, " in shown(capsys)
     assert "of format 1, which this version of gpt cannot go on from" in shown(capsys)
+
+
+def test_a_state_that_a_finished_run_has_left_is_shown_as_such(
+    make_project: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_project()
+    now = fingerprint(load_params())
+    StableStates(paths.CHECKPOINTS, now, keep=1).save(
+        Checkpoint(9, {"w": torch.ones(1000)}, {"w/step": torch.ones(1)}, {"run": "morning"})
+    )
+    text, folder = shown(capsys), paths.CHECKPOINTS / STABLE / now.id
+    assert text.startswith(f"{folder}: the state before its decay that a run has left\n  step 9, 0 seconds old")
+    assert f"to delete it: rm -r {folder}" in text
+    assert "adopt" not in text and "trains here" not in text
+    write_adopted(folder, [{"fingerprint": "0123", "step": 7, "differences": []}])
+    assert (
+        f"its run took over another's checkpoint; to go on from here all the same: gpt pretrain --adopt {folder}"
+        in (text := shown(capsys))
+    )
+    assert "begins with it by itself" not in text
+
+
+def test_a_state_that_is_removed_while_it_is_looked_at_is_passed_by(
+    make_project: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project()
+    now, find_damage = fingerprint(load_params()), checkpoints.find_damage
+    StableStates(paths.CHECKPOINTS, now, keep=1).save(
+        Checkpoint(9, {"w": torch.ones(1000)}, {"w/step": torch.ones(1)}, {"run": "morning"})
+    )
+
+    def removed_meanwhile(path: Path) -> str | None:
+        damage = find_damage(path)
+        checkpoints.remove_one(path)
+        return damage
+
+    monkeypatch.setattr(checkpoints, "find_damage", removed_meanwhile)
+    assert f"to delete it: rm -r {paths.CHECKPOINTS / STABLE / now.id}" in shown(capsys)
 
 
 def test_without_data_all_are_of_another_time(

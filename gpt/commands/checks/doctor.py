@@ -1,20 +1,14 @@
-"""`gpt doctor`: what this machine has for training, and what to do about what is missing. What it looks at is in checks/."""
+"""`gpt doctor`: what this machine has for training, and what to do about what is missing. What it looks at is beside it."""
 
-import argparse
-
-from gpt.commands.arguments import Commands, add_command
+from gpt.commands.line.command import command
 
 _MARKS = {"ok": "✓", "note": "·", "missing": "✗"}
 
 
-def add_commands(commands: Commands) -> None:
-    """Add the command of this file to `gpt`."""
-    add_command(commands, doctor)
-
-
-def doctor(options: argparse.Namespace) -> int:
+@command(examples=["gpt doctor"])
+def doctor() -> int:
     """say what this machine has and what is missing"""
-    from gpt.commands.checks import disclosure, machine, packages, project, servers, store, training
+    from gpt.commands.checks import disclosure, machine, packages, project, servers, sources, store, training
     from gpt.secrets.hiding import redact
 
     findings = [
@@ -27,6 +21,7 @@ def doctor(options: argparse.Namespace) -> int:
         *store.artifacts(),
         *servers.servers(),
         *project.settings(),
+        *sources.sources(),
         *disclosure.uploads(),
         *training.environment(),
     ]
