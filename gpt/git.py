@@ -15,7 +15,7 @@ from gpt.errors import UserError
 
 CODE = ("gpt", "flows")
 "Where a file that git does not know yet decides the result all the same; new files elsewhere are a person's own."
-GENERATED = ("dvc.lock", "metrics", "plots", "data/prepare.json", "data/tokenize.json")
+GENERATED = ("dvc.lock", "metrics", "plots")
 "Written by stages: what they say of the code is said by the code."
 
 ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")

@@ -1,6 +1,6 @@
 """`gpt data diff REV`: what changed in the data between a git revision and the working tree.
 
-Settings and figures are in git. Which documents came and went needs their ids, which DVC's cache has if anyone made or fetched
+Settings are in git. Counts, and the documents whose ids tell which came and went, are in DVC's cache if anyone made or fetched
 that version here; nothing is downloaded for it.
 """
 
@@ -23,12 +23,12 @@ from gpt.params.project import PARAMS_FILE
 from gpt.reports.late_stages import find_late, is_fetch_late
 
 Json = dict[str, Any]
-Open = Callable[[str], Path | None]
-"Gives the path of a file of data/documents, None if it is not at hand."
+Open = Callable[[Path], Path | None]
+"Finds a file of the data by its path in the project, None if it is not at hand."
 
 _SETTINGS = ("prepare", "tokenizer", "tokenize", "evaluate.benchmarks")
 _ELSEWHERE = "prepare.engine"  # where it ran
-# Where an earlier release kept them.
+# Where an earlier release kept the counts, in git.
 _BEFORE = {path: Path("metrics") / path.name for path in (paths.PREPARE_COUNTS, paths.TOKENIZE_COUNTS)}
 _REPRO = "`dvc repro tokenize`"
 _COMMITTED = "choose one whose data were made with `dvc repro` and committed"
@@ -52,9 +52,11 @@ def diff(project: Path, revision: str) -> list[str]:
     Raises `UserError` outside a git repository, and for a revision that does not exist or has no data.
     """
     commit = _commit(project, revision)
-    old = _read_version(lambda path: _show(project, commit, path), revision, _COMMITTED)
     here = "the working tree"
-    new = _read_version(lambda path: _read(project / path), here, f"run {_REPRO} first", must_have_run=False)
+    committed = _Reader(lambda path: _show(project, commit, path), revision, _COMMITTED)
+    cached = _find_cached(project, committed.lock())
+    old = _read_committed(committed, cached)
+    new = _read_here(_Reader(lambda path: _read(project / path), here, f"run {_REPRO} first"))
     lines = [
         *_section("sources", compare_sources(old, new)),
         *_section("settings", compare_settings(old.params, new.params)),
@@ -74,7 +76,7 @@ def diff(project: Path, revision: str) -> list[str]:
             title = f"{name} has figures of data from before its params.yaml; {_REPRO} makes them anew"
             lines += _section(title, late)
     if new.prepare and any(old.prepare[split].get("sha256") != new.prepare[split].get("sha256") for split in SPLITS):
-        lines += _section("documents by id", list(_compare_ids(project, commit, revision)))
+        lines += _section("documents by id", list(_compare_ids(project, cached, revision)))
     return lines
 
 
@@ -127,12 +129,9 @@ def count_changes(old: Iterable[str], new: Iterable[str]) -> tuple[int, int, int
     return len(after) - same, len(before) - same, same
 
 
-def _compare_ids(project: Path, commit: str, revision: str) -> Iterator[str]:
-    cached = _cached_documents(project, commit)
-
-    def here(name: str) -> Path | None:
-        path = project / paths.DOCUMENTS / name
-        return path if path.exists() else None
+def _compare_ids(project: Path, cached: Open, revision: str) -> Iterator[str]:
+    def here(path: Path) -> Path | None:
+        return project / path if (project / path).exists() else None
 
     fetch = f"`dvc fetch --all-commits {paths.DOCUMENTS}`"
     for open_file, whose, hint in ((cached, revision, fetch), (here, "the working tree", "`dvc pull`")):
@@ -146,14 +145,14 @@ def _compare_ids(project: Path, commit: str, revision: str) -> Iterator[str]:
 
 def _document_files(open_file: Open) -> Iterator[tuple[str, Path | None]]:
     """Yield (split, path) of the files that documents.json lists; a path of None for what is missing."""
-    if (described := open_file("documents.json")) is None:
+    if (described := open_file(paths.DOCUMENTS / "documents.json")) is None:
         yield "", None
         return
     listed = json.loads(described.read_text(encoding="utf-8"))
     for split in SPLITS:
         # Before there were several files of a split, none was listed.
         for entry in listed[split].get("files", [{"file": f"{split}.jsonl"}]):
-            yield split, open_file(entry["file"])
+            yield split, open_file(paths.DOCUMENTS / entry["file"])
 
 
 def _ids(open_file: Open, wanted: str) -> Iterator[str]:
@@ -164,50 +163,85 @@ def _ids(open_file: Open, wanted: str) -> Iterator[str]:
                     yield orjson.loads(line)["id"]
 
 
-def _cached_documents(project: Path, commit: str) -> Open:
-    """Return what finds a file of the commit's data/documents in DVC's cache."""
-    lock = _show(project, commit, Path("dvc.lock"))
-    outs = (YAML(typ="safe", pure=True).load(lock) or {})["stages"]["prepare"]["outs"] if lock else []
-    digest = next((out["md5"] for out in outs if out["path"] == paths.DOCUMENTS.as_posix()), None)
+def _find_cached(project: Path, lock: Json) -> Open:
+    """Return what finds documents and counts in DVC's cache, by the hashes of dvc.lock's stages."""
+    outs = [out for stage in lock.values() for out in stage.get("outs", [])]
+    if not outs:
+        return lambda path: None
+    hashes = {Path(out["path"]): out["md5"] for out in outs if "md5" in out}
     from dvc.repo import Repo  # takes a second
 
     with Repo(str(project)) as repo:
         cache = repo.cache.local
 
-        def path_of(md5: str) -> Path | None:
-            path = Path(cache.oid_to_path(md5))
-            return path if path.exists() else None
+        def find(path: Path) -> Path | None:
+            found = Path(cache.oid_to_path(hashes[path])) if path in hashes else None
+            return found if found and found.exists() else None
 
-        listing = path_of(digest) if digest else None
-        entries = json.loads(listing.read_text(encoding="utf-8")) if listing else []
-        files = {entry["relpath"]: path_of(entry["md5"]) for entry in entries}
-    return files.get
+        listing = find(paths.DOCUMENTS)
+        for entry in json.loads(listing.read_text(encoding="utf-8")) if listing else []:
+            hashes[paths.DOCUMENTS / entry["relpath"]] = entry["md5"]
+    return find
 
 
-def _read_version(read: Callable[[Path], str | None], name: str, hint: str, must_have_run: bool = True) -> Version:
-    def load(path: Path, parse: Callable[[str], Any], keys: Iterable[str], must_exist: bool = must_have_run) -> Json:
-        text = read(path)
-        if text is None and path in _BEFORE:
-            text = read(_BEFORE[path])
-        if text is None:
-            if not must_exist:
-                return {}
-            raise UserError(f"{name}: has no {path}; {hint}")
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the files of a version and raises `UserError` for what it cannot use."""
+
+    read: Callable[[Path], str | None]
+    name: str
+    hint: str
+
+    def params(self) -> Json:
+        keys = ("fetch", *_SETTINGS[:3])
+        return self.parse(PARAMS_FILE, self._text(PARAMS_FILE), YAML(typ="safe", pure=True).load, keys)
+
+    def lock(self) -> Json:
+        """Return the stages of dvc.lock, nothing if there is none."""
+        path = Path("dvc.lock")
+        text = self.read(path)
+        return {} if text is None else self.parse(path, text, YAML(typ="safe", pure=True).load, ("stages",))["stages"]
+
+    def counts(self, path: Path, text: str | None = None) -> Json:
+        return self.parse(path, self._text(path) if text is None else text, json.loads, SPLITS)
+
+    def parse(self, path: Path, text: str, parse: Callable[[str], Any], keys: Iterable[str]) -> Json:
         try:
             value = parse(text)
         except (YAMLError, ValueError) as error:
-            raise UserError(f"{name}: {path} cannot be read ({' '.join(str(error).split())}); {hint}") from None
+            reason = " ".join(str(error).split())
+            raise UserError(f"{self.name}: {path} cannot be read ({reason}); {self.hint}") from None
         if missing := [key for key in keys if not isinstance(value, dict) or not isinstance(value.get(key), dict)]:
-            raise UserError(f"{name}: {path} has no {', '.join(missing)}; {hint}")
+            raise UserError(f"{self.name}: {path} has no {', '.join(missing)}; {self.hint}")
         return value
 
-    yaml = YAML(typ="safe", pure=True).load
-    return Version(
-        load(PARAMS_FILE, yaml, ("fetch", *_SETTINGS[:3]), must_exist=True),
-        load(paths.PREPARE_COUNTS, json.loads, SPLITS),
-        load(paths.TOKENIZE_COUNTS, json.loads, SPLITS),
-        load(Path("dvc.lock"), yaml, ("stages",), must_exist=False).get("stages", {}),
-    )
+    def _text(self, path: Path) -> str:
+        if (text := self.read(path)) is None:
+            raise UserError(f"{self.name}: has no {path}; {self.hint}")
+        return text
+
+
+def _read_here(reader: _Reader) -> Version:
+    def counts(path: Path) -> Json:
+        text = reader.read(path)
+        return {} if text is None else reader.counts(path, text)
+
+    return Version(reader.params(), counts(paths.PREPARE_COUNTS), counts(paths.TOKENIZE_COUNTS), reader.lock())
+
+
+def _read_committed(reader: _Reader, cached: Open) -> Version:
+    lock = reader.lock()
+    outs = {out["path"] for stage in lock.values() for out in stage.get("outs", [])}
+
+    def counts(path: Path) -> Json:
+        if found := cached(path):
+            return reader.counts(path, found.read_text(encoding="utf-8"))
+        if path.as_posix() in outs:
+            fetch = f"`dvc fetch --all-commits {path}` brings it if a DVC remote has it"
+            raise UserError(f"{reader.name}: {path} is not at hand; {fetch}")
+        return reader.counts(path, reader.read(_BEFORE[path]))
+
+    return Version(reader.params(), counts(paths.PREPARE_COUNTS), counts(paths.TOKENIZE_COUNTS), lock)
 
 
 def _sources(params: Json, kind: str) -> dict[str, Json]:

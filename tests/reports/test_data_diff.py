@@ -25,7 +25,10 @@ from tests.conftest import prepare_data
 from tests.sources.hub import DataSet, hub
 
 EXACTLY = {"exact": True, "minhash": False, "ngram": 5, "buckets": 14, "hashes": 8, "seed": 1}
-STAGES = {"prepare": {"cmd": "true", "outs": [paths.DOCUMENTS.as_posix()]}}
+STAGES = {
+    "prepare": {"cmd": "true", "outs": [paths.DOCUMENTS.as_posix(), paths.PREPARE_COUNTS.as_posix()]},
+    "tokenize": {"cmd": "true", "outs": [paths.TOKENIZE_COUNTS.as_posix()]},
+}
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -65,7 +68,7 @@ def repository(
     folder = copy_project(prepared_project)
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "dvc-site"))
     YAML().dump({"stages": STAGES}, folder / "dvc.yaml")
-    (folder / ".gitignore").write_text("/data/*/\n/models\n", encoding="utf-8")
+    (folder / ".gitignore").write_text("/data\n/models\n", encoding="utf-8")
     git(folder, "init", "-q")
     dvc("init", "-q")
     dvc("config", "core.analytics", "false")
@@ -189,7 +192,7 @@ def test_sources_that_were_not_fetched_are_named(repository: Path) -> None:
     listed = {"name": "made-up", "kind": "local", "path": str(Path("text.jsonl").absolute()), "licence": "none"}
     change(fetch={"sources": [listed | {"sha256": sha256_file(Path("text.jsonl"))}]})
     lines = diff(repository, "HEAD")
-    assert lines[-2:] == [late, "  prepare has not run after fetch"]
+    assert lines[-3:] == [late, "  prepare has not run after fetch", "  tokenize has not run after fetch"]
     write_inputs(load_params())  # what `dvc repro` does first; then the fetch failed
     assert diff(repository, "HEAD") == lines
 
@@ -211,13 +214,18 @@ def test_a_stage_that_has_not_run_at_all_is_named(repository: Path) -> None:
 
 def test_documents_that_are_not_at_hand_are_named_with_what_brings_them(repository: Path) -> None:
     add_text("a new document that nobody has seen")
-    shutil.rmtree(".dvc/cache")
+    outs = YAML(typ="safe").load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]["prepare"]["outs"]
+    (listing,) = (out["md5"] for out in outs if out["path"] == paths.DOCUMENTS.as_posix())
+    Path(f".dvc/cache/files/md5/{listing[:2]}/{listing[2:]}").unlink()
     lines = diff(repository, "HEAD")
     assert lines[-1] == (
         "  the documents of HEAD are not at hand; `dvc fetch --all-commits data/documents` brings them"
         " if a DVC remote has them"
     )
-    assert any("(+1)" in line for line in lines), "figures are in git"
+    assert any("(+1)" in line for line in lines)
+    shutil.rmtree(".dvc/cache")
+    with pytest.raises(UserError, match="^HEAD: data/prepare.json is not at hand; `dvc fetch --all-commits data/prepare"):
+        diff(repository, "HEAD")
 
 
 def test_a_source_that_came_and_one_that_went_are_told(repository: Path) -> None:
@@ -257,10 +265,13 @@ def test_a_project_in_a_folder_of_the_repository_is_compared_with_itself(reposit
 def test_counts_of_a_commit_of_an_earlier_release_are_read_where_it_kept_them(repository: Path) -> None:
     Path("metrics").mkdir()
     for path in (paths.PREPARE_COUNTS, paths.TOKENIZE_COUNTS):
-        git(repository, "mv", str(path), "metrics")
+        shutil.copy(path, "metrics")
+    stages = YAML(typ="safe").load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
+    stages["prepare"]["outs"] = [out for out in stages["prepare"]["outs"] if out["path"] == paths.DOCUMENTS.as_posix()]
+    YAML().dump({"stages": {"prepare": stages["prepare"]}}, Path("dvc.lock"))
+    git(repository, "add", "-A")
     git(repository, "commit", "-qm", "of an earlier release")
-    for path in (paths.PREPARE_COUNTS, paths.TOKENIZE_COUNTS):
-        shutil.move(Path("metrics") / path.name, path)
+    shutil.rmtree("metrics")
     assert diff(repository, "HEAD") == diff(repository, "HEAD~1")
 
 
@@ -273,7 +284,7 @@ def test_what_cannot_be_compared_is_one_error_that_says_what_to_do(
             capsys.readouterr().err
             == f"error: {revision}: no revision that git knows; `git log --oneline` shows them\n"
         )
-    git(repository, "rm", "-q", "--cached", "data/prepare.json")
+    git(repository, "rm", "-q", "--cached", "dvc.lock")
     git(repository, "commit", "-qm", "no figures")
     with pytest.raises(UserError, match=r"^HEAD: has no data/prepare.json; choose one whose data"):
         diff(repository, "HEAD")
