@@ -30,12 +30,12 @@ def try_round_trip(encoding: Encoding, documents: Iterable[str]) -> RoundTrip:
     count = lost = size = 0
     example = ""
     for text in documents:
-        tokens = encoding.encode_ordinary(text)
-        if encoding.decode_bytes(tokens) not in (text.encode(), b" " + text.encode()):
+        tokens, data = encoding.encode_ordinary(text), text.encode()
+        if encoding.decode_bytes(tokens) not in (data, b" " + data):
             lost += 1
             example = example or _difference(text, encoding.decode(tokens).removeprefix(" "))
         count += 1
-        size += len(text)
+        size += len(data)
         if size >= _MOST_BYTES:
             break
     return RoundTrip(count, lost, example)

@@ -1,8 +1,10 @@
 from pathlib import Path
 
+import pytest
 from tokenizers import normalizers
 
 from gpt.params.tokens import Tokenizer
+from gpt.tokens import roundtrip
 from gpt.tokens.roundtrip import try_round_trip
 from gpt.tokens.tokenizer import build_tokenizer, load_tokenizer, save_huggingface
 from tests.tokens.kinds.made import save, sentencepiece_bpe, unigram
@@ -28,3 +30,10 @@ def test_tokenizers_that_are_learned_here_lose_nothing(tmp_path: Path) -> None:
     asked = Tokenizer(kind="char", vocab_size=300, train_bytes=1, special_tokens=())
     encoding = build_tokenizer(asked, ["abc"], tmp_path / "tokenizer")
     assert try_round_trip(encoding, ["abc", "ﬁ 🙂", ""]).lost == 0
+
+
+def test_what_is_tried_is_measured_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Tokenizer(kind="char", vocab_size=300, train_bytes=1, special_tokens=())
+    encoding = build_tokenizer(asked, ["abc"], tmp_path / "tokenizer")
+    monkeypatch.setattr(roundtrip, "_MOST_BYTES", 100)
+    assert try_round_trip(encoding, ["吾輩は猫である。名前"] * 10).documents == 4, "of 30 bytes each"
