@@ -78,6 +78,16 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _mixed_sources_are_trained_on(self) -> Self:
+        for name in (name for phase in self.train.mixture for name, share in phase.shares.items() if share):
+            if (split := self.prepare.of(name).split) in ("validation", "test"):
+                raise ValueError(
+                    f"train.mixture: {name} is given as {split} by prepare.by_source or prepare.split, so none of its tokens are"
+                    " trained on; leave it out of the shares, or give it as train or auto"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _batch_divides(self) -> Self:
         launch = self.launch
         sequences = launch.num_processes * launch.num_machines * launch.micro_batch_size

@@ -247,6 +247,25 @@ def mixed(*phases: tuple[int, dict[str, float]]) -> dict[str, Any]:
     return {"train": {"mixture": [{"from_step": step, "shares": shares} for step, shares in phases]}}
 
 
+@pytest.mark.parametrize(("split", "shares", "told"), [
+    ("validation", {"wiki": 0.2, "shakespeare": 0.8}, True), ("test", {"wiki": 1.0}, True),
+    ("test", {"wiki": 0.0, "shakespeare": 1.0}, False), ("train", {"wiki": 0.5, "shakespeare": 0.5}, False),
+])  # fmt: skip
+def test_a_share_for_a_source_that_is_held_out_is_told_before_any_work(
+    tmp_path: Path, split: str, shares: dict[str, float], told: bool
+) -> None:
+    (shakespeare,) = VALUES["fetch"]["sources"]
+    sources = [shakespeare, shakespeare | {"name": "wiki"}]
+    values = changed(
+        fetch={"sources": sources}, prepare={"by_source": {"wiki": {"split": split}}}, **mixed((0, shares))
+    )
+    if not told:
+        assert load_values(tmp_path, values).train.mixture[0].shares == shares
+        return
+    (line,) = faults(tmp_path, values)
+    assert line.startswith(f"params.yaml: train.mixture: wiki is given as {split}")
+
+
 def test_a_fault_in_a_phase_names_its_number_and_key(tmp_path: Path) -> None:
     phases = [{"from_step": -1, "shares": {"shakespeare": "all"}, "until": 3}, {"shares": WHOLE}]
     lines = faults(tmp_path, changed(train={"mixture": phases}))
