@@ -1,4 +1,5 @@
-"""What is wrong with the sources of params.yaml, told of all of them at once, with the one command that accepts what came."""
+"""What is wrong with the sources of params.yaml, told of all of them at once: a line each, and in the last
+one of other content the command that accepts what came."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ class Refusals:
         self._kind = kind
         self._lines = list[str]()
         self._other = list[str]()
+        self._last_other = 0  # the line that also says how to accept what came
 
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
@@ -30,13 +32,13 @@ class Refusals:
         except UserError as error:
             if isinstance(error, OtherContent):
                 self._other.append(name)
+                self._last_other = len(self._lines)
             self._lines.append(f"params.yaml: fetch.{self._kind} {name}: {error}")
 
     def tell(self) -> None:
         """Raise one `UserError` with all that was kept, if anything was."""
+        lines = list(self._lines)
         if self._other:
-            self._lines.append(
-                f"if that is what you want, `gpt data hash {' '.join(self._other)}` writes it into params.yaml"
-            )
-        if self._lines:
-            raise UserError("\n".join(self._lines))
+            lines[self._last_other] += f"; if that is what you want, `gpt data hash {' '.join(self._other)}` writes it into params.yaml"
+        if lines:
+            raise UserError("\n".join(lines))

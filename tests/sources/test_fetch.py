@@ -389,7 +389,8 @@ def test_a_wrong_hash_gives_both_and_who_accepts_it_need_not_fetch_again(
     message = fails(server.source("a.txt", sha256="0" * 64), raw)
     assert sha256(TEXT) in message
     assert "0" * 64 in message
-    assert message.endswith("\nif that is what you want, `gpt data hash web` writes it into params.yaml")
+    assert "\n" not in message
+    assert message.endswith("; if that is what you want, `gpt data hash web` writes it into params.yaml")
     assert [path.name for path in cache.iterdir()] == [sha256(TEXT)]
     server.stop()
     assert fetch((server.source("a.txt", sha256=sha256(TEXT)),), raw) == 1

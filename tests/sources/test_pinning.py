@@ -111,10 +111,10 @@ def test_files_that_changed_are_named_by_fetch_and_doctor_seen_by_dvc_and_accept
 
     assert main(["fetch", "sources"]) == 2
     told = capsys.readouterr().err.splitlines()
-    assert len(told) == 3, "both sources, and what to do"
+    assert len(told) == 2, "a line for each source, and what to do in the last"
     assert "(changed: 1 (a.txt); new: 1 (c.txt); gone: 1 (deep/b.txt))" in told[0]
     assert f"what came has {sha256('the second edition')} (book.txt)" in told[1]
-    assert told[2].endswith("if that is what you want, `gpt data hash notes book` writes it into params.yaml")
+    assert told[1].endswith("; if that is what you want, `gpt data hash notes book` writes it into params.yaml")
 
     assert main(["fetch", "--accept", "sources"]) == 0
     told = capsys.readouterr().out.splitlines()
