@@ -21,7 +21,7 @@ from gpt.errors import UserError
 from gpt.files import write_json
 from gpt.params.corpus import Prepare
 from gpt.projects.fields import find_text
-from gpt.sources.hidden import is_hidden
+from gpt.sources.local import find_files
 
 ENOUGH_BYTES = 64 << 20  # of text are read; beyond that figures are estimates
 _MOST_BYTES = 4 * ENOUGH_BYTES  # of one file
@@ -102,7 +102,10 @@ def list_texts(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"--data {path}: not found; name a file, a folder, or hf://OWNER/NAME")
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and not is_hidden(file.relative_to(path))]
+    found = find_files(path)
+    files = [path / name for name in found.names] if found else []
+    if gone := [file for file in files if not file.exists()]:
+        raise UserError(f"--data {gone[0]}: is a link that leads nowhere; take it out of the folder")
     if not files:
         raise UserError(f"--data {path}: is a folder without files (hidden ones do not count); put text into it")
     return files

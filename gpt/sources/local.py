@@ -27,7 +27,7 @@ class Files(NamedTuple):
     names: list[str]
     "Paths below the folder."
     left_out: list[str]
-    "Hidden ones, and hidden folders."
+    "Hidden ones, hidden folders, and links to a folder that they lie in themselves, which would never end."
     is_one: bool
     "Whether the path is of the file itself."
 
@@ -131,13 +131,21 @@ def _fetched(name: str) -> dict[str, str]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, bool]]:
-    """Yield the path of each file below a folder (False), through links too, and of each hidden folder (True)."""
+    """Yield the path of each file below a folder (False), through links too, and of each folder that is left out (True)."""
     for place, folders, names in os.walk(folder, followlinks=True):
         below = Path(place).relative_to(folder)
-        for name in [each for each in folders if is_hidden(Path(each))]:
+        for name in [each for each in folders if is_hidden(Path(each)) or _leads_back(Path(place, each), folder)]:
             folders.remove(name)
             yield (below / name).as_posix(), True
         yield from (((below / name).as_posix(), False) for name in names)
+
+
+def _leads_back(path: Path, folder: Path) -> bool:
+    """Whether a link below `folder` leads to a folder that it lies in itself, also by way of other links."""
+    if not path.is_symlink():
+        return False
+    way = (parent for parent in path.parents if parent.is_relative_to(folder))
+    return any(parent.resolve().is_relative_to(path.resolve()) for parent in way)
 
 
 def _load(memory: Path) -> dict[str, Any]:

@@ -159,3 +159,16 @@ def test_what_is_no_text_is_one_message_with_the_users_own_path(
 def test_a_path_that_is_not_there_is_told(tmp_path: Path, settings: Prepare) -> None:
     with pytest.raises(UserError, match="not found; name a file, a folder, or hf://OWNER/NAME"):
         survey(tmp_path / "nothing", settings)
+
+
+def test_links_are_followed_as_fetch_does_but_in_no_circle(tmp_path: Path, settings: Prepare) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.txt").write_text(GERMAN[0], encoding="utf-8")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "texts/self").symlink_to(".")
+    found = survey(tmp_path / "texts", settings)
+    assert (found.files, found.sample) == (1, [GERMAN[0]])
+    (tmp_path / "texts/gone.txt").symlink_to("nothing")
+    with pytest.raises(UserError, match=r"--data .*gone\.txt: is a link that leads nowhere"):
+        survey(tmp_path / "texts", settings)

@@ -87,3 +87,29 @@ def test_an_experiment_in_a_copy_of_the_project_finds_the_text_beside_the_projec
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
     assert check_content(source) is None
     assert fetch((source,), tmp_path / "raw") == 2
+
+
+def test_a_link_to_a_folder_that_it_lies_in_is_left_out_and_counted(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "deep").mkdir()
+    (folder / "deep/c.txt").write_text("c")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/d.txt").write_text("d")
+    before = content_hash(folder)
+    (folder / "deep/up").symlink_to("..")
+    (folder / "self").symlink_to(".")
+    (folder / "above").symlink_to("..")
+    (tmp_path / "elsewhere/back").symlink_to(folder)
+    assert content_hash(folder) == before
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    for path in (folder, folder / "*"):
+        found = local.find_files(path)
+        assert found is not None
+        assert found.names == ["a.txt", "b.txt", "deep/c.txt", "linked/d.txt"]
+        assert sorted(found.left_out) == ["above", "deep/up", "linked/back", "self"]
+    source = LocalSource(
+        kind="local", name="texts", path=str(folder), sha256=str(content_hash(folder)), licence="CC0"
+    )
+    assert fetch((source,), tmp_path / "raw") == 4
+    assert "left out" in caplog.text and "4 (above, deep/up, linked/back, …)" in caplog.text
