@@ -3,6 +3,7 @@
 import string
 
 import pytest
+from dvc.utils.serialize._yaml import dumps_yaml, parse_yaml_for_update
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
@@ -95,3 +96,31 @@ def test_what_is_no_mapping_is_refused() -> None:
         read_entries("a: [")
     with pytest.raises(UserError, match="no mapping"):
         read_entries("- a\n")
+
+
+WORDS = ["word", "a: b", "# c", "it's", '"q"', "x" * 90, "naïve", "- d", "<|x|>", "{", "1", "猫" * 30, "🙂", "\\", "\n", "\t"]
+LONG = st.lists(st.sampled_from(WORDS), max_size=40).map(" ".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["a.one", "a.word", "a.list", "a.empty", "b.c.d"]), st.one_of(LONG, st.lists(LONG, max_size=3)))
+def test_dvc_writes_a_long_value_as_we_do(key: str, value: object) -> None:
+    """So that a later `dvc exp run -S` of another key changes no line of this one."""
+    changed = set_value(set_value(TEXT, "a.word", "c", ""), key, value)
+    assert read_entries(changed)[key].value == value
+    assert dumps_yaml(parse_yaml_for_update(changed, "params.yaml")) == changed
+    again = set_value(changed, key, "short")
+    assert read_entries(again)[key].value == "short"
+    assert len(again.splitlines()) <= len(TEXT.splitlines())
+
+
+def test_a_text_that_would_lose_a_space_where_it_is_folded_is_not_folded() -> None:
+    value = f"a  {'x' * 90} b"
+    assert read_entries(set_value(TEXT, "b.c.d", value))["b.c.d"].value == value
+
+
+def test_a_comment_is_not_looked_for_in_a_text_of_several_lines() -> None:
+    changed = set_value(TEXT, "a.word", f"a: b # c {'d ' * 60}e")
+    assert len(changed.splitlines()) > len(TEXT.splitlines())
+    assert comment_of(changed, "a.word") == ""
+    assert "#" not in set_value(changed, "a.word", "d").splitlines()[3]

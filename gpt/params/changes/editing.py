@@ -32,7 +32,7 @@ def add_source(text: str, source: Values, kind: Kind = "sources") -> str:
             f" give another name (--name), or change that one and run `gpt data hash {source['name']}`"
         )
     _listed(values, kind).append(as_written(source))
-    return _dump(values)
+    return write_yaml(values)
 
 
 def set_in_source(text: str, name: str, found: Values) -> str:
@@ -46,7 +46,7 @@ def set_in_source(text: str, name: str, found: Values) -> str:
                         source[field] = as_written(value)
                     else:
                         source.insert(list(source).index("licence"), field, as_written(value))
-                return _dump(values)
+                return write_yaml(values)
     raise KeyError(name)
 
 
@@ -92,10 +92,20 @@ def _load(text: str) -> Any:
     return values
 
 
-def _dump(values: Any) -> str:
-    yaml = YAML()
+def write_yaml(values: Any) -> str:
+    """Return values as DVC writes them once it has read them, which may be otherwise than ruamel.yaml does at first."""
+    text = _dump(_load(_dump(values)))
+    # Where it folds a text at two spaces it loses one, and it takes some characters for ends of lines: then nothing is folded.
+    if _plain(_load(text)) != _plain(values) or any(end in text for end in "\x85\u2028\u2029"):
+        return _dump(values, width=1 << 16)
+    return text
+
+
+def _dump(values: Any, width: int | None = None) -> str:
+    yaml, stream = YAML(), io.StringIO()
     yaml.default_flow_style = False
-    stream = io.StringIO()
+    if width:
+        yaml.width = width
     yaml.dump(values, stream)
     return stream.getvalue()
 

@@ -4,7 +4,6 @@ A key is named by its way, as in train.max_steps. Lists and {} are values: their
 has the form in which DVC writes the file (`dvc exp run -S`), so that a later change of one key is a change of its line alone.
 """
 
-import io
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -15,7 +14,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
 from gpt.errors import UserError
-from gpt.params.changes.editing import as_written
+from gpt.params.changes.editing import as_written, write_yaml
 
 _STEP = 2  # spaces a level
 _COMMENT = re.compile(r"(?:^|\s)(#.*)$")
@@ -74,9 +73,7 @@ def _end(lines: list[str], row: int, column: int) -> int:
 
 def comment_of(text: str, key: str) -> str:
     """Return what is said beside a key's value, without its #; "" if nothing is."""
-    entry = read_entries(text)[key]
-    line = text.splitlines()[entry.first]
-    return _comment(line)[0].removeprefix("#").strip()
+    return _comment_of(text.splitlines(), read_entries(text)[key])[0].removeprefix("#").strip()
 
 
 def set_value(text: str, key: str, value: Any, comment: str | None = None) -> str:
@@ -88,15 +85,21 @@ def set_value(text: str, key: str, value: Any, comment: str | None = None) -> st
     if entry.is_section:
         raise KeyError(f"{key} is a section")
     lines = text.splitlines(keepends=True)
-    name, depth = key.rpartition(".")[2], key.count(".")
-    old, column = _comment(lines[entry.first].rstrip("\n"))
-    written = dump(name, value, depth)
+    old, column = _comment_of(lines, entry)
+    written = dump(key, value)
     said = old if comment is None else f"# {comment}" if comment else ""
     if said and len(written) == 1 and not isinstance(value, list | dict):
         line = written[0].rstrip("\n")
         column = column or _column(lines, entry.first)
         written = [f"{line}{' ' * max(2, column - len(line))}{said}\n"]
     return "".join([*lines[: entry.first], *written, *lines[entry.end :]])
+
+
+def _comment_of(lines: list[str], entry: Entry) -> tuple[str, int]:
+    """Return the comment beside a value with its #, and where it begins; a text that goes over several lines has none."""
+    if isinstance(entry.value, str) and entry.end > entry.first + 1:
+        return "", 0
+    return _comment(lines[entry.first].rstrip("\n"))
 
 
 def _comment(line: str) -> tuple[str, int]:
@@ -112,15 +115,15 @@ def _column(lines: list[str], row: int) -> int:
     return next((column for number in near[:40] if (column := _comment(lines[number])[1]) > _STEP), 0)
 
 
-def dump(name: str, value: Any, depth: int) -> list[str]:
-    """Return the lines of a key with its value in the form that DVC writes."""
-    yaml, stream = YAML(), io.StringIO()
-    yaml.default_flow_style = False
-    yaml.width = 1 << 16
+def dump(key: str, value: Any) -> list[str]:
+    """Return the lines of a key with its value in the form that DVC writes, which folds what is long at the file's 80th column."""
+    *sections, name = key.split(".")
     if value == {}:
-        return [f"{' ' * (_STEP * depth)}{name}: {{}}\n"]
-    yaml.dump({name: as_written(value)}, stream)
-    return [f"{' ' * (_STEP * depth)}{line}\n" for line in stream.getvalue().splitlines()]
+        return [f"{' ' * (_STEP * len(sections))}{name}: {{}}\n"]
+    nested = {name: as_written(value)}
+    for section in reversed(sections):
+        nested = {section: nested}
+    return write_yaml(nested).splitlines(keepends=True)[len(sections) :]
 
 
 def _plain(value: Any) -> Any:
