@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import re
 import shutil
 import stat
@@ -24,6 +25,7 @@ from gpt.params.sources import LocalSource, PypiSource, Source, UrlSource
 from gpt.sources.fetch import fetch
 from gpt.sources.local import content_hash
 from gpt.sources.pinning import Pin, find_pin
+from gpt.sources.stores.cache import find_hash
 
 TEXT = b"It was the best of times, it was the worst of times.\n" * 400
 LONG = bytes(range(256)) * 25_000  # 6.4 MB: more than fsspec asks for at once
@@ -380,6 +382,40 @@ def test_a_broken_download_starts_over_where_the_server_cannot_seek(
     (cache / f"{sha256(LONG)}.part").write_bytes(LONG[:have])
     fetch((server.source("a.txt", sha256=sha256(LONG)),), raw)
     assert contents(raw) == {"web/a.txt": LONG}
+
+
+@pytest.mark.parametrize("left", [b"\0" * 1000, b"\0" * len(LONG), b"\0" * (len(LONG) + 9)], ids=["short", "whole", "long"])
+def test_what_a_power_cut_left_of_a_download_is_brought_once_more_and_then_is_an_error(
+    server: Server, raw: Path, cache: Path, caplog: pytest.LogCaptureFixture, left: bytes
+) -> None:
+    server.files["a.txt"] = LONG
+    cache.mkdir(parents=True)
+    part = cache / f"{sha256(LONG)}.part"
+    part.write_bytes(left)
+    fetch((server.source("a.txt", sha256=sha256(LONG)),), raw)
+    assert contents(raw) == {"web/a.txt": LONG}
+    assert "damaged; downloaded again from the beginning" in caplog.text
+    (cache / f"{'0' * 64}.part").write_bytes(left)
+    assert f"but what came has {sha256(LONG)}" in fails(server.source("a.txt", sha256="0" * 64), raw)
+
+
+def test_of_a_file_without_a_hash_nothing_from_before_a_restart_is_gone_on_with(tmp_path: Path, cache: Path) -> None:
+    def download(part: Path) -> None:
+        with part.open("ab") as file:
+            file.write(TEXT[file.tell() :])
+
+    def breaks(part: Path) -> None:
+        part.write_bytes(b"\0" * 100)
+        raise UserError("broke off")
+
+    for restarted in (True, False):
+        with pytest.raises(UserError, match="broke off"):
+            find_hash("https://example.org/a.txt", str(restarted), breaks)
+        (part,) = cache.glob("new-*.part")
+        if restarted:
+            os.utime(part, (1, 1))
+        found = find_hash("https://example.org/a.txt", str(restarted), download)
+        assert (found == sha256(TEXT)) == restarted
 
 
 def test_a_wrong_hash_gives_both_and_who_accepts_it_need_not_fetch_again(

@@ -5,9 +5,12 @@ its bytes were read again and have it.
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from gpt.files import lenient_json, sha256_file, write_json
 from gpt.locks import locked
@@ -17,6 +20,7 @@ from gpt.sources.refusals import OtherContent
 Download = Callable[[Path], None]
 "Brings a file's bytes to a path, after those that are there already."
 
+_log = logging.getLogger(__name__)
 _WAIT_SECONDS = 24 * 3600.0  # for another process that fetches the same file
 
 
@@ -35,6 +39,7 @@ def cached(digest: str, download: Download, hash_of: Callable[[Path], str] = sha
         went_on = part.exists()
         download(part)
         if (found := hash_of(part)) != digest and went_on:  # what was there may be of another file, or damaged
+            _log.warning("%s: what an earlier download had left was damaged; downloaded again from the beginning", part)
             part.unlink()
             download(part)
             found = hash_of(part)
@@ -55,20 +60,25 @@ def find_hash(address: str, stamp: str | None, download: Download) -> str:
 
     `stamp` is what the store says of this version of the file, such as its ETag. With one, a download that broke off is gone on
     with, and a version that was brought before is not brought again; without, it begins anew: two halves of two versions would
-    make a file that never was.
+    make a file that never was. So it does if this machine was started since: of what a power cut left nobody knows whether it
+    reached the disk, and there is no hash to tell.
     """
     folder = cache_folder("fetch")
     part = folder / f"new-{hashlib.sha256(f'{address} {stamp}'.encode()).hexdigest()}.part"
     with _alone(part):
         if stamp and (digest := _noted(address, stamp)) and (folder / digest).exists():
             return digest
-        if not stamp:
+        if not stamp or _is_of_an_earlier_boot(part):
             part.unlink(missing_ok=True)
         download(part)
         digest = sha256_file(part)
         part.replace(folder / digest)
     note(address, stamp, digest)
     return digest
+
+
+def _is_of_an_earlier_boot(part: Path) -> bool:
+    return part.exists() and part.stat().st_mtime < psutil.boot_time()
 
 
 def note(address: str, stamp: str | None, digest: str) -> None:
