@@ -7,12 +7,12 @@ import getpass
 import os
 import re
 import shlex
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import gpt
 from gpt import git
-from gpt.errors import UserError
+from gpt.errors import UserError, located
 from gpt.files import atomic_file
 from gpt.params.changes.lines import read_entries, set_value
 from gpt.params.project import PARAMS_FILE, parse_params
@@ -20,6 +20,7 @@ from gpt.params.sources import NOT_STATED
 from gpt.projects.choices import Choice, choose, named
 from gpt.projects.survey import Survey, survey
 from gpt.projects.templates import Template, deployments, file_of, load_template, stages
+from gpt.sources.adding import choose_local
 from gpt.sources.local import content_hash
 
 OUTPUTS = ("data", "models", "metrics", "plots", "reports", "checkpoints", "spool", "mlartifacts")
@@ -98,8 +99,12 @@ def _is_inside(path: Path, folder: Path) -> bool:
 
 def _of_a_text(template: Template, folder: Path, text: Path, name: str) -> tuple[list[Choice], list[str]]:
     params = parse_params(PARAMS_FILE, template.settings)
-    found = survey(text, params.prepare)
-    return choose(template, params, found, _source(folder, text), name), [_size(found)]
+    with located(f"--data {text}"):
+        place, left_out = choose_local(text, _place(folder, text))
+    pattern = PurePath(place).name
+    found = survey(text / pattern, params.prepare)
+    source = _source(folder, text, pattern)
+    return choose(template, params, found, source, name), [_size(found), *([left_out] if left_out else [])]
 
 
 def _of_the_hub(template: Template, address: str, name: str, *, is_asked_for: bool) -> tuple[list[Choice], list[str]]:
@@ -128,17 +133,21 @@ def _size(found: Survey) -> str:
     return f"{about}{found.text_bytes:,} bytes of text in {documents}, {found.files:,} file{'s'[: found.files != 1]}"
 
 
-def _source(folder: Path, text: Path) -> dict[str, Any]:
-    """Return the source of a text: named from the project's folder where it lies in it or beside it, else from the root."""
-    relative = os.path.relpath(text.resolve(), folder.resolve())
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text.resolve().name.partition(".")[0]).strip("._-") or "text"
+def _source(folder: Path, text: Path, pattern: str) -> dict[str, Any]:
+    """Return the source of a text, or of those of its files that a pattern means."""
     return {
-        "name": name,
+        "name": re.sub(r"[^A-Za-z0-9._-]+", "-", text.resolve().name.partition(".")[0]).strip("._-") or "text",
         "kind": "local",
-        "path": str(text.resolve()) if relative.startswith(f"..{os.sep}..") else relative,
-        "sha256": content_hash(text),
+        "path": str(Path(_place(folder, text), pattern)),
+        "sha256": content_hash(text / pattern),
         "licence": NOT_STATED,
     }
+
+
+def _place(folder: Path, text: Path) -> str:
+    """Return where a text is: from the project's folder where it lies in it or beside it, else from the root."""
+    relative = os.path.relpath(text.resolve(), folder.resolve())
+    return str(text.resolve()) if relative.startswith(f"..{os.sep}..") else relative
 
 
 def _settings(template: Template, choices: list[Choice], about: str) -> str:

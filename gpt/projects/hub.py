@@ -1,21 +1,17 @@
 """A text of the Hugging Face hub: which files of a data set, at which commit, and what they hold."""
 
 import tempfile
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gpt.corpus.reading.files import CODE, FORMATS
-from gpt.corpus.reading.streams import COMPRESSIONS
 from gpt.errors import UserError, located
 from gpt.params.corpus import Prepare
 from gpt.params.sources import NOT_STATED
 from gpt.projects.survey import Survey, survey
-from gpt.sources.hidden import matches
+from gpt.sources.adding import choose_in_data_set
 from gpt.sources.stores.address import parse_hub_address
 
-_READABLE = {ending for kind, (*_, endings) in FORMATS.items() if kind != CODE for ending in endings}
 _LOOKED_AT_BYTES = 200_000_000  # a file that is larger is not downloaded only to look at it
 
 
@@ -40,10 +36,13 @@ def look_at_hub(address: str, settings: Prepare) -> HubText:
     repository, commit = named.repository, hub.find_commit(named.repository, named.revision)
     files = hub.list_files(repository, commit)
     with located(f"--data {address}"):
-        pattern, chosen = _choose(named.pattern_in(files), {path: file.size for path, file in files.items()})
+        meant = choose_in_data_set(named, {path: file.size for path, file in files.items()})
+    pattern, chosen = meant.pattern, {path: files[path].size for path in meant.files}
     source = _source(repository, pattern, revision=commit, licence=hub.find_licence(repository, commit) or NOT_STATED)
     size = sum(chosen.values())
     told = f"{repository} at {commit[:7]}, {len(chosen):,} files {pattern}, {size / 1e6:,.1f} MB"
+    if left_out := meant.told(f"hf://{repository}"):
+        told += f"; {left_out}"
     smallest = min(chosen, key=lambda path: (not chosen[path], chosen[path], path))  # an empty one tells nothing
     if not size:
         raise UserError(
@@ -73,40 +72,6 @@ def _source(repository: str, pattern: str, **known: str) -> dict[str, Any]:
     name = repository.rpartition("/")[2].strip("._-")
     place = {"name": name, "kind": "huggingface", "repository": repository}
     return place | known | {"patterns": [pattern], "licence": licence}
-
-
-def _choose(pattern: str, sizes: dict[str, int]) -> tuple[str, dict[str, int]]:
-    """Return the pattern of the texts that one matches ("": all), and their sizes by path.
-
-    One that leaves the ending open is for the ending that most of the text has.
-    """
-    from gpt.sources.stores import hub
-
-    pattern = pattern or "*"
-    matching, _ = hub.choose(sizes, (pattern,))
-    texts = [path for path in matching if _ending(path).removesuffix(_compression(path)) in _READABLE]
-    if not texts:
-        raise UserError(
-            f"holds no file of a type that can be read, but {len(matching)} others, such as {', '.join(matching[:3])}"
-        )
-    if pattern.endswith("*"):
-        by_ending = Counter[str]()
-        for path in texts:
-            by_ending[_ending(path)] += sizes[path]
-        pattern += by_ending.most_common(1)[0][0]
-        texts = [path for path in texts if matches(path, pattern)]
-    return pattern, {path: sizes[path] for path in texts}
-
-
-def _compression(path: str) -> str:
-    suffix = PurePosixPath(path).suffix.lower()
-    return suffix if suffix in COMPRESSIONS else ""
-
-
-def _ending(path: str) -> str:
-    """Return what says how a file is read, as `.jsonl.gz`."""
-    compression = _compression(path)
-    return PurePosixPath(path.removesuffix(compression)).suffix + compression
 
 
 def _scaled(found: Survey, address: str, files: int, times: float) -> Survey:

@@ -1,26 +1,22 @@
 """`gpt data add`: from where a text is to a source in params.yaml, fixed by its hash or commit, with its licence."""
 
 import re
-from collections import Counter
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 
 from gpt import paths
-from gpt.errors import UserError
+from gpt.errors import UserError, located
 from gpt.params.changes import editing
 from gpt.params.changes.editing import Values, read_sources, set_in_source, write_text
 from gpt.params.project import parse_params
 from gpt.params.sources import NOT_STATED
-from gpt.sources.hidden import is_hidden
+from gpt.sources.hidden import split_pattern
+from gpt.sources.kinds import Chosen, choose_kind, format_of
 from gpt.sources.local import find_files
 from gpt.sources.manifests import manifest_file, write_manifest
 from gpt.sources.pinning import find_pin, validated
 from gpt.sources.stores import hub
 from gpt.sources.stores.address import HubAddress, parse_hub_address
-
-_COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
-# Of texts and tables. Data sets hold pages and settings beside them, which are none: README.md, dataset_infos.json.
-_DATA = (".parquet", ".jsonl", ".ndjson", ".csv", ".tsv", ".arrow", ".txt", ".json", ".html", ".warc", ".wet")
-_NO_DATA = ("dataset_infos.json", "dataset_info.json", "state.json", "config.json", "requirements.txt")
 
 
 def add_source(
@@ -30,7 +26,7 @@ def add_source(
 
     Raises `UserError`, with the file as it was, for what cannot be read, is there already, or has a name that is taken.
     """
-    values = describe_source(where, name=name, licence=licence, members=members)
+    values, left_out = describe_source(where, name=name, licence=licence, members=members)
     text = path.read_text(encoding="utf-8")
     for each in read_sources(text)["sources"]:
         if all(each.get(key) == values[key] for key in _place_of(values)):
@@ -45,7 +41,7 @@ def add_source(
         write_manifest(values["name"], pin.files)
     write_text(path, new)
     shown = (f"  {key}: {each}" for key, each in (values | {pin.key: pin.value}).items())
-    lines = [f"{path}: fetch.sources {values['name']}: added", *shown]
+    lines = [f"{path}: fetch.sources {values['name']}: added", *shown, *([left_out] if left_out else [])]
     if pin.files is not None:
         lines.append(f"{manifest_file(values['name'])}: {len(pin.files)} files; `git add` it with params.yaml")
     if values["licence"] == NOT_STATED:
@@ -55,8 +51,11 @@ def add_source(
 
 def describe_source(
     where: str, *, name: str | None = None, licence: str | None = None, members: tuple[str, ...] = ()
-) -> Values:
-    """Return the values of a source without what fixes it; of one on the hub with its commit and the licence of its card."""
+) -> tuple[Values, str]:
+    """Return the values of a source without what fixes it, of one on the hub with its commit and the licence of its card.
+
+    And, of a folder or data set with files of several kinds, which are left out, and how they are added.
+    """
     if where.startswith("hf://"):
         if members:
             raise UserError("--member: is for archives; the files of a data set are named in hf://OWNER/NAME/PATTERN")
@@ -65,7 +64,7 @@ def describe_source(
     if "://" in where:
         place = where.split("?")[0]
         many: Values = {"members": list(members)}
-        return {"name": name or _name_of(place), "kind": "url", "url": where, **many, "licence": licence}
+        return {"name": name or _name_of(place), "kind": "url", "url": where, **many, "licence": licence}, ""
     if members:
         raise UserError("--member: is for archives behind a URL; write file:///… for one on this disk")
     path = Path(where)
@@ -79,39 +78,54 @@ def describe_source(
         )
     inside = path.is_absolute() and path.is_relative_to(Path.cwd())
     shown = path.relative_to(Path.cwd()) if inside else path
-    return {"name": name or _name_of(where), "kind": "local", "path": str(shown), "licence": licence}
-
-
-def _describe_data_set(address: HubAddress, name: str | None, licence: str | None) -> Values:
-    commit = hub.find_commit(address.repository, address.revision)
-    files = hub.list_files(address.repository, commit)
+    with located(where):
+        pattern, left_out = choose_local(path.expanduser(), str(shown))
     return {
+        "name": name or _name_of(where),
+        "kind": "local",
+        "path": pattern or str(shown),
+        "licence": licence,
+    }, left_out
+
+
+def choose_local(path: Path, shown: str) -> tuple[str, str]:
+    """Return a pattern for a folder, or a pattern, that holds also what cannot be read, "" if all can be; and what is left out.
+
+    `shown` is the path as it is to be written.
+    """
+    found = find_files(path)
+    if found is None or found.is_one or not any(map(format_of, found.names)):  # prepare.read.format may say what it is
+        return "", ""
+    asked = "*" if path.is_dir() else split_pattern(path.as_posix())[1]
+    sizes = {name: (found.folder / name).stat().st_size for name in found.names if (found.folder / name).exists()}
+    chosen = choose_kind(asked, sizes, all_that_can_be_read=True)
+    if chosen.pattern == asked:
+        return "", ""
+    folder = (shown if path.is_dir() else split_pattern(shown)[0]).rstrip("/")
+    return f"{folder}/{chosen.pattern}", chosen.told(folder)
+
+
+def _describe_data_set(address: HubAddress, name: str | None, licence: str | None) -> tuple[Values, str]:
+    commit = hub.find_commit(address.repository, address.revision)
+    files = {path: file.size for path, file in hub.list_files(address.repository, commit).items()}
+    with located(address.repository):
+        chosen = choose_in_data_set(address, files)
+    values: Values = {
         "name": name or _name_of(address.repository),
         "kind": "huggingface",
         "repository": address.repository,
         "revision": commit,
-        "patterns": [address.pattern_in(files) or _pattern_of(files, address.repository)],
+        "patterns": [chosen.pattern],
         "licence": licence or hub.find_licence(address.repository, commit) or NOT_STATED,
     }
+    return values, chosen.told(f"hf://{address.repository}")
 
 
-def _pattern_of(files: dict[str, hub.HubFile], repository: str) -> str:
-    """Return the pattern of a data set's texts or tables, if they have all the same ending."""
-    named = [PurePosixPath(path) for path in files if not is_hidden(PurePosixPath(path))]
-    endings = Counter(_ending(path) for path in named if path.name not in _NO_DATA and _ending(path))
-    if len(endings) == 1:
-        return f"*{next(iter(endings))}"
-    what = "files of several kinds" if endings else "no file that looks like texts or a table"
-    held = ", ".join(f"{count} *{ending}" for ending, count in endings.most_common()) or ", ".join(map(str, named[:3]))
-    raise UserError(
-        f"{repository} holds {what} ({held}); name those that you mean, as in hf://{repository}/data/*.parquet"
-    )
-
-
-def _ending(path: PurePosixPath) -> str:
-    compressed = path.suffix.lower() in _COMPRESSED
-    ending = (PurePosixPath(path.stem) if compressed else path).suffix
-    return ending + (path.suffix if compressed else "") if ending.lower() in _DATA else ""
+def choose_in_data_set(address: HubAddress, sizes: Mapping[str, int]) -> Chosen:
+    """Return the files, of `sizes` (bytes by path), that an address means; raise `UserError` if it means none that can be read."""
+    pattern = address.pattern_in(sizes) or "*"
+    hub.choose(sizes, (pattern,))
+    return choose_kind(pattern, sizes)
 
 
 def _name_of(place: str) -> str:

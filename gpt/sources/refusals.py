@@ -39,6 +39,8 @@ class Refusals:
         """Raise one `UserError` with all that was kept, if anything was."""
         lines = list(self._lines)
         if self._other:
-            lines[self._last_other] += f"; if that is what you want, `gpt data hash {' '.join(self._other)}` writes it into params.yaml"
+            lines[self._last_other] += (
+                f"; if that is what you want, `gpt data hash {' '.join(self._other)}` writes it into params.yaml"
+            )
         if lines:
             raise UserError("\n".join(lines))

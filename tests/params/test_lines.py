@@ -98,7 +98,24 @@ def test_what_is_no_mapping_is_refused() -> None:
         read_entries("- a\n")
 
 
-WORDS = ["word", "a: b", "# c", "it's", '"q"', "x" * 90, "naïve", "- d", "<|x|>", "{", "1", "猫" * 30, "🙂", "\\", "\n", "\t"]
+WORDS = [
+    "word",
+    "a: b",
+    "# c",
+    "it's",
+    '"q"',
+    "x" * 90,
+    "naïve",
+    "- d",
+    "<|x|>",
+    "{",
+    "1",
+    "猫" * 30,
+    "🙂",
+    "\\",
+    "\n",
+    "\t",
+]
 LONG = st.lists(st.sampled_from(WORDS), max_size=40).map(" ".join)
 
 

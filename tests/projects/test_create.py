@@ -291,3 +291,23 @@ def test_dvc_takes_the_project_for_one() -> None:
         [sys.executable, "-m", "dvc", "stage", "list"], cwd="project", capture_output=True, text=True, check=True
     )
     assert [line.split()[0] for line in done.stdout.splitlines()][:2] == ["inputs", "fetch"]
+
+
+def test_of_a_folder_with_other_files_too_the_texts_are_taken_and_the_rest_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As `gpt data add` does."""
+    Path("texts/deep").mkdir(parents=True)
+    for number in range(50):
+        Path(f"texts/deep/{number}.txt").write_text(prose(2000, number), encoding="utf-8")
+    Path("texts/cover.png").write_bytes(b"\x89PNG" * 100_000)
+    Path("texts/notes.md").write_text("# notes", encoding="utf-8")
+    assert main(["init", "project", "--data", "texts"]) == 0
+    (source,) = load_params(Path("project/params.yaml")).fetch.sources
+    values = source.model_dump(mode="json")
+    assert (values["name"], values["path"]) == ("texts", "../texts/*.txt")
+    assert values["sha256"] == content_hash(Path("texts/*.txt"))
+    told = capsys.readouterr().out
+    assert (
+        "taken are 50 files *.txt; left out are 1 *.png, 1 *.md; `gpt data add '../texts/*.md' --name …` adds" in told
+    )

@@ -384,7 +384,9 @@ def test_a_broken_download_starts_over_where_the_server_cannot_seek(
     assert contents(raw) == {"web/a.txt": LONG}
 
 
-@pytest.mark.parametrize("left", [b"\0" * 1000, b"\0" * len(LONG), b"\0" * (len(LONG) + 9)], ids=["short", "whole", "long"])
+@pytest.mark.parametrize(
+    "left", [b"\0" * 1000, b"\0" * len(LONG), b"\0" * (len(LONG) + 9)], ids=["short", "whole", "long"]
+)
 def test_what_a_power_cut_left_of_a_download_is_brought_once_more_and_then_is_an_error(
     server: Server, raw: Path, cache: Path, caplog: pytest.LogCaptureFixture, left: bytes
 ) -> None:

@@ -108,8 +108,6 @@ def test_a_link_to_a_folder_that_it_lies_in_is_left_out_and_counted(
         assert found is not None
         assert found.names == ["a.txt", "b.txt", "deep/c.txt", "linked/d.txt"]
         assert sorted(found.left_out) == ["above", "deep/up", "linked/back", "self"]
-    source = LocalSource(
-        kind="local", name="texts", path=str(folder), sha256=str(content_hash(folder)), licence="CC0"
-    )
+    source = LocalSource(kind="local", name="texts", path=str(folder), sha256=str(content_hash(folder)), licence="CC0")
     assert fetch((source,), tmp_path / "raw") == 4
     assert "left out" in caplog.text and "4 (above, deep/up, linked/back, …)" in caplog.text

@@ -227,6 +227,28 @@ def test_several_faults_of_hash_are_told_at_once(capsys: pytest.CaptureFixture[s
     assert "fetch.sources.1.url = 'no address'" in told[1]
 
 
+def test_of_a_folder_with_files_of_several_kinds_the_most_are_taken_and_the_rest_is_told(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("notes/c.md").write_text("# c")
+    Path("notes/a.txt").write_text("more than of the other kind")
+    assert main(["data", "add", "notes", "--name", "all"]) == 0
+    assert written("all")["path"] == "notes", "all of them can be read"
+    for name in ("picture.png", "old.txt.xz", "LICENSE"):
+        Path("notes", name).write_bytes(b"no text" * 99)
+    capsys.readouterr()
+    assert main(["data", "add", "notes", "--name", "most"]) == 0
+    assert written("most")["path"] == "notes/*.txt"
+    told = capsys.readouterr().out
+    assert "taken are 2 files *.txt; left out are 1 *" in told
+    assert "1 *.png" in told and "1 *.xz" in told and "; `gpt data add 'notes/*.md' --name …` adds such, too" in told
+    assert main(["data", "add", "notes/*.md", "--name", "rest"]) == 0
+    Path("odd").mkdir()
+    Path("odd/a.dat").write_text("read.format says that it is text")
+    assert main(["data", "add", "odd"]) == 0
+    assert main(["fetch", "--accept", "sources"]) == 0
+
+
 # The hub
 
 
@@ -245,16 +267,18 @@ def test_a_data_set_is_added_by_its_address_with_commit_and_licence(
     assert Path("data/raw/times/data/b.jsonl").read_bytes() == b"{}"
 
     server.sets["tales/times"].commit({"data/a.jsonl": b"{}\n", "more.txt": b"more"})
-    told = refused(capsys, "add", "hf://tales/times@main", "--name", "again")
-    assert (
-        "tales/times holds files of several kinds (1 *.jsonl, 1 *.txt); name those that you mean, as in hf://" in told
+    capsys.readouterr()
+    assert main(["data", "add", "hf://tales/times@main", "--name", "most"]) == 0
+    assert written("most")["patterns"] == ["*.txt"], "of which there is more"
+    assert "left out are 1 *.jsonl; `gpt data add 'hf://tales/times/*.jsonl' --name …` adds such, too" in (
+        capsys.readouterr().out
     )
     assert (
         main(["data", "add", f"hf://datasets/tales/times@{first}/data/a*", "--name", "again", "--licence", "mine"]) == 0
     )
     assert written("again") == expected | {"name": "again", "patterns": ["data/a*"], "licence": "mine"}
     assert main(["data", "add", "hf://tales/times/data", "--name", "folder"]) == 0
-    assert written("folder")["patterns"] == ["data/*"], "a folder means what is in it"
+    assert written("folder")["patterns"] == ["data/*.jsonl"], "a folder means what is in it"
 
 
 def test_a_branch_is_refused_and_hash_writes_its_commit(server: Hub, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from gpt.sources.kinds import COMPRESSIONS
+
 Span = tuple[int, int]
 "Of a file's bytes: what begins at the first or after it, and before the second."
-COMPRESSIONS = (".gz", ".bz2", ".zst")
 _CHUNK_BYTES = 1 << 20
 # What goes into a decompressor at a time bounds what comes out: deflate makes at most 1,032 bytes of one, zstd 32,768.
 # bzip2, which makes a million, is asked for a chunk at a time.

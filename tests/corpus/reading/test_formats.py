@@ -16,8 +16,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gpt.corpus.reading import elements
-from gpt.corpus.reading.files import FORMATS
 from gpt.errors import UserError
+from gpt.sources.kinds import ENDINGS
 from tests.corpus.raw import COMPRESS, Raw, arrow, html, parquet, settings
 
 TEXTS = ["plain, with a comma\tand a tab", 'a "quotation"', "two\nlines", "naïve {braces}", "  spaces  "]
@@ -184,7 +184,7 @@ def test_code_is_known_by_its_ending_and_is_one_document_as_it_stands(raw: Raw) 
 
 
 def test_every_ending_is_of_one_format() -> None:
-    endings = [ending for _, _, endings in FORMATS.values() for ending in endings]
+    endings = [ending for endings in ENDINGS.values() for ending in endings]
     assert len(endings) == len(set(endings)) > 100
 
 
