@@ -101,6 +101,7 @@ def _reading(found: Survey) -> list[Choice]:
     told = {
         "read.separator": f"files are cut into documents at {found.read.get('read.separator', '')!r}",
         "read.text_field": f"the field with the text is {found.read.get('read.text_field', '')}",
+        "read.delimiter": f"{found.read.get('read.delimiter', '')!r} stands between the columns, by the header",
         "read.message": "a chat, each of its messages in a line",
         "read.format": "the file's name does not say that it is text",
         "max_document_bytes": "the largest file is one document",

@@ -16,6 +16,8 @@ from gpt.corpus.reading.elements import elements, is_array
 from gpt.corpus.reading.streams import Fault, lines, open_stream
 
 _RECORDS, _RECORD_BYTES = 100, 1 << 20
+_DELIMITERS = (",", ";", "\t", "|")
+"Of CSV: where a comma stands in numbers, spreadsheets write a semicolon."
 # Of a chat's messages: whose it is, and what is said.
 _CHATS = (("role", "content"), ("from", "value"))
 
@@ -23,23 +25,53 @@ _CHATS = (("role", "content"), ("from", "value"))
 def find_text(path: Path, kind: str) -> dict[str, Any]:
     """Return what `prepare.read` has to say of the records of a file in a format, by its keys: nothing if they have a `text`.
 
-    Chats are told by lists of messages; else the field with most text is taken.
+    Chats are told by lists of messages; else the field with most text is taken, also one in an object or of a list of strings.
     """
-    sizes, chats = Counter[str](), dict[str, str]()
+    sizes, chats, delimiter = Counter[str](), dict[str, str](), ""
     try:
-        for record in islice(_records(path, kind), _RECORDS):
+        delimiter = _delimiter(path) if kind == "csv" else ""
+        for record in islice(_records(path, kind, delimiter), _RECORDS):
+            for name, size in _texts(record):
+                sizes[name] += size
             for name, value in record.items():
-                if isinstance(value, str):
-                    sizes[name] += len(value)
-                elif form := _chat(value):
+                if form := _chat(value):
                     chats[name] = form
     except (Fault, OSError, ValueError, RecursionError, csv.Error):  # of pyarrow too, whose errors are of these
         pass
+    found = {"delimiter": delimiter} if delimiter else {}
     if "text" in sizes:
-        return {}
+        return found
     for name, form in chats.items():
         return {"text_field": name, "message": form}
-    return {"text_field": sizes.most_common(1)[0][0]} if sizes else {}
+    return found | ({"text_field": sizes.most_common(1)[0][0]} if sizes else {})
+
+
+def _texts(record: dict[str, Any], way: str = "") -> Iterator[tuple[str, int]]:
+    """Yield the fields of a record that hold text, by the dots that lead to them, and how many characters."""
+    for name, value in record.items():
+        match value:
+            case str():
+                yield f"{way}{name}", len(value)
+            case list() if value and all(isinstance(each, str) for each in value):
+                yield f"{way}{name}", sum(map(len, value))
+            case dict():
+                yield from _texts(value, f"{way}{name}.")
+
+
+def _delimiter(path: Path) -> str:
+    """Return what stands between the columns of a table whose header has no comma, "" if that says nothing else.
+
+    Its rows must have as many fields as its header: a header of one column may hold any sign.
+    """
+    with open_stream(path) as stream:
+        lines = stream.read(_RECORD_BYTES).decode("utf-8-sig", errors="replace").splitlines(keepends=True)
+    for delimiter in _DELIMITERS:
+        rows = [len(row) for row in islice(csv.reader(lines, delimiter=delimiter), _RECORDS) if row]
+        if delimiter == "," and rows[:1] != [1]:
+            return ""
+        if rows[0] > 1 and set(rows) == {rows[0]}:
+            return delimiter
+    return ""
 
 
 def _chat(value: Any) -> str:
@@ -50,14 +82,14 @@ def _chat(value: Any) -> str:
     return next((f"{{{who}}}: {{{what}}}" for who, what in _CHATS if {who, what} <= first.keys()), "")
 
 
-def _records(path: Path, kind: str) -> Iterator[dict[str, Any]]:
+def _records(path: Path, kind: str, delimiter: str) -> Iterator[dict[str, Any]]:
     match kind:
         case "jsonl" | "json":
             yield from _objects(path, as_array=kind == "json" and is_array(path))
         case "csv" | "tsv":
             with open_stream(path) as stream:
                 text = io.StringIO(stream.read(_RECORD_BYTES).decode("utf-8-sig", errors="replace"))
-            yield from csv.DictReader(text, delimiter="\t" if kind == "tsv" else ",")
+            yield from csv.DictReader(text, delimiter=delimiter or ("\t" if kind == "tsv" else ","))
         case "parquet":
             import pyarrow.parquet
 

@@ -16,11 +16,12 @@ import numpy as np
 
 from gpt.corpus.reading.files import Piece, list_pieces
 from gpt.corpus.reading.readers import ReadSources
-from gpt.corpus.reading.streams import COMPRESSIONS, Fault, open_stream
+from gpt.corpus.reading.streams import Fault, open_stream
 from gpt.errors import UserError
 from gpt.files import write_json
 from gpt.params.corpus import Prepare
 from gpt.projects.fields import find_text
+from gpt.sources.kinds import COMPRESSIONS
 from gpt.sources.local import find_files
 
 ENOUGH_BYTES = 64 << 20  # of text are read; beyond that figures are estimates
@@ -100,10 +101,10 @@ def list_texts(path: Path) -> list[Path]:
     """Return the file, or the files below the folder that are fetched; raise `UserError` if there are none."""
     if path.is_file():
         return [path]
-    if not path.is_dir():
-        raise UserError(f"--data {path}: not found; name a file, a folder, or hf://OWNER/NAME")
     found = find_files(path)
-    files = [path / name for name in found.names] if found else []
+    if found is None or not found.folder.samefile(path if path.is_dir() else path.parent):
+        raise UserError(f"--data {path}: not found; name a file, a folder, or hf://OWNER/NAME")
+    files = [found.folder / name for name in found.names]
     if gone := [file for file in files if not file.exists()]:
         raise UserError(f"--data {gone[0]}: is a link that leads nowhere; take it out of the folder")
     if not files:

@@ -138,8 +138,8 @@ def test_prompts_are_beginnings_of_documents_or_of_lines() -> None:
         ({}, "is a folder without files"),
         ({"a.txt": b""}, "is empty"),
         ({"a.txt": b" \n\n "}, "hold no text"),
-        ({"a.txt": b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe" * 50}, r"a\.txt.*(not UTF-8|NUL bytes)"),
         ({"a.png": b"\x89PNG\r\n\x1a\n\x00\x00" * 50, "b.txt": b"text"}, r"a\.png: files of type '\.png'"),
+        ({"a.txt": b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe" * 50}, r"a\.txt.*(not UTF-8|NUL bytes)"),
         ({"a.jsonl": b'{"text": "a"}\n{"text": \n'}, r"a\.jsonl: line 2.*not valid JSON"),
         ({"a.jsonl": b'{"stars": 1}\n{"stars": 2}\n'}, r"a\.jsonl"),
     ],
@@ -172,3 +172,43 @@ def test_links_are_followed_as_fetch_does_but_in_no_circle(tmp_path: Path, setti
     (tmp_path / "texts/gone.txt").symlink_to("nothing")
     with pytest.raises(UserError, match=r"--data .*gone\.txt: is a link that leads nowhere"):
         survey(tmp_path / "texts", settings)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+@pytest.mark.parametrize("column", ["text", "story"])
+def test_a_table_with_other_signs_between_its_columns_is_read_by_them(
+    tmp_path: Path, settings: Prepare, delimiter: str, column: str
+) -> None:
+    """As spreadsheets write it: a byte order mark, CRLF, quotation marks around what holds the sign."""
+    with (tmp_path / "a.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerows([["id", column], *([number, f"{text}{delimiter} x, y"] for number, text in enumerate(GERMAN))])
+    found = survey(tmp_path / "a.csv", settings)
+    assert found.read.get("read.delimiter") == delimiter
+    assert set(found.sample) == {f"{text}{delimiter} x, y" for text in GERMAN}
+
+
+@pytest.mark.parametrize("header", ["text", "what; is; said", "a,text"])
+def test_a_comma_stays_what_it_is_in_a_table(tmp_path: Path, settings: Prepare, header: str) -> None:
+    before = "1," if "," in header else ""
+    rows = [f"{before}Eins; zwei; {text}" if number else f"{before}{text}" for number, text in enumerate(GERMAN)]
+    (tmp_path / "a.csv").write_text("\n".join([header, *rows]), encoding="utf-8")
+    found = survey(tmp_path / "a.csv", settings)
+    assert "read.delimiter" not in found.read
+    assert GERMAN[0] in found.sample
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl", ".parquet"])
+def test_a_text_in_an_object_and_a_list_of_strings_are_found(tmp_path: Path, settings: Prepare, ending: str) -> None:
+    for field, value in (("body.said", {"said": "{}", "by": "x"}), ("body", ["{}", "{}"])):
+        rows = [{"id": "7", "body": json.loads(json.dumps(value).replace("{}", text))} for text in GERMAN]
+        path = tmp_path / f"a{ending}"
+        if ending == ".parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        else:
+            path.write_text(
+                json.dumps(rows) if ending == ".json" else "\n".join(map(json.dumps, rows)), encoding="utf-8"
+            )
+        found = survey(path, settings)
+        assert found.read == {"read.text_field": field}
+        assert any(GERMAN[0] in text for text in found.sample)
