@@ -37,6 +37,9 @@ def prepare() -> int:
     for reason, removed in counts["dropped"].items():
         if removed["documents"]:
             print(f"  {removed['documents']:,} dropped: {reason.replace('_', ' ')}")
+    for source, fields in counts.get("files_without_field", {}).items():
+        for field, files in fields.items():
+            print(f"  {source}: {files:,} files in which no record has a field {field}")
     if masked := {kind: count for kind, count in counts.get("masked", {}).items() if count}:
         print(f"  masked: {', '.join(f'{count:,} {kind}' for kind, count in masked.items())}")
     if counts["cut"]["documents"]:

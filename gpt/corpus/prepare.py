@@ -30,6 +30,7 @@ from gpt.corpus.filtering.needs import filter_files
 from gpt.corpus.filtering.step import Filtered
 from gpt.corpus.index import IndexTexts, MergeIndex
 from gpt.corpus.reading.files import hash_sources, list_files
+from gpt.corpus.reading.presence import check_fields
 from gpt.corpus.reading.readers import ReadSources
 from gpt.corpus.sampling.sample import KEPT, SAMPLE, Sample, beginning, changes
 from gpt.corpus.splits import SPLITS, split_text
@@ -39,7 +40,7 @@ from gpt.params.corpus import Prepare
 from gpt.params.types import flatten
 from gpt.sources.benchmarks import check_benchmarks
 from gpt.tasks.executors import Tasks
-from gpt.tasks.reports import link_files, read_reports
+from gpt.tasks.reports import add_up, link_files, read_reports
 from gpt.tasks.steps import WritingStep
 from gpt.tasks.work import work_folder
 
@@ -66,12 +67,14 @@ def prepare(
     decide |= {"evaluate.benchmarks": list(names), "fetch.sources": sources}  # of duplicates the first source's stays
     inputs = hash_sources(raw) | filter_files(settings) | {path.as_posix(): sha256_file(path) for path in paths}
     with work_folder(output, "prepare", decide, inputs) as work, Tasks(settings.engine, work / "tasks") as tasks:
-        _deduplicate(settings, raw, sources, work, tasks)
+        without_field = _deduplicate(settings, raw, sources, work, tasks)
         judges = _decontaminate(settings, dict(zip(names, paths, strict=True)), work, tasks)
         counts, report = summarise_corpus(judges, work, settings.decontaminate.ngram)
         counts |= {
             "near_copies_held_out": read_json(work / "signatures" / "near_copies.json", "run `gpt prepare` again")
         }
+        if without_field:
+            counts["files_without_field"] = without_field
         check_splits(settings, counts, report["matches"])
         with atomic_folder(output) as folder:
             link_files(sorted((work / "documents").iterdir()), folder)
@@ -82,8 +85,8 @@ def prepare(
     return counts
 
 
-def _deduplicate(settings: Prepare, raw: Path, sources: list[str], work: Path, tasks: Tasks) -> None:
-    """Read, clean and filter into `work/read`, and find which documents go."""
+def _deduplicate(settings: Prepare, raw: Path, sources: list[str], work: Path, tasks: Tasks) -> dict[str, Any]:
+    """Read, clean and filter into `work/read`, and find which documents go; return which files have not the fields asked for."""
     signatures = work / "signatures"
     reader, clean, filtered = ReadSources(settings, raw), Clean(settings), Filtered(settings)
     comparison = settings.comparison()
@@ -97,9 +100,11 @@ def _deduplicate(settings: Prepare, raw: Path, sources: list[str], work: Path, t
         Sign(comparison, signatures),
         _WriteShard(work, {"read": reader, "clean": clean, "filters": filtered}),
     )
+    without_field = check_fields(settings, add_up(read_reports(work / "read"))["read"]["fields"])
     buckets, memory_gb = bucket_names(comparison), settings.engine.memory_gb
     tasks.run("pairs", len(buckets), FindPairs(buckets, signatures, memory_gb))
     tasks.run("clusters", 1, ChooseRemoved(comparison, signatures, memory_gb))
+    return without_field
 
 
 def _decontaminate(settings: Prepare, benchmarks: dict[str, Path], work: Path, tasks: Tasks) -> list[Judges]:

@@ -47,7 +47,7 @@ def _read_table(path: Path, settings: Read, limit: int, delimiter: str) -> Itera
                 return
             if header is None and row:
                 header = row
-                _check_header(f"{path}: line {line}", header, settings)
+                _check_header(path, line, header, settings)
             elif row and header is not None:
                 yield _read_row(line, row, header, settings)
 
@@ -63,10 +63,13 @@ def _text_lines(stream: io.BufferedReader, limit: int) -> Iterator[str]:
         yield line.decode("utf-8", "surrogateescape")
 
 
-def _check_header(place: str, header: list[str], settings: Read) -> None:
-    needed = check_columns(place, header, header.__contains__, settings)
+def _check_header(path: Path, line: int, header: list[str], settings: Read) -> None:
+    try:
+        needed = check_columns(header, header.__contains__, settings)
+    except Fault as fault:
+        raise Fault(fault.reason, f"line {line}: {fault.message}") from None
     if twice := [name for name, count in Counter(header).items() if count > 1 and name in needed]:
-        raise UserError(f"{place}: has more than one column {twice[0]!r}; rename one of them")
+        raise UserError(f"{path}: line {line}: has more than one column {twice[0]!r}; rename one of them")
 
 
 def _read_row(line: int, row: list[str], header: list[str], settings: Read) -> Record | Fault:

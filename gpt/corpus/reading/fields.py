@@ -3,13 +3,14 @@
 A text is put together piece by piece: braces in a field are text, whatever stands between them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from gpt.corpus.reading.streams import Fault
-from gpt.errors import UserError
 from gpt.params.corpus import Read, template_pieces
 
+MISSING_TEXT = "missing_text"
+"The reason of a `Fault` for which no text can be made."
 _SHOWN_FIELDS = 10
 _ABSENT = object()
 
@@ -46,16 +47,11 @@ def read_record(number: int, record: dict[str, Any], settings: Read) -> Record |
     return Record(number, text, {field: value for field, value in found if value is not _ABSENT})
 
 
-def check_columns(place: str, columns: Iterable[str], has: Any, settings: Read) -> list[str]:
-    """Return the columns to read of a table that `has` some; raise `UserError` if it lacks one of the text."""
-    names = list(columns)
+def check_columns(columns: Iterable[str], has: Callable[[str], bool], settings: Read) -> list[str]:
+    """Return the columns to read of a table that `has` some; raise a `Fault` of all its rows if it lacks one of the text."""
     for field in text_fields(settings):
         if not has(field):
-            key = "template" if settings.template else "text_field"
-            raise UserError(
-                f"{place}: has no column {field!r} but {', '.join(map(str, names))};"
-                f" set prepare.read.{key}, or that of the source in prepare.by_source"
-            )
+            raise Fault(MISSING_TEXT, f"has no column {field!r} but {', '.join(map(str, columns))}")
     wanted = dict.fromkeys((*text_fields(settings), *kept_fields(settings)))
     return [field for field in wanted if has(field)]
 
@@ -128,4 +124,4 @@ def _joined(values: list[Any], settings: Read) -> str:
 
 def _missing(record: dict[str, Any], field: str, what: str) -> Fault:
     names = ", ".join(map(repr, list(record)[:_SHOWN_FIELDS])) or "none at all"
-    return Fault("missing_text", f"has no {what} {field!r} but {names}")
+    return Fault(MISSING_TEXT, f"has no {what} {field!r} but {names}")

@@ -17,19 +17,19 @@ from datatrove.pipeline.base import PipelineStep
 
 from gpt.corpus.filtering.needs import needed_fields
 from gpt.corpus.reading.elements import is_array
-from gpt.corpus.reading.fields import Record, text_fields
-from gpt.corpus.reading.files import CODE, FORMATS, Piece, list_pieces
+from gpt.corpus.reading.fields import MISSING_TEXT, Record
+from gpt.corpus.reading.files import FORMATS, Piece, list_pieces
+from gpt.corpus.reading.presence import TEXT, Presence, advice_on_text
 from gpt.corpus.reading.streams import Fault, Span
 from gpt.corpus.reading.texts import nul_bytes
 from gpt.corpus.sampling.sample import Sample
 from gpt.errors import UserError
 from gpt.params.corpus import Prepare, Read
+from gpt.sources.kinds import CODE
 
 _ADVICE = {
     "not_utf8": "convert it to UTF-8",
     "nul_bytes": "take it out of the source",
-    "missing_text": "set prepare.read.text_field, or that of the source in prepare.by_source",
-    "text_not_a_string": "set prepare.read.text_field, or that of the source in prepare.by_source",
     "too_long": "raise prepare.max_document_bytes if the memory is there",
     "truncated": "bring the whole file",
     "corrupt": "bring an undamaged copy",
@@ -37,6 +37,8 @@ _ADVICE = {
     "bomb": "take it out of the source",
     "no_match": "correct it",
 }
+_OF_TEXT = (MISSING_TEXT, "text_not_a_string")
+"Reasons for which another field may be meant."
 _EXAMPLES = 3
 _EXAMPLE_CHARACTERS = 200
 
@@ -69,6 +71,8 @@ class ReadSources(PipelineStep):
         "Records, and rests of files, by reason."
         self.examples: dict[str, list[str]] = {}
         "The first places and messages by reason."
+        self.presence = Presence()
+        "Which fields the pieces of each source have."
         self.sample = Sample()
         "Places and messages of what is left out, at random."
 
@@ -81,7 +85,8 @@ class ReadSources(PipelineStep):
     def report(self) -> dict[str, Any]:
         """Return the counts as plain JSON."""
         counts = {key: dict(getattr(self, key)) for key in ("read", "read_bytes", "empty", "rejected")}
-        return counts | {"examples": {reason: list(examples) for reason, examples in self.examples.items()}}
+        examples = {reason: list(examples) for reason, examples in self.examples.items()}
+        return counts | {"examples": examples, "fields": self.presence.report()}
 
     def _read_piece(self, piece: Piece) -> Iterator[Document]:
         source, name, kind, span = piece
@@ -94,7 +99,7 @@ class ReadSources(PipelineStep):
             update={"metadata_fields": tuple(dict.fromkeys((*settings.metadata_fields, *needed)))}
         )
         remove = re.compile(settings.remove) if settings.remove else None
-        number, mapped, missing = 0, 0, 0
+        number, mapped, without_text = 0, 0, ""
         try:
             _check_file(path)
             if kind == "json" and not is_array(path):
@@ -104,7 +109,8 @@ class ReadSources(PipelineStep):
             for item in _records(path, kind, span)(path, asked, self.settings.max_document_bytes):
                 number = item.number
                 if isinstance(item, Fault):
-                    missing += item.reason == "missing_text"
+                    if item.reason == MISSING_TEXT:
+                        without_text = without_text or f"{place}: {unit} {number}: {item.message}"
                     self._reject(source, f"{place}: {unit} {number}", item)
                     continue
                 mapped += 1
@@ -124,17 +130,15 @@ class ReadSources(PipelineStep):
                 about = {"source": source, "metadata": metadata, "fields": item.values, "is_code": kind == CODE}
                 yield Document(text, f"{source}/{name}/{number}", metadata=about | {"steps": [("read", text)]})
         except Fault as fault:  # of the rest of the file
+            if fault.reason == MISSING_TEXT:
+                without_text = f"{place}: {fault.message}"
             self._reject(source, f"{place}: after {unit} {number}" if number else place, fault)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror or error}); {_repair(error)}") from None
-        if missing and not mapped:
-            fields = ", ".join(map(repr, text_fields(settings)))
-            raise UserError(f"{path}: none of its {missing} records has a field {fields}; {_ADVICE['missing_text']}")
-        if mapped and lacking:
-            raise UserError(
-                f"{path}: none of its {mapped} records has a field {min(lacking)!r}, which prepare.filters looks at;"
-                f" correct the filter, or give {source} others in prepare.by_source"
-            )
+        if mapped or without_text:
+            self.presence.note(piece, TEXT, is_there=mapped > 0, example=without_text)
+        for field in needed if mapped else ():
+            self.presence.note(piece, field, is_there=field not in lacking)
 
     def _text(self, record: Record, remove: re.Pattern[str] | None) -> str:
         text = "" if record.text is None else record.text
@@ -151,6 +155,8 @@ class ReadSources(PipelineStep):
         """Count what cannot be read and keep the first examples and some others, or raise it as `UserError`."""
         if self.settings.malformed == "error":
             advice = _ADVICE.get(fault.reason, "repair it")
+            if fault.reason in _OF_TEXT:
+                advice = advice_on_text(self.settings, source)
             raise UserError(f"{place}: {fault.message}; {advice}, or leave such out with prepare.malformed: skip")
         self.rejected[fault.reason] += 1
         place = place.removeprefix(f"{self.raw}/")

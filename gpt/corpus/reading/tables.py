@@ -16,7 +16,7 @@ _FEATHER_1 = b"FEA1"
 
 
 def read_parquet(path: Path, settings: Read, limit: int, span: Span | None = None) -> Iterator[Record | Fault]:
-    """Yield the rows of a Parquet file, or of the row groups that begin in a span; raise `UserError` without such a text column."""
+    """Yield the rows of a Parquet file, or of the row groups that begin in a span; raise a `Fault` without such a text column."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -27,7 +27,7 @@ def read_parquet(path: Path, settings: Read, limit: int, span: Span | None = Non
         with pq.ParquetFile(
             path, pre_buffer=False, buffer_size=_PARQUET_BUFFER_BYTES, page_checksum_verification=True
         ) as file:
-            columns = _columns(path, file.schema_arrow, settings)
+            columns = _columns(file.schema_arrow, settings)
             groups, number = _row_groups(file.metadata, span)
             for batch in file.iter_batches(_ROWS, groups, columns, use_threads=False):
                 yield from _records(batch, number, settings)
@@ -55,7 +55,7 @@ def _row_groups(metadata: Any, span: Span | None) -> tuple[list[int], int]:
 def read_arrow(path: Path, settings: Read, limit: int) -> Iterator[Record | Fault]:
     """Yield the rows of an Arrow IPC file (Feather 2) or stream, of which a record batch at a time is held.
 
-    Raises `UserError` without such a text column.
+    Raises a `Fault` without such a text column.
     """
     import pyarrow as pa
 
@@ -83,9 +83,7 @@ def _batches(path: Path, settings: Read) -> Iterator[Any]:
         is_file = file.read(len(_ARROW_FILE)) == _ARROW_FILE
         file.seek(0)
         schema = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(file).schema
-        tops = {
-            name.partition(".")[0] if name not in schema.names else name for name in _columns(path, schema, settings)
-        }
+        tops = {name.partition(".")[0] if name not in schema.names else name for name in _columns(schema, settings)}
         indices = [index for index, name in enumerate(schema.names) if name in tops]
         options = pa.ipc.IpcReadOptions(included_fields=indices, use_threads=False)
         file.seek(0)
@@ -99,8 +97,8 @@ def _batches(path: Path, settings: Read) -> Iterator[Any]:
             yield batch
 
 
-def _columns(path: Path, schema: Any, settings: Read) -> list[str]:
-    return check_columns(str(path), schema.names, lambda name: _has_column(schema, name), settings)
+def _columns(schema: Any, settings: Read) -> list[str]:
+    return check_columns(schema.names, lambda name: _has_column(schema, name), settings)
 
 
 def _has_column(schema: Any, path: str) -> bool:

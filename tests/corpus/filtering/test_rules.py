@@ -85,14 +85,6 @@ def test_only_the_source_that_says_so_is_filtered(raw: Raw) -> None:
     assert sorted(texts) == ["1", "no field at all"] and reasons == {"score: below 2": 1}
 
 
-def test_a_field_that_no_record_has_is_an_error(raw: Raw) -> None:
-    write(raw, 1, 2)
-    with pytest.raises(
-        UserError, match=r"a\.jsonl: none of its 2 records has a field 'int_score', which prepare\.filters looks at"
-    ):
-        kept(raw, with_filters({"field": "int_score", "at_least": 3}))
-
-
 @pytest.mark.parametrize("value", ["high", [3], True])
 def test_what_is_compared_must_be_a_number(raw: Raw, value: Any) -> None:
     write(raw, 5, value)

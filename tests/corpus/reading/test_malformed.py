@@ -17,6 +17,7 @@ import pytest
 import zstandard
 
 from gpt.corpus.reading import streams
+from gpt.corpus.reading.presence import check_fields
 from gpt.errors import UserError
 from tests.corpus.raw import Raw, arrow, bad_strings, html, jsonl, parquet, settings, warc
 
@@ -271,8 +272,9 @@ def zlib_best(data: bytes) -> bytes:
 )
 def test_a_text_field_that_no_record_has_is_an_error(raw: Raw, name: str, data: bytes, malformed: str) -> None:
     raw.write(name, data)
+    asked = settings(malformed=malformed, text_field="text.here")
     with pytest.raises(UserError, match=rf"{name}: .*'text\.here'.*set prepare\.read\.text_field"):
-        raw.read(settings(malformed=malformed, text_field="text.here"))
+        check_fields(asked, raw.read(asked)[1].report()["fields"])
 
 
 @pytest.mark.parametrize("malformed", ["error", "skip"])
