@@ -244,7 +244,8 @@ def read_json(path: Path, hint: str, keys: Iterable[str] = ()) -> Any:
 
 def not_found(path: Path, hint: str) -> UserError:
     """Return the error of a file that is missing. What writes it may never have run: "run it again" becomes "run it first"."""
-    return UserError(f"{path}: not found; {re.sub(' again$', ' first', hint)}")
+    advice = re.sub(r"^(run .*) again$", r"\1 first", hint)
+    return UserError(f"{path}: not found; {advice}")
 
 
 # It can be read only by setting it, which other threads would see.
