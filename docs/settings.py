@@ -14,7 +14,8 @@ from gpt.params.project import Params
 
 ROOT = Path(__file__).parents[1]
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-_TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true, false"}
+_TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true, false", "null": "`null`"}
+_KIND = "Chooses the keys of this table."
 _LONGEST_VALUE = 40
 Schema = dict[str, Any]
 
@@ -65,7 +66,7 @@ def _table(
         return told[:-1]
     rows, kinds = [], []
     for name, text, property_, current in _keys(key, own, value, definitions, documented):
-        meaning = text or comments.get(name) or ("Chooses the keys of this table." if name.endswith(".kind") else "")
+        meaning = text or comments.get(name) or (_KIND if name.endswith(".kind") else "")
         rows.append(f"| `{name}` | {cell(meaning)} | {cell(allowed(property_, definitions))} | {_shown(current)} |")
         # Benchmarks come from sources as texts do.
         told = [each for _, each in kinds]
@@ -76,7 +77,7 @@ def _table(
         lines += ["", f"### {name}: {', '.join(_kind_names(kind))}", "", *_introduced(kind, documented)]
         lines += ["| key | meaning | allowed |", "| --- | --- | --- |"]
         lines += [
-            f"| `{name}` | {cell(texts.get(name, ''))} | {cell(allowed(property_, definitions))} |"
+            f"| `{name}` | {cell(_meaning(name, property_, texts))} | {cell(allowed(property_, definitions))} |"
             for name, property_ in kind["properties"].items()
         ]
     return lines
@@ -94,6 +95,12 @@ def _keys(
             yield from _keys(key, section, current, definitions, documented)
         else:
             yield key, texts.get(name, ""), property_, current
+
+
+def _meaning(name: str, schema: Schema, texts: dict[str, str]) -> str:
+    """Return what is said of a key of an object in a list: beside it, or by its type. Python writes `class` as `class_`."""
+    said = texts.get(name) or texts.get(f"{name}_") or schema.get("description", "")
+    return said or (_KIND if name == "kind" else "")
 
 
 def _definition(schema: Schema, definitions: Schema) -> Schema:

@@ -234,12 +234,18 @@ def read_json(path: Path, hint: str, keys: Iterable[str] = ()) -> Any:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: not found; {hint}") from None
+        raise not_found(path, hint) from None
     except ValueError as error:  # not UTF-8, or not JSON
         raise UserError(f"{path}: not valid JSON ({error}); {hint}") from None
     if missing := [key for key in keys if not isinstance(value, dict) or key not in value]:
         raise UserError(f"{path}: has no {', '.join(missing)}; {hint}")
     return value
+
+
+def not_found(path: Path, hint: str) -> UserError:
+    """Return the error of a file that is missing. What writes it may never have run: "run it again" becomes "run it first"."""
+    advice = re.sub(r"^(run .*) again$", r"\1 first", hint)
+    return UserError(f"{path}: not found; {advice}")
 
 
 # It can be read only by setting it, which other threads would see.

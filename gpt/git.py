@@ -71,6 +71,22 @@ def list_files(project: Path, *arguments: str) -> list[str]:
     return [os.fsdecode(path) for path in ask(project, *arguments).split(b"\0") if path]
 
 
+def ignore_pattern(path: Path) -> str:
+    """Return the line of a `.gitignore` that means one path below its folder, whatever signs of a pattern the name holds.
+
+    A line can hold no line break, and a text file no byte that is not UTF-8: any one sign stands for each.
+    """
+    name = path.as_posix()
+    end = len(name.rstrip(" \t\r\n"))  # git takes blanks away from there
+
+    def escape(place: int, sign: str) -> str:
+        if sign in "\r\n" or "\udc80" <= sign <= "\udcff":
+            return "?"
+        return f"\\{sign}" if sign in "\\*?[" or place >= end else sign
+
+    return "/" + "".join(escape(place, sign) for place, sign in enumerate(name))
+
+
 def is_shallow(project: Path) -> bool:
     """Whether a repository holds only the newest part of its history, as after `git clone --depth 1`."""
     return ask(project, "rev-parse", "--is-shallow-repository") == b"true\n"

@@ -12,7 +12,15 @@ import pytest
 from flows.keeping import how_to_keep
 from gpt.commands.checks import project as checks
 from gpt.errors import UserError
-from gpt.git import NoRepository, check_repository, find_commit, find_repository, list_files, read_file
+from gpt.git import (
+    NoRepository,
+    check_repository,
+    find_commit,
+    find_repository,
+    ignore_pattern,
+    list_files,
+    read_file,
+)
 from gpt.registry.git import read_code
 from gpt.reports.data_diff import diff
 from tests.conftest import ROOT
@@ -237,3 +245,22 @@ def test_a_flow_ends_before_any_work_where_dvc_would_refuse(tmp_path: Path) -> N
     assert done.stderr.startswith(f"error: {tmp_path}: not a git repository;")
     assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("plain.txt", "#a", "!a", "a*b", "**", "a?b", "[ab]", "a]b", "a\\b", "a\\", "sub/#a [1] "),
+        *("a ", "a \t ", " a", "a\nb", "a\\\n", "a\r"),
+    ],
+)  # fmt: skip
+def test_a_line_of_gitignore_means_one_path_whatever_its_name(tmp_path: Path, name: str) -> None:
+    git(tmp_path, "init", "-q")
+    line = ignore_pattern(Path(name))
+    (tmp_path / ".gitignore").write_text(f"{line}\n", encoding="utf-8", newline="")
+    decoys = {"axxb", f"{name}x"} | (set() if "\n" in name or "\r" in name else {"ab", "axb", "abb"})
+    for each in (name, *decoys):
+        (tmp_path / each).parent.mkdir(exist_ok=True)
+        (tmp_path / each).write_text("text")
+    others = set(list_files(tmp_path, "ls-files", "-z", "--others", "--exclude-standard"))
+    assert others == {".gitignore", *decoys}

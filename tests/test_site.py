@@ -176,6 +176,13 @@ def test_every_setting_is_in_the_reference_with_its_meaning_and_value(pages: dic
             assert name in pages["reference/params.html"].text
 
 
+def test_no_key_of_the_reference_lacks_a_meaning_or_what_is_allowed() -> None:
+    tables = [row for row in settings.params_page().splitlines() if row.startswith("| `")]
+    lacking = [row for row in tables if not all(cell.strip() for cell in re.split(r"(?<!\\)\|", row)[2:4])]
+    assert len(tables) > 150
+    assert not lacking
+
+
 def test_what_settings_say_is_read_with_what_they_inherit(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(
         'class A(Section):\n    """An A."""\n\n    x: int\n    "Of A."\n    y: int\n\n\nclass B(A):\n    y: int\n    "Of B."\n'

@@ -33,7 +33,13 @@ class _Data(FromHere):
     notes="tiny: the demo's recipe. classic: nanoGPT's on characters; short: as good in an eighth of the time."
     " gpt2-124m, 1b: for GPUs. Each params.yaml begins with what it costs.",
 )
-@click.argument("folder", required=False, type=FromHere("dir"), metavar="DIR")
+@click.argument(
+    "folder",
+    required=False,
+    type=FromHere("dir"),
+    metavar="DIR",
+    help="a new folder, or one that holds nothing but the text",
+)
 @click.option(
     "--template", type=OneOf("tiny", "classic", "short", "gpt2-124m", "1b"), help="the recipe (default: tiny)"
 )

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpt.errors import UserError
-from gpt.files import atomic_file
+from gpt.files import atomic_file, not_found
 
 PASSAGE_BYTES = 2048
 PASSAGES_FILE, ITEMS_FILE = "passages.parquet", "items.parquet"
@@ -58,7 +58,7 @@ class _Table:
     def read(cls, path: Path, hint: str = _AGAIN) -> Self:
         """Read a table; raise `UserError` with `hint` (what to do) if the file is missing, damaged or another table."""
         if not path.is_file():
-            raise UserError(f"{path}: not found; {hint}")
+            raise not_found(path, hint)
         try:
             table = pq.ParquetFile(path, page_checksum_verification=True).read()
         except (pa.ArrowException, OSError) as error:

@@ -22,15 +22,23 @@ class GopherQuality(Section):
 
     kind: Literal["gopher_quality"]
     min_doc_words: NonNegativeInt
+    "Fewest words of a document; what is marks alone is no word, here and in the next three."
     max_doc_words: NonNegativeInt
+    "Most words of a document."
     min_avg_word_length: NonNegativeInt
+    "Least mean length of its words, in characters."
     max_avg_word_length: NonNegativeInt
+    "Largest mean length of its words."
     max_symbol_word_ratio: NonNegativeFloat
+    "Most signs # for each word, and most ellipses for each word."
     max_bullet_lines_ratio: NonNegativeFloat
+    "Largest share of lines that begin with a bullet, • or -."
     max_ellipsis_lines_ratio: NonNegativeFloat
+    "Largest share of lines that end with an ellipsis."
     max_non_alpha_words_ratio: NonNegativeFloat
     "Least share of words with a letter, whatever its name says."
     min_stop_words: NonNegativeInt
+    "Fewest different ones of the, be, to, of, and, that, have, with."
 
 
 class GopherRepetition(Section):
@@ -38,9 +46,13 @@ class GopherRepetition(Section):
 
     kind: Literal["gopher_repetition"]
     dup_line_frac: NonNegativeFloat
+    "Largest share of lines that were there before in the document."
     dup_para_frac: NonNegativeFloat
+    "Largest share of paragraphs that were there before."
     dup_line_char_frac: NonNegativeFloat
+    "Largest share of characters in lines that were there before."
     dup_para_char_frac: NonNegativeFloat
+    "Largest share of characters in paragraphs that were there before."
     top_n_grams: dict[PositiveInt, PositiveFloat]
     "Largest share of the characters that the most frequent n-gram may have, by n."
     dup_n_grams: dict[PositiveInt, PositiveFloat]
@@ -52,15 +64,23 @@ class C4(Section):
 
     kind: Literal["c4"]
     filter_no_terminal_punct: bool
+    "Lines go that do not end with a mark that ends a sentence, or that end with an ellipsis."
     min_num_sentences: int
-    "-1 turns it off, as for the next two."
+    "Documents of fewer sentences go; -1 turns it off, as for the next two."
     min_words_per_line: int
+    "Lines of fewer words go."
     max_word_length: int
+    "Lines with a longer word go, in characters."
     remove_citations: bool
+    "Numbers of notes are taken out, as [1]."
     filter_lorem_ipsum: bool
+    "Documents with lorem ipsum go."
     filter_javascript: bool
+    "Lines with the word javascript go."
     filter_curly_bracket: bool
+    "Documents with { go."
     filter_policy: bool
+    "Lines of terms of use, privacy and cookies go."
 
 
 class FineWeb(Section):
@@ -68,10 +88,15 @@ class FineWeb(Section):
 
     kind: Literal["fineweb"]
     line_punct_thr: NonNegativeFloat
+    "Least share of lines that end with a mark of punctuation."
     short_line_thr: NonNegativeFloat
+    "Largest share of short lines."
     short_line_length: NonNegativeInt
+    "Most characters of a line that counts as short."
     char_duplicates_ratio: NonNegativeFloat
+    "Largest share of characters in lines that were there before in the document."
     new_line_ratio: NonNegativeFloat
+    "Most line ends for each word."
 
 
 class Language(Section):
@@ -79,7 +104,9 @@ class Language(Section):
     model: Text
     "File of a fastText language model, such as lid.176.bin."
     model_sha256: Sha256
+    "Of that file."
     languages: Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(not_empty)]
+    "Codes of languages, as the model names them: en, de, …"
     threshold: Fraction
     "Documents stay if one of the languages is at least so likely."
 
@@ -89,12 +116,16 @@ class FieldFilter(Section):
 
     field: Text
     "Of a JSON object, a column, or one that dots lead to; read though it is none of prepare.read.metadata_fields."
-    at_least: Annotated[float, Field(allow_inf_nan=False)] | None = None  # None: no condition, as for the next three
+    at_least: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    "Least number that the field may hold; null: no condition, as for the next three."
     at_most: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    "Largest number that it may hold."
     equals: str | int | float | bool | None = None
+    "What it must hold."
     one_of: Annotated[tuple[str | int | float | bool, ...], Field(strict=False), AfterValidator(not_empty)] | None = (
         None
     )
+    "What it must hold one of."
 
     @model_validator(mode="after")
     def _a_condition(self) -> Self:

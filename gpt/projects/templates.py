@@ -19,6 +19,10 @@ _FOLDER = Path(__file__).parent / "templates"
 # How dvc.yaml calls `gpt` in this repository, whose environment lies in it, and in a project that uses the installed package.
 _OWN_ENVIRONMENT = r'"\${VIRTUAL_ENV:-\${DVC_ROOT:-.}/.venv}/bin/gpt"'
 _INSTALLED = r'"\${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/}gpt"'
+# What params.yaml says of files of this repository, which a project has not.
+_PAGE = re.compile(r"(?:, see|: see|:) docs/[\w.]+\.md\b| \(docs/[\w.]+\.md\)")
+_MEANINGS = "Meanings and ranges: a file of gpt/params/ for each group."
+_INSTALLED_MEANINGS = "Meanings and ranges: the files of gpt/params/ in the installed package."
 _FLOW_FILE = re.compile(r"entrypoint: ([\w/]+)\.py:(\w+)")
 _STAGES_HEAD = """\
 # The stages of a model. Each depends on exactly what can change its bytes: values of params.yaml, the files it reads, and what
@@ -88,8 +92,10 @@ def load_template(name: str) -> Template:
 
 @cache
 def base_settings() -> str:
-    """Return the params.yaml of the default run."""
-    return file_of("base.yaml")
+    """Return the params.yaml of the default run, without what it says of files that only its repository has."""
+    text = file_of("base.yaml")
+    assert _MEANINGS in text, "params.yaml tells in another way than is replaced here where its keys are explained"
+    return _PAGE.sub("", text.replace(_MEANINGS, _INSTALLED_MEANINGS))
 
 
 @cache

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpt import paths
+from gpt.commands.line.talk import _remembered_lines
 from gpt.commands.main import main
 from gpt.model.generation import Sampling, generate_text
 from gpt.model.storage import load_model
@@ -149,3 +150,15 @@ def test_without_a_model_of_its_own_the_command_for_the_registered_one_is_told(
         uri = f"models:/{name}@{alias}"
         said = f"{alone}; {uri} is registered: gpt generate 'it'\"'\"'s so' b --model {uri}\n"
         assert capsys.readouterr().err == said
+
+
+def test_lines_that_cannot_be_remembered_end_no_talk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("GPT_CACHE", str(tmp_path))
+    (tmp_path / "talks/history").mkdir(parents=True)  # where the file would be
+    with _remembered_lines(is_person=True):
+        talked = True
+    assert talked
+    assert "earlier lines cannot be called up" in caplog.messages[0]
+    assert "not remembered" in caplog.messages[1]

@@ -64,6 +64,14 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
     assert not HEAVY & set(json.loads(loaded))
 
 
+def test_usage_has_in_brackets_what_may_be_left_out() -> None:
+    for member in commands():
+        usage = member.get_usage(click.Context(member, info_name=member.name, terminal_width=200)).split()
+        for argument in (each for each in member.params if isinstance(each, click.Argument)):
+            name = argument.make_metavar(click.Context(member)).strip("[]").split()[0]
+            assert argument.required == (name in usage), f"{member.name}: {name} in {usage}"
+
+
 def test_every_command_of_the_contract_is_there_and_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-h"]) == 0
     text = capsys.readouterr().out

@@ -287,3 +287,30 @@ def test_a_wrong_column_is_named_with_those_that_are_there(project: Path, capsys
     error = only_line(capsys)
     assert re.search(r"posts\.jsonl: line 1: has no text field 'text' but 'id', 'body'", error)
     assert "set prepare.read.text_field" in error
+
+
+# What asks for a file that another command writes.
+TOO_EARLY = (
+    *(
+        "prepare",
+        "tokenizer",
+        "tokenize",
+        "data-card",
+        "pretrain",
+        "evaluate",
+        "report",
+        "register",
+        "promote",
+        "rollback",
+    ),
+    *("models", "lineage", "reproduce", "generate x", "export there", "tokens show", "data sample"),
+)
+
+
+@pytest.mark.parametrize("command", TOO_EARLY)
+def test_what_never_ran_is_not_to_be_run_again(here: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_params(Path(), {})
+    assert main(command.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search("not found; run `gpt|not there yet.*; run `gpt", line), line
+    assert "again" not in line

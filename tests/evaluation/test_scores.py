@@ -85,7 +85,7 @@ def test_the_same_rows_are_the_same_bytes(table: Passages | Items, tmp_path: Pat
 
 def test_a_missing_or_damaged_table_is_told(tmp_path: Path) -> None:
     path = tmp_path / "passages.parquet"
-    with pytest.raises(UserError, match=r"passages\.parquet: not found; run `gpt evaluate` again"):
+    with pytest.raises(UserError, match=r"passages\.parquet: not found; run `gpt evaluate`"):
         Passages.read(path)
     passages().write(path)
     whole = path.read_bytes()

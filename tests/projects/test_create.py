@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -311,3 +312,28 @@ def test_of_a_folder_with_other_files_too_the_texts_are_taken_and_the_rest_is_to
     assert (
         "taken are 50 files *.txt; left out are 1 *.png, 1 *.md; `gpt data add '../texts/*.md' --name …` adds" in told
     )
+
+
+@pytest.mark.parametrize("name", ["#notes [1].txt", "!*.txt", "back\\slash", "blank "])
+def test_git_takes_no_text_of_whatever_name_and_all_else(name: str) -> None:
+    Path("project").mkdir()
+    Path("project", name).write_text(prose(12_000), encoding="utf-8")
+    made("project", "--data", f"project/{name}")
+    assert git.ask(Path("project"), "status", "--porcelain") == b""
+    Path("project/other.txt").write_text("mine", encoding="utf-8")
+    assert git.ask(Path("project"), "status", "--porcelain") == b"?? other.txt\n"
+
+
+@pytest.mark.parametrize("template", NAMES)
+def test_a_project_names_no_file_that_it_lacks(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # a template's own text needs no hub to begin with
+    assert main(["init", "project", "--template", template]) == 0
+    project = Path("project")
+    written = {out for line in (project / "dvc.yaml").read_text(encoding="utf-8").splitlines() for out in line.split()}
+    for file in ("params.yaml", "README.md", "prefect.yaml", ".gitignore", ".dvc/config"):
+        text = (project / file).read_text(encoding="utf-8").replace("gpt/params/ in the installed package", "")
+        for name in re.findall(
+            r"(?<![\w/.:*-])(?:(?:docs|gpt|flows|infra|tests)/[\w./-]*|[\w./-]+\.(?:md|py|ipynb|toml|lock|yaml))\b",
+            text,
+        ):
+            assert (project / name).exists() or name in written, f"{file} names {name}"

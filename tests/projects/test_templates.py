@@ -1,5 +1,6 @@
 """Every template is the default run's params.yaml with other values: no key, order or comment of it can be forgotten."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from gpt.errors import UserError
 from gpt.params.changes.lines import comment_of, read_entries
 from gpt.params.project import load_params
 from gpt.projects.choices import LIMITS
-from gpt.projects.templates import NAMES, deployments, load_template, stages
+from gpt.projects.templates import NAMES, base_settings, deployments, load_template, stages
 from tests.conftest import ROOT
 
 BASE = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -31,15 +32,26 @@ def test_templates_stand_on_the_default_run_itself() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_template_has_every_key_in_its_order_and_says_what_it_costs(name: str) -> None:
     template = load_template(name)
-    own, base = read_entries(template.settings), read_entries(BASE)
+    own, base = read_entries(template.settings), read_entries(base_settings())
     assert list(own) == list(base)
     assert template.settings.splitlines()[0].startswith(f"# {name}: ")
     assert sum(line.startswith("# Costs: ") for line in template.head.splitlines()) == 1
     for key, entry in base.items():
         if key not in template.values:
             assert own[key].value == entry.value, key
-            assert comment_of(template.settings, key) == comment_of(BASE, key)
+            assert comment_of(template.settings, key) == comment_of(base_settings(), key)
     assert [key for key, value in template.values.items() if own[key].value != value] == []
+
+
+def test_they_have_the_values_of_the_default_run_and_its_comments_but_for_pages_of_its_repository() -> None:
+    own, base = read_entries(base_settings()), read_entries(BASE)
+    licences = re.compile(r", see docs/data\.md")
+    assert {key: licences.sub("", repr(entry.value)) for key, entry in base.items()} == {
+        key: repr(entry.value) for key, entry in own.items()
+    }
+    changed = [line for line in BASE.splitlines() if line not in base_settings().splitlines()]
+    assert changed, "some name a page"
+    assert all("docs/" in line or "gpt/params/" in line for line in changed)
 
 
 def test_the_one_nearest_to_the_demo_differs_in_benchmarks_alone() -> None:

@@ -234,7 +234,7 @@ def test_the_command_writes_the_card_and_asks_for_a_report_that_is_missing(
     assert data_id(paths.TOKENS) in paths.DATA_CARD.read_text(encoding="utf-8")
     (paths.DOCUMENTS / "report.json").unlink()
     assert main(["data-card"]) == 2
-    assert "report.json: not found; run `gpt prepare` again" in capsys.readouterr().err
+    assert "report.json: not found; run `gpt prepare`" in capsys.readouterr().err
     params = load_params()
-    with pytest.raises(UserError, match="run `gpt prepare` again"):
+    with pytest.raises(UserError, match="run `gpt prepare`"):
         write_card(params, paths.DOCUMENTS, paths.TOKENS, paths.DATA_CARD)

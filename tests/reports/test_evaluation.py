@@ -168,12 +168,12 @@ def test_reporting_twice_gives_the_same_bytes(project: Path) -> None:
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        (paths.EVALUATION, r"evaluate\.json: not found; run `gpt evaluate` again"),
-        (paths.SAMPLES, r"samples\.json: not found; run `gpt evaluate` again"),
-        (paths.ATTENTION, r"attention\.json: not found; run `gpt evaluate` again"),
-        (paths.TOKENIZE_COUNTS, r"tokenize\.json: not found; run `gpt tokenize` again"),
-        (paths.PREPARE_COUNTS, r"prepare\.json: not found; run `gpt prepare` again"),
-        (paths.TRAINING_PLOT, r"training\.csv: not found; run `gpt pretrain` again"),
+        (paths.EVALUATION, r"evaluate\.json: not found; run `gpt evaluate`"),
+        (paths.SAMPLES, r"samples\.json: not found; run `gpt evaluate`"),
+        (paths.ATTENTION, r"attention\.json: not found; run `gpt evaluate`"),
+        (paths.TOKENIZE_COUNTS, r"tokenize\.json: not found; run `gpt tokenize`"),
+        (paths.PREPARE_COUNTS, r"prepare\.json: not found; run `gpt prepare`"),
+        (paths.TRAINING_PLOT, r"training\.csv: not found; run `gpt pretrain`"),
     ],
 )
 def test_what_is_missing_is_named_and_the_earlier_page_stays(project: Path, missing: Path, message: str) -> None:
@@ -211,7 +211,7 @@ def test_a_damaged_curve_is_a_clear_error(tmp_path: Path, damaged: str, content:
     (tmp_path / damaged).unlink()
     if content is not None:
         (tmp_path / damaged).write_bytes(content)
-    with pytest.raises(UserError, match=rf"{damaged}: .*run `gpt pretrain` again"):
+    with pytest.raises(UserError, match=rf"{damaged}: .*run `gpt pretrain`"):
         draw_training(training, validation, tmp_path / "training.png")
 
 

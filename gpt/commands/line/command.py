@@ -87,6 +87,17 @@ class Command(_Helpful):
         super().__init__(name, epilog=notes, **attributes)
         self.examples = tuple(examples)
 
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Return the pieces of the first line of help; what may be left out stands in brackets, by whatever name it goes."""
+        pieces = []
+        for param in self.get_params(ctx):
+            optional = isinstance(param, click.Argument) and not param.required
+            pieces += [
+                f"[{piece}]" if optional and not piece.startswith("[") else piece
+                for piece in param.get_usage_pieces(ctx)
+            ]
+        return [self.options_metavar or "", *pieces]
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.allow_extra_args = True  # what is too much is told in our words
         surplus = super().parse_args(ctx, args)

@@ -87,8 +87,12 @@ def _remembered_lines(is_person: bool) -> Iterator[None]:
         yield
         return
     file = cache_folder("talks") / "history"
-    with suppress(FileNotFoundError):
+    try:
         readline.read_history_file(file)
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # not ours to read, or of another library of lines
+        logger.warning("%s: earlier lines cannot be called up: %s", file, error)
     readline.set_history_length(_HISTORY_LINES)
     try:
         yield

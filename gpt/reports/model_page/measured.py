@@ -12,7 +12,7 @@ from typing import Any
 from gpt import paths
 from gpt.errors import UserError
 from gpt.evaluation.held_out import HELD_OUT
-from gpt.files import as_object, lenient_json, lenient_yaml, read_json
+from gpt.files import as_object, lenient_json, lenient_yaml, not_found, read_json
 from gpt.params.project import PARAMS_FILE, Params
 from gpt.training.checkpoints.fingerprint import WITHOUT_EFFECT
 
@@ -147,7 +147,7 @@ def read_columns(path: Path, needed: Iterable[str]) -> Columns:
     try:
         columns = parse_columns(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"{path}: not found; {_AGAIN['pretrain']}") from None
+        raise not_found(path, _AGAIN["pretrain"]) from None
     except (TypeError, ValueError):
         columns = {}
     if any(name not in columns for name in needed):

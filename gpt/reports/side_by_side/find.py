@@ -14,7 +14,7 @@ from gpt import git
 from gpt.errors import UserError
 from gpt.files import as_object, lenient_yaml
 from gpt.params.project import PARAMS_FILE
-from gpt.registry.versions import CHAMPION, is_registry_uri
+from gpt.registry.versions import CHAMPION, is_registry_uri, version_of_alias
 from gpt.reports.side_by_side.revisions import WORKSPACE, find_experiments, find_names, of_commit, of_workspace
 from gpt.reports.side_by_side.subject import Subject
 from gpt.tracking import store
@@ -99,18 +99,22 @@ class _Finder:
 
     def _guess(self, name: str) -> str:
         """Return what was meant perhaps, or what there is."""
-        known = [*self._experiments, *find_names(self._project), *self._run_names(), WORKSPACE, f"@{CHAMPION}"]
+        known = [*self._experiments, *find_names(self._project), *self._names_in_mlflow(), WORKSPACE]
         if near := difflib.get_close_matches(name, known, n=2):
             return f"; did you mean {' or '.join(near)}?"
         listed = list(dict.fromkeys(known))
         rest = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
         return f"; there are {', '.join(listed[:_LISTED])}{rest} (`dvc queue status` shows what has not run yet)"
 
-    def _run_names(self) -> list[str]:
+    def _names_in_mlflow(self) -> list[str]:
+        """Return the names of runs, and of the project's champion if there is one; none where MLflow cannot be asked."""
         from gpt.reports.side_by_side.runs import all_runs
 
         try:
             with store.store_errors():
-                return [run.info.run_name or run.info.run_id for run in all_runs(self._client)]
+                runs = [run.info.run_name or run.info.run_id for run in all_runs(self._client)]
+                own_name = self._registered_name()
+                champion = own_name and version_of_alias(self._client, own_name, CHAMPION)
         except UserError:
             return []
+        return [*runs, f"@{CHAMPION}"] if champion else runs

@@ -248,6 +248,22 @@ def test_what_cannot_be_compared_is_one_error_and_the_last_comparison_stays(
     assert (paths.COMPARE / PAGE).read_text() == "the last one"
 
 
+def test_the_champion_is_offered_where_there_is_one(
+    evaluations: Evaluations, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused() -> str:
+        assert main(["compare", "HEAD", "champio"]) == 2
+        return capsys.readouterr().err
+
+    assert "@champion" not in refused()
+    name, client = load_params().register_.name, MlflowClient(store.tracking_uri())
+    client.create_registered_model(name)
+    client.create_model_version(name, source=str(project / paths.BASE_MODEL))
+    assert "@champion" not in refused()
+    client.set_registered_model_alias(name, "champion", "1")
+    assert "did you mean @champion?" in refused()
+
+
 def test_a_secret_in_a_setting_of_a_commit_is_shown_nowhere(
     evaluations: Evaluations, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
