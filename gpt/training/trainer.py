@@ -123,7 +123,7 @@ class Trainer:
         )
         if state.step:
             self._after_step(meters)  # what the stop before this start had cut short
-        elif self.settings.init_from != SCRATCH:
+        elif self.settings.init_from != SCRATCH and not state.validation_rows:  # there is one after going back to step 0
             self._measure_beginning(meters)
         while state.step < self.settings.max_steps:
             self._train_step()
@@ -310,4 +310,5 @@ class Trainer:
     def _first_checkpoint(self) -> Checkpoint:
         """Return what the run began with: to go back to before there is a checkpoint."""
         weights = new_model(self.params, self._encoding.n_vocab).state_dict()
-        return Checkpoint(0, weights, load_optimizer(self.settings), self._beginning)
+        measured = {"validation_rows": [row for row in self.state.validation_rows if not row["step"]]}
+        return Checkpoint(0, weights, load_optimizer(self.settings), self._beginning | measured)

@@ -21,6 +21,7 @@ from gpt.training.optimizer import learning_rate, stable_steps
 from gpt.training.pretrain import pretrain
 from tests.conftest import merge, small_change, write_params
 from tests.training.conftest import TRAIN
+from tests.training.test_trainer import Killed
 
 WSD = {"schedule": "wsd", "warmup_fraction": 0.0, "warmup_steps": 6, "decay_fraction": 0.5, "min_lr": 0.001}
 
@@ -127,10 +128,6 @@ def test_none_is_kept_where_none_shall_be_and_the_oldest_go(make_project: Callab
     train(max_steps=26, learning_rate=0.04, checkpoint_keep_stable=2)
     assert sorted(kept()) == ["step_00000011", "step_00000013"]
     assert len(list((paths.CHECKPOINTS / STABLE).glob("*/"))) == 2, "no empty folder is left"
-
-
-class Killed(BaseException):
-    """What no code of ours catches: as a kill, which runs nothing after it."""
 
 
 @pytest.mark.parametrize("instant", ["before it is kept", "half kept", "kept", "half begun with"])

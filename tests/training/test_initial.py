@@ -29,6 +29,7 @@ from gpt.training.pretrain import pretrain
 from tests.conftest import merge, small_change, write_params
 from tests.training.checkpoints.test_checkpoint import save_in_format
 from tests.training.conftest import TRAIN
+from tests.training.test_trainer import Killed, Poison
 
 WEIGHTS = paths.BASE_MODEL / "model.safetensors"
 GPT2 = {
@@ -237,6 +238,28 @@ def test_checkpoints_that_another_version_of_gpt_wrote_are_told(make_project: Ca
     write_json(folder / "fingerprint.json", {"name": run.name, "parts": run.parts | {"settings": settings}})
     with pytest.raises(UserError, match=r"of a model that this version of gpt does not know .*experts"):
         bring_weights(change(init_from=str(folder)))
+
+
+def test_what_the_weights_could_do_stays_in_the_curve_of_a_run_that_goes_back_to_them(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is not measured twice by a run that goes on there: killed after it went back, with the checkpoint of step 0."""
+    settings: dict[str, Any] = {"max_skips": 3, "checkpoint_interval": 20}
+    plots = []
+    for name, killed_at in (("whole", None), ("killed", 8)):
+        make_project(name)
+        make_model(Path("mine"))
+        with monkeypatch.context() as patch:
+            Poison(patch, bad=range(2, 6), kill_at=killed_at)
+            if killed_at:
+                with pytest.raises(Killed):
+                    start_from("mine", **settings)
+                (state,) = paths.CHECKPOINTS.glob("*/step_*/state.json")
+                assert read_json(state, "")["step"] == 0
+            start_from("mine", **settings)
+        plots.append(paths.VALIDATION_PLOT.read_text())
+    assert [line.split(",")[0] for line in plots[0].splitlines()] == ["step", "0", "15", "30"]
+    assert plots[0] == plots[1]
 
 
 def test_a_damaged_state_of_the_optimizer_is_told(make_project: Callable[..., Path]) -> None:

@@ -227,15 +227,27 @@ def test_a_last_step_that_destroys_the_weights_is_no_result(make_project: Callab
     assert not WEIGHTS.exists()
 
 
-class Poison:
-    """Makes the loss of some global batches NaN, and sends SIGTERM the first time that others are read."""
+class Killed(BaseException):
+    """What no code of ours catches: as a kill, which runs nothing after it."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, bad: Iterable[int], stop_at: Iterable[int] = ()) -> None:
+
+class Poison:
+    """Makes the loss of some global batches NaN; sends SIGTERM the first time that others are read, or ends as a kill would."""
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        bad: Iterable[int],
+        stop_at: Iterable[int] = (),
+        kill_at: int | None = None,
+    ) -> None:
         self.read: list[int] = []
         read, forward, to_stop = Batches.read, GPTModel.forward, set(stop_at)
 
         def noting_read(batches: Batches, number: int, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
             self.read.append(number)
+            if number == kill_at and self.read.count(number) == 1:
+                raise Killed
             if number in to_stop:
                 to_stop.remove(number)
                 os.kill(os.getpid(), signal.SIGTERM)
