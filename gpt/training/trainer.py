@@ -22,6 +22,8 @@ from gpt.processes.agreement import is_same_everywhere, largest_of_processes
 from gpt.processes.precision import autocast_type
 from gpt.processes.signals import Stop
 from gpt.tokens.batches import Batches
+from gpt.tokens.epochs import describe_excess
+from gpt.tokens.mixture import phases_of
 from gpt.tokens.shards import TokenReader
 from gpt.tokens.tokenizer import load_tokenizer
 from gpt.tracking.progress import Progress
@@ -64,7 +66,7 @@ class Trainer:
             params.model.block_size,
             params.train.batch_size,
             params.base.seed,
-            params.train.mixture,
+            phases_of(params.train.mixture, params.train.max_steps),
         )
         self._validation = TokenReader(paths.TOKENS, "validation")
         self._encoding = load_tokenizer(paths.TOKENIZER)
@@ -123,16 +125,28 @@ class Trainer:
         )
         if state.step:
             self._after_step(meters)  # what the stop before this start had cut short
-        elif self.settings.init_from != SCRATCH and not state.validation_rows:  # there is one after going back to step 0
+        elif (
+            self.settings.init_from != SCRATCH and not state.validation_rows
+        ):  # there is one after going back to step 0
             self._measure_beginning(meters)
         while state.step < self.settings.max_steps:
             self._train_step()
             if self._is_due("log_interval") and not self._log_training(meters):
-                roll_back(state, self.settings, self._checkpointer, self.accelerator, self._first_checkpoint)
-                meters.restart(state.step)
+                self._go_back(meters)
             self._after_step(meters)
         if self.record.progress:
             self.record.progress.close()
+
+    def _go_back(self, meters: Meters) -> None:
+        """Go back to before the skipped steps and past their data; warn if a source is then seen more often than it may be."""
+        roll_back(self.state, self.settings, self._checkpointer, self.accelerator, self._first_checkpoint)
+        meters.restart(self.state.step)
+        uses = self.batches.uses(self.settings.max_steps + self.state.skipped_batches)
+        excess = describe_excess(uses, self.params.model.block_size, self.settings.max_epochs)
+        if excess and self.accelerator.is_main_process:
+            logger.warning(
+                "train.max_epochs = %g: with the batches that training went past, %s", self.settings.max_epochs, excess
+            )
 
     def _measure_beginning(self, meters: Meters) -> None:
         """Validate and sample the weights that were there already: curves begin with what they could do."""

@@ -306,6 +306,19 @@ def test_many_bad_batches_make_it_go_back_and_past_them_alike_when_it_is_stopped
     assert sha256_tree(Path("plots")) == plots
 
 
+def test_going_back_tells_if_a_source_is_then_seen_too_often(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_project()
+    reader, params = TokenReader(paths.TOKENS, "train"), load_params()
+    (use,) = Batches(reader, params.model.block_size, params.train.batch_size, 0).uses(params.train.max_steps)
+    make_project("just enough", train={"max_skips": 3, "max_epochs": use.epochs})
+    train_poisoned(monkeypatch, bad=range(12, 16))
+    asked = (params.train.max_steps + 6) * params.train.batch_size * params.model.block_size
+    assert f"with the batches that training went past, the train split has {reader.tokens:,} tokens" in caplog.text
+    assert f"and all steps ask for {asked:,}: " in caplog.text
+
+
 def test_auto_compiles_or_not_as_the_run_began_whatever_it_would_measure_at_a_resume(
     make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
