@@ -29,7 +29,7 @@ from gpt.tracking.curves import Curves, check_trackers
 from gpt.tracking.dataset import describe_dataset, read_card
 from gpt.tracking.tracker import Tracker, flat_params
 from gpt.training.checkpoints import checkpoint as checkpoints
-from gpt.training.checkpoints.adoption import describe_other_run, read_adopted
+from gpt.training.checkpoints.adoption import describe_other_run, read_adopted, write_adopted
 from gpt.training.checkpoints.fingerprint import fingerprint
 from gpt.training.checkpoints.saver import Saver
 from gpt.training.checkpoints.stable import StableStates
@@ -95,7 +95,8 @@ def _pretrain(params: Params, processes: PartialState) -> None:
         _verify_data(accelerator, params.launch, stop)
         trainer = Trainer(params, accelerator, folder, saver, stop)
         _tell_epochs(trainer)
-        trainer.resume()
+        if not trainer.resume() and saver:
+            write_adopted(folder, [])  # what was to be adopted is not there: of a kill, or damaged
         compiled = _compile(trainer)
         if accelerator.is_main_process:
             _track(trainer, {"compile": compiled}, identity.id)

@@ -216,8 +216,8 @@ class Trainer:
                 if is_benchmarking and not signum and not self._score_benchmarks():
                     signum = self._agreed_signal()
             if is_scheduled or (signum and state.last_save != state.step):
-                self._checkpointer.save(is_scheduled=is_scheduled)
-            if is_stable:
+                self._checkpointer.save(is_scheduled=is_scheduled, is_stable=is_stable)
+            elif is_stable:
                 self._checkpointer.keep_stable()
         if signum:
             self._stop_after_save(signum)
@@ -238,9 +238,11 @@ class Trainer:
         return not counts.in_a_row and counts.most_in_a_row <= self.settings.max_skips
 
     def _stable_is_due(self) -> bool:
-        """Whether this is the state before the decay, and to be kept."""
+        """Whether this is the state before the decay, and to be kept: not if training is about to go back to before it."""
         is_there = self.state.step == self._stable_steps and self.state.last_stable != self.state.step
-        return is_there and self.settings.checkpoint_keep_stable > 0
+        if not (is_there and self.settings.checkpoint_keep_stable):
+            return False
+        return self.state.guard.counts().most_in_a_row <= self.settings.max_skips
 
     def _validate(self) -> bool:
         """Write a validation row; write nothing and return False if a signal cut the measurement short."""

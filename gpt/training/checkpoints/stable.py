@@ -73,6 +73,7 @@ class StableStates:
                 parent = {"fingerprint": kept.run.id, "step": found.step, "run": found.state["run"]}
                 # Another run of the tracking server. A checkpoint of its interval, so that going back comes back to it.
                 own: dict[str, Any] = {"run": None, "parent": parent, "last_stable": found.step}
+                write_adopted(folder, [])  # of an adoption that was killed before its checkpoint was there
                 checkpoints.save(folder, replace(found, state=found.state | own, is_scheduled=True))
                 return f"going on from step {found.step} of {kept.folder}: up to there it is this run; what differs comes later"
         return None
