@@ -106,12 +106,15 @@ class Trainer:
             load_optimizer_tensors(self.bare_model, optimizer, tensors)
         self._asks_every_step = True  # until it is known how long steps are; when it asks changes no result
 
-    def resume(self) -> None:
-        """Go on from the newest checkpoint, if there is one; raise `UserError` if other processes find another."""
-        if checkpoint := self._checkpointer.find():
-            self._checkpointer.load(checkpoint)
-            if self.accelerator.is_main_process:
-                print(f"resuming after step {self.state.step} of {self.settings.max_steps}", flush=True)
+    def resume(self) -> bool:
+        """Go on from the newest checkpoint; return whether there is one. Raises `UserError` if other processes find another."""
+        checkpoint = self._checkpointer.find()
+        if checkpoint is None:
+            return False
+        self._checkpointer.load(checkpoint)
+        if self.accelerator.is_main_process:
+            print(f"resuming after step {self.state.step} of {self.settings.max_steps}", flush=True)
+        return True
 
     def fit(self) -> None:
         """Train to `max_steps`; log, validate, sample and save on the way. Raises `Interrupted` after a signal."""
