@@ -31,6 +31,7 @@ from gpt.tracking.tracker import Tracker, flat_params
 from gpt.training.checkpoints import checkpoint as checkpoints
 from gpt.training.checkpoints.adoption import describe_other_run, read_adopted, write_adopted
 from gpt.training.checkpoints.fingerprint import fingerprint
+from gpt.training.checkpoints.rollback import check_result
 from gpt.training.checkpoints.saver import Saver
 from gpt.training.checkpoints.stable import StableStates
 from gpt.training.compilation import Choice, choose_compile
@@ -217,7 +218,7 @@ def _write_outputs(trainer: Trainer, fingerprint: str, adopted: list[dict[str, A
     model = full_model(trainer.bare_model, keep=is_writer)
     if not is_writer:
         return
-    trainer.check_result(model)
+    check_result(model, trainer.state)
     save_model(model, paths.TOKENIZER, paths.BASE_MODEL)
     state = trainer.state
     for path, rows, columns in (

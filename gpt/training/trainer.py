@@ -13,12 +13,10 @@ import torch
 from accelerate import Accelerator
 
 from gpt import paths
-from gpt.errors import Interrupted, UserError
-from gpt.evaluation.benchmarks.probe import Probe, read_part
-from gpt.model.transformer import GPTModel
+from gpt.errors import Interrupted
 from gpt.params.project import Params
 from gpt.params.training import SCRATCH
-from gpt.processes.agreement import is_same_everywhere, largest_of_processes
+from gpt.processes.agreement import largest_of_processes
 from gpt.processes.precision import autocast_type
 from gpt.processes.signals import Stop
 from gpt.tokens.batches import Batches
@@ -30,7 +28,7 @@ from gpt.tracking.progress import Progress
 from gpt.tracking.record import Record
 from gpt.training.checkpoints.checkpoint import Checkpoint
 from gpt.training.checkpoints.checkpointer import Checkpointer
-from gpt.training.checkpoints.rollback import diverged, roll_back
+from gpt.training.checkpoints.rollback import roll_back
 from gpt.training.checkpoints.saver import Saver
 from gpt.training.compilation import eager_blocks
 from gpt.training.initial import load_optimizer, new_model
@@ -40,7 +38,7 @@ from gpt.training.sample import write_samples
 from gpt.training.sharding import shard
 from gpt.training.state import RunState
 from gpt.training.step import TrainStep
-from gpt.training.validation import validate
+from gpt.training.validation import start_probe, validate
 
 # Several processes obey a signal after so long at most, not counting what is done between two steps.
 _STOP_SECONDS = 2.0
@@ -70,13 +68,7 @@ class Trainer:
         )
         self._validation = TokenReader(paths.TOKENS, "validation")
         self._encoding = load_tokenizer(paths.TOKENIZER)
-        self._probe: Probe | None = None
-        if params.train.benchmark_interval and params.evaluate.benchmarks:
-            self._probe = Probe(read_part(params.evaluate, paths.BENCHMARKS, paths.DOCUMENTS), self._encoding)
-            if not is_same_everywhere(accelerator, self._probe.identity()):
-                raise UserError(
-                    f"{paths.BENCHMARKS}: not the same on all machines; make it the same, or set train.benchmark_interval to 0"
-                )
+        self._probe = start_probe(params, self._encoding, accelerator)
         self.bare_model = new_model(params, self._encoding.n_vocab).to(accelerator.device)
         self.bare_model.checkpoint_activations = params.launch.activation_checkpointing
         if params.launch.strategy == "fsdp":
@@ -128,9 +120,7 @@ class Trainer:
         )
         if state.step:
             self._after_step(meters)  # what the stop before this start had cut short
-        elif (
-            self.settings.init_from != SCRATCH and not state.validation_rows
-        ):  # there is one after going back to step 0
+        elif self.settings.init_from != SCRATCH and not state.validation_rows:  # one that went back has a row
             self._measure_beginning(meters)
         while state.step < self.settings.max_steps:
             self._train_step()
@@ -316,15 +306,6 @@ class Trainer:
                 signum, f"{stopped}, which could not be saved; run it again to go on from the last checkpoint"
             )
         raise Interrupted(signum, f"{stopped}; run it again to go on from there")
-
-    def check_result(self, model: GPTModel) -> None:
-        """Raise `UserError` if the full `model` that training ended with is no result."""
-        if not all(weight.isfinite().all() for weight in model.state_dict().values()):
-            raise diverged("weights are not finite after the last step")
-        if self.settings.max_steps and not self.state.training_rows:
-            raise diverged("not one step could be taken")
-        if not self.state.validation_rows or self.state.last_validation != self.state.step:
-            raise diverged("the validation loss is not finite after the last step")
 
     def _first_checkpoint(self) -> Checkpoint:
         """Return what the run began with: to go back to before there is a checkpoint."""
