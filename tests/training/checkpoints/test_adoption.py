@@ -96,7 +96,12 @@ def test_a_run_that_goes_back_before_its_first_checkpoint_goes_back_to_the_adopt
     assert newest is not None
     step = newest.step + 1
     checkpoints.save(stopped, replace(newest, step=step, state=newest.state | {"step": step}, is_scheduled=False))
-    settings = {"max_steps": step + 30, "checkpoint_interval": 1000, "eval_interval": 3000, "max_skips": 3}
+    settings: dict[str, object] = {
+        "max_steps": step + 30,
+        "checkpoint_interval": 1000,
+        "eval_interval": 3000,
+        "max_skips": 3,
+    }
     change_params(Path.cwd(), train=settings)
     with monkeypatch.context() as patch:
         Poison(patch, bad=range(step, step + 5))
