@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from gpt import paths
-from gpt.errors import Interrupted
+from gpt.errors import Interrupted, UserError
 from gpt.params.project import Params
 from gpt.params.training import SCRATCH
 from gpt.processes.agreement import largest_of_processes
@@ -31,7 +31,7 @@ from gpt.training.checkpoints.checkpointer import Checkpointer
 from gpt.training.checkpoints.rollback import roll_back
 from gpt.training.checkpoints.saver import Saver
 from gpt.training.compilation import eager_blocks
-from gpt.training.initial import load_optimizer, new_model
+from gpt.training.initial import initial_id, load_optimizer, new_model, read_source
 from gpt.training.meters import Meters, start_meters
 from gpt.training.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, stable_steps
 from gpt.training.sample import write_samples
@@ -92,7 +92,7 @@ class Trainer:
             loss_sum=torch.zeros((), dtype=torch.float64, device=accelerator.device),
             gradient_norm=torch.zeros((), device=accelerator.device),
         )
-        self._beginning = self.state.to_json()
+        self._beginning, self._source = self.state.to_json(), read_source(params.train)
         self._checkpointer = Checkpointer(self.bare_model, optimizer, self.state, accelerator, folder, saver)
         if tensors := load_optimizer(params.train):
             load_optimizer_tensors(self.bare_model, optimizer, tensors)
@@ -308,7 +308,13 @@ class Trainer:
         raise Interrupted(signum, f"{stopped}; run it again to go on from there")
 
     def _first_checkpoint(self) -> Checkpoint:
-        """Return what the run began with: to go back to before there is a checkpoint."""
+        """Return what the run began with: to go back to before there is a checkpoint. Raises `UserError` if that is not there."""
+        if self._source:
+            initial_id(self.settings, paths.INITIAL)  # verifies it
+            if read_source(self.settings) != self._source:
+                raise UserError(
+                    f"{paths.INITIAL}: holds other weights than those that this run began with; bring these back, and run it again"
+                )
         weights = new_model(self.params, self._encoding.n_vocab).state_dict()
         measured = {"validation_rows": [row for row in self.state.validation_rows if not row["step"]]}
         return Checkpoint(0, weights, load_optimizer(self.settings), self._beginning | measured)
