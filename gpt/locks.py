@@ -61,11 +61,16 @@ def is_locked(path: Path) -> bool:
 
 
 @contextmanager
-def locked(path: Path, wait_seconds: float, busy: Callable[[str], str]) -> Iterator[None]:
-    """Hold a lock file, waiting for it; raise `UserError(busy(who holds it))` if that takes longer than `wait_seconds`."""
+def locked(
+    path: Path, wait_seconds: float, busy: Callable[[str], str], is_stopped: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
+    """Hold a lock file, waiting for it; raise `UserError(busy(who holds it))` if that takes longer than `wait_seconds`.
+
+    Or if `is_stopped` says so: of a thread, whose waiting no signal ends.
+    """
     deadline = time.monotonic() + wait_seconds
     while (lock := try_lock(path)) is None:
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or is_stopped():
             raise UserError(busy(holder(path)))
         time.sleep(_POLL_SECONDS)
     with lock:

@@ -23,15 +23,19 @@ def describe_epochs(uses: Sequence[Use], steps: int, block_size: int) -> list[st
 
 def check_epochs(uses: Sequence[Use], steps: int, block_size: int, max_epochs: float) -> None:
     """Raise `UserError` if a source would be seen more often than `max_epochs`; 0 allows any number."""
-    over = [use for use in uses if max_epochs and use.epochs > max_epochs]
-    if over:
-        shown = "; ".join(
-            f"{f'source {use.source}' if use.source else 'the train split'} has {use.tokens:,} tokens, and {steps:,} steps ask for"
-            f" {use.sequences * block_size:,}: {use.epochs:.2f} epochs"
-            for use in over
-        )
-        lower = "its share in train.mixture, " if over[0].source else ""
+    if excess := describe_excess(uses, block_size, max_epochs, f"{steps:,} steps"):
+        lower = "its share in train.mixture, " if uses[0].source else ""
         raise UserError(
-            f"params.yaml: train.max_epochs = {max_epochs:g}: {shown}; lower {lower}train.max_steps or train.batch_size, add"
+            f"params.yaml: train.max_epochs = {max_epochs:g}: {excess}; lower {lower}train.max_steps or train.batch_size, add"
             " documents, or raise train.max_epochs (0: any number)"
         )
+
+
+def describe_excess(uses: Sequence[Use], block_size: int, max_epochs: float, who: str = "all steps") -> str:
+    """Return which sources `who` would see more often than `max_epochs`, with the figures; "" if there are none."""
+    return "; ".join(
+        f"{f'source {use.source}' if use.source else 'the train split'} has {use.tokens:,} tokens, and {who} ask for"
+        f" {use.sequences * block_size:,}: {use.epochs:.2f} epochs"
+        for use in uses
+        if max_epochs and use.epochs > max_epochs
+    )

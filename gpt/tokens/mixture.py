@@ -17,6 +17,14 @@ from gpt.params.training import Phase
 _RESOLUTION = 10**9  # of a share; products of two such numbers fit into 64 bits
 
 
+def phases_of(mixture: Iterable[Phase], steps: int) -> tuple[Phase, ...]:
+    """Return the phases of a run of so many steps: those that begin before its end.
+
+    A run that went back past bad batches reads some beyond its last step; they are of its last phase.
+    """
+    return tuple(phase for phase in mixture if phase.from_step < steps)
+
+
 def seen_by(mixture: Iterable[Phase], steps: int) -> list[dict[str, Any]]:
     """Return the mixture as JSON values that decide what a run of so many steps sees, and nothing else.
 
@@ -24,8 +32,7 @@ def seen_by(mixture: Iterable[Phase], steps: int) -> list[dict[str, Any]]:
     """
     return [
         {"from_step": phase.from_step, "shares": {name: phase.shares[name] for name in sorted(_sources(phase))}}
-        for phase in mixture
-        if phase.from_step < steps
+        for phase in phases_of(mixture, steps)
     ]
 
 

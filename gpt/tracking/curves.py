@@ -106,8 +106,7 @@ class Curves:
         from accelerate.tracking import TensorBoardTracker
 
         # What a killed process had told beyond its last checkpoint is hidden.
-        purge = self._first_step + 1 if self._first_step else None
-        return TensorBoardTracker(self._run, self._folder / "tensorboard", purge_step=purge)
+        return TensorBoardTracker(self._run, self._folder / "tensorboard", purge_step=self._first_step + 1)
 
     def _wandb(self) -> AccelerateTracker:
         import wandb

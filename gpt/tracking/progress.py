@@ -39,21 +39,25 @@ class Progress:
         self._table = _open_table(first_step, max_steps)
         self._first, self._last, self._max = first_step, first_step, max_steps
         self._begun = time.monotonic()
+        self._seconds_per_step: float | None = None
         self._next_line = 0.0
 
     def update(self, step: int, loss: float, speed: Reading) -> None:
         """Show that `step` steps are done; fewer than before, if training went back."""
         now = time.monotonic()
-        if step <= self._last:
-            self._first, self._begun = step - 1, now
+        if (
+            step <= self._last
+        ):  # how many steps were taken since the last update is not known, but how long one took before
+            self._first, self._begun = step, now
+        else:
+            self._seconds_per_step = (now - self._begun) / (step - self._first)
         self._last = step
-        left = (now - self._begun) / (step - self._first) * (self._max - step)
+        left = None if self._seconds_per_step is None else self._seconds_per_step * (self._max - step)
         if self._table:
             self._table.step(step, loss, speed, left)
         elif now >= self._next_line or step == self._max:
             self._next_line = now + _LINE_SECONDS
-            minutes, seconds = divmod(round(left), 60)
-            self._say(f"step {step}/{self._max}  loss {loss:.3f}  {speed}  {minutes}:{seconds:02} left")
+            self._say(f"step {step}/{self._max}  loss {loss:.3f}  {speed}" + ("" if left is None else _left(left)))
 
     def validation(self, step: int, loss: float, bits_per_byte: float) -> None:
         """Show what an evaluation on the validation documents found: nats per token, bits per byte."""
@@ -75,6 +79,11 @@ class Progress:
     @staticmethod
     def _say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
+
+
+def _left(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"  {minutes}:{seconds:02} left"
 
 
 def _open_table(first_step: int, max_steps: int) -> "LiveTable | None":

@@ -29,8 +29,10 @@ from gpt.tracking.curves import Curves, check_trackers
 from gpt.tracking.dataset import describe_dataset, read_card
 from gpt.tracking.tracker import Tracker, flat_params
 from gpt.training.checkpoints import checkpoint as checkpoints
-from gpt.training.checkpoints.adoption import describe_other_run, read_adopted
+from gpt.training.checkpoints.adoption import describe_other_run, read_adopted, write_adopted
+from gpt.training.checkpoints.beginning import begin_together
 from gpt.training.checkpoints.fingerprint import fingerprint
+from gpt.training.checkpoints.rollback import check_result
 from gpt.training.checkpoints.saver import Saver
 from gpt.training.checkpoints.stable import StableStates
 from gpt.training.compilation import Choice, choose_compile
@@ -80,22 +82,21 @@ def _pretrain(params: Params, processes: PartialState) -> None:
         if params.launch.num_machines > 1:
             stop.defer()  # the signal is one machine's: all stop together, once they are ready to agree on it
         saver: Saver | None = None
+        stable: StableStates | None = None
         if accelerator.is_main_process:
             stack.enter_context(checkpoints.single_trainer(folder))
             identity.save(folder)
             stable = StableStates(folder.parent, identity, params.train.checkpoint_keep_stable)
-            if told := (
-                stable.begin_from(folder, stable_steps(params.train))
-                or describe_other_run(folder.parent, identity)
-                or stable.describe_nearest(folder)
-            ):
-                print(told, flush=True)
             keep_last, keep_every = params.train.checkpoint_keep_last, params.train.checkpoint_keep_every
             saver = stack.enter_context(Saver(folder, keep_last=keep_last, keep_every=keep_every, stable=stable))
+        begun = begin_together(accelerator, stable, folder, stable_steps(params.train), stop)
+        if stable and (told := begun or describe_other_run(folder.parent, identity) or stable.describe_nearest(folder)):
+            print(told, flush=True)
         _verify_data(accelerator, params.launch, stop)
         trainer = Trainer(params, accelerator, folder, saver, stop)
         _tell_epochs(trainer)
-        trainer.resume()
+        if not trainer.resume() and saver:
+            write_adopted(folder, [])  # what was to be adopted is not there: of a kill, or damaged
         compiled = _compile(trainer)
         if accelerator.is_main_process:
             _track(trainer, {"compile": compiled}, identity.id)
@@ -216,7 +217,7 @@ def _write_outputs(trainer: Trainer, fingerprint: str, adopted: list[dict[str, A
     model = full_model(trainer.bare_model, keep=is_writer)
     if not is_writer:
         return
-    trainer.check_result(model)
+    check_result(model, trainer.state)
     save_model(model, paths.TOKENIZER, paths.BASE_MODEL)
     state = trainer.state
     for path, rows, columns in (

@@ -14,31 +14,31 @@ from accelerate import Accelerator
 
 from gpt import paths
 from gpt.errors import Interrupted, UserError
-from gpt.evaluation.benchmarks.probe import Probe, read_part
-from gpt.model.transformer import GPTModel
 from gpt.params.project import Params
 from gpt.params.training import SCRATCH
-from gpt.processes.agreement import is_same_everywhere, largest_of_processes
+from gpt.processes.agreement import largest_of_processes
 from gpt.processes.precision import autocast_type
 from gpt.processes.signals import Stop
 from gpt.tokens.batches import Batches
+from gpt.tokens.epochs import describe_excess
+from gpt.tokens.mixture import phases_of
 from gpt.tokens.shards import TokenReader
 from gpt.tokens.tokenizer import load_tokenizer
 from gpt.tracking.progress import Progress
 from gpt.tracking.record import Record
 from gpt.training.checkpoints.checkpoint import Checkpoint
 from gpt.training.checkpoints.checkpointer import Checkpointer
-from gpt.training.checkpoints.rollback import diverged, roll_back
+from gpt.training.checkpoints.rollback import roll_back
 from gpt.training.checkpoints.saver import Saver
 from gpt.training.compilation import eager_blocks
-from gpt.training.initial import load_optimizer, new_model
+from gpt.training.initial import initial_id, load_optimizer, new_model, read_source
 from gpt.training.meters import Meters, start_meters
 from gpt.training.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, stable_steps
 from gpt.training.sample import write_samples
 from gpt.training.sharding import shard
 from gpt.training.state import RunState
 from gpt.training.step import TrainStep
-from gpt.training.validation import validate
+from gpt.training.validation import start_probe, validate
 
 # Several processes obey a signal after so long at most, not counting what is done between two steps.
 _STOP_SECONDS = 2.0
@@ -64,17 +64,11 @@ class Trainer:
             params.model.block_size,
             params.train.batch_size,
             params.base.seed,
-            params.train.mixture,
+            phases_of(params.train.mixture, params.train.max_steps),
         )
         self._validation = TokenReader(paths.TOKENS, "validation")
         self._encoding = load_tokenizer(paths.TOKENIZER)
-        self._probe: Probe | None = None
-        if params.train.benchmark_interval and params.evaluate.benchmarks:
-            self._probe = Probe(read_part(params.evaluate, paths.BENCHMARKS, paths.DOCUMENTS), self._encoding)
-            if not is_same_everywhere(accelerator, self._probe.identity()):
-                raise UserError(
-                    f"{paths.BENCHMARKS}: not the same on all machines; make it the same, or set train.benchmark_interval to 0"
-                )
+        self._probe = start_probe(params, self._encoding, accelerator)
         self.bare_model = new_model(params, self._encoding.n_vocab).to(accelerator.device)
         self.bare_model.checkpoint_activations = params.launch.activation_checkpointing
         if params.launch.strategy == "fsdp":
@@ -98,18 +92,21 @@ class Trainer:
             loss_sum=torch.zeros((), dtype=torch.float64, device=accelerator.device),
             gradient_norm=torch.zeros((), device=accelerator.device),
         )
-        self._beginning = self.state.to_json()
+        self._beginning, self._source = self.state.to_json(), read_source(params.train)
         self._checkpointer = Checkpointer(self.bare_model, optimizer, self.state, accelerator, folder, saver)
         if tensors := load_optimizer(params.train):
             load_optimizer_tensors(self.bare_model, optimizer, tensors)
         self._asks_every_step = True  # until it is known how long steps are; when it asks changes no result
 
-    def resume(self) -> None:
-        """Go on from the newest checkpoint, if there is one; raise `UserError` if other processes find another."""
-        if checkpoint := self._checkpointer.find():
-            self._checkpointer.load(checkpoint)
-            if self.accelerator.is_main_process:
-                print(f"resuming after step {self.state.step} of {self.settings.max_steps}", flush=True)
+    def resume(self) -> bool:
+        """Go on from the newest checkpoint; return whether there is one. Raises `UserError` if other processes find another."""
+        checkpoint = self._checkpointer.find()
+        if checkpoint is None:
+            return False
+        self._checkpointer.load(checkpoint)
+        if self.accelerator.is_main_process:
+            print(f"resuming after step {self.state.step} of {self.settings.max_steps}", flush=True)
+        return True
 
     def fit(self) -> None:
         """Train to `max_steps`; log, validate, sample and save on the way. Raises `Interrupted` after a signal."""
@@ -123,16 +120,26 @@ class Trainer:
         )
         if state.step:
             self._after_step(meters)  # what the stop before this start had cut short
-        elif self.settings.init_from != SCRATCH:
+        elif self.settings.init_from != SCRATCH and not state.validation_rows:  # one that went back has a row
             self._measure_beginning(meters)
         while state.step < self.settings.max_steps:
             self._train_step()
             if self._is_due("log_interval") and not self._log_training(meters):
-                roll_back(state, self.settings, self._checkpointer, self.accelerator, self._first_checkpoint)
-                meters.restart(state.step)
+                self._go_back(meters)
             self._after_step(meters)
         if self.record.progress:
             self.record.progress.close()
+
+    def _go_back(self, meters: Meters) -> None:
+        """Go back to before the skipped steps and past their data; warn if a source is then seen more often than it may be."""
+        roll_back(self.state, self.settings, self._checkpointer, self.accelerator, self._first_checkpoint)
+        meters.restart(self.state.step)
+        uses = self.batches.uses(self.settings.max_steps + self.state.skipped_batches)
+        excess = describe_excess(uses, self.params.model.block_size, self.settings.max_epochs)
+        if excess and self.accelerator.is_main_process:
+            logger.warning(
+                "train.max_epochs = %g: with the batches that training went past, %s", self.settings.max_epochs, excess
+            )
 
     def _measure_beginning(self, meters: Meters) -> None:
         """Validate and sample the weights that were there already: curves begin with what they could do."""
@@ -202,8 +209,8 @@ class Trainer:
                 if is_benchmarking and not signum and not self._score_benchmarks():
                     signum = self._agreed_signal()
             if is_scheduled or (signum and state.last_save != state.step):
-                self._checkpointer.save(is_scheduled=is_scheduled)
-            if is_stable:
+                self._checkpointer.save(is_scheduled=is_scheduled, is_stable=is_stable)
+            elif is_stable:
                 self._checkpointer.keep_stable()
         if signum:
             self._stop_after_save(signum)
@@ -224,9 +231,11 @@ class Trainer:
         return not counts.in_a_row and counts.most_in_a_row <= self.settings.max_skips
 
     def _stable_is_due(self) -> bool:
-        """Whether this is the state before the decay, and to be kept."""
+        """Whether this is the state before the decay, and to be kept: not if training is about to go back to before it."""
         is_there = self.state.step == self._stable_steps and self.state.last_stable != self.state.step
-        return is_there and self.settings.checkpoint_keep_stable > 0
+        if not (is_there and self.settings.checkpoint_keep_stable):
+            return False
+        return self.state.guard.counts().most_in_a_row <= self.settings.max_skips
 
     def _validate(self) -> bool:
         """Write a validation row; write nothing and return False if a signal cut the measurement short."""
@@ -298,16 +307,14 @@ class Trainer:
             )
         raise Interrupted(signum, f"{stopped}; run it again to go on from there")
 
-    def check_result(self, model: GPTModel) -> None:
-        """Raise `UserError` if the full `model` that training ended with is no result."""
-        if not all(weight.isfinite().all() for weight in model.state_dict().values()):
-            raise diverged("weights are not finite after the last step")
-        if self.settings.max_steps and not self.state.training_rows:
-            raise diverged("not one step could be taken")
-        if not self.state.validation_rows or self.state.last_validation != self.state.step:
-            raise diverged("the validation loss is not finite after the last step")
-
     def _first_checkpoint(self) -> Checkpoint:
-        """Return what the run began with: to go back to before there is a checkpoint."""
+        """Return what the run began with: to go back to before there is a checkpoint. Raises `UserError` if that is not there."""
+        if self._source:
+            initial_id(self.settings, paths.INITIAL)  # verifies it
+            if read_source(self.settings) != self._source:
+                raise UserError(
+                    f"{paths.INITIAL}: holds other weights than those that this run began with; bring these back, and run it again"
+                )
         weights = new_model(self.params, self._encoding.n_vocab).state_dict()
-        return Checkpoint(0, weights, load_optimizer(self.settings), self._beginning)
+        measured = {"validation_rows": [row for row in self.state.validation_rows if not row["step"]]}
+        return Checkpoint(0, weights, load_optimizer(self.settings), self._beginning | measured)

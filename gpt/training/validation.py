@@ -1,4 +1,4 @@
-"""The loss on the validation split, measured by all processes together while training stands still."""
+"""What is measured by all processes together while training stands still: the loss on the validation split, and benchmarks."""
 
 import math
 from collections.abc import Callable
@@ -6,9 +6,14 @@ from collections.abc import Callable
 import torch
 from accelerate import Accelerator
 
+from gpt import paths
+from gpt.errors import UserError
+from gpt.evaluation.benchmarks.probe import Probe, read_part
 from gpt.evaluation.likelihood import split_likelihood
 from gpt.model.transformer import GPTModel
-from gpt.processes.agreement import add_up_over_processes
+from gpt.params.project import Params
+from gpt.processes.agreement import add_up_over_processes, is_same_everywhere
+from gpt.tokens.encoding import Encoding
 from gpt.tokens.shards import TokenReader
 
 
@@ -33,3 +38,18 @@ def validate(
     if give_up():
         return None
     return {"validation_loss": nats / tokens, "validation_bits_per_byte": nats / math.log(2) / reader.text_bytes}
+
+
+def start_probe(params: Params, encoding: Encoding, accelerator: Accelerator) -> Probe | None:
+    """Return the part of the benchmarks that is scored while training, None if `train.benchmark_interval` asks for none.
+
+    All processes call this. Raises `UserError` if files are missing or not the same everywhere.
+    """
+    if not (params.train.benchmark_interval and params.evaluate.benchmarks):
+        return None
+    probe = Probe(read_part(params.evaluate, paths.BENCHMARKS, paths.DOCUMENTS), encoding)
+    if not is_same_everywhere(accelerator, probe.identity()):
+        raise UserError(
+            f"{paths.BENCHMARKS}: not the same on all machines; make it the same, or set train.benchmark_interval to 0"
+        )
+    return probe

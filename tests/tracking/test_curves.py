@@ -92,6 +92,17 @@ def test_tensorboard_has_the_curves_and_a_run_that_went_on_has_each_step_once(tm
     assert sample.tensor_proto.string_val == [b"to be, or not"]
 
 
+def test_a_run_that_goes_on_at_step_0_keeps_what_it_told_of_it_and_hides_what_came_later(tmp_path: Path) -> None:
+    with open_curves(("tensorboard",), tmp_path) as told:
+        told.log(0, {"validation/loss": 3.0})
+        told.log(4, {"train/loss": 5.0})
+    with open_curves(("tensorboard",), tmp_path) as told:  # it went back to step 0, and was killed
+        told.log(4, {"train/loss": 4.0})
+    events = tensorboard(tmp_path)
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(4, 4.0)]
+    assert [(event.step, event.value) for event in events.Scalars("validation/loss")] == [(0, 3.0)]
+
+
 def test_wandb_has_them_offline_under_the_runs_name_and_no_secret(tmp_path: Path) -> None:
     with open_curves(("wandb",), tmp_path) as told:
         told.log(4, {"train/loss": 4.5})

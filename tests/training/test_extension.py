@@ -7,11 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 from gpt import paths
+from gpt.errors import UserError
 from gpt.files import read_json, sha256_tree
 from gpt.params.project import load_params
 from gpt.tracking.store import training_run
@@ -19,8 +21,10 @@ from gpt.training.checkpoints import checkpoint as checkpoints
 from gpt.training.checkpoints.stable import STABLE, StableStates
 from gpt.training.optimizer import learning_rate, stable_steps
 from gpt.training.pretrain import pretrain
+from gpt.training.sharding import copy_to_cpu
 from tests.conftest import merge, small_change, write_params
 from tests.training.conftest import TRAIN
+from tests.training.test_trainer import Killed, Poison
 
 WSD = {"schedule": "wsd", "warmup_fraction": 0.0, "warmup_steps": 6, "decay_fraction": 0.5, "min_lr": 0.001}
 
@@ -129,10 +133,6 @@ def test_none_is_kept_where_none_shall_be_and_the_oldest_go(make_project: Callab
     assert len(list((paths.CHECKPOINTS / STABLE).glob("*/"))) == 2, "no empty folder is left"
 
 
-class Killed(BaseException):
-    """What no code of ours catches: as a kill, which runs nothing after it."""
-
-
 @pytest.mark.parametrize("instant", ["before it is kept", "half kept", "kept", "half begun with"])
 def test_a_kill_at_any_instant_leaves_what_the_next_start_ends_alike_from(
     make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, instant: str
@@ -170,6 +170,38 @@ def test_a_kill_at_any_instant_leaves_what_the_next_start_ends_alike_from(
     assert train(max_steps=40) == whole
     assert not list(paths.CHECKPOINTS.rglob(".partial_*"))
     assert read_json(paths.RUN, "")["parent"]["step"] == 10
+
+
+def test_a_state_that_training_is_about_to_go_back_from_is_not_kept(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project()
+    with monkeypatch.context() as patch:
+        Poison(patch, bad=range(4, 10))
+        with pytest.raises(UserError, match="training diverged"):
+            train(max_steps=20, log_interval=12, max_skips=3, max_rollbacks=0)
+        assert kept() == [], "step 10 came before the log of step 12, which ends the run"
+        train(max_steps=20, log_interval=12, max_skips=3)
+    (state,) = (paths.CHECKPOINTS / STABLE).glob("*/step_00000010/state.json")
+    assert read_json(state, "")["state"]["rollbacks"] == 1, "of the way on which the run has ended"
+
+
+def test_a_state_before_the_decay_at_a_step_of_a_checkpoint_is_copied_once(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[bool] = []
+
+    def counting(tensors: dict[str, torch.Tensor], *, keep: bool) -> dict[str, torch.Tensor]:
+        copies.append(keep)
+        return copy_to_cpu(tensors, keep=keep)
+
+    monkeypatch.setattr("gpt.training.checkpoints.checkpointer.copy_to_cpu", counting)
+    make_project()
+    train(max_steps=20, checkpoint_interval=10)
+    assert len(copies) == 2 * 2, "weights and the optimizer's state, after steps 10 and 20"
+    assert kept() == ["step_00000010"]
+    (state,) = (paths.CHECKPOINTS / STABLE).glob("*/step_*")
+    assert checkpoints.find_damage(state) is None
 
 
 @given(

@@ -20,6 +20,7 @@ from gpt.params.project import Params, load_params
 from gpt.registry.initial import weights
 from gpt.registry.initial.origin import describe_origin
 from gpt.registry.initial.weights import bring_weights
+from gpt.tokens.batches import Batches
 from gpt.tokens.tokenizer import load_tokenizer
 from gpt.training.checkpoints import checkpoint as checkpoints
 from gpt.training.checkpoints.fingerprint import fingerprint
@@ -29,6 +30,7 @@ from gpt.training.pretrain import pretrain
 from tests.conftest import merge, small_change, write_params
 from tests.training.checkpoints.test_checkpoint import save_in_format
 from tests.training.conftest import TRAIN
+from tests.training.test_trainer import Killed, Poison
 
 WEIGHTS = paths.BASE_MODEL / "model.safetensors"
 GPT2 = {
@@ -237,6 +239,51 @@ def test_checkpoints_that_another_version_of_gpt_wrote_are_told(make_project: Ca
     write_json(folder / "fingerprint.json", {"name": run.name, "parts": run.parts | {"settings": settings}})
     with pytest.raises(UserError, match=r"of a model that this version of gpt does not know .*experts"):
         bring_weights(change(init_from=str(folder)))
+
+
+def test_what_the_weights_could_do_stays_in_the_curve_of_a_run_that_goes_back_to_them(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is not measured twice by a run that goes on there: killed after it went back, with the checkpoint of step 0."""
+    settings: dict[str, Any] = {"max_skips": 3, "checkpoint_interval": 20}
+    plots = []
+    for name, killed_at in (("whole", None), ("killed", 8)):
+        make_project(name)
+        make_model(Path("mine"))
+        with monkeypatch.context() as patch:
+            Poison(patch, bad=range(2, 6), kill_at=killed_at)
+            if killed_at:
+                with pytest.raises(Killed):
+                    start_from("mine", **settings)
+                (state,) = paths.CHECKPOINTS.glob("*/step_*/state.json")
+                assert read_json(state, "")["step"] == 0
+            start_from("mine", **settings)
+        plots.append(paths.VALIDATION_PLOT.read_text())
+    assert [line.split(",")[0] for line in plots[0].splitlines()] == ["step", "0", "15", "30"]
+    assert plots[0] == plots[1]
+
+
+def test_a_run_does_not_go_back_to_weights_that_were_brought_for_another(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although these are called as its own are: an alias may have moved meanwhile."""
+    make_project()
+    make_model(Path("mine"))
+    make_model(Path("other"), seed=6)
+    read = Batches.read
+
+    def reading(batches: Batches, number: int, first: int, last: int) -> Any:
+        if number == 7:
+            shutil.copyfile("other/model.safetensors", paths.INITIAL / "model.safetensors")
+            source = read_json(paths.INITIAL / "source.json", "")
+            digest = sha256_file(paths.INITIAL / "model.safetensors")
+            write_json(paths.INITIAL / "source.json", source | {"weights_sha256": digest})
+        return read(batches, number, first, last)
+
+    monkeypatch.setattr(Batches, "read", reading)
+    Poison(monkeypatch, bad=range(2, 6))
+    with pytest.raises(UserError, match="models/initial: holds other weights than those that this run began with"):
+        start_from("mine", max_skips=3, checkpoint_interval=20)
 
 
 def test_a_damaged_state_of_the_optimizer_is_told(make_project: Callable[..., Path]) -> None:

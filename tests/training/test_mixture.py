@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
 
 from gpt import paths
 from gpt.files import sha256_file
@@ -15,6 +16,8 @@ from gpt.sources.benchmarks import build_benchmarks
 from gpt.sources.fetch import fetch
 from gpt.tokens.batches import Batches
 from gpt.tokens.shards import TokenReader
+from gpt.training.checkpoints.fingerprint import fingerprint
+from gpt.training.trainer import Trainer
 from tests.conftest import prepare_data, small_change, write_params
 from tests.training.conftest import TRAIN
 from tests.training.test_process_counts import RECORDER, batches, start_with
@@ -88,6 +91,23 @@ def recorded(begin: int) -> list[int]:
     record = Path("batches.txt")
     text = record.read_text(encoding="utf-8")[begin:] if record.exists() else ""
     return [int(line.split()[0]) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def test_a_phase_after_the_last_step_is_none_of_a_run_that_went_back_either(
+    data: Path, project: Path, tmp_path: Path
+) -> None:
+    """Its fingerprint does not name that phase, and beyond its last step lie the batches that it went past."""
+    read, ids = [], []
+    later = {"from_step": STEPS, "shares": {"z": 1.0}}
+    for mixture in (MIXTURE, [*MIXTURE, later]):
+        change = settings(data)
+        change["train"]["mixture"] = mixture
+        write_params(project, change)
+        trainer = Trainer(load_params(), Accelerator(cpu=True), tmp_path)
+        trainer.state.step, trainer.state.skipped_batches = STEPS - 1, 6
+        read.append(trainer.read_batch(0, BATCH_SIZE)[0])
+        ids.append(fingerprint(load_params()).id)
+    assert read[0].equal(read[1]) and ids[0] == ids[1]
 
 
 @pytest.mark.slow

@@ -227,15 +227,27 @@ def test_a_last_step_that_destroys_the_weights_is_no_result(make_project: Callab
     assert not WEIGHTS.exists()
 
 
-class Poison:
-    """Makes the loss of some global batches NaN, and sends SIGTERM the first time that others are read."""
+class Killed(BaseException):
+    """What no code of ours catches: as a kill, which runs nothing after it."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, bad: Iterable[int], stop_at: Iterable[int] = ()) -> None:
+
+class Poison:
+    """Makes the loss of some global batches NaN; sends SIGTERM the first time that others are read, or ends as a kill would."""
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        bad: Iterable[int],
+        stop_at: Iterable[int] = (),
+        kill_at: int | None = None,
+    ) -> None:
         self.read: list[int] = []
         read, forward, to_stop = Batches.read, GPTModel.forward, set(stop_at)
 
         def noting_read(batches: Batches, number: int, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
             self.read.append(number)
+            if number == kill_at and self.read.count(number) == 1:
+                raise Killed
             if number in to_stop:
                 to_stop.remove(number)
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -292,6 +304,19 @@ def test_many_bad_batches_make_it_go_back_and_past_them_alike_when_it_is_stopped
                 train_here()
         assert train_here() == expected
     assert sha256_tree(Path("plots")) == plots
+
+
+def test_going_back_tells_if_a_source_is_then_seen_too_often(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_project()
+    reader, params = TokenReader(paths.TOKENS, "train"), load_params()
+    (use,) = Batches(reader, params.model.block_size, params.train.batch_size, 0).uses(params.train.max_steps)
+    make_project("just enough", train={"max_skips": 3, "max_epochs": use.epochs})
+    train_poisoned(monkeypatch, bad=range(12, 16))
+    asked = (params.train.max_steps + 6) * params.train.batch_size * params.model.block_size
+    assert f"with the batches that training went past, the train split has {reader.tokens:,} tokens" in caplog.text
+    assert f"and all steps ask for {asked:,}: " in caplog.text
 
 
 def test_auto_compiles_or_not_as_the_run_began_whatever_it_would_measure_at_a_resume(

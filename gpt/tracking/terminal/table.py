@@ -79,7 +79,7 @@ class LiveTable:
     def _draw(self) -> RenderableType:
         return draw(self.state, *self._console.size, encoding=self._console.encoding)
 
-    def step(self, step: int, loss: float, reading: "Reading", seconds_left: float) -> None:
+    def step(self, step: int, loss: float, reading: "Reading", seconds_left: float | None) -> None:
         """Show that steps were taken."""
         speed, memory = reading.tokens_per_second, reading.peak_memory_bytes
         now = Row(step, loss, tokens_per_second=speed, mfu=reading.mfu, memory_bytes=memory)

@@ -56,10 +56,12 @@ def adopt(params: Params, source: Path) -> str:
         differences = describe_differences(before, now)
         _check_fit(params, before, found, source)
         record = {"fingerprint": before.id, "step": found.step, "differences": differences}
+        # First what tells of the checkpoint: a kill leaves none that nobody tells of, and a run that finds none tells of none.
         write_adopted(target, [*read_adopted(source), record])
         now.save(target)
-        # Another run of the tracking server: settings of one that has begun cannot be changed there.
-        checkpoints.save(target, replace(found, state=found.state | {"run": None}))
+        # Another run of the tracking server: settings of one that has begun cannot be changed there. A checkpoint of its interval,
+        # so that going back comes back to it and not to this run's own beginning.
+        checkpoints.save(target, replace(found, state=found.state | {"run": None}, is_scheduled=True))
     lines = [
         f"going on from step {found.step} of {source}, although this differs:",
         *(f"  {line}" for line in differences),

@@ -10,6 +10,7 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -56,9 +57,10 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
             save_file(_contiguous(checkpoint.weights), partial / "model.safetensors")
             save_file(_contiguous(checkpoint.optimizer), partial / "optimizer.safetensors")
         except SafetensorError as error:
-            if "os error" not in str(error):
+            if not (number := re.search(r"os error (\d+)", str(error))):
                 raise
-            raise OSError(str(error)) from error  # the library wraps what the system said
+            code = int(number[1])  # the library wraps what the system said
+            raise OSError(code, os.strerror(code), str(target)) from error
         about = {"format": FORMAT, "step": checkpoint.step, "is_scheduled": checkpoint.is_scheduled}
         write_json(partial / _STATE, about | {"state": checkpoint.state})
         manifest = {

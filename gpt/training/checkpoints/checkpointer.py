@@ -34,15 +34,20 @@ class Checkpointer:
         self._model, self._optimizer, self._state = model, optimizer, state
         self._accelerator, self._folder, self._saver = accelerator, folder, saver
 
-    def save(self, *, is_scheduled: bool) -> None:
-        """Begin to save; training goes on as soon as the tensors are copied. What a signal asks for is not scheduled."""
+    def save(self, *, is_scheduled: bool, is_stable: bool = False) -> None:
+        """Begin to save; training goes on as soon as the tensors are copied. What a signal asks for is not scheduled.
+
+        With `is_stable` the same copy is kept as the state before the decay.
+        """
         state = self._state
         state.last_save = state.step
         if is_scheduled:
             state.last_scheduled_save = state.step
         checkpoint = self._copy(is_scheduled)
+        if is_stable:
+            state.last_stable = state.step
         if self._saver and checkpoint:
-            self._saver.save(checkpoint)
+            self._saver.save(checkpoint, is_stable=is_stable)
 
     def keep_stable(self) -> None:
         """Begin to keep the state before the decay, which outlives the run."""

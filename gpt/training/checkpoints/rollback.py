@@ -12,6 +12,7 @@ from collections.abc import Callable
 from accelerate import Accelerator
 
 from gpt.errors import UserError
+from gpt.model.transformer import GPTModel
 from gpt.params.training import Train
 from gpt.training.checkpoints.checkpoint import Checkpoint
 from gpt.training.checkpoints.checkpointer import Checkpointer
@@ -56,6 +57,16 @@ def roll_back(
         )
     checkpointer.remove_newer(state.step)  # they are of steps that are not this run's any more
     checkpointer.save(is_scheduled=True)
+
+
+def check_result(model: GPTModel, state: RunState) -> None:
+    """Raise `UserError` if the full `model` that a run ended with in this `state` is no result."""
+    if not all(weight.isfinite().all() for weight in model.state_dict().values()):
+        raise diverged("weights are not finite after the last step")
+    if state.step and not state.training_rows:
+        raise diverged("not one step could be taken")
+    if not state.validation_rows or state.last_validation != state.step:
+        raise diverged("the validation loss is not finite after the last step")
 
 
 def diverged(reason: str) -> UserError:

@@ -3,7 +3,7 @@
 import copy
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -38,19 +38,27 @@ class Saver:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.wait()
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Begin to save `checkpoint`, whose tensors may not change any more; first waits for the save before it."""
-        self._begin(self._write, checkpoint)
+    def save(self, checkpoint: Checkpoint, *, is_stable: bool = False) -> None:
+        """Begin to save `checkpoint`, whose tensors may not change any more; first waits for the save before it.
+
+        If it `is_stable`, it is then kept as `keep_stable` does.
+        """
+        self._begin(checkpoint, [self._write, self._write_stable] if is_stable else [self._write])
 
     def keep_stable(self, checkpoint: Checkpoint) -> None:
         """Begin to keep the state before the decay, in the same way; whether it is kept decides nothing of this run."""
-        self._begin(self._write_stable, checkpoint)
+        self._begin(checkpoint, [self._write_stable])
 
-    def _begin(self, write: Callable[[Checkpoint], None], checkpoint: Checkpoint) -> None:
+    def _begin(self, checkpoint: Checkpoint, writes: Sequence[Callable[[Checkpoint], None]]) -> None:
         self.wait()
         checkpoint = replace(checkpoint, state=copy.deepcopy(checkpoint.state))
+
+        def write_all() -> None:
+            for write in writes:
+                write(checkpoint)
+
         # No daemon: an interpreter that ends lets it finish.
-        self._thread = threading.Thread(target=write, args=(checkpoint,), name="checkpoint")
+        self._thread = threading.Thread(target=write_all, name="checkpoint")
         self._thread.start()
 
     def wait(self) -> bool:
@@ -70,7 +78,7 @@ class Saver:
                     "the state of step %d before the decay is not kept: %s is not finite", checkpoint.step, name
                 )
             else:
-                self._stable.save(checkpoint)
+                self._stable.save(replace(checkpoint, is_scheduled=True))  # for a run that goes back to it
         except (OSError, UserError) as error:
             logger.warning(
                 "the state of step %d before the decay is not kept (%s); training goes on, and a longer run will begin anew",

@@ -7,6 +7,7 @@ taken over is not of its settings: such a state is kept, and only `--adopt` goes
 
 import logging
 import shutil
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,9 @@ from gpt.training.checkpoints.checkpoint import Checkpoint
 from gpt.training.checkpoints.fingerprint import Fingerprint, describe_differences, load_fingerprint
 
 STABLE = "stable"
-_LOCK_SECONDS = 600.0  # of another run that saves, or copies, a state of gigabytes
+# Of waiting for another run that saves, or copies, a state of gigabytes. A save of this run waits for it, and the other processes
+# for that one, before they take it for lost (launch.timeout_seconds, 600 as it comes).
+_BEGIN_SECONDS, _SAVE_SECONDS = 600.0, 180.0
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ class StableStates:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Keep a state of the run `identity`, and remove the oldest ones; raise `OSError` or `UserError` if it cannot be kept."""
-        with self._locked():
+        with self._locked(_SAVE_SECONDS):
             folder = self._root / self._identity.id
             folder.mkdir(exist_ok=True)
             checkpoints.clean_up(folder)
@@ -52,14 +55,16 @@ class StableStates:
             write_adopted(folder, adopted)
             self._prune(folder / checkpoints.name_of(checkpoint.step))
 
-    def begin_from(self, folder: Path, most_steps: int) -> str | None:
+    def begin_from(self, folder: Path, most_steps: int, is_stopped: Callable[[], bool] = lambda: False) -> str | None:
         """Let the run `identity`, which has no checkpoint in `folder` yet, begin with the latest state that is its own too.
 
         `most_steps` are its first steps that neither its length nor its decay decides. Returns what was done, None if nothing.
+        Raises `UserError` if another run holds the states for too long, or `is_stopped` said so while it does; `OSError`
+        if the disk does not take the state.
         """
         if checkpoints.steps(folder) or not most_steps or not self._root.is_dir():
             return None
-        with self._locked():
+        with self._locked(_BEGIN_SECONDS, is_stopped):
             for kept in sorted(self._find(), key=lambda one: one.step, reverse=True):
                 if kept.run.id == self._identity.id:
                     continue  # of this very run, which has ended: who trains it again wants it trained
@@ -73,6 +78,7 @@ class StableStates:
                 parent = {"fingerprint": kept.run.id, "step": found.step, "run": found.state["run"]}
                 # Another run of the tracking server. A checkpoint of its interval, so that going back comes back to it.
                 own: dict[str, Any] = {"run": None, "parent": parent, "last_stable": found.step}
+                write_adopted(folder, [])  # of an adoption that was killed before its checkpoint was there
                 checkpoints.save(folder, replace(found, state=found.state | own, is_scheduled=True))
                 return f"going on from step {found.step} of {kept.folder}: up to there it is this run; what differs comes later"
         return None
@@ -124,11 +130,12 @@ class StableStates:
             if folder.is_dir() and not checkpoints.steps(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _locked(self) -> AbstractContextManager[None]:
+    def _locked(self, seconds: float, is_stopped: Callable[[], bool] = lambda: False) -> AbstractContextManager[None]:
         return locked(
             self._root / "lock",
-            _LOCK_SECONDS,
+            seconds,
             lambda holder: f"{self._root}: held by {holder}; run this again after it",
+            is_stopped,
         )
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from gpt.commands import main as cli
 from gpt.files import read_json
 from gpt.params.project import load_params
 from gpt.training.checkpoints import checkpoint as checkpoints
+from gpt.training.checkpoints.adoption import adopt
 from gpt.training.checkpoints.fingerprint import fingerprint
 from tests.conftest import small_change, write_params
 from tests.training.conftest import TRAIN
-from tests.training.test_trainer import start, wait_for_checkpoint
+from tests.training.test_trainer import Killed, Poison, start, wait_for_checkpoint
 
 UNFINISHED = {"max_steps": 3000, "checkpoint_interval": 5, "eval_interval": 3000, "sample_interval": 3000}
 
@@ -68,6 +70,43 @@ def test_it_can_be_gone_on_from_and_the_result_says_so(stopped: Path, capfd: pyt
     assert (adopted["fingerprint"], adopted["step"]) == (stopped.name, step)
     assert "params.yaml: train.learning_rate was 0.01, is 0.002" in adopted["differences"]
     assert checkpoints.steps(stopped), "the other run is as it was"
+
+
+def test_a_kill_before_the_checkpoint_is_there_leaves_a_run_that_adopted_nothing(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def killed(*_: object) -> None:
+        raise Killed
+
+    change_params(Path.cwd(), train={"max_steps": 10, "eval_interval": 10, "sample_interval": 10})
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", killed)
+        with pytest.raises(Killed):
+            adopt(load_params(), stopped)
+    assert cli.main(["pretrain"]) == 0
+    assert "resuming" not in capfd.readouterr().out
+    assert read_json(paths.RUN, "")["adopted"] == []
+
+
+def test_a_run_that_goes_back_before_its_first_checkpoint_goes_back_to_the_adopted_one(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even if a signal had saved it, and not the other run's interval."""
+    newest = checkpoints.load_latest(stopped)
+    assert newest is not None
+    step = newest.step + 1
+    checkpoints.save(stopped, replace(newest, step=step, state=newest.state | {"step": step}, is_scheduled=False))
+    settings: dict[str, object] = {
+        "max_steps": step + 30,
+        "checkpoint_interval": 1000,
+        "eval_interval": 3000,
+        "max_skips": 3,
+    }
+    change_params(Path.cwd(), train=settings)
+    with monkeypatch.context() as patch:
+        Poison(patch, bad=range(step, step + 5))
+        assert cli.main(["pretrain", "--adopt", str(stopped)]) == 0
+    assert f"going back to step {step} and past" in caplog.text
 
 
 def test_what_cannot_be_gone_on_from_is_one_clear_error(
