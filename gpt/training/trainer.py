@@ -100,7 +100,7 @@ class Trainer:
         )
         self._beginning = self.state.to_json()
         self._checkpointer = Checkpointer(self.bare_model, optimizer, self.state, accelerator, folder, saver)
-        if tensors := load_optimizer(params.train):
+        if tensors := load_optimizer(params.train, self.bare_model.config):
             load_optimizer_tensors(self.bare_model, optimizer, tensors)
         self._asks_every_step = True  # until it is known how long steps are; when it asks changes no result
 
@@ -309,5 +309,5 @@ class Trainer:
 
     def _first_checkpoint(self) -> Checkpoint:
         """Return what the run began with: to go back to before there is a checkpoint."""
-        weights = new_model(self.params, self._encoding.n_vocab).state_dict()
-        return Checkpoint(0, weights, load_optimizer(self.settings), self._beginning)
+        model = new_model(self.params, self._encoding.n_vocab)
+        return Checkpoint(0, model.state_dict(), load_optimizer(self.settings, model.config), self._beginning)
