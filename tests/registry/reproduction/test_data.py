@@ -25,6 +25,7 @@ stages:
     cmd: "false"
     deps:
     - path: data/inputs/fetch_weights.json
+      hash: md5
       md5: {entry}
       size: 7
     params:
@@ -32,6 +33,7 @@ stages:
         train.init_from: models:/small@champion
     outs:
     - path: models/initial
+      hash: md5
       md5: {listing}
       size: 7
       nfiles: 1
