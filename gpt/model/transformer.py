@@ -14,6 +14,9 @@ from gpt.model.cache import KeyValueCache, LayerCache
 from gpt.model.layers import FeedForward, GatedFeedForward, LayerNorm, RMSNorm, RotaryEmbedding, sinusoidal_positions
 from gpt.model.loss import linear_cross_entropy, token_cross_entropy
 
+TOKEN_TABLES = ("tok_emb.weight", "out_head.weight")
+"Weights with a row for each token, and below them the padding, which is zero from the first step to the last."
+
 
 @dataclass(frozen=True)
 class GPTConfig:
@@ -226,7 +229,7 @@ class GPTModel(nn.Module):
                 std = 0.0
             elif "emb" not in name:
                 std = 1 / math.sqrt(parameter.shape[1])
-            if name in ("tok_emb.weight", "out_head.weight"):  # padding takes no numbers from the others, and is zero
+            if name in TOKEN_TABLES:  # padding takes no numbers from the others, and is zero
                 parameter[self.config.vocab_size :] = 0.0
                 parameter = parameter[: self.config.vocab_size]
             parameter.normal_(0.0, std, generator=generator)

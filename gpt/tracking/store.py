@@ -41,6 +41,10 @@ _MLFLOW_SETTINGS = {
 logger = logging.getLogger(__name__)
 
 
+class StoreFailed(UserError):
+    """The store gave no answer, or failed at one: what it holds is not known. That it holds no such thing is an answer."""
+
+
 def tracking_uri() -> str:
     """Return the address of the store; a path of sqlite is made absolute, so that it means the same from any folder.
 
@@ -163,7 +167,7 @@ def take_over_registered_run(
 
 @contextmanager
 def store_errors(uri: str | None = None) -> Iterator[None]:
-    """Turn what MLflow raises about its store, `tracking_uri()` unless another is named, into a `UserError` that names it."""
+    """Turn what MLflow raises about its store, `tracking_uri()` unless another is named, into a `StoreFailed` that names it."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
@@ -177,7 +181,7 @@ def store_errors(uri: str | None = None) -> Iterator[None]:
     ) as error:  # of artifacts MLflow hands on what requests raises
         reason = redact(" ".join(str(error).split()))  # before it is cut
         hint = "; see `mlflow db upgrade --help`" if "database schema" in reason else ""
-        raise UserError(f"{public_uri(uri or tracking_uri())}: {reason[:500]}{hint}") from error
+        raise StoreFailed(f"{public_uri(uri or tracking_uri())}: {reason[:500]}{hint}") from error
 
 
 def check_reachable(uri: str) -> None:

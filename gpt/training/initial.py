@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from gpt import paths
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_file, sha256_json
-from gpt.model.transformer import GPTConfig, GPTModel
+from gpt.model.transformer import TOKEN_TABLES, GPTConfig, GPTModel
 from gpt.params.project import Params
 from gpt.params.training import SCRATCH, Train
 from gpt.tokens.tokenizer import tokenizer_id
@@ -23,8 +23,8 @@ OPTIMIZER = "optimizer.safetensors"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
 _AGAIN = "run `gpt fetch weights` (or `dvc repro`) first"
-# Of section `model`: what another value of changes no weight's meaning.
-_FREE = ("dropout", "init")
+# Of section `model`: what another value of changes no weight's meaning. Rows of padding are added or left out (`fit_padding`).
+_FREE = ("dropout", "init", "pad_vocab")
 # And where positions are computed, their number is free too.
 _COMPUTED_POSITIONS = ("rotary", "sinusoidal")
 
@@ -95,8 +95,10 @@ def describe_misfits(model: Json, config: Json) -> list[str]:
             asked, has = asked or model["n_head"], has or config["n_head"]
         is_free = key in _FREE or (key == "block_size" and config["position"] in _COMPUTED_POSITIONS)
         if asked != has and not is_free:
-            value = config[key] if not isinstance(config[key], bool) else str(config[key]).lower()
-            lines.append(f"model.{key} = {model[key]}: the weights of train.init_from have {value}; set it to that")
+            ours, theirs = (
+                str(value).lower() if isinstance(value, bool) else value for value in (model[key], config[key])
+            )
+            lines.append(f"model.{key} = {ours}: the weights of train.init_from have {theirs}; set it to that")
     return lines
 
 
@@ -134,21 +136,35 @@ def new_model(params: Params, vocab_size: int, folder: Path = paths.INITIAL) -> 
         model.init_weights(params.base.seed)
         return model
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        model.load_state_dict(fit_padding(load_file(folder / WEIGHTS), model.config))
     except (FileNotFoundError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder / WEIGHTS}: damaged or not of its {CONFIG} ({reason}); {_AGAIN}") from None
     return model
 
 
-def load_optimizer(settings: Train, folder: Path = paths.INITIAL) -> Tensors:
-    """Return the optimizer's initial state, as `optimizer_tensors` names it: none unless `init_optimizer` asks for it.
+def fit_padding(tensors: Tensors, config: GPTConfig) -> Tensors:
+    """Return a model's weights, or its optimizer's state, with as many rows of padding as a configuration has.
+
+    No token reads them and no loss trains them: they, and what an optimizer keeps of them, are zero. What is not is left as it is.
+    """
+    fitted = dict(tensors)
+    for name, tensor in tensors.items():
+        is_table = name.partition("/")[0] in TOKEN_TABLES and tensor.dim() == 2
+        if is_table and len(tensor) >= config.vocab_size and not tensor[config.vocab_size :].any():
+            padding = tensor.new_zeros(config.padded_vocab_size - config.vocab_size, tensor.shape[1])
+            fitted[name] = torch.cat([tensor[: config.vocab_size], padding])
+    return fitted
+
+
+def load_optimizer(settings: Train, config: GPTConfig, folder: Path = paths.INITIAL) -> Tensors:
+    """Return the optimizer's initial state for a model, as `optimizer_tensors` names it: none unless `init_optimizer` asks for it.
 
     Raises `UserError` if the file is damaged.
     """
     if not settings.init_optimizer:
         return {}
     try:
-        return load_file(folder / OPTIMIZER)
+        return fit_padding(load_file(folder / OPTIMIZER), config)
     except (FileNotFoundError, SafetensorError) as error:
         raise UserError(f"{folder / OPTIMIZER}: missing or damaged ({error}); {_AGAIN}") from None

@@ -94,7 +94,7 @@ class Trainer:
         )
         self._beginning, self._source = self.state.to_json(), read_source(params.train)
         self._checkpointer = Checkpointer(self.bare_model, optimizer, self.state, accelerator, folder, saver)
-        if tensors := load_optimizer(params.train):
+        if tensors := load_optimizer(params.train, self.bare_model.config):
             load_optimizer_tensors(self.bare_model, optimizer, tensors)
         self._asks_every_step = True  # until it is known how long steps are; when it asks changes no result
 
@@ -315,6 +315,8 @@ class Trainer:
                 raise UserError(
                     f"{paths.INITIAL}: holds other weights than those that this run began with; bring these back, and run it again"
                 )
-        weights = new_model(self.params, self._encoding.n_vocab).state_dict()
+        model = new_model(self.params, self._encoding.n_vocab)
         measured = {"validation_rows": [row for row in self.state.validation_rows if not row["step"]]}
-        return Checkpoint(0, weights, load_optimizer(self.settings), self._beginning | measured)
+        return Checkpoint(
+            0, model.state_dict(), load_optimizer(self.settings, model.config), self._beginning | measured
+        )

@@ -81,6 +81,45 @@ def test_a_hugging_face_model_trained_for_0_steps_gives_the_same_logits(make_pro
     assert read_json(paths.RUN, "")["initial"]["form"] == "gpt2"
 
 
+def test_an_imported_model_may_be_padded_and_a_padded_one_need_not_stay_so(make_project: Callable[..., Path]) -> None:
+    make_project(model=GPT2)
+    make_model(Path("mine"))
+    export_huggingface(Path("mine"), Path("theirs"))
+    wide = GPT2 | {"pad_vocab": 128}
+    plain = start_from("theirs", GPT2, max_steps=0)
+    start_from("theirs", wide, max_steps=0)
+    model, encoding = load_model(paths.BASE_MODEL)
+    assert (model.config.vocab_size, len(model.tok_emb.weight)) == (encoding.n_vocab, 384)
+    assert read_json(paths.INITIAL / "config.json", "")["vocab_size"] == encoding.n_vocab
+    shutil.copytree(paths.BASE_MODEL, "padded")
+    assert start_from("padded", GPT2, max_steps=0) == plain, "and back, to the last bit"
+    start_from("theirs", wide, max_steps=12)
+    trained = load_file(WEIGHTS)
+    assert not trained["tok_emb.weight"][encoding.n_vocab :].any(), "nothing trains the padding"
+    start_from("theirs", GPT2, max_steps=12)
+    for name, expected in load_file(WEIGHTS).items():
+        torch.testing.assert_close(trained[name][: len(expected)], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_padded_checkpoint_goes_on_unpadded_with_its_optimizers_state(
+    make_project: Callable[..., Path], tied: bool
+) -> None:
+    make_project()
+    tables: dict[str, Any] = {"tie_embeddings": tied, "pad_vocab": 64}
+    pretrain(change(tables, schedule="wsd", warmup_fraction=0.0, decay_fraction=0.5, max_steps=20))
+    (state,) = (paths.CHECKPOINTS / STABLE).glob("*/step_*")
+    child: dict[str, Any] = {"init_optimizer": True, "max_steps": 5, "checkpoint_keep_stable": 0}
+    start_from(str(state), tables, **child)
+    padded, n_vocab = load_file(WEIGHTS), load_tokenizer(paths.TOKENIZER).n_vocab
+    config = read_json(paths.INITIAL / "config.json", "")
+    assert (config["vocab_size"], config["pad_vocab"]) == (n_vocab, 64), "its padding is the model's own affair"
+    assert len(padded["tok_emb.weight"]) == 320 > n_vocab
+    start_from(str(state), tables | {"pad_vocab": 1}, **child)
+    for name, tensor in load_file(WEIGHTS).items():
+        torch.testing.assert_close(padded[name][: len(tensor)], tensor, rtol=1e-4, atol=1e-5)
+
+
 def test_training_begins_with_the_named_weights_whatever_they_are_called(make_project: Callable[..., Path]) -> None:
     make_project()
     make_model(Path("mine"))
@@ -116,7 +155,7 @@ def test_the_optimizer_goes_on_from_a_checkpoint_that_has_its_state(make_project
         ({"n_layer": 3}, r"params.yaml: model.n_layer = 3: the weights of train.init_from have 1; set it to that"),
         ({"n_embd": 32, "n_head": 4}, r"model.n_head = 4: .* have 2; set it to that\nparams.yaml: model.n_embd = 32: .* have 16"),
         ({"activation": "swiglu"}, r"model.activation = swiglu: .* have relu2"),
-        ({"bias": True}, r"model.bias = True: .* have false; set it to that"),
+        ({"bias": True}, r"model.bias = true: .* have false; set it to that"),
     ],
 )  # fmt: skip
 def test_each_setting_that_the_weights_do_not_have_is_named(
@@ -290,9 +329,10 @@ def test_a_damaged_state_of_the_optimizer_is_told(make_project: Callable[..., Pa
     make_project()
     make_model(Path("mine"))
     bring_weights(change(init_from="mine"))
-    settings = change(init_from="mine", init_optimizer=True).train
+    params = change(init_from="mine", init_optimizer=True)
+    config = GPTConfig(vocab_size=30, **params.section("model"))
     for content in (None, b"no safetensors"):
         if content:
             (paths.INITIAL / "optimizer.safetensors").write_bytes(content)
         with pytest.raises(UserError, match=r"optimizer.safetensors: missing or damaged .* run `gpt fetch weights`"):
-            load_optimizer(settings)
+            load_optimizer(params.train, config)

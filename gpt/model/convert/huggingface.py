@@ -17,7 +17,7 @@ from gpt.files import atomic_folder, read_json, write_json
 from gpt.model.convert.architectures import ACTIVATIONS, ARCHITECTURES, BUFFERS, ROPE, Architecture
 from gpt.model.convert.tokenizer import export_tokenizer, import_tokenizer
 from gpt.model.storage import load_model, save_model
-from gpt.model.transformer import GPTConfig, GPTModel
+from gpt.model.transformer import TOKEN_TABLES, GPTConfig, GPTModel
 from gpt.tokens.tokenizer import load_tokenizer
 
 HINT = "name a folder with config.json, model.safetensors and tokenizer.json, as save_pretrained writes it"
@@ -106,7 +106,7 @@ def import_huggingface(source: Path, output: Path) -> GPTModel:
 def _without_padding(model: GPTModel) -> Tensors:
     """Return a model's weights with a row of the embedding and of the head for each token, and no more."""
     return {
-        name: tensor[: model.config.vocab_size] if name in ("tok_emb.weight", "out_head.weight") else tensor
+        name: tensor[: model.config.vocab_size] if name in TOKEN_TABLES else tensor
         for name, tensor in model.state_dict().items()
     }
 

@@ -69,8 +69,11 @@ def _of_version(params: Params) -> Json:
         client = store.existing_client()
     except UserError as error:
         raise _Unknown(str(error)) from error
-    with store.store_errors():
-        found = find_version(client, named, name)
+    try:
+        with store.store_errors():
+            found = find_version(client, named, name)
+    except store.StoreFailed as error:  # after it had answered that it is there
+        raise _Unknown(str(error)) from error
     return {"kind": "version", "name": found.name, "version": int(found.version)}
 
 
@@ -97,7 +100,10 @@ def _as_before(named: str, initial: Path) -> Json | None:
     if not (initial / paths.INITIAL_SOURCE).is_file():
         return None
     source = read_json(initial / paths.INITIAL_SOURCE, "run `gpt fetch weights` again")
+    return origin_of(source) if source.get("init_from") == named else None
+
+
+def origin_of(source: Json) -> Json | None:
+    """Return the version or the folder that a source.json says its weights are of; None if it names neither."""
     keys = {"version": ("kind", "name", "version"), "folder": ("kind", "path", "content")}.get(source.get("kind", ""))
-    if keys is None or source.get("init_from") != named:
-        return None
-    return {key: source[key] for key in keys}
+    return None if keys is None else {key: source[key] for key in keys}

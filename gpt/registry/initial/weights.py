@@ -17,7 +17,7 @@ from gpt.errors import UserError
 from gpt.files import atomic_folder, read_json, sha256_file, write_json
 from gpt.model.convert.huggingface import import_huggingface
 from gpt.model.storage import load_model
-from gpt.model.transformer import GPTConfig
+from gpt.model.transformer import TOKEN_TABLES, GPTConfig
 from gpt.params.project import Params
 from gpt.params.training import SCRATCH
 from gpt.registry.initial.origin import decided_origin, describe_origin, folder_of
@@ -27,7 +27,7 @@ from gpt.tokens.tokenizer import tokenizer_id
 from gpt.tracking import store
 from gpt.training.checkpoints import checkpoint as checkpoints
 from gpt.training.checkpoints.fingerprint import Fingerprint, load_fingerprint
-from gpt.training.initial import CONFIG, OPTIMIZER, TOKENIZER, WEIGHTS, check_initial
+from gpt.training.initial import CONFIG, OPTIMIZER, TOKENIZER, WEIGHTS, Tensors, check_initial
 
 _KINDS = (
     "a model folder (config.json, model.safetensors, tokenizer/), a Hugging Face folder (config.json, model.safetensors,"
@@ -153,7 +153,7 @@ def _bring_checkpoint(folder: Path, checkpoint: Path, wants_optimizer: bool) -> 
         )
     found = checkpoints.load_whole(checkpoint)
     save_file(found.weights, folder / WEIGHTS)
-    write_json(folder / CONFIG, _config_of(run, found.weights["tok_emb.weight"].shape[0]).to_dict())
+    write_json(folder / CONFIG, _config_of(run, found.weights).to_dict())
     if wants_optimizer:
         save_file(found.optimizer, folder / OPTIMIZER)
     return {
@@ -167,16 +167,23 @@ def _bring_checkpoint(folder: Path, checkpoint: Path, wants_optimizer: bool) -> 
     }
 
 
-def _config_of(run: Fingerprint, vocab_size: int) -> GPTConfig:
-    """Return the configuration of a run's model, whose embedding has `vocab_size` rows.
-
-    Raises `UserError` if this version of gpt has no such model.
-    """
+def _config_of(run: Fingerprint, weights: Tensors) -> GPTConfig:
+    """Return the configuration of a run's model; raise `UserError` if this version of gpt has no such model."""
     settings = run.parts["settings"]
     model = {key.removeprefix("model."): value for key, value in settings.items() if key.startswith("model.")}
     try:
-        return GPTConfig(vocab_size=vocab_size, **model)
+        return GPTConfig(vocab_size=_count_tokens(weights, model.get("pad_vocab", 1)), **model)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(
             f"run {run.id}: of a model that this version of gpt does not know ({error}); name {_KINDS}"
         ) from None
+
+
+def _count_tokens(weights: Tensors, pad_vocab: int) -> int:
+    """Return the rows of a checkpoint's embedding and head without the padding: the last ones that are zero, if it was padded."""
+    tables = [weights[name] for name in TOKEN_TABLES if name in weights]
+    rows = len(tables[0])
+    padding = 0
+    while padding < pad_vocab - 1 and not any(table[rows - padding - 1].any() for table in tables):
+        padding += 1
+    return rows - padding

@@ -11,9 +11,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from gpt import code, git
+from gpt import code, git, paths
 from gpt.errors import UserError
-from gpt.params.project import PARAMS_FILE
+from gpt.params.project import PARAMS_FILE, load_params
+from gpt.registry.initial.origin import describe_origin, origin_of
 from gpt.registry.lineage import NONE, REQUIREMENTS_LOCK
 from gpt.registry.packages import installed_packages, locked_packages
 from gpt.registry.record import Record
@@ -72,6 +73,7 @@ def find_changes(record: Record, project: Path) -> Changes:
     deciding = [
         *settings.deciding,
         *_sources(values, project),
+        *_initial_weights(values, project),
         *describe_inputs(then, current),
         *describe_packages(values["environment"]["packages"], installed_packages()),
         *lock_changed,
@@ -179,6 +181,23 @@ def _sources(record: Json, project: Path) -> Iterator[str]:
     stages = record["stages"]
     for name in fetching_stages(stages):
         yield from describe_damage(project, cache_of(project), stages[name]["outs"])
+
+
+def _initial_weights(record: Json, project: Path) -> Iterator[str]:
+    """Yield what `train.init_from` names now, if that is not what a version started from; another name is told as a setting."""
+    start = record.get("parents", {}).get("started_from") or {}
+    before = origin_of(start)
+    if before is None or _read_params(project)["train"].get("init_from") != start["init_from"]:
+        return
+    try:
+        now = describe_origin(load_params(project / PARAMS_FILE), project / paths.INITIAL)
+    except UserError as error:
+        yield str(error)
+        return
+    if not before.items() <= now.items():
+        is_version = before["kind"] == now["kind"] == "version"
+        what = f"was version {before['version']}, is {now['version']}" if is_version else "holds other files now"
+        yield f"{PARAMS_FILE}: train.init_from = {start['init_from']}: {what}"
 
 
 def _lock_changes(record: Record, project: Path) -> tuple[list[str], list[str]]:

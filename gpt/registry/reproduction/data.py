@@ -1,4 +1,7 @@
-"""The data of a version, brought to the place where it is made again: from DVC's cache, else its remote, else fetched anew."""
+"""The data of a version, brought to the place where it is made again: from DVC's cache, else its remote, else fetched anew.
+
+So are the weights that it started from, where there are some.
+"""
 
 import shutil
 from collections.abc import Callable
@@ -11,6 +14,7 @@ from gpt import paths
 from gpt.files import atomic_file
 from gpt.registry.lineage import DVC_LOCK
 from gpt.registry.record import Record
+from gpt.registry.reproduction import initial
 from gpt.registry.reproduction.content import differing_files, listing, md5_of, object_of
 from gpt.registry.reproduction.place import Place
 from gpt.registry.reproduction.stages import run_dvc, save_lock
@@ -23,19 +27,24 @@ Json = dict[str, Any]
 def bring_data(place: Place, record: Record, tell: Callable[[str], object]) -> None:
     """Bring what the first stages fetched then from DVC's cache or remote; what neither has whole, those stages fetch anew.
 
-    A stage whose outputs are brought is frozen in the worktree: DVC does not ask whether it should run.
+    A stage whose outputs are brought is frozen in the worktree: DVC does not ask whether it should run. The weights that the
+    version started from are brought in any case: its own stages know no registry, and no alias as it was. Raises `UserError` or
+    `StageFailed` if nobody has them.
     """
-    content = record.files.get(DVC_LOCK.name)
-    if content is None or (place.root / _BROUGHT).exists():
+    if (place.root / _BROUGHT).exists():
         return
     brought: list[str] = []
     stages = record.values["stages"]
-    for name in fetching_stages(stages):
-        _write_lock(place, content, [*brought, name])
-        if _bring(place, stages[name]["outs"], tell):
-            brought.append(name)
-    _write_lock(place, content, brought)
-    _freeze(place, brought)
+    if content := record.files.get(DVC_LOCK.name):
+        for name in fetching_stages(stages):
+            _write_lock(place, content, [*brought, name])
+            if _bring(place, stages[name]["outs"], tell):
+                brought.append(name)
+        _write_lock(place, content, brought)
+    if initial.STAGE not in brought and initial.bring_initial(place, record, tell):
+        brought.append(initial.STAGE)
+    if brought:
+        _freeze(place, brought)
     save_lock(place)
     (place.root / _BROUGHT).touch()
 
@@ -119,5 +128,7 @@ def _write_lock(place: Place, recorded: bytes, names: list[str]) -> None:
     if not names:
         path.unlink(missing_ok=True)
         return
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False  # in {a: models:/NAME@ALIAS} DVC finds an unexpected colon
     with atomic_file(path) as partial:
-        YAML(typ="safe", pure=True).dump(lock, partial)
+        yaml.dump(lock, partial)

@@ -18,6 +18,7 @@ from gpt.registry.packages import installed_packages
 NAMES = {
     paths.RAW.as_posix(): "sources",
     paths.BENCHMARKS.as_posix(): "benchmarks",
+    paths.INITIAL.as_posix(): "initial weights",
     paths.DOCUMENTS.as_posix(): "documents",
     paths.TOKENIZER.as_posix(): "tokenizer",
     paths.TOKENS.as_posix(): "tokens",

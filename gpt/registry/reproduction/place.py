@@ -153,13 +153,18 @@ def _project_in(project: Path, root: Path) -> Path:
 def _bring_local_sources(project: Path, made: Path, root: Path, record: Record) -> None:
     """Let sources whose path is relative to params.yaml, and that git does not keep, be found from the worktree too."""
     for source in record.values["sources"]:
-        path = Path(source["address"])
-        if source["kind"] != "local" or path.expanduser().is_absolute():
-            continue
-        here, there = project / path, Path(os.path.normpath(made / path))
-        if here.exists() and not there.exists() and there.is_relative_to(root):
-            there.parent.mkdir(parents=True, exist_ok=True)
-            there.symlink_to(here.resolve())
+        if source["kind"] == "local":
+            lend(project, made, root, Path(source["address"]))
+
+
+def lend(project: Path, made: Path, root: Path, path: Path) -> None:
+    """Let what a path relative to params.yaml names, and git does not keep, be found from the worktree `made` too, by a link."""
+    if path.expanduser().is_absolute():
+        return
+    here, there = project / path, Path(os.path.normpath(made / path))
+    if here.exists() and not there.exists() and there.is_relative_to(root):
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.symlink_to(here.resolve())
 
 
 def _set_up_dvc(project: Path, made: Path, root: Path) -> None:

@@ -99,6 +99,10 @@ def reproduce(project: Path, uri: str, record: Record, *, keep: bool, tell: Tell
         tell(
             f"{uri}: commit {values['code']['commit']}, {'goes on' if place.goes_on else 'is made again'} in {place.root}"
         )
+        if before := values["parents"].get("continues"):
+            tell(
+                f"it continues run {before['fingerprint']} from step {before['step']}: here all steps are made, without that run"
+            )
         host = f"{hardware}, threads: {threads}" if threads else hardware
         verdict = Verdict(uri, datetime.now(UTC).strftime(_TIME), host, values["model"]["weights_sha256"])
         bring_data(place, record, tell)
@@ -213,7 +217,7 @@ def _parting(place: Place, record: Record, changed: list[str]) -> list[str]:
 
 
 def _reasons(place: Place, record: Record, hardware: str) -> list[str]:
-    """Return what is not as it was: code and libraries that stages compute with, machine, packages, a run that was taken over."""
+    """Return what is not as it was: code and libraries that stages compute with, machine, packages, runs that it went on from."""
     values = record.values
     threads, processes = values["training"]["threads"], values["training"]["processes"]
     if (place.project / paths.RUN).exists():  # else training has not ended
@@ -232,8 +236,12 @@ def _reasons(place: Place, record: Record, hardware: str) -> list[str]:
         f"it took over the checkpoint of another run, which its settings do not give: {one.get('text') or one['fingerprint']}"
         for one in values["parents"]["adopted"]
     ]
-    if (start := values["parents"].get("started_from")) and start.get("uri", start["init_from"]) != start["init_from"]:
-        lines.append(f"it started from {start['uri']}, which {start['init_from']} was then and may not be now")
+    if before := values["parents"].get("continues"):
+        run = f" (MLflow run {before['run_id']})" if before["run_id"] else ""
+        lines.append(
+            f"its first {before['step']} steps are those of run {before['fingerprint']}{run}, and are made anew here: that one may"
+            " have had another processor, other threads or processes, or have gone back in training"
+        )
     if any(line.startswith("package ") for line in lines):
         lock = place.root / "requirements.lock"
         lines.append(

@@ -79,7 +79,7 @@ def run_stages(
     if stopped:
         return
     if code:
-        raise _failure(said, code)
+        raise failure(said, code)
     look_at_new()
 
 
@@ -115,8 +115,8 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_dvc(place: Place, *arguments: str) -> tuple[int, list[str]]:
-    """Run a command of DVC in the worktree; return its exit code and its lines."""
+def run_dvc(place: Place, *arguments: str, **variables: str) -> tuple[int, list[str]]:
+    """Run a command of DVC in the worktree, with some variables set; return its exit code and its lines."""
     said: list[str] = []
 
     def on_line(line: str) -> bool:
@@ -124,7 +124,7 @@ def run_dvc(place: Place, *arguments: str) -> tuple[int, list[str]]:
         return True
 
     with _signals():
-        code, _ = run_tree([*_DVC, *arguments], place.project, place.lock, environment(place), on_line)
+        code, _ = run_tree([*_DVC, *arguments], place.project, place.lock, environment(place) | variables, on_line)
     return code, said
 
 
@@ -167,7 +167,7 @@ def _remove_database(place: Place) -> None:
         path.unlink()
 
 
-def _failure(said: list[str], code: int) -> StageFailed:
+def failure(said: list[str], code: int) -> StageFailed:
     """Return what a failed `dvc repro` comes to: the stage's own error, else DVC's."""
     stage = "dvc"
     for number, line in enumerate(said):

@@ -1,5 +1,7 @@
 """A registered version to start from: an alias is resolved before any stage runs, and the child names its parent."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from gpt.reports.lineage import describe_lineage
 from gpt.tracking import store
 from gpt.training.initial import check_initial, read_source
 from tests.registry.conftest import change_params, describe_run, make_model, register_model
+from tests.servers import mlflow_server
 
 NAME = "small-gpt"
 
@@ -68,6 +71,33 @@ def test_without_its_store_an_alias_is_what_was_brought_for_it(project: Path, ca
     assert bring_weights(params) == brought
     with pytest.raises(UserError, match=r"train.init_from = models:/other@champion: .*mlflow.db: not there yet"):
         describe_origin(start_from(project, "models:/other@champion"))
+
+
+def test_of_a_server_that_fails_after_it_has_answered_an_alias_is_what_was_brought_for_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    register_model(project, steps=5)
+    named = f"models:/{NAME}@candidate"
+    params = start_from(project, named)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with mlflow_server(project) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        brought = bring_weights(params)
+        with closing(sqlite3.connect(project / "mlflow.db")) as database:
+            database.execute("ALTER TABLE registered_model_aliases RENAME TO away")
+        store.check_reachable(address)  # it is there, and answers
+        assert describe_origin(params).items() <= brought.items()
+        assert "models/initial holds it, and stands for it" in caplog.text
+        assert bring_weights(params) == brought
+        with pytest.raises(UserError, match=f"train.init_from = models:/{NAME}@champion: {address}: .*503"):
+            describe_origin(start_from(project, f"models:/{NAME}@champion"))
+        with closing(sqlite3.connect(project / "mlflow.db")) as database:
+            database.execute("ALTER TABLE away RENAME TO registered_model_aliases")
+        with pytest.raises(UserError, match=r"it has version 1 of small-gpt"):
+            describe_origin(start_from(project, f"models:/{NAME}@champion"))
+        store.client().delete_registered_model_alias(NAME, "candidate")
+        with pytest.raises(UserError, match=r"it has version 1 of small-gpt"):
+            describe_origin(start_from(project, named))  # that there is none is an answer
 
 
 def test_what_is_brought_are_the_versions_bytes(project: Path) -> None:
