@@ -224,9 +224,7 @@ def test_documents_that_are_not_at_hand_are_named_with_what_brings_them(reposito
     )
     assert any("(+1)" in line for line in lines)
     shutil.rmtree(".dvc/cache")
-    with pytest.raises(
-        UserError, match="^HEAD: data/prepare.json is not at hand; `dvc fetch --all-commits data/prepare"
-    ):
+    with pytest.raises(UserError, match=r"^HEAD: data/prepare\.json is not at hand; `dvc fetch --all-commits data"):
         diff(repository, "HEAD")
 
 
