@@ -61,6 +61,17 @@ def initial_id(settings: Train, folder: Path) -> str:
     return sha256_json(hashes)
 
 
+def check_unchanged(settings: Train, source: Json, folder: Path = paths.INITIAL) -> None:
+    """Raise `UserError` if the folder does not hold the weights any more that `source` tells of (`read_source`)."""
+    if not source:
+        return
+    initial_id(settings, folder)  # verifies it
+    if read_source(settings, folder) != source:
+        raise UserError(
+            f"{folder}: holds other weights than those that this run began with; bring these back, and run it again"
+        )
+
+
 def check_initial(params: Params, folder: Path = paths.INITIAL, tokenizer: Path | None = paths.TOKENIZER) -> None:
     """Raise `UserError` that names each setting of `model` that the weights do not have, or that they know other tokens.
 

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from gpt import paths
-from gpt.errors import Interrupted, UserError
+from gpt.errors import Interrupted
 from gpt.params.project import Params
 from gpt.params.training import SCRATCH
 from gpt.processes.agreement import largest_of_processes
@@ -31,7 +31,7 @@ from gpt.training.checkpoints.checkpointer import Checkpointer
 from gpt.training.checkpoints.rollback import roll_back
 from gpt.training.checkpoints.saver import Saver
 from gpt.training.compilation import eager_blocks
-from gpt.training.initial import initial_id, load_optimizer, new_model, read_source
+from gpt.training.initial import check_unchanged, load_optimizer, new_model, read_source
 from gpt.training.meters import Meters, start_meters
 from gpt.training.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, stable_steps
 from gpt.training.sample import write_samples
@@ -309,12 +309,7 @@ class Trainer:
 
     def _first_checkpoint(self) -> Checkpoint:
         """Return what the run began with: to go back to before there is a checkpoint. Raises `UserError` if that is not there."""
-        if self._source:
-            initial_id(self.settings, paths.INITIAL)  # verifies it
-            if read_source(self.settings) != self._source:
-                raise UserError(
-                    f"{paths.INITIAL}: holds other weights than those that this run began with; bring these back, and run it again"
-                )
+        check_unchanged(self.settings, self._source)
         model = new_model(self.params, self._encoding.n_vocab)
         measured = {"validation_rows": [row for row in self.state.validation_rows if not row["step"]]}
         return Checkpoint(

@@ -238,6 +238,7 @@ def test_the_report_is_plain_json(raw: Raw) -> None:
     _, step = raw.read(settings(malformed="skip"))
     report = json.loads(json.dumps(step.report()))
     examples = report.pop("examples")
+    assert report.pop("fields")["web"][""]["with"] == 1
     rejected = {"not_an_object": 5, "invalid_json": 1}
     assert report == {"read": {"web": 1}, "read_bytes": {"web": 3}, "empty": {"web": 1}, "rejected": rejected}
     assert examples["not_an_object"][2] == "web/a.jsonl: line 5: JSON, but a list and no object"
