@@ -92,6 +92,7 @@ def test_a_time_is_the_median_of_its_repetitions() -> None:
     assert (late.met, late.figure) == ("no", "0.40 s (median of 3), at most 0.3 s")
 
 
+@pytest.mark.slow
 def test_every_promise_chooses_tests_that_exist_and_no_two_the_same() -> None:
     names = [promise.name for promise in PROMISES]
     assert len(set(names)) == len(names)

@@ -16,6 +16,7 @@ STAGES = [
 REPRO = ("dvc", "repro")
 
 
+@pytest.mark.slow
 def test_the_flow_makes_a_registered_model_and_the_next_one_finds_every_stage_cached(
     make_project: Callable[..., Project],
 ) -> None:

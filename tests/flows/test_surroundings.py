@@ -12,6 +12,7 @@ FLOW, SCHEDULE = ("-m", "flows.pretrain"), ("-m", "infra.schedule")
 ASCII = {"PYTHONIOENCODING": "ascii:strict"}
 
 
+@pytest.mark.slow
 def test_behind_a_dead_proxy_in_ascii_in_a_subfolder_and_in_any_shell_the_flow_does_all_its_work(
     project: Project, api: Api, tmp_path: Path
 ) -> None:

@@ -35,6 +35,7 @@ def starts(project: Project) -> int:
     return len(file.read_text().splitlines()) if file.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_second_flow_waits_for_the_first_and_computes_nothing_again(project: Project, wait_for: WaitFor) -> None:
     project.break_stage("prepare", GATED)
     first = project.start("-m", "flows.pretrain")
@@ -80,6 +81,7 @@ def test_a_flow_waits_for_a_repro_that_somebody_started(project: Project, wait_f
         repro.wait(timeout=60)
 
 
+@pytest.mark.slow
 def test_a_flow_that_waits_can_be_stopped(project: Project, wait_for: WaitFor) -> None:
     project.break_stage("prepare", GATED)
     first = project.start("-m", "flows.pretrain")

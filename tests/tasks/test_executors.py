@@ -243,7 +243,7 @@ exit 0
 """
 
 
-@pytest.mark.parametrize("place", ["work", 'wörk $HOME 100%25 it\'s "it" #1'])
+@pytest.mark.parametrize("place", [pytest.param("work", marks=pytest.mark.slow), 'wörk $HOME 100%25 it\'s "it" #1'])
 def test_slurm_jobs_are_waited_for_and_their_errors_told(
     tmp_path: Path, notes: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -496,6 +496,7 @@ def test_attention_stops_at_document_boundaries_only_if_it_shall(
     assert apart != across
 
 
+@pytest.mark.slow
 def test_bf16_learns_what_fp32_learns(make_project: Callable[..., Path]) -> None:
     losses = []
     for precision in ("fp32", "bf16"):
