@@ -54,8 +54,9 @@ def diff(project: Path, revision: str) -> list[str]:
     commit = _commit(project, revision)
     here = "the working tree"
     committed = _Reader(lambda path: _show(project, commit, path), revision, _COMMITTED)
-    cached = _find_cached(project, committed.lock())
-    old = _read_committed(committed, cached)
+    lock = committed.lock()
+    cached = _find_cached(project, lock)
+    old = _read_committed(committed, lock, cached)
     new = _read_here(_Reader(lambda path: _read(project / path), here, f"run {_REPRO} first"))
     lines = [
         *_section("sources", compare_sources(old, new)),
@@ -163,12 +164,15 @@ def _ids(open_file: Open, wanted: str) -> Iterator[str]:
                     yield orjson.loads(line)["id"]
 
 
+def _hashes(lock: Json) -> dict[Path, str]:
+    """Return the hashes of what dvc.lock's stages wrote."""
+    return {Path(out["path"]): out["md5"] for stage in lock.values() for out in stage.get("outs", []) if "md5" in out}
+
+
 def _find_cached(project: Path, lock: Json) -> Open:
     """Return what finds documents and counts in DVC's cache, by the hashes of dvc.lock's stages."""
-    outs = [out for stage in lock.values() for out in stage.get("outs", [])]
-    if not outs:
+    if not (hashes := _hashes(lock)):
         return lambda path: None
-    hashes = {Path(out["path"]): out["md5"] for out in outs if "md5" in out}
     from dvc.repo import Repo  # takes a second
 
     with Repo(str(project)) as repo:
@@ -194,7 +198,9 @@ class _Reader:
 
     def params(self) -> Json:
         keys = ("fetch", *_SETTINGS[:3])
-        return self.parse(PARAMS_FILE, self._text(PARAMS_FILE), YAML(typ="safe", pure=True).load, keys)
+        if (text := self.read(PARAMS_FILE)) is None:
+            raise self.lacks(PARAMS_FILE)
+        return self.parse(PARAMS_FILE, text, YAML(typ="safe", pure=True).load, keys)
 
     def lock(self) -> Json:
         """Return the stages of dvc.lock, nothing if there is none."""
@@ -202,8 +208,8 @@ class _Reader:
         text = self.read(path)
         return {} if text is None else self.parse(path, text, YAML(typ="safe", pure=True).load, ("stages",))["stages"]
 
-    def counts(self, path: Path, text: str | None = None) -> Json:
-        return self.parse(path, self._text(path) if text is None else text, json.loads, SPLITS)
+    def counts(self, path: Path, text: str) -> Json:
+        return self.parse(path, text, json.loads, SPLITS)
 
     def parse(self, path: Path, text: str, parse: Callable[[str], Any], keys: Iterable[str]) -> Json:
         try:
@@ -215,10 +221,8 @@ class _Reader:
             raise UserError(f"{self.name}: {path} has no {', '.join(missing)}; {self.hint}")
         return value
 
-    def _text(self, path: Path) -> str:
-        if (text := self.read(path)) is None:
-            raise UserError(f"{self.name}: has no {path}; {self.hint}")
-        return text
+    def lacks(self, path: Path) -> UserError:
+        return UserError(f"{self.name}: has no {path}; {self.hint}")
 
 
 def _read_here(reader: _Reader) -> Version:
@@ -229,17 +233,19 @@ def _read_here(reader: _Reader) -> Version:
     return Version(reader.params(), counts(paths.PREPARE_COUNTS), counts(paths.TOKENIZE_COUNTS), reader.lock())
 
 
-def _read_committed(reader: _Reader, cached: Open) -> Version:
-    lock = reader.lock()
-    outs = {out["path"] for stage in lock.values() for out in stage.get("outs", [])}
+def _read_committed(reader: _Reader, lock: Json, cached: Open) -> Version:
+    noted = _hashes(lock)
 
     def counts(path: Path) -> Json:
         if found := cached(path):
             return reader.counts(path, found.read_text(encoding="utf-8"))
-        if path.as_posix() in outs:
+        if path in noted:
             fetch = f"`dvc fetch --all-commits {path}` brings it if a DVC remote has it"
             raise UserError(f"{reader.name}: {path} is not at hand; {fetch}")
-        return reader.counts(path, reader.read(_BEFORE[path]))
+        text = reader.read(path)
+        if text is None and (text := reader.read(_BEFORE[path])) is None:
+            raise reader.lacks(path)
+        return reader.counts(path, text)
 
     return Version(reader.params(), counts(paths.PREPARE_COUNTS), counts(paths.TOKENIZE_COUNTS), lock)
 

@@ -20,7 +20,8 @@ TIMEOUT_SECONDS = 2  # of every collective
 HEARTBEATS = 5  # of a second each: longer than that
 
 
-def run(rank: int, folder: Path, case: str) -> None:
+def join_group(rank: int, folder: Path) -> Any:
+    """Join a group of processes that meet in `folder` and wait for each other but shortly; return what Accelerate says of it."""
     torch.distributed.init_process_group(
         "gloo",
         init_method=f"file://{folder}/meeting",
@@ -28,7 +29,11 @@ def run(rank: int, folder: Path, case: str) -> None:
         world_size=PROCESSES,
         timeout=timedelta(seconds=TIMEOUT_SECONDS),
     )
-    state: Any = SimpleNamespace(num_processes=PROCESSES, device=torch.device("cpu"))
+    return SimpleNamespace(num_processes=PROCESSES, device=torch.device("cpu"))
+
+
+def run(rank: int, folder: Path, case: str) -> None:
+    state = join_group(rank, folder)
     stop, beats = Stop(), 0
 
     def work(seconds: float) -> bool:

@@ -10,7 +10,7 @@ from gpt.commands.main import main
 from gpt.params.changes.lines import read_entries
 from gpt.params.project import load_params
 from tests.projects.test_create import prose, refusal, somebody
-from tests.sources.hub import DataSet, Hub, hub
+from tests.sources.hub import Hub, hub_of
 
 __all__ = ["somebody"]
 ROWS = [{"story": prose(300, seed), "stars": seed % 5} for seed in range(200)]
@@ -26,11 +26,7 @@ FILES = {
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setenv("GPT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    with hub() as running:
-        running.sets["tales/stories"] = DataSet()
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
+    with hub_of("tales/stories", tmp_path, monkeypatch) as running:
         yield running
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
@@ -180,3 +181,14 @@ def hub() -> Iterator[Hub]:
         state.url, state.store = f"http://127.0.0.1:{port}", f"http://localhost:{port}"
         yield state
         state.resumes.set()
+
+
+@contextmanager
+def hub_of(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Serve a hub with a data set that has no commit yet, to a user without a token whose cache is in `folder`."""
+    monkeypatch.setenv("GPT_CACHE", str(folder / "cache"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with hub() as running:
+        running.sets[name] = DataSet()
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        yield running

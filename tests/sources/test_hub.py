@@ -18,7 +18,7 @@ from gpt.params.sources import HuggingFaceSource
 from gpt.sources.fetch import fetch
 from gpt.sources.stores.hub import find_commit
 from tests.conftest import ROOT
-from tests.sources.hub import DataSet, Hub, git_hash, hub
+from tests.sources.hub import Hub, git_hash, hub_of
 
 TEXT = b"It was the best of times, it was the worst of times.\n" * 40  # 2,120 bytes: large for this hub
 FILES = {
@@ -33,11 +33,7 @@ FILES = {
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setenv("GPT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    with hub() as running:
-        running.sets["tales/times"] = DataSet()
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
+    with hub_of("tales/times", tmp_path, monkeypatch) as running:
         yield running
 
 

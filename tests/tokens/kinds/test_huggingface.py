@@ -27,12 +27,15 @@ WORDS = [" ", "▁", "  ", "</s>", "<|endoftext|>", "<|im_start|>", "<unk>", "<0
 TEXT = st.lists(st.characters(exclude_categories=["Cs"]) | st.sampled_from(WORDS), max_size=30).map("".join)
 
 
+def asked_for(file: Path, end_of_text: str = "</s>", names: tuple[str, ...] = ()) -> HuggingFaceTokenizer:
+    values: dict[str, Any] = {"file": str(file), "sha256": sha256_file(file), "end_of_text": end_of_text}
+    return HuggingFaceTokenizer(kind="huggingface", train_bytes=1, special_tokens=names, **values)
+
+
 def build(folder: Path, made: tokenizers.Tokenizer, end_of_text: str, names: tuple[str, ...] = NAMES) -> Encoding:
     folder.mkdir(parents=True, exist_ok=True)
     file = save(made, folder / "given.json")
-    values: dict[str, Any] = {"file": str(file), "sha256": sha256_file(file), "end_of_text": end_of_text}
-    asked = HuggingFaceTokenizer(kind="huggingface", train_bytes=1, special_tokens=names, **values)
-    return build_tokenizer(asked, [], folder / "tokenizer")
+    return build_tokenizer(asked_for(file, end_of_text, names), [], folder / "tokenizer")
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +123,7 @@ def test_reserved_tokens_come_after_all_others_and_leave_these_as_they_are(tmp_p
 def test_it_is_kept_as_data_and_the_same_after_loading(tmp_path: Path, kind: str) -> None:
     make, end = KINDS[kind]
     file = save(make(), tmp_path / "given.json")
-    values: dict[str, Any] = {"file": str(file), "sha256": sha256_file(file), "end_of_text": end}
-    asked = HuggingFaceTokenizer(kind="huggingface", train_bytes=1, special_tokens=NAMES, **values)
+    asked = asked_for(file, end, NAMES)
     built = build_tokenizer(asked, [], tmp_path / "a")
     build_tokenizer(asked, [], tmp_path / "b")
     assert sha256_tree(tmp_path / "a") == sha256_tree(tmp_path / "b")
@@ -182,14 +184,7 @@ def test_a_file_that_is_no_tokenizer_or_has_other_ids_is_an_error(
     change(values)
     file = tmp_path / "given.json"
     file.write_text(json.dumps(values))
-    asked = HuggingFaceTokenizer(
-        kind="huggingface",
-        train_bytes=1,
-        special_tokens=(),
-        file=str(file),
-        sha256=sha256_file(file),
-        end_of_text="</s>",
-    )
+    asked = asked_for(file)
     with pytest.raises(UserError, match=message):
         build_tokenizer(asked, [], tmp_path / "tokenizer")
     assert not (tmp_path / "tokenizer").exists()
@@ -198,14 +193,7 @@ def test_a_file_that_is_no_tokenizer_or_has_other_ids_is_an_error(
 def test_sentencepieces_own_model_is_no_tokenizer_json(tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.model"
     file.write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x80\xbf")
-    asked = HuggingFaceTokenizer(
-        kind="huggingface",
-        train_bytes=1,
-        special_tokens=(),
-        file=str(file),
-        sha256=sha256_file(file),
-        end_of_text="</s>",
-    )
+    asked = asked_for(file)
     with pytest.raises(UserError, match=r"tokenizer\.model: not a tokenizer\.json, but no text at all; name a"):
         build_tokenizer(asked, [], tmp_path / "tokenizer")
 

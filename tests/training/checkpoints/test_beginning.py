@@ -2,10 +2,7 @@
 
 import signal
 import threading
-from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -18,23 +15,15 @@ from gpt.processes.signals import Stop
 from gpt.training.checkpoints import checkpoint as checkpoints
 from gpt.training.checkpoints.beginning import begin_together
 from gpt.training.checkpoints.stable import STABLE, StableStates
+from tests.processes.test_agreement import PROCESSES, join_group
 from tests.training.checkpoints.test_saver import files_of_at_most
 from tests.training.checkpoints.test_stable import make_run, make_state
 
-PROCESSES = 2
-TIMEOUT_SECONDS = 2  # of every collective
-HELD_SECONDS = 5
+HELD_SECONDS = 5  # longer than processes wait for each other
 
 
 def run(rank: int, root: Path, case: str) -> None:
-    torch.distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{root}/meeting",
-        rank=rank,
-        world_size=PROCESSES,
-        timeout=timedelta(seconds=TIMEOUT_SECONDS),
-    )
-    state: Any = SimpleNamespace(num_processes=PROCESSES, device=torch.device("cpu"))
+    state = join_group(rank, root)
     now, stop = make_run("one", max_steps=600), Stop()
     folder = root / now.id
     states: StableStates | None = None
