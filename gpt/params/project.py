@@ -29,7 +29,7 @@ from gpt.secrets.scanner import find_in_settings, refuse
 PARAMS_FILE = Path("params.yaml")
 _NO_SECRETS = (
     "settings are recorded by DVC, MLflow and the data card: take it out, and give it in the environment"
-    " (for a source: ~/.netrc, or FSSPEC_… as docs/data.md says)"
+    " (for a source: ~/.netrc, HF_TOKEN, or FSSPEC_HTTPS and its like)"
 )
 _OF_ONE_KIND = ("mixture",)
 "Lists whose items have no kind."

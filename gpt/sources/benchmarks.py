@@ -82,7 +82,10 @@ def _bring_files(source: Source, target: Path) -> dict[str, Path]:
     files = (path for path in target.rglob("*") if path.is_file())
     paths = sorted(path for path in files if path.suffix == ".jsonl" or path.name == "requests.jsonl.gz")
     if not paths:
-        raise UserError("holds neither a requests.jsonl.gz of OLMES nor a .jsonl file; see docs/data.md for its form")
+        raise UserError(
+            "holds neither a requests.jsonl.gz of OLMES nor a .jsonl file with id, benchmark, split, choices, answer and texts"
+            " in each line"
+        )
     return {path.relative_to(target).as_posix(): path for path in paths}
 
 

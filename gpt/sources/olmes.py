@@ -42,7 +42,7 @@ def read_olmes(path: Path, file: str) -> tuple[str, NumberedItems]:
     if benchmark not in _CONVERTERS:
         raise UserError(
             f"{benchmark} of OLMES cannot be converted, only {', '.join(_CONVERTERS)};"
-            " convert it yourself to the form of docs/data.md"
+            " convert it yourself to a .jsonl with id, benchmark, split, choices, answer and texts in each line"
         )
     if lettered:
         raise UserError("its choices are letters; take a form whose name has rc or bpb in place of mc")

@@ -76,7 +76,7 @@ def _listed(values: Any, key: str) -> list[Any]:
     fetch = values.get("fetch")
     listed = fetch.get(key) if isinstance(fetch, dict) else None
     if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
-        raise UserError(f"params.yaml: fetch.{key} must be a list of sources (docs/data.md shows them)")
+        raise UserError(f"params.yaml: fetch.{key} must be a list of sources; `gpt data add` writes one")
     if not listed and isinstance(listed, CommentedSeq):  # it was []
         listed.fa.set_block_style()
     return listed
@@ -88,7 +88,7 @@ def _load(text: str) -> Any:
     except YAMLError as error:
         raise UserError(f"params.yaml: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise UserError("params.yaml: must hold the sections that docs/data.md names")
+        raise UserError("params.yaml: must hold the sections of a project; `gpt init DIR` writes a whole params.yaml")
     return values
 
 

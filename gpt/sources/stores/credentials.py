@@ -11,7 +11,10 @@ from fsspec.config import conf
 
 from gpt.errors import UserError
 
-WHERE = "a login comes from ~/.netrc or FSSPEC_HTTPS (docs/data.md), never from params.yaml"
+WHERE = (
+    'a login comes from ~/.netrc, or a token from FSSPEC_HTTPS=\'{"headers": {"Authorization": "Bearer TOKEN"}}\','
+    " never from params.yaml"
+)
 
 
 def login(url: str) -> dict[str, Any]:
