@@ -58,7 +58,7 @@ class Chosen(NamedTuple):
         counts = ", ".join(f"{len(names)} *{ending}" for ending, names in self.left_out.items())
         texts = next((ending for ending, names in self.left_out.items() if any(map(format_of, names))), None)
         more = f"; `gpt data add '{address.rstrip('/')}/*{texts}' --name …` adds such, too" if texts else ""
-        return f"taken are {len(self.files):,} files {self.pattern}; left out are {counts}{more}"
+        return f"taken: {len(self.files):,} {self.pattern}; left out: {counts}{more}"
 
 
 def ending_of(name: str) -> str:

@@ -310,7 +310,7 @@ def test_of_a_folder_with_other_files_too_the_texts_are_taken_and_the_rest_is_to
     assert values["sha256"] == content_hash(Path("texts/*.txt"))
     told = capsys.readouterr().out
     assert (
-        "taken are 50 files *.txt; left out are 1 *.png, 1 *.md; `gpt data add '../texts/*.md' --name …` adds" in told
+        "taken: 50 *.txt; left out: 1 *.png, 1 *.md; `gpt data add '../texts/*.md' --name …` adds" in told
     )
 
 

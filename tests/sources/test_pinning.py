@@ -240,7 +240,7 @@ def test_of_a_folder_with_files_of_several_kinds_the_most_are_taken_and_the_rest
     assert main(["data", "add", "notes", "--name", "most"]) == 0
     assert written("most")["path"] == "notes/*.txt"
     told = capsys.readouterr().out
-    assert "taken are 2 files *.txt; left out are 1 *" in told
+    assert "taken: 2 *.txt; left out: 1 *" in told
     assert "1 *.png" in told and "1 *.xz" in told and "; `gpt data add 'notes/*.md' --name …` adds such, too" in told
     assert main(["data", "add", "notes/*.md", "--name", "rest"]) == 0
     Path("odd").mkdir()
@@ -270,7 +270,7 @@ def test_a_data_set_is_added_by_its_address_with_commit_and_licence(
     capsys.readouterr()
     assert main(["data", "add", "hf://tales/times@main", "--name", "most"]) == 0
     assert written("most")["patterns"] == ["*.txt"], "of which there is more"
-    assert "left out are 1 *.jsonl; `gpt data add 'hf://tales/times/*.jsonl' --name …` adds such, too" in (
+    assert "left out: 1 *.jsonl; `gpt data add 'hf://tales/times/*.jsonl' --name …` adds such, too" in (
         capsys.readouterr().out
     )
     assert (
