@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from gpt.files import read_json, verify_file
 PLACE = np.dtype([("key", "<u8"), ("start", "<u8"), ("size", "<u4"), ("check", "<u8")])
 "A document's key, its first byte in the file, how many bytes its line has, and a part of their hash."
 _AGAIN = "run `gpt prepare` again"
+_PIECES = 20
+"A sample has at least about so many documents, or parts of them, where there are so many."
+_PLACES_AT_ONCE = 1 << 16
 
 
 def read_documents(folder: Path, split: str) -> Iterator[dict[str, Any]]:
@@ -26,9 +30,11 @@ def read_documents(folder: Path, split: str) -> Iterator[dict[str, Any]]:
 
 
 def sample_texts(folder: Path, split: str, wanted_bytes: int) -> Iterator[str]:
-    """Yield the texts of about so many bytes of a split, documents chosen by their hash, in the order of the files.
+    """Yield texts of about so many bytes of a split: documents chosen by their hash, in the order of the files.
 
-    Little more is read than these. Raises `UserError` if a document is not as `prepare` wrote it.
+    Of one that is longer than a twentieth of the sample only the beginning is taken, but the likelier the longer it is: a few
+    long texts have their shares too, and a single one neither fills the sample nor leaves it empty. Little more is read than
+    the documents that are taken. Raises `UserError` if one is not as `prepare` wrote it.
     """
     described = describe_documents(folder)[split]
     if wanted_bytes >= described["bytes"]:
@@ -40,7 +46,7 @@ def sample_texts(folder: Path, split: str, wanted_bytes: int) -> Iterator[str]:
     if listed != described["documents"]:
         raise UserError(f"{folder}: lists {listed:,} of {described['documents']:,} documents of {split}; {_AGAIN}")
     for path in paths:
-        yield from _read_below(path, below)
+        yield from _read_sample(path, below, max(1, wanted_bytes // _PIECES))
 
 
 class Places:
@@ -73,22 +79,32 @@ def read_file(folder: Path, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from map(orjson.loads, file)
 
 
-def _read_below(path: Path, below: int) -> Iterator[str]:
-    """Yield the texts of the documents whose keys are below a bound.
+def _read_sample(path: Path, below: int, long: int) -> Iterator[str]:
+    """Yield the texts of the documents whose keys are below a bound, and parts of those of more than `long` bytes.
 
-    The one that comes next is read too: if all of these have the keys that are listed, no other is below.
+    The document that comes next is read too: if all of these have the keys that are listed, no other is below.
     """
+
+    def bound(size: int) -> int:
+        return min(below * max(size, long) // long, 1 << 64)
+
     listed = _places_of(path)
     (last,) = find_places(listed, PLACE, (below,))
-    records = read_places(listed, PLACE, 0, min(last + 1, _size(listed) // PLACE.itemsize))
+    count = _size(listed) // PLACE.itemsize
+    first = min(last + 1, count)
+    records = read_places(listed, PLACE, 0, first).tolist()
+    for start in range(first, count, _PLACES_AT_ONCE):
+        others = read_places(listed, PLACE, start, min(start + _PLACES_AT_ONCE, count))
+        records += [each for each in others[others["size"] > long].tolist() if each[0] < bound(each[2])]
     with path.open("rb", buffering=0) as file:
-        for key, start, size, check in np.sort(records, order="start").tolist():
+        for key, start, size, check in sorted(records, key=itemgetter(1)):
             line = os.pread(file.fileno(), size, start)
             document = orjson.loads(line) if _check(line) == check else {"id": ""}
             if _key(document["id"]) != key:
                 raise UserError(f"{path}: the document at byte {start} is not as gpt prepare wrote it; {_AGAIN}")
-            if key < below:
-                yield document["text"]
+            if key < bound(size):
+                text = document["text"]
+                yield text[: -(-len(text) * below // bound(size))]
 
 
 def _key(name: str) -> int:

@@ -608,7 +608,7 @@ def test_a_sample_is_of_about_the_size_asked_for_and_always_the_same(corpus: Cor
     assert sum(map(len, sample)) == pytest.approx(size / 2, rel=0.25)
     assert sample == list(sample_texts(corpus.output, "train", size // 2))
     assert list(sample_texts(corpus.output, "train", size)) == corpus.splits()["train"]
-    for wanted in (1, size // 100, size - 1):
+    for wanted in (size // 4, size - 1):
         chosen = list(sample_texts(corpus.output, "train", wanted))
         by_hash = [
             record["text"]
@@ -622,17 +622,36 @@ def test_a_sample_is_the_same_texts_for_any_number_of_shards_and_workers(tmp_pat
     samples = set()
     for shards, workers in ((1, 1), (5, 1), (5, 2)):
         corpus = Corpus(tmp_path / f"{shards}{workers}")
-        corpus.write({f"{part}.jsonl": jsonl(*(prose(50, 9 * seed + part) for seed in range(9))) for part in range(9)})
+        corpus.write({f"{part}.jsonl": jsonl(*(prose(20, 9 * seed + part) for seed in range(40))) for part in range(9)})
         engine = ENGINE.model_copy(update={"workers": workers})
         corpus.prepare(SETTINGS.model_copy(update={"shards": shards, "engine": engine}))
-        samples.add(frozenset(sample_texts(corpus.output, "train", 3000)))
-    assert len(samples) == 1
-    assert 1 < len(samples.pop()) < 30
+        for wanted in (1000, 3000):  # parts, and whole documents
+            samples.add(frozenset(sample_texts(corpus.output, "train", wanted)))
+    assert len(samples) == 2
+    assert all(5 < len(sample) < 60 for sample in samples)
+
+
+@pytest.mark.parametrize(
+    "lengths", [[400_000], [200_000] * 3, [150_000, *[300] * 500]], ids=["one", "three", "and short"]
+)
+def test_a_sample_of_long_documents_has_its_size_too_and_a_part_of_each(corpus: Corpus, lengths: list[int]) -> None:
+    """A folder of a few large files: none may fill the sample, or be left out of it, by its hash."""
+    texts = [prose(length, seed) for seed, length in enumerate(lengths)]
+    corpus.write({"a.jsonl": jsonl(*texts)})
+    ends = {"hold_out": "ends", "validation_fraction": 0.01, "test_fraction": 0.01}
+    settings = SETTINGS.model_copy(update={"max_document_bytes": 10**8} | ends)
+    size = corpus.prepare(settings)["train"]["bytes"]
+    sample = list(sample_texts(corpus.output, "train", size // 10))
+    assert sum(map(len, sample)) == pytest.approx(size / 10, rel=0.1)
+    whole = corpus.splits()["train"]
+    for text in whole:
+        if len(text) > size // 200:
+            assert any(text.startswith(part) and len(part) < len(text) for part in sample)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts bytes that only Linux counts")
 def test_a_sample_reads_little_more_than_it_takes(corpus: Corpus) -> None:
-    corpus.write({"a.jsonl": jsonl(*(prose(2000, seed) for seed in range(300)))})
+    corpus.write({"a.jsonl": jsonl(*(prose(500, seed) for seed in range(1200)))})
     size = corpus.prepare()["train"]["bytes"]
     process: Any = psutil.Process()  # its stubs know no Linux
     before = process.io_counters().read_chars
