@@ -1,6 +1,7 @@
 """The packages of an environment and of a lock, by their names as PyPI compares them."""
 
 import importlib.metadata
+from functools import cache
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -10,7 +11,12 @@ OWN = "gpt-pretrain"
 
 
 def installed_packages() -> dict[str, str]:
-    """Return the version of every installed distribution but our own, a build's local suffix included."""
+    """Return the version of each installed distribution but our own, a build's local suffix included, as of the first call."""
+    return dict(_installed())
+
+
+@cache
+def _installed() -> dict[str, str]:
     found: dict[str, str] = {
         canonicalize_name(name): distribution.version
         for distribution in reversed(list(importlib.metadata.distributions()))  # of two, the first on the path counts

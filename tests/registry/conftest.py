@@ -1,6 +1,7 @@
 """A project folder whose model is trained and measured, so that it can be registered: in seconds, on made-up text."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from gpt.model.storage import save_model
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import Params, load_params
 from gpt.registry.package import RegisteredModel, register
+from gpt.registry.promotion import promote
 from gpt.tokens.shards import TokenReader, data_id
 from gpt.tokens.tokenizer import load_tokenizer
 from tests.conftest import merge, small_change, write_params
@@ -130,6 +132,36 @@ def project(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     shutil.copytree(built, folder)
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def line_of_champions(built: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Projects whose versions 1, 1 to 2, and 1 to 3 have been the champion, one after the other. To be copied: all have moved."""
+    folder = tmp_path_factory.mktemp("champions")
+    project, copies = folder / "a project", list[Path]()
+    shutil.copytree(built, project)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("GPT_CACHE", str(folder / "cache"))
+        patch.chdir(project)
+        params = load_params(project / "params.yaml")
+        for number, steps in enumerate((5, 20, 40), 1):
+            register_model(project, steps)
+            promoted = promote(params, project)
+            assert (promoted.verdict, promoted.version) == ("promoted", number)
+            copies.append(shutil.copytree(project, folder / str(number)))
+    shutil.rmtree(project)  # what a test reads is its copy
+    return copies
+
+
+@pytest.fixture
+def make_champions(line_of_champions: list[Path], project: Path) -> Callable[[int], None]:
+    """Return a function that makes `project` one whose versions 1 to `count` have been the champion, one after the other."""
+
+    def make(count: int) -> None:
+        shutil.copytree(line_of_champions[count - 1], project, dirs_exist_ok=True)
+
+    return make
 
 
 @pytest.fixture

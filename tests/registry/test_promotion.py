@@ -2,7 +2,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +132,10 @@ def test_worse_candidate_is_refused_with_both_figures_and_the_alias_stays(projec
     assert tags(2)["promotion.verdict"] == "refused"
 
 
-def test_the_same_weights_are_noimprovement(project: Path, params: Params) -> None:
-    register(params, project)
-    promote(params, project)
+def test_the_same_weights_are_noimprovement(
+    make_champions: Callable[[int], None], project: Path, params: Params
+) -> None:
+    make_champions(1)
     file = project / "params.yaml"
     file.write_text(file.read_text().replace("learning_rate: 0.01\n", "learning_rate: 0.02\n"))
     assert register(load_params(file), project).version == 2
@@ -144,9 +145,8 @@ def test_the_same_weights_are_noimprovement(project: Path, params: Params) -> No
     assert champion() == 1
 
 
-def test_promoting_again_does_no_harm(project: Path, params: Params) -> None:
-    register(params, project)
-    promote(params, project)
+def test_promoting_again_does_no_harm(make_champions: Callable[[int], None], project: Path, params: Params) -> None:
+    make_champions(1)
     again = promote(params, project)
     assert (again.verdict, again.refused) == ("unchanged", False)
     register_model(project, steps=1)
@@ -208,9 +208,10 @@ def test_gpt_register_says_what_the_gate_has_made_of_the_candidate(
     assert capsys.readouterr().out.startswith("models:/small-gpt/1 exists already")
 
 
-def test_gpt_register_draws_candidate_and_champion_beside_each_other(project: Path, params: Params) -> None:
-    register(params, project)
-    promote(params, project)
+def test_gpt_register_draws_candidate_and_champion_beside_each_other(
+    make_champions: Callable[[int], None], project: Path, params: Params
+) -> None:
+    make_champions(1)
     make_model(project, 20)
     assert main(["register"]) == 0
     drawn = json.loads((project / paths.COMPARISON / "comparison.json").read_text(encoding="utf-8"))
@@ -234,9 +235,10 @@ def test_texts_that_are_too_few_to_tell_are_a_reason(project: Path, params: Para
     assert "no improvement, both score the same on every piece of text" in same.text
 
 
-def test_a_challenger_does_not_go_for_a_newer_one_that_is_refused(project: Path, params: Params) -> None:
-    register(params, project)
-    promote(params, project)
+def test_a_challenger_does_not_go_for_a_newer_one_that_is_refused(
+    make_champions: Callable[[int], None], project: Path, params: Params
+) -> None:
+    make_champions(1)
     register_model(project, steps=20)
     judge_candidate(params, project)
     register_model(project, steps=1)
@@ -271,9 +273,10 @@ def text_source(path: Path, words: list[str], seed: int, before: str = "") -> di
     return {"fetch": {"sources": [entry]}}
 
 
-def test_a_candidate_of_more_data_is_scored_on_the_champions_documents(project: Path, params: Params) -> None:
-    register(params, project)
-    promote(params, project)
+def test_a_candidate_of_more_data_is_scored_on_the_champions_documents(
+    make_champions: Callable[[int], None], project: Path, params: Params
+) -> None:
+    make_champions(1)
     theirs = read_frozen(store.client(), store.client().get_model_version(NAME, "1"))
     assert theirs is not None
     before = (project / paths.RAW / "made-up/text.jsonl").read_text(encoding="utf-8")
@@ -295,10 +298,9 @@ def test_a_candidate_of_more_data_is_scored_on_the_champions_documents(project: 
 
 
 def test_a_split_that_lets_a_model_learn_the_champions_test_documents_is_contamination(
-    project: Path, params: Params
+    make_champions: Callable[[int], None], project: Path, params: Params
 ) -> None:
-    register(params, project)
-    promote(params, project)
+    make_champions(1)
     params = change_data(project, {"prepare": {"split_seed": 1}})
     register_model(project, steps=200)
     result = promote(params, project)
@@ -309,9 +311,10 @@ def test_a_split_that_lets_a_model_learn_the_champions_test_documents_is_contami
     assert champion() == 1
 
 
-def test_a_model_of_other_texts_takes_the_champions_place_by_name_only(project: Path, params: Params) -> None:
-    register(params, project)
-    promote(params, project)
+def test_a_model_of_other_texts_takes_the_champions_place_by_name_only(
+    make_champions: Callable[[int], None], project: Path, params: Params
+) -> None:
+    make_champions(1)
     other = text_source(project / "text.jsonl", ["genesis", "light", "earth", "waters", "day", "made"], 2)
     params = change_data(project, other)
     register_model(project, steps=40)
@@ -323,9 +326,10 @@ def test_a_model_of_other_texts_takes_the_champions_place_by_name_only(project: 
     assert champion() == 2
 
 
-def test_other_data_than_the_candidates_judges_nothing(project: Path, params: Params) -> None:
-    register(params, project)
-    promote(params, project)
+def test_other_data_than_the_candidates_judges_nothing(
+    make_champions: Callable[[int], None], project: Path, params: Params
+) -> None:
+    make_champions(1)
     params = change_data(project, {"prepare": {"split_seed": 1}})
     register_model(project, steps=1)
     params = change_data(project, {"prepare": {"split_seed": 2}})
@@ -341,10 +345,10 @@ def test_text_that_repeats_itself_is_refused(project: Path, params: Params) -> N
     assert set(failed(result)) == {"unended", "size_mb"}
 
 
-def test_rollback_goes_back_one_champion_at_a_time(project: Path, params: Params) -> None:
-    for steps in (5, 20, 40):
-        register_model(project, steps)
-        assert promote(params, project).verdict == "promoted"
+def test_rollback_goes_back_one_champion_at_a_time(
+    make_champions: Callable[[int], None], project: Path, params: Params
+) -> None:
+    make_champions(3)
     assert rollback(params).version == 2
     assert champion() == 2
     assert tags(3)["promotion.verdict"] == "rolled_back"
@@ -362,8 +366,10 @@ def test_rollback_goes_back_one_champion_at_a_time(project: Path, params: Params
     ]
 
 
-def test_rollback_to_a_champion_by_its_number_says_who_and_why(project: Path, params: Params) -> None:
-    make_champions(project, params, 3)
+def test_rollback_to_a_champion_by_its_number_says_who_and_why(
+    make_champions: Callable[[int], None], project: Path, params: Params
+) -> None:
+    make_champions(3)
     result = rollback(params, 1, "it swears")
     assert (result.version, champion()) == (1, 1)
     event = audit_trail(store.client(), NAME)[-1]
@@ -382,11 +388,10 @@ def test_rollback_to_a_champion_by_its_number_says_who_and_why(project: Path, pa
         rollback(params, 4)
 
 
-def test_what_was_rolled_back_is_not_promoted_again(project: Path, params: Params) -> None:
-    register(params, project)
-    promote(params, project)
-    register_model(project, steps=20)
-    promote(params, project)
+def test_what_was_rolled_back_is_not_promoted_again(
+    make_champions: Callable[[int], None], project: Path, params: Params
+) -> None:
+    make_champions(2)
     rollback(params)
     assert register(params, project).version == 2, "a scheduled flow registers the same model again"
     result = promote(params, project)
@@ -400,10 +405,9 @@ def test_what_was_rolled_back_is_not_promoted_again(project: Path, params: Param
 
 
 def test_a_champion_that_changed_meanwhile_is_not_overwritten(
-    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+    make_champions: Callable[[int], None], project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    register(params, project)
-    promote(params, project)
+    make_champions(1)
     register_model(project, steps=20)
     register_model(project, steps=40)
 
@@ -420,9 +424,9 @@ def test_a_champion_that_changed_meanwhile_is_not_overwritten(
 
 @pytest.mark.parametrize("alias", [CHALLENGER, CHAMPION])
 def test_what_a_killed_promotion_has_decided_is_carried_out_by_the_next_command(
-    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, alias: str
+    make_champions: Callable[[int], None], project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, alias: str
 ) -> None:
-    make_champions(project, params, 2)
+    make_champions(2)
     register_model(project, steps=40)
     really_set = MlflowClient.set_registered_model_alias
 
@@ -443,8 +447,10 @@ def test_what_a_killed_promotion_has_decided_is_carried_out_by_the_next_command(
         assert rollback(params).version == 1, "version 3 had only passed"
 
 
-def test_a_decision_that_another_has_overtaken_does_not_count(project: Path, params: Params) -> None:
-    make_champions(project, params, 2)
+def test_a_decision_that_another_has_overtaken_does_not_count(
+    make_champions: Callable[[int], None], project: Path, params: Params
+) -> None:
+    make_champions(2)
     client = store.client()
     seen = audit_trail(client, NAME)
     assert rollback(params).version == 1
@@ -456,8 +462,10 @@ def test_a_decision_that_another_has_overtaken_does_not_count(project: Path, par
     ]
 
 
-def test_a_model_that_is_deleted_and_registered_anew_has_no_history(project: Path, params: Params) -> None:
-    make_champions(project, params, 1)
+def test_a_model_that_is_deleted_and_registered_anew_has_no_history(
+    make_champions: Callable[[int], None], project: Path, params: Params
+) -> None:
+    make_champions(1)
     store.client().delete_registered_model(NAME)
     register(params, project)
     assert decisions() == []
@@ -509,15 +517,10 @@ def test_foreign_versions_are_refused_by_name(project: Path, params: Params) -> 
     assert register(params, project).version == 2
 
 
-def make_champions(project: Path, params: Params, count: int) -> None:
-    """Let version 1 to `count` become the champion, one after the other."""
-    for number, steps in zip(range(1, count + 1), (5, 20, 40), strict=False):
-        register_model(project, steps)
-        assert (promote(params, project).verdict, champion()) == ("promoted", number)
-
-
-def test_rollback_goes_to_the_last_champion_that_exists(project: Path, params: Params) -> None:
-    make_champions(project, params, 3)
+def test_rollback_goes_to_the_last_champion_that_exists(
+    make_champions: Callable[[int], None], project: Path, params: Params
+) -> None:
+    make_champions(3)
     store.client().delete_model_version(NAME, "2")
     result = rollback(params)
     assert (result.version, champion()) == (1, 1)
@@ -527,16 +530,20 @@ def test_rollback_goes_to_the_last_champion_that_exists(project: Path, params: P
         rollback(params)
 
 
-def test_rollback_passes_over_a_champion_that_has_lost_its_files(project: Path, params: Params) -> None:
-    make_champions(project, params, 3)
+def test_rollback_passes_over_a_champion_that_has_lost_its_files(
+    make_champions: Callable[[int], None], project: Path, params: Params
+) -> None:
+    make_champions(3)
     shutil.rmtree(resolve_model(f"models:/{NAME}/2").parent)
     result = rollback(params)
     assert champion() == 1
     assert "version 2 has lost its files" in result.describe()
 
 
-def test_rollback_without_any_champion_left_changes_nothing(project: Path, params: Params) -> None:
-    make_champions(project, params, 3)
+def test_rollback_without_any_champion_left_changes_nothing(
+    make_champions: Callable[[int], None], project: Path, params: Params
+) -> None:
+    make_champions(3)
     for number in ("1", "2"):
         store.client().delete_model_version(NAME, number)
     trail = audit_trail(store.client(), NAME)
@@ -547,8 +554,10 @@ def test_rollback_without_any_champion_left_changes_nothing(project: Path, param
     assert audit_trail(store.client(), NAME) == trail
 
 
-def test_rollback_from_a_champion_that_was_deleted(project: Path, params: Params) -> None:
-    make_champions(project, params, 3)
+def test_rollback_from_a_champion_that_was_deleted(
+    make_champions: Callable[[int], None], project: Path, params: Params
+) -> None:
+    make_champions(3)
     store.client().delete_model_version(NAME, "3")
     assert champion() is None
     assert rollback(params).version == 2
@@ -559,9 +568,9 @@ def test_rollback_from_a_champion_that_was_deleted(project: Path, params: Params
 
 
 def test_rollback_from_a_champion_that_a_person_set_goes_to_the_last_of_the_trail(
-    project: Path, params: Params
+    make_champions: Callable[[int], None], project: Path, params: Params
 ) -> None:
-    make_champions(project, params, 2)
+    make_champions(2)
     register_model(project, 40)
     client = store.client()
     client.set_registered_model_alias(NAME, CHAMPION, "3")
