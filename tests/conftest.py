@@ -24,8 +24,8 @@ from gpt.sources import benchmarks
 from gpt.sources import fetch as sources
 from gpt.tokens import shards, tokenizer
 from gpt.tokens import tokenize as encoding
+from tests import ROOT
 
-ROOT = Path(__file__).parents[1]
 Change = dict[str, dict[str, object]]
 
 # Models this small are slower on two threads; the processes that the tests start take it over.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from flows.processes import run
 from gpt.commands.checks.interpreter import NEWEST, OLDEST
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.fresh_clone import clean_environment
 
 FOLDER = "a b/ü"

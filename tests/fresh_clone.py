@@ -13,7 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from flows.keeping import DIFFERS
-from tests.conftest import ROOT
+from tests import ROOT
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from gpt.commands.checks.interpreter import GLIBC, MACHINES, NEWEST, OLDEST
-from tests.conftest import ROOT
+from tests import ROOT
 
 # Some packages need another one before 3.11.3, and Debian 12 has 3.11.2.
 VERSIONS = ("3.11.2", *(f"{OLDEST[0]}.{minor}.3" for minor in range(OLDEST[1], NEWEST[1] + 1)))

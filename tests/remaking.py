@@ -19,7 +19,7 @@ import psutil
 from mlflow import MlflowClient
 
 from gpt.files import sha256_file
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.e2e.conftest import Project
 
 MODEL = "shakespeare-gpt"

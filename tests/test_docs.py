@@ -12,7 +12,7 @@ import pytest
 
 from docs import dag, two_ways
 from gpt.commands.main import COMMANDS
-from tests.conftest import ROOT
+from tests import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")

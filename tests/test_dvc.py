@@ -15,7 +15,7 @@ from gpt.params.corpus import Prepare
 from gpt.params.evaluation import Evaluate
 from gpt.params.training import Train
 from gpt.training.checkpoints.fingerprint import BY_CONTENT, WITHOUT_EFFECT
-from tests.conftest import ROOT
+from tests import ROOT
 
 DVC: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpt import entry
-from tests.conftest import ROOT
+from tests import ROOT
 
 LOCALES: dict[str, dict[str, str]] = {
     "ASCII": {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},

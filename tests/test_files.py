@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gpt.errors import UserError
 from gpt.files import atomic_file, atomic_folder, read_json, sha256_file, sha256_json, sha256_tree, write_json
-from tests.conftest import ROOT
+from tests import ROOT
 
 
 class Boom(Exception):

@@ -23,7 +23,7 @@ from gpt.git import (
 )
 from gpt.registry.git import read_code
 from gpt.reports.data_diff import diff
-from tests.conftest import ROOT
+from tests import ROOT
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from gpt.limits import control_groups, cpu_quota, memory_kills, open_files, usable_cores, usable_memory
-from tests.conftest import ROOT
+from tests import ROOT
 
 MACHINE = psutil.virtual_memory().total
 NO_LIMIT_V1 = 2**63 - 4096

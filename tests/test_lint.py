@@ -5,7 +5,7 @@ import subprocess
 
 import yaml
 
-from tests.conftest import ROOT
+from tests import ROOT
 
 
 def test_pre_commit_runs_what_make_lint_runs() -> None:
@@ -26,6 +26,8 @@ def test_make_help_has_a_line_for_every_target() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     assert phony is not None
-    shown = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
     assert {line.split()[1] for line in shown} == set(phony[1].split()) - {"moved"}
     assert all(len(line.split()) > 3 and len(line) < 100 for line in shown)

@@ -12,7 +12,7 @@ import torch
 from gpt import paths
 from gpt.errors import UserError
 from gpt.memory import describe_kill, describe_want, in_units, is_out_of_memory, told_if_out_of_memory
-from tests.conftest import ROOT
+from tests import ROOT
 
 # One GiB more than the interpreter and its libraries take.
 LIMITED = """

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gpt.errors import UserError
 from gpt.secrets.scanner import Finding, find_in_patch, find_in_settings, find_in_text, refuse
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.test_secrets import TOKENS
 
 PASSWORD = "Xk7" + "vQ2pL9"

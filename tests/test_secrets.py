@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt.secrets.hiding import HIDDEN, guard_output, public_uri, redact, redact_values, without_userinfo
-from tests.conftest import ROOT
+from tests import ROOT
 
 # Put together here: scanners of repositories find whole ones.
 TOKENS = {

@@ -16,7 +16,7 @@ from docs import dag, reference, settings, site
 from gpt.commands.main import COMMANDS
 from gpt.params.project import load_params
 from gpt.params.types import flatten
-from tests.conftest import ROOT
+from tests import ROOT
 
 # Attributes by which a page brings something by itself, or sends its reader somewhere.
 _BRINGS = {

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import fresh_clone
-from tests.conftest import ROOT
+from tests import ROOT, fresh_clone
 from tests.verify import PROMISES, Outcome, Promise, all_passed, last_line, main, takes_at_most
 
 FAST = Promise("fast", "it is fast", (sys.executable, "-c", "print('0.1 | s')"), 1, last_line)

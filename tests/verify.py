@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.processes import run
-from tests.conftest import ROOT
+from tests import ROOT
 
 REPORT = Path("reports/verify.md")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpt.commands.checks import machine
-from tests.conftest import ROOT
+from tests import ROOT
 
 NOBODY = 65534
 

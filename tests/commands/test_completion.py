@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpt.commands.main import main
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.tracking.terminal.screen import run_in_terminal
 
 

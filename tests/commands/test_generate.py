@@ -14,7 +14,7 @@ from gpt.commands.line.talk import _remembered_lines
 from gpt.commands.main import main
 from gpt.model.generation import Sampling, generate_text
 from gpt.model.storage import load_model
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.tracking.terminal.screen import run_in_terminal
 
 SHORT = ("--max-new-tokens", "5", "--temperature", "0.8", "--seed", "3")

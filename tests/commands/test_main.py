@@ -15,7 +15,7 @@ from gpt.commands.checks import training
 from gpt.commands.line.arguments import at_least
 from gpt.commands.line.command import Command
 from gpt.commands.main import COMMANDS, main
-from tests.conftest import ROOT
+from tests import ROOT
 
 HEAVY = {
     "accelerate",

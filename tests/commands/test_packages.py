@@ -16,7 +16,7 @@ from gpt.commands.checks import interpreter
 from gpt.commands.checks.interpreter import MACHINES, NEWEST, OLDEST
 from gpt.commands.checks.packages import locked, packages, unmet
 from gpt.commands.checks.project import repository
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.pythons import EXTRAS, VERSIONS, describe, pins_of
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

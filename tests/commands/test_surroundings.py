@@ -12,7 +12,7 @@ import pytest
 
 from gpt.commands.checks import servers
 from gpt.commands.main import main
-from tests.conftest import ROOT
+from tests import ROOT
 
 ASCII = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 GENERATE = ("generate", "--max-new-tokens", "3", "--temperature", "0")

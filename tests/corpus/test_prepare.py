@@ -25,7 +25,7 @@ from gpt.params.tokens import Tokenize, Tokenizer
 from gpt.tokens.shards import TokenReader
 from gpt.tokens.tokenize import tokenize
 from gpt.tokens.tokenizer import build_tokenizer
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.corpus import readmes
 from tests.tasks.killed import run_and_kill
 from tests.tasks.power import Disk

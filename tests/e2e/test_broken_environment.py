@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.environments import break_environment, entries
 
 COMMANDS: tuple[tuple[str, ...], ...] = (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import gpt
-from tests.conftest import ROOT
+from tests import ROOT
 
 PAGE = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
 MOST_COMMANDS, MOST_EDITS = 6, 3

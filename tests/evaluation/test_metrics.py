@@ -13,7 +13,7 @@ from gpt.commands.experiments import _TABLE  # pyright: ignore[reportPrivateUsag
 from gpt.evaluation.metrics import main_figures, measured_by
 from gpt.files import read_json, write_json
 from gpt.tracking.pages.figures import name_figures
-from tests.conftest import ROOT
+from tests import ROOT
 
 SPLIT = {"bits_per_byte": 2.1, "loss": 3.6, "perplexity": 38.9, "tokens": 85092, "by_position": [{"first": 1}]}
 EVALUATION: dict[str, Any] = {

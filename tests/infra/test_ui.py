@@ -13,7 +13,7 @@ import psutil
 from mlflow import MlflowClient
 
 from gpt.tracking.store import experiment_id
-from tests.conftest import ROOT
+from tests import ROOT
 
 
 def start(folder: Path, **variables: str) -> "subprocess.Popen[str]":

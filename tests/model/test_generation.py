@@ -23,7 +23,7 @@ from gpt.params.project import load_params
 from gpt.params.tokens import Tokenizer
 from gpt.tokens.encoding import Encoding
 from gpt.tokens.tokenizer import build_tokenizer, load_tokenizer
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.model.test_transformer import CHOICES, CONFIG, describe, make, make_large
 
 BLOCK = CONFIG.block_size

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gpt.errors import UserError
 from gpt.params.changes.editing import add_source, read_sources, set_in_source, write_text
 from gpt.params.changes.lines import set_value
-from tests.conftest import ROOT
+from tests import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 SOURCE = {

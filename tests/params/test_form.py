@@ -13,7 +13,7 @@ from dvc.utils.hydra import apply_overrides  # what `dvc exp run -S` calls
 from dvc.utils.serialize import load_yaml, modify_yaml
 
 from gpt.params.project import load_params
-from tests.conftest import ROOT
+from tests import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 VALUES: dict[str, Any] = load_yaml(ROOT / "params.yaml")

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from gpt.errors import UserError
 from gpt.params.changes.lines import comment_of, read_entries, set_value
-from tests.conftest import ROOT
+from tests import ROOT
 
 TEXT = """\
 # head

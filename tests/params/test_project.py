@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from gpt.errors import UserError
 from gpt.params.project import Params, load_params
-from tests.conftest import ROOT
+from tests import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 VALUES: dict[str, Any] = YAML(typ="safe", pure=True).load(TEXT)

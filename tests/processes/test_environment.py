@@ -9,7 +9,7 @@ import pytest
 from gpt.errors import UserError
 from gpt.params.project import Params, load_params
 from gpt.processes.environment import check_environment, hide_from_accelerate
-from tests.conftest import ROOT
+from tests import ROOT
 
 PARAMS = load_params(ROOT / "params.yaml")
 WORKER = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}

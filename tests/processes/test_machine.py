@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gpt.processes.machine import is_native, time_ratio
-from tests.conftest import ROOT
+from tests import ROOT
 
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 

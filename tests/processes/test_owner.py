@@ -16,7 +16,7 @@ import pytest
 
 from gpt.processes.owner import OWNER, stop_with
 from gpt.processes.signals import Stop
-from tests.conftest import ROOT
+from tests import ROOT
 
 PYTHON = shlex.quote(sys.executable)
 SLEEPER = [sys.executable, "-S", "-c", "import time; time.sleep(100)"]

@@ -13,7 +13,7 @@ from gpt.params.project import load_params
 from gpt.processes import precision as precisions
 from gpt.processes.precision import autocast_type, check_precision, matmul_precision, mixed_precision, warn_if_emulated
 from gpt.training.pretrain import pretrain
-from tests.conftest import ROOT
+from tests import ROOT
 
 PARAMS = load_params(ROOT / "params.yaml")
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")

@@ -6,7 +6,7 @@ import pytest
 
 from gpt.errors import Interrupted
 from gpt.processes.signals import Stop
-from tests.conftest import ROOT
+from tests import ROOT
 
 
 def test_signals_close_together_are_one_stop_and_the_old_handlers_come_back() -> None:

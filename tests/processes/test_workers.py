@@ -15,7 +15,7 @@ from gpt.errors import UserError
 from gpt.processes.launch import RENDEZVOUS
 from gpt.processes.workers import _rendezvous
 from gpt.training.checkpoints import checkpoint as checkpoints
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.training.test_process_counts import start_with
 from tests.training.test_trainer import WEIGHTS, start, wait_for_checkpoint
 

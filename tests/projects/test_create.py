@@ -309,9 +309,7 @@ def test_of_a_folder_with_other_files_too_the_texts_are_taken_and_the_rest_is_to
     assert (values["name"], values["path"]) == ("texts", "../texts/*.txt")
     assert values["sha256"] == content_hash(Path("texts/*.txt"))
     told = capsys.readouterr().out
-    assert (
-        "taken: 50 *.txt; left out: 1 *.png, 1 *.md; `gpt data add '../texts/*.md' --name …` adds" in told
-    )
+    assert "taken: 50 *.txt; left out: 1 *.png, 1 *.md; `gpt data add '../texts/*.md' --name …` adds" in told
 
 
 @pytest.mark.parametrize("name", ["#notes [1].txt", "!*.txt", "back\\slash", "blank "])

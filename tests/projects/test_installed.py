@@ -14,7 +14,7 @@ import pytest
 from gpt import git
 from gpt.code import STAGES, stage_identity
 from gpt.params.changes.lines import set_value
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.projects.test_create import prose
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 
 from gpt import git
 from gpt.commands.main import main
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.projects.test_create import somebody
 
 __all__ = ["somebody"]

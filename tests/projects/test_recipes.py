@@ -18,7 +18,7 @@ from benchmarks.quality import validation_loss
 from gpt import paths
 from gpt.model.storage import load_model
 from gpt.tokens.shards import TokenReader
-from tests.conftest import ROOT
+from tests import ROOT
 
 pytestmark = pytest.mark.long
 

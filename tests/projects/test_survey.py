@@ -17,7 +17,7 @@ from gpt.params.corpus import Prepare
 from gpt.params.project import load_params
 from gpt.projects import survey as module
 from gpt.projects.survey import choose_prompts, survey
-from tests.conftest import ROOT
+from tests import ROOT
 
 GERMAN = ["Der Fuchs läuft über das Feld.", "Am Abend schläft er.", "Die Gänse schreien laut.", "Es regnet seit Tagen."]
 

@@ -14,7 +14,7 @@ from gpt.params.changes.lines import comment_of, read_entries
 from gpt.params.project import load_params
 from gpt.projects.choices import LIMITS
 from gpt.projects.templates import NAMES, base_settings, deployments, load_template, stages
-from tests.conftest import ROOT
+from tests import ROOT
 
 BASE = (ROOT / "params.yaml").read_text(encoding="utf-8")
 LONG = 80  # DVC folds a line that is longer, where a space or a colon lets it

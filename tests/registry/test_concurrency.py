@@ -23,7 +23,7 @@ from gpt.registry.package import register
 from gpt.registry.promotion import judge_candidate, promote
 from gpt.registry.trail import LOG, MOVES, audit_trail, last_challenger
 from gpt.registry.versions import CHALLENGER, CHAMPION, all_versions, set_shared, version_of_alias
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.registry.conftest import register_model
 from tests.servers import mlflow_server
 

@@ -246,7 +246,7 @@ def stage(
 @pytest.mark.parametrize(
     ("command", "kind", "path"),
     [
-        ("register", "after", "model-versions/create"),
+        pytest.param("register", "after", "model-versions/create", marks=pytest.mark.slow),
         pytest.param("register", "lost", "model-versions/create", marks=pytest.mark.slow),
         pytest.param("promote", "after", "model-versions/create", marks=pytest.mark.slow),
         ("promote", "before", "registered-models/alias"),

@@ -20,7 +20,7 @@ from gpt.model.generation import Sampling, generate_texts
 from gpt.model.storage import load_model
 from gpt.registry.package import RegisteredModel
 from gpt.tracking import store
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.registry.conftest import change_params
 
 Registered = tuple[Path, RegisteredModel]

@@ -24,7 +24,7 @@ from gpt.params.project import load_params
 from gpt.registry.package import register
 from gpt.registry.versions import CHAMPION
 from gpt.tracking import store
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.registry.test_serving import Answer, Ask, check_refused, completions, generated
 from tests.registry.traffic import Malformed, Valid, malformed_requests, valid_requests
 from tests.servers import mlflow_server

@@ -25,7 +25,7 @@ from gpt.reports.evaluation import PAGE, draw_page, draw_training, write_compari
 from gpt.reports.model_page.charts import Curve
 from gpt.reports.model_page.measured import Measured, of_files, of_project, wilson
 from gpt.reports.page import escape_text
-from tests.conftest import ROOT
+from tests import ROOT
 
 EVIL = "</td><script>alert(1)</script><img src='http://x.example/a.png' onerror=\"alert(2)\">&amp;\x00\u202e"
 SHOWN = EVIL.replace("\x00", "\\u0000").replace("\u202e", "\\u202e")

@@ -17,7 +17,7 @@ from gpt.errors import UserError
 from gpt.params.sources import HuggingFaceSource
 from gpt.sources.fetch import fetch
 from gpt.sources.stores.hub import find_commit
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.sources.hub import Hub, git_hash, hub_of
 
 TEXT = b"It was the best of times, it was the worst of times.\n" * 40  # 2,120 bytes: large for this hub

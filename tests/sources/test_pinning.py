@@ -16,7 +16,7 @@ from gpt.params.changes.editing import Values, read_sources
 from gpt.params.changes.lines import set_value
 from gpt.params.project import load_params
 from gpt.sources.stores.address import HubAddress, parse_hub_address
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.sources.hub import DataSet, Hub, hub
 
 PARAMS = Path("params.yaml")

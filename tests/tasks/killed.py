@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests import ROOT
 
 
 def run_and_kill(code: str, root: Path, phase: str) -> dict[Path, int]:

@@ -1,6 +1,5 @@
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -11,13 +10,13 @@ import psutil
 import pytest
 from datatrove.data import Document
 from datatrove.executor.base import PipelineExecutor
-from datatrove.pipeline.base import PipelineStep
 
 from gpt.errors import UserError
 from gpt.params.engine import Engine
 from gpt.tasks.executors import Tasks
 from gpt.tasks.steps import WritingStep
-from tests.conftest import ROOT
+from tests import ROOT
+from tests.tasks.note import Note
 from tests.tasks.power import Disk
 
 
@@ -25,33 +24,6 @@ def engine(kind: str = "local", workers: int = 2, memory_gb: int = 1) -> Engine:
     return Engine.model_validate(
         {"kind": kind, "workers": workers, "memory_gb": memory_gb, "slurm_partition": "", "slurm_time": "1:00:00"}
     )
-
-
-class Note(PipelineStep):
-    """Notes in a folder that a task ran, and then does what `then` says for it."""
-
-    name = type = "note"
-
-    def __init__(self, folder: Path, then: dict[int, str] | None = None) -> None:
-        super().__init__()
-        self.folder, self.then, self.count = folder, then or {}, 0
-
-    def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        self.count += 1
-        with (self.folder / f"{rank}").open("a") as file:
-            file.write(f"{self.count} of {world_size}\n")
-        match self.then.get(rank):
-            case "user error":
-                raise UserError(f"file {rank}: cannot be read")
-            case "bug":
-                raise ZeroDivisionError
-            case "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            case "crash":
-                os.abort()
-            case "memory":
-                bytearray(2**50)
-        yield from ()
 
 
 def ran(folder: Path) -> dict[str, list[str]]:

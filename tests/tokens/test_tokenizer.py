@@ -19,7 +19,7 @@ from gpt.files import sha256_tree, write_json
 from gpt.params.tokens import Tokenizer
 from gpt.tokens.encoding import Encoding
 from gpt.tokens.tokenizer import BPE_PATTERN, END_OF_TEXT, GPT2_PATTERN, build_tokenizer, load_tokenizer, tokenizer_id
-from tests.conftest import ROOT
+from tests import ROOT
 
 Kind = Literal["bpe", "char"]
 WORDS = [

@@ -19,7 +19,7 @@ from gpt.errors import UserError
 from gpt.params.project import load_params
 from gpt.tracking import curves
 from gpt.tracking.curves import Curves, check_trackers
-from tests.conftest import ROOT
+from tests import ROOT
 
 RUN = "20261127-080000-abcdef"
 

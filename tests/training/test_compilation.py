@@ -8,7 +8,7 @@ from gpt.errors import UserError
 from gpt.params.launch import Launch
 from gpt.params.project import load_params
 from gpt.training.compilation import choose_compile, eager_blocks, missing_for_compile, worth_compiling
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.training.test_step import difference, make_model, make_settings, make_step, read
 
 needs_compiler = pytest.mark.skipif(missing_for_compile() is not None, reason="torch.compile finds no compiler")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import ROOT
+from tests import ROOT
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="limits the memory of the processor")
 

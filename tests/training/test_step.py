@@ -16,7 +16,7 @@ from gpt.params.project import load_params
 from gpt.params.training import Train
 from gpt.training.optimizer import build_optimizer, optimizer_tensors
 from gpt.training.step import TrainStep
-from tests.conftest import ROOT
+from tests import ROOT
 
 BATCH, T, VOCABULARY = 8, 12, 50
 Gradient = dict[str, torch.Tensor]
@@ -103,7 +103,7 @@ def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
 import sys, torch
 from gpt.processes.launch import joined_processes, start_accelerator
 from gpt.params.project import load_params
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.training.test_step import make_model, make_settings, make_step, read
 launch = load_params(ROOT / "params.yaml").launch.model_copy(update={"num_processes": 2})
 with joined_processes(launch):

@@ -14,7 +14,7 @@ from gpt.corpus.filtering.step import Filtered
 from gpt.errors import UserError
 from gpt.params.corpus import Prepare
 from gpt.params.project import load_params
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.corpus.raw import PREPARE, Raw, sent
 from tests.corpus.test_prepare import SETTINGS, Corpus
 

@@ -20,7 +20,7 @@ from gpt.model.storage import load_model
 from gpt.model.transformer import GPTModel
 from gpt.params.project import load_params
 from gpt.processes.agreement import Share
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.evaluation.benchmarks.made_up import benchmark, make_model
 
 MADE = [benchmark("quiz", 20, 4), benchmark("last_word", 15, 1), benchmark("pair", 10, 2)]

@@ -20,7 +20,7 @@ from gpt.model.storage import load_model, save_model
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.tokens import Tokenizer
 from gpt.tokens.tokenizer import END_OF_TEXT, GPT2_PATTERN, build_tokenizer, load_tokenizer
-from tests.conftest import ROOT
+from tests import ROOT
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 import transformers

@@ -19,7 +19,7 @@ from gpt.reports.side_by_side.subject import (
     settings_of_run,
 )
 from gpt.tracking.tracker import flat_params
-from tests.conftest import ROOT
+from tests import ROOT
 
 FIGURES = {"test_bits_per_byte": 2.0, "test_loss": 3.0, "test_perplexity": 20.0, "piqa.accuracy": 0.5}
 SETTINGS = {"tokenizer.kind": "bpe", "fetch.a.sha256": "0", "train.max_steps": "10"}

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from gpt.tracking.terminal.table import Row, State, draw, duration, legible
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.tracking.terminal.screen import run_in_terminal, screen
 
 FULL = State(

@@ -12,7 +12,7 @@ from gpt.files import read_json, sha256_file, write_json
 from gpt.processes.owner import OWNER
 from gpt.training.checkpoints import checkpoint
 from gpt.training.checkpoints.checkpoint import Checkpoint
-from tests.conftest import ROOT
+from tests import ROOT
 
 
 def make(step: int) -> Checkpoint:
