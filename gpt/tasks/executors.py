@@ -73,7 +73,7 @@ class Tasks:
         if left := executor.get_incomplete_ranks(skip_completed=True):
             lost = f"{len(left)} of {tasks} tasks ended before they were done"
             if self._engine.kind != "slurm":
-                raise RuntimeError(f"{lost}; see {logs}/logs")
+                raise RuntimeError(lost)
             raise UserError(
                 f"{lost}: jobs that need more memory or time than Slurm gives are killed, which `sacct` and {logs} tell;"
                 " raise prepare.engine.slurm_time or prepare.shards, and run it again: what is done already is kept"

@@ -11,7 +11,16 @@ import pytest
 from gpt.files import read_json, sha256_file
 from tests.e2e.conftest import Project
 
-DATA = ("data/raw", "data/benchmarks", "data/documents", "data/tokens", "models/tokenizer", "reports/data.html")
+COUNTS = ("data/prepare.json", "data/tokenize.json")
+DATA = (
+    "data/raw",
+    "data/benchmarks",
+    "data/documents",
+    "data/tokens",
+    "models/tokenizer",
+    "reports/data.html",
+    *COUNTS,
+)
 STATUS = ("dvc", "status", "data_card", "--with-deps")
 
 
