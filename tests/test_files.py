@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt.errors import UserError
-from gpt.files import atomic_file, atomic_folder, read_json, sha256_file, sha256_json, sha256_tree, write_json
+from gpt.files import (
+    atomic_file,
+    atomic_folder,
+    parse_yaml,
+    read_json,
+    sha256_file,
+    sha256_json,
+    sha256_tree,
+    write_json,
+)
 from tests import ROOT
 
 
@@ -324,3 +333,11 @@ def test_json_that_is_missing_or_damaged_says_what_to_do(tmp_path: Path, content
     ) as caught:
         read_json(path, "run it again", keys=("a", "b", "c"))
     assert str(path) in str(caught.value)
+
+
+def test_yaml_that_was_parsed_before_is_a_copy_and_means_what_it_means_to_dvc() -> None:
+    text = "rate: 1e-3\nanswer: no\nlist: [1]\n"
+    first = parse_yaml(text)
+    assert first == {"rate": 0.001, "answer": "no", "list": [1]}
+    first["list"].append(2)
+    assert parse_yaml(text)["list"] == [1]

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from gpt.errors import UserError
+from gpt.files import parse_yaml
 from gpt.params.corpus import Prepare
 from gpt.params.evaluation import Evaluate
 from gpt.params.launch import Launch
@@ -122,8 +122,7 @@ def parse_params(path: Path, text: str) -> Params:
     """Validate the text of a params.yaml; raise `UserError` as `load_params` does. `path` is what messages name."""
     refuse(find_in_settings(str(path), text), _NO_SECRETS)
     try:
-        # YAML 1.2, as DVC reads it: 1e-3 is a number, `no` is a word, a key given twice is an error.
-        values = YAML(typ="safe", pure=True).load(text)
+        values = parse_yaml(text)
     except (YAMLError, ValueError) as error:  # ValueError: a date that is none
         told = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
         tab = "; indent with spaces" if "'\\t'" in told else ""

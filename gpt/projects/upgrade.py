@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 
 import gpt
 from gpt import git
 from gpt.errors import UserError, located
-from gpt.files import atomic_file
+from gpt.files import atomic_file, parse_yaml
 from gpt.params.changes.lines import Entry, read_entries, set_value
 from gpt.params.project import MOVED, PARAMS_FILE, Params
 from gpt.projects.templates import load_template, stages
@@ -103,7 +102,7 @@ def _faults(text: str) -> tuple[list[str], list[str]]:
     """Return the keys that the settings miss, and those that they do not know, but for what a source lacks or has too much."""
     entries = read_entries(text)
     try:
-        Params.model_validate(YAML(typ="safe", pure=True).load(text))
+        Params.model_validate(parse_yaml(text))
     except ValidationError as error:
         faults = [(".".join(map(str, fault["loc"])), fault["type"]) for fault in error.errors(include_url=False)]
         missing = [key for key, kind in faults if kind == "missing"]

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 import gpt
 from gpt import paths
 from gpt.errors import UserError
-from gpt.files import read_json, sha256_file, sha256_json, sha256_tree
+from gpt.files import parse_yaml, read_json, sha256_file, sha256_json, sha256_tree
 from gpt.params.project import PARAMS_FILE, Params, load_params
 from gpt.registry.disclosure import PATCH, check_uploads
 from gpt.registry.git import read_code
@@ -211,7 +210,7 @@ def _check_lock(project: Path) -> bool:
     """Return whether dvc.lock records the evaluation at hand; then its params must be those of params.yaml."""
     path = project / DVC_LOCK
     try:
-        lock = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        lock = parse_yaml(path.read_text(encoding="utf-8"))
         stages = lock["stages"]
         recorded = {out["path"]: out.get("md5") for out in stages["evaluate"]["outs"]}
         made_with = dict(_locked_params(stages))
@@ -222,7 +221,7 @@ def _check_lock(project: Path) -> bool:
     evaluation = (project / paths.EVALUATION).read_bytes()
     if recorded.get(paths.EVALUATION.as_posix()) != hashlib.md5(evaluation, usedforsecurity=False).hexdigest():
         return False
-    values = YAML(typ="safe", pure=True).load((project / PARAMS_FILE).read_text(encoding="utf-8"))
+    values = parse_yaml((project / PARAMS_FILE).read_text(encoding="utf-8"))
     for key, value in made_with.items():
         found: Any = values
         for part in key.split("."):

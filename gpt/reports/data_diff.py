@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import orjson
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from gpt import git, paths
 from gpt.corpus.splits import SPLITS
 from gpt.errors import UserError
+from gpt.files import parse_yaml
 from gpt.params.project import PARAMS_FILE
 from gpt.reports.late_stages import find_late, is_fetch_late
 
@@ -200,13 +200,13 @@ class _Reader:
         keys = ("fetch", *_SETTINGS[:3])
         if (text := self.read(PARAMS_FILE)) is None:
             raise self.lacks(PARAMS_FILE)
-        return self.parse(PARAMS_FILE, text, YAML(typ="safe", pure=True).load, keys)
+        return self.parse(PARAMS_FILE, text, parse_yaml, keys)
 
     def lock(self) -> Json:
         """Return the stages of dvc.lock, nothing if there is none."""
         path = Path("dvc.lock")
         text = self.read(path)
-        return {} if text is None else self.parse(path, text, YAML(typ="safe", pure=True).load, ("stages",))["stages"]
+        return {} if text is None else self.parse(path, text, parse_yaml, ("stages",))["stages"]
 
     def counts(self, path: Path, text: str) -> Json:
         return self.parse(path, text, json.loads, SPLITS)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import UserError
+from gpt.files import parse_yaml
 from gpt.params.project import PARAMS_FILE, load_params, parse_params
 from gpt.secrets.hiding import redact
 
@@ -47,9 +48,7 @@ def check_overrides(overrides: Sequence[str], path: Path = PARAMS_FILE) -> int:
 
 def known_keys(path: Path = PARAMS_FILE) -> Mapping[str, Any]:
     """Return every key of a params.yaml that is valid YAML, sections and lists among them, with its value."""
-    from ruamel.yaml import YAML
-
-    values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    values = parse_yaml(path.read_text(encoding="utf-8"))
     known: dict[str, Any] = {}
 
     def add(key: str, value: Any) -> None:

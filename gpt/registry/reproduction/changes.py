@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from gpt import code, git, paths
 from gpt.errors import UserError
+from gpt.files import parse_yaml
 from gpt.params.project import PARAMS_FILE, load_params
 from gpt.registry.initial.origin import describe_origin, origin_of
 from gpt.registry.lineage import NONE, REQUIREMENTS_LOCK
@@ -160,7 +159,7 @@ def _leaves(values: Json, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _read_params(project: Path) -> Json:
-    return redact_values(YAML(typ="safe", pure=True).load((project / PARAMS_FILE).read_text(encoding="utf-8")))
+    return redact_values(parse_yaml((project / PARAMS_FILE).read_text(encoding="utf-8")))
 
 
 def _names(params: Json) -> set[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from gpt import paths
-from gpt.files import atomic_file
+from gpt.files import atomic_file, parse_yaml
 from gpt.registry.lineage import DVC_LOCK
 from gpt.registry.record import Record
 from gpt.registry.reproduction import initial
@@ -122,7 +122,7 @@ def _freeze(place: Place, names: list[str]) -> None:
 
 def _write_lock(place: Place, recorded: bytes, names: list[str]) -> None:
     """Leave in the worktree's dvc.lock the recorded entries of some stages; no file where there are none."""
-    lock = YAML(typ="safe", pure=True).load(recorded.decode())
+    lock = parse_yaml(recorded.decode())
     lock["stages"] = {name: entry for name, entry in lock["stages"].items() if name in names}
     path = place.project / DVC_LOCK
     if not names:

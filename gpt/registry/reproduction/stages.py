@@ -13,11 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from gpt.errors import Interrupted
-from gpt.files import atomic_file
+from gpt.files import atomic_file, parse_yaml
 from gpt.registry.lineage import DVC_LOCK
 from gpt.registry.record import list_stages
 from gpt.registry.reproduction.content import dvc_folder
@@ -132,7 +131,7 @@ def _read_lock(path: Path) -> Json | None:
     """Return the stages of a dvc.lock, none if there is no file; None if it is cut short."""
     try:
         content = path.read_bytes()
-        if not isinstance(YAML(typ="safe", pure=True).load(content.decode()).get("stages"), dict):
+        if not isinstance(parse_yaml(content.decode()).get("stages"), dict):
             return None
         return list_stages(content)
     except FileNotFoundError:
