@@ -97,7 +97,7 @@ def test_failing_stage_ends_the_flow_with_its_own_message(
     ) | {"prepare": "Failed"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_signal_lets_the_trainer_save_and_records_the_crash(
     project: Project, api: Api, wait_for: WaitFor, number: signal.Signals
 ) -> None:

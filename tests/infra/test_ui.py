@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import psutil
+import pytest
 from mlflow import MlflowClient
 
 from gpt.tracking.store import experiment_id
@@ -88,6 +89,7 @@ def test_a_server_is_named_without_its_password(tmp_path: Path) -> None:
     assert output == "MLFLOW_TRACKING_URI is a server: open https://mlflow.host:5000\n"
 
 
+@pytest.mark.slow
 def test_the_ui_of_a_moved_project_shows_its_artifacts(tmp_path: Path, empty_store: Path) -> None:
     old, moved = tmp_path / "old", tmp_path / "moved"
     old.mkdir()

@@ -273,7 +273,8 @@ def many(tmp_path_factory: pytest.TempPathFactory, made: Path) -> dict[str, list
 
 
 @pytest.mark.parametrize(
-    ("files", "workers", "kind"), [(1, 1, "local"), (3, 1, "local"), (3, 2, "local"), (3, 2, "ray")]
+    ("files", "workers", "kind"),
+    [(1, 1, "local"), (3, 1, "local"), (3, 2, "local"), pytest.param(3, 2, "ray", marks=pytest.mark.slow)],
 )
 def test_tokens_depend_neither_on_how_documents_were_divided_nor_on_workers(
     made: Path, many: dict[str, list[str]], tmp_path: Path, files: int, workers: int, kind: Literal["local", "ray"]
