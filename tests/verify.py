@@ -230,7 +230,12 @@ PROMISES = (
     Promise(
         "reproduce",
         "ten of ten versions are made again identical, also after a kill; a change of source, setting, code or package is named",
-        (*PYTEST, "tests/e2e/test_reproduce.py", "tests/registry/reproduction"),
+        (
+            *PYTEST,
+            "tests/e2e/test_reproduce.py",
+            "tests/e2e/test_reproduce_beginnings.py",
+            "tests/registry/reproduction",
+        ),
         minutes=60,
         read=all_passed,
     ),

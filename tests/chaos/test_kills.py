@@ -147,7 +147,7 @@ WHOLE: list[Whole] = []
 "The same for a machine that is idle and for one that is busy: that is the promise."
 
 
-@pytest.mark.parametrize("beside", ["nothing else", "busy cores"])
+@pytest.mark.parametrize("beside", ["nothing else", pytest.param("busy cores", marks=pytest.mark.long)])
 def test_on_the_committed_settings_kills_damage_and_other_work_change_no_byte(
     make_default_project: Callable[..., Path],
     family: Family,

@@ -18,10 +18,15 @@ NAMES = {
     "a pattern's characters": "[a]* {{ b }} \\n",
     "longer than a script's first line may be": "/".join(["long " * 12] * 3),
 }
+SHORT = ("a shell's characters", "a pattern's characters")
+"Those of the slow suite; `make verify NAMES=folders` tries all."
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, id=kind, marks=[pytest.mark.long] * (kind not in SHORT)) for kind, name in NAMES.items()],
+)
 def test_the_whole_way_in_a_folder_of_any_name(
     make_project: Callable[..., Project], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

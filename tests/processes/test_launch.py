@@ -31,9 +31,9 @@ def run_with(launcher: tuple[str, ...], folder: Path, **environment: str) -> "su
     ("launcher", "launch"),
     [
         pytest.param((*ACCELERATE, "--cpu", "--num_processes=1"), ONE, id="one"),
-        pytest.param((*ACCELERATE, "--multi_gpu", *ON_TWO), TWO, id="two", marks=pytest.mark.slow),
+        pytest.param((*ACCELERATE, "--multi_gpu", *ON_TWO), TWO, id="two", marks=pytest.mark.long),
         # It starts one process, and `gpt pretrain` the two.
-        pytest.param((*ACCELERATE, "--cpu", "--num_processes=2"), TWO, id="two-on-cpus", marks=pytest.mark.slow),
+        pytest.param((*ACCELERATE, "--cpu", "--num_processes=2"), TWO, id="two-on-cpus", marks=pytest.mark.long),
         pytest.param((*ACCELERATE, "--use_fsdp", *ON_TWO), TWO | FSDP, id="two-fsdp", marks=pytest.mark.slow),
         pytest.param(TORCHRUN, TWO, id="torchrun", marks=pytest.mark.slow),
     ],

@@ -247,8 +247,8 @@ def stage(
     ("command", "kind", "path"),
     [
         pytest.param("register", "after", "model-versions/create", marks=pytest.mark.slow),
-        pytest.param("register", "lost", "model-versions/create", marks=pytest.mark.slow),
-        pytest.param("promote", "after", "model-versions/create", marks=pytest.mark.slow),
+        pytest.param("register", "lost", "model-versions/create", marks=pytest.mark.long),
+        pytest.param("promote", "after", "model-versions/create", marks=pytest.mark.long),
         ("promote", "before", "registered-models/alias"),
     ],
 )
