@@ -19,7 +19,7 @@ def _different(value: tuple[str, ...]) -> tuple[str, ...]:
 
 class _Tokenizer(Section):
     train_bytes: PositiveInt
-    "It learns from about so much text of the train split, documents or parts of long ones by hash; one that is loaded is tried on it."
+    "It learns from about so much text of the train split, of long documents parts, by hash; one that is loaded is tried on it."
     special_tokens: Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(_different)]
     "Reserved for later, as <|im_start|>: their ids come after all others, and no text becomes one of them."
 
