@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,10 @@ def wandb_history(folder: Path) -> dict[int, dict[str, str]]:
     """Return what W&B has by step, as JSON texts; of a step that was told twice the first."""
     found: dict[int, dict[str, str]] = {}
     for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        deadline = time.monotonic() + 60
+        while "exit" not in [record.WhichOneof("record_type") for record in records(file)]:
+            assert time.monotonic() < deadline, "its own process writes on after the end was told"
+            time.sleep(0.02)
         for record in records(file):
             if record.WhichOneof("record_type") == "history":
                 items = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
