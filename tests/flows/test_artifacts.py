@@ -35,6 +35,7 @@ def server(built: Path, tmp_path: Path, empty_store: Path, monkeypatch: pytest.M
         yield url
 
 
+@pytest.mark.slow
 def test_a_run_at_a_server_is_linked_from_prefects_ui(server: str, api: Api) -> None:
     registered = json.loads(register(load_params(), Path.cwd()).to_json())
     with temporary_settings({PREFECT_API_URL: api.url, PREFECT_LOGGING_TO_API_ENABLED: False}):

@@ -116,6 +116,7 @@ def test_signal_lets_the_trainer_save_and_records_the_crash(
     assert task_states(api, run) == {"inputs": "Completed", "fetch": "Crashed"}
 
 
+@pytest.mark.slow
 def test_when_no_server_answers_it_brings_its_own_which_keeps_the_record_and_ends_with_it(
     project: Project, api: Api, tmp_path: Path
 ) -> None:

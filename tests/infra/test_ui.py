@@ -59,6 +59,7 @@ def test_the_ui_serves_the_projects_runs_until_it_is_told_to_stop_and_names_thei
         process.communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_the_databases_password_is_no_argument_of_any_process(tmp_path: Path, empty_store: Path) -> None:
     shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     process = start(

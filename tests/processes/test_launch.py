@@ -30,7 +30,7 @@ def run_with(launcher: tuple[str, ...], folder: Path, **environment: str) -> "su
 @pytest.mark.parametrize(
     ("launcher", "launch"),
     [
-        pytest.param((*ACCELERATE, "--cpu", "--num_processes=1"), ONE, id="one"),
+        pytest.param((*ACCELERATE, "--cpu", "--num_processes=1"), ONE, id="one", marks=pytest.mark.slow),
         pytest.param((*ACCELERATE, "--multi_gpu", *ON_TWO), TWO, id="two", marks=pytest.mark.long),
         # It starts one process, and `gpt pretrain` the two.
         pytest.param((*ACCELERATE, "--cpu", "--num_processes=2"), TWO, id="two-on-cpus", marks=pytest.mark.long),

@@ -189,6 +189,7 @@ def test_what_only_the_user_can_change_is_not_tried_again(make_project: Callable
     assert errors.startswith("error: data/tokens/") and errors.count("\n") == 1, "one message, and nothing else"
 
 
+@pytest.mark.slow
 def test_what_all_processes_refuse_ends_with_exit_code_2(make_project: Callable[..., Path]) -> None:
     diverging: dict[str, object] = {"learning_rate": 1.0e30, "grad_clip": 0.0, "warmup_fraction": 0.0}
     make_project(train=diverging | {"max_rollbacks": 1}, launch=TWO)
@@ -199,6 +200,7 @@ def test_what_all_processes_refuse_ends_with_exit_code_2(make_project: Callable[
     assert errors.count("going back to step 0") == 1, "rank 0 speaks, and is not started again"
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_again_and_again_ends_the_run(make_project: Callable[..., Path]) -> None:
     make_project(train={"max_steps": 5000, "eval_interval": 5000}, launch=TWO | {"max_restarts": 0})
     process = start()
@@ -213,6 +215,7 @@ def test_a_process_that_dies_again_and_again_ends_the_run(make_project: Callable
     assert "or if memory was short: params.yaml: lower launch.micro_batch_size (4)" in errors
 
 
+@pytest.mark.slow
 def test_workers_stop_and_save_when_their_launcher_is_killed(make_project: Callable[..., Path]) -> None:
     make_project(train={"max_steps": 5000, "eval_interval": 5000}, launch=TWO)
     process = start()

@@ -249,7 +249,7 @@ def stage(
         pytest.param("register", "after", "model-versions/create", marks=pytest.mark.slow),
         pytest.param("register", "lost", "model-versions/create", marks=pytest.mark.long),
         pytest.param("promote", "after", "model-versions/create", marks=pytest.mark.long),
-        ("promote", "before", "registered-models/alias"),
+        pytest.param("promote", "before", "registered-models/alias", marks=pytest.mark.slow),
     ],
 )
 def test_a_server_that_dies_at_a_telling_request(

@@ -175,6 +175,7 @@ def test_workers_end_with_the_process_that_was_killed(tmp_path: Path) -> None:
     wait_for(lambda: not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in workers))
 
 
+@pytest.mark.slow
 def test_ray_runs_the_same_tasks_and_tells_the_users_error(tmp_path: Path, notes: Path) -> None:
     with Tasks(engine("ray"), tmp_path / "work") as tasks:
         tasks.run("a", 2, Note(notes))

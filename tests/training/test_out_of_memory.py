@@ -59,6 +59,7 @@ def test_a_micro_batch_that_is_too_large_is_named_and_no_start_is_repeated(
     told(done, f"({BATCH // processes})", "error: out of memory, of which this process may use ", "more were asked for")
 
 
+@pytest.mark.slow
 def test_a_process_that_the_kernel_kills_for_want_of_memory_is_told_and_not_started_again(
     make_project: Callable[..., Path], memory_group: Callable[[int], Path]
 ) -> None:

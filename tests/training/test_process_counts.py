@@ -101,6 +101,7 @@ def test_a_run_goes_on_with_other_processes(
     assert largest_difference(weights, load_file(WEIGHTS)) < 1e-3
 
 
+@pytest.mark.slow
 def test_a_split_model_trains_to_what_a_whole_one_does(make_project: Callable[..., Path]) -> None:
     make_project("whole", model={"dropout": 0.0}, launch=ONE)
     output, errors = start().communicate(timeout=180)

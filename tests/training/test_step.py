@@ -126,7 +126,8 @@ assert not torch.distributed.is_initialized(), "an interpreter that ends in the 
     assert float(two["norm"]) == pytest.approx(float(norm), rel=1e-5)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_three_processes_that_start_again_take_the_same_steps_to_the_last_bit(tmp_path: Path, strategy: str) -> None:
     code = """
 import sys

@@ -73,7 +73,11 @@ SAMPLINGS: list[dict[str, Any]] = [
 _DRAWS = 4000
 
 
-@pytest.mark.parametrize(("model_type", "choices"), EXPORTS, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("model_type", "choices"),
+    [*EXPORTS[:2], *(pytest.param(*each, marks=pytest.mark.slow) for each in EXPORTS[2:])],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_a_token_is_drawn_as_often_as_transformers_would(
     tmp_path: Path,
     tokenizers: dict[str, Path],  # noqa: F811
