@@ -164,8 +164,8 @@ class Prepare(ForSource):
     "What is otherwise in `split`, `read`, `clean`, `filters` and `deduplicate` for a source, by its name."
     malformed: Literal["error", "skip"]
     "What happens to a record or file that cannot be read: end with an error, or leave it out and count it."
-    max_document_bytes: PositiveInt
-    "Longer records count as malformed: they are held in memory."
+    max_document_bytes: Annotated[int, Field(gt=0, le=300_000_000)]
+    "Longer records count as malformed: they are held in memory, some at a time. Of a longer text say where its documents end."
     decontaminate: Decontaminate
     hold_out: Literal["documents", "ends"]
     """documents: whole ones, chosen by their hash; ends: the last part of every document is for validation, as nanoGPT does with

@@ -136,15 +136,20 @@ class _Local(Marking, LocalPipelineExecutor):
                 self._run_for_rank(rank)
 
     def _run_in(self, pool: ProcessPoolExecutor, ranks: list[int]) -> None:
-        kills, futures, processes = KillWatch(), [], dict[int, Any]()
+        kills, futures = KillWatch(), []
+        processes = pool._processes  # filled as they are needed; a broken pool forgets it
         try:
             for rank in ranks:
                 futures.append(pool.submit(self._run_for_rank, rank))
-                processes |= pool._processes or {}  # a broken pool does not know them any more
             with contextlib.suppress(UserError):  # in its file
                 for future in futures:
                     future.result()
         except BrokenProcessPool:
+            # The pool waits for all, and ends all but one that was being started when another died.
+            for pid in list(processes):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+            pool.shutdown()  # it reads exit codes, which can be read once
             codes = [process.exitcode or 0 for process in processes.values()]
             raise _death_of(codes, kills.has_killed(), self.workers) from None
         finally:

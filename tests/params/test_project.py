@@ -101,6 +101,7 @@ def test_every_value_is_required(tmp_path: Path, place: tuple[Any, ...]) -> None
         ("prepare.read.pattern", "("),
         ("prepare.read.format", "excel"),
         ("prepare.malformed", "ignore"),
+        ("prepare.max_document_bytes", 300_000_001),
         ("prepare.deduplicate.hashes", 0),
         ("prepare.decontaminate.action", "cut"),
         ("prepare.decontaminate.action.benchmarks", "mask"),
