@@ -5,7 +5,7 @@ from pathlib import Path
 from gpt import git
 from gpt.errors import UserError
 
-DIFFERS = "differ from the last commit"
+DIFFERS = "changed since the last commit"
 "Stands in the lines where a run made anything that the last commit has not."
 
 # In data/ and models/ git ignores what DVC keeps; what it does not ignore, such as a new .gitignore, DVC has written for it.
