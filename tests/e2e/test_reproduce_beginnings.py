@@ -11,7 +11,7 @@ from tests.e2e.conftest import Project, build_project, environment_of
 from tests.e2e.test_changes import replace
 from tests.remaking import MODEL, kill_tree, state, tags
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 WSD = {"schedule": "wsd", "warmup_fraction": 0.0, "warmup_steps": 4, "decay_fraction": 0.5, "checkpoint_keep_stable": 3}
 RATE = "    return settings.min_lr + (peak - settings.min_lr) * left\n"
@@ -72,7 +72,6 @@ def project(first: Path, tmp_path: Path, prefect_home: Path) -> Project:
     return Project(folder, environment_of(folder, prefect_home))
 
 
-@pytest.mark.long
 def test_weights_of_a_version_come_from_dvc_or_from_the_registry_by_its_number(project: Project) -> None:
     train(project, init_from=f"models:/{MODEL}@candidate", max_steps=8)
     assert tags(project, "2")["started_from"] == uri(1), "and the alias has moved to version 2 since"
@@ -107,7 +106,6 @@ def test_weights_of_a_folder_that_no_lock_knows_of_come_from_it_while_it_holds_w
     refused(project, 2, "which is gone; DVC has models/initial of then neither in its cache nor in a remote")
 
 
-@pytest.mark.long
 def test_a_run_that_was_made_longer_is_made_again_without_the_run_that_it_continues(project: Project) -> None:
     parent = read_json(project.folder / "models/run.json", "")["fingerprint"]
     train(project, max_steps=40)
