@@ -196,7 +196,7 @@ WITH_STORE = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_no_secret_is_seen_anywhere(
     make_project: Callable[..., Project],
