@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from ruamel.yaml import YAML
 
+from gpt.files import parse_yaml
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import Params, load_params
 from gpt.processes.machine import keep_freed_memory
@@ -162,7 +162,7 @@ def validation_loss(model: GPTModel, ids: np.ndarray, block_size: int) -> float:
 def read_recipe(recipe: str, seed: int, **changes: Any) -> Params:
     """Return params.yaml with a recipe's values, and `changes` to them, in place of its own, validated as any."""
     values = load_params().model_dump(by_alias=True)
-    for section, own in YAML(typ="safe", pure=True).load(_RECIPES / f"{recipe}.yaml").items():
+    for section, own in parse_yaml((_RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8")).items():
         values[section] |= own
         values[section] |= {key: changes.pop(key) for key in values[section].keys() & changes.keys()}
     if changes:

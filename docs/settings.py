@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ruamel.yaml import YAML
-
+from gpt.files import parse_yaml
 from gpt.params.project import Params
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +31,7 @@ def params_page() -> str:
     """Return the page of all keys of params.yaml: meaning, what is allowed, and the value of the committed file."""
     schema, documented = Params.model_json_schema(), read_docstrings(ROOT / "gpt/params")
     file = ROOT / "params.yaml"
-    values = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
+    values = parse_yaml(file.read_text(encoding="utf-8"))
     comments = read_comments(file.read_text(encoding="utf-8"))
     lines = [
         "# params.yaml",

@@ -33,8 +33,8 @@ def sample_texts(folder: Path, split: str, wanted_bytes: int) -> Iterator[str]:
     """Yield texts of about so many bytes of a split: documents chosen by their hash, in the order of the files.
 
     Of one that is longer than a twentieth of the sample only the beginning is taken, but the likelier the longer it is: a few
-    long texts have their shares too, and a single one neither fills the sample nor leaves it empty. Little more is read than
-    the documents that are taken. Raises `UserError` if one is not as `prepare` wrote it.
+    long texts have their shares too, and a single one neither fills the sample nor leaves it empty. Little more is read of
+    the files of documents than what is taken, and long ones whole. Raises `UserError` if one is not as `prepare` wrote it.
     """
     described = describe_documents(folder)[split]
     if wanted_bytes >= described["bytes"]:

@@ -108,7 +108,7 @@ class Tasks:
 
 
 def quiet_datatrove() -> None:
-    """Keep what datatrove and its readers log off the terminal, in files: what a person needs to know is raised."""
+    """Let datatrove and its readers log nothing: what a person needs to know is raised."""
     logger.disable("datatrove")
     for name in ("trafilatura", "htmldate", "courlan", "warcio"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

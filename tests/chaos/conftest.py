@@ -20,7 +20,8 @@ from gpt.params.project import load_params
 from gpt.sources import benchmarks
 from gpt.sources import fetch as sources
 from gpt.training.checkpoints.stable import STABLE
-from tests.conftest import ROOT, Change, prepare_data, write_params
+from tests import ROOT
+from tests.conftest import Change, prepare_data, write_params
 from tests.e2e.conftest import make_project, prefect_home
 from tests.training.conftest import make_project as make_prepared_project
 

@@ -14,10 +14,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from gpt.files import sha256_tree
+from tests import ROOT
 from tests.conftest import make_text, merge, small_change, write_params
 from tests.training.conftest import TRAIN
 
-ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 1200
 "After it a command counts as hanging, beside other work too."
 

@@ -26,7 +26,8 @@ from gpt.commands.main import main
 from gpt.files import sha256_file, write_json
 from gpt.params.tokens import Tokenizer
 from gpt.tokens.tokenizer import build_tokenizer
-from tests.conftest import ROOT, Change, small_change, write_params
+from tests import ROOT
+from tests.conftest import Change, small_change, write_params
 
 OUTPUTS = ("data", "models", "metrics", "plots", "reports")
 Damage = Callable[[], Any]

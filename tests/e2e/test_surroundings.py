@@ -10,7 +10,8 @@ import pytest
 
 from gpt import paths
 from gpt.files import sha256_file, sha256_tree
-from tests.conftest import ROOT, write_params
+from tests import ROOT
+from tests.conftest import write_params
 from tests.corpus.raw import html, jsonl, warc
 
 STAGES = ("fetch", "prepare", "tokenizer", "tokenize", "data-card")

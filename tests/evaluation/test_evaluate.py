@@ -23,7 +23,8 @@ from gpt.files import read_json, sha256_file, write_json
 from gpt.model.storage import load_model
 from gpt.params.project import load_params
 from gpt.tokens.shards import TokenReader
-from tests.conftest import ROOT, small_change, write_params
+from tests import ROOT
+from tests.conftest import small_change, write_params
 from tests.evaluation.benchmarks.made_up import make_items, write_items
 
 SMALL: dict[str, object] = {"max_new_tokens": 8, "benchmarks": []}

@@ -18,7 +18,8 @@ from gpt.registry.promotion import promote, rollback
 from gpt.registry.versions import CHAMPION, resolve_model
 from gpt.tracking import store
 from gpt.tracking.location import find_misplaced, put_right
-from tests.conftest import ROOT, without_roots_rights
+from tests import ROOT
+from tests.conftest import without_roots_rights
 from tests.registry.conftest import register_model
 
 NAME = "small-gpt"

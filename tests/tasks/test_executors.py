@@ -97,9 +97,11 @@ def test_a_killed_worker_is_an_error_and_not_a_wait_for_ever(tmp_path: Path, not
     message = r"worker process ended with exit code -9 \(killed, as the kernel does .*; params.yaml: lower prepare.engine.workers"
     with Tasks(engine(), tmp_path / "work") as run, pytest.raises(UserError, match=message):
         run.run("a", tasks, Note(notes, {0: "killed"}))
+    done = [str(int(mark.name)) for mark in tmp_path.glob("work/a/completions/*")]
     with Tasks(engine(), tmp_path / "work") as run:
         run.run("a", tasks, Note(notes))
-    assert len(ran(notes)) == tasks
+    assert len(ran(notes)["0"]) == 2
+    assert [len(ran(notes)[rank]) for rank in done] == [1] * len(done)
     assert tasks + 1 <= sum(map(len, ran(notes).values())) <= tasks + 2, (
         "the other worker's task may have been cut short too"
     )

@@ -22,7 +22,8 @@ from gpt.commands.main import main
 from gpt.tracking.delivery import Blocked, deliver, deliver_each, deliver_left_behind
 from gpt.tracking.journal import Journal
 from gpt.tracking.spool import read_state
-from tests.conftest import ROOT, without_roots_rights
+from tests import ROOT
+from tests.conftest import without_roots_rights
 from tests.servers import mlflow_server
 from tests.tracking.test_journal import begin, kill, points, run_of, store
 

@@ -33,8 +33,8 @@ from gpt.training.checkpoints.stable import STABLE
 from gpt.training.compilation import missing_for_compile
 from gpt.training.pretrain import pretrain
 from gpt.training.trainer import Trainer
+from tests import ROOT
 
-ROOT = Path(__file__).parents[2]
 WEIGHTS = paths.BASE_MODEL / "model.safetensors"
 # All that a run may write to stderr when nothing is wrong with it but the machine.
 OUR_LINES = re.compile(
