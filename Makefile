@@ -14,8 +14,10 @@ demo: $(STAMP)  ## set everything up and run the pipeline: data, training, evalu
 	$(BIN)/python -m flows.pretrain
 
 # Tests take turns on two processes, as most of them wait for one that starts: by file, for what its tests share; slow ones one by one.
-test: $(STAMP) lint  ## set everything up and run the tests but the slow ones
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+# Types are checked meanwhile: a minute of one process, which the tests leave idle that often.
+test: $(STAMP)  ## set everything up, run the tests but the slow ones, check style and types
+	@$(MAKE) --no-print-directory lint & lint=$$!; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile; tests=$$?; wait $$lint && exit $$tests
 
 test-slow: $(STAMP)  ## run the tests that take longer
 	$(BIN)/python -m pytest -m "slow and not long" -n 2 --dist worksteal
