@@ -25,11 +25,13 @@ COMMANDS = {
     "flow": (FLOW, FLOW, signal.SIGTERM, 25),
     "flow, killed": (FLOW, REPRO, signal.SIGKILL, 25),
 }
+LONG = ("dvc repro", "flow, killed")
+"Those that `make verify` alone tries: each command and each signal is in the others."
 WHOLE: list[tuple[bytes, str]] = []
 "Weights and plots of the run that was not stopped, the same for all commands."
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in COMMANDS])
 def test_stopped_at_any_instant_it_saves_leaves_nothing_behind_and_goes_on(
     make_project: Callable[..., Project],
     family: Family,

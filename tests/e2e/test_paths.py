@@ -14,11 +14,10 @@ from tests.e2e.conftest import Project
 NAMES = {
     "plain words": "a b/ü",
     "a URL's characters": "it's #1 😀 or so?",
-    "a shell's characters": '-x;& $HOME `id` "q" (a|b)',
-    "a pattern's characters": "[a]* {{ b }} \\n",
+    "a shell's and a pattern's characters": '-x;& $HOME `id` "q" (a|b) [a]* {{ b }} \\n',
     "longer than a script's first line may be": "/".join(["long " * 12] * 3),
 }
-SHORT = ("a shell's characters", "a pattern's characters")
+SHORT = ("a shell's and a pattern's characters",)
 "Those of the slow suite; `make verify NAMES=folders` tries all."
 
 

@@ -186,6 +186,7 @@ def damage(path: Path) -> None:
     path.chmod(mode)
 
 
+@pytest.mark.long
 def test_other_code_is_told_by_the_step_from_which_the_loss_departs(project: Project) -> None:
     kill_tree(start(project, "Running stage 'prepare'"))
     code = Project(place(project) / "code", project.environment)
