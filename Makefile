@@ -69,7 +69,7 @@ $(STAMP): requirements.lock pyproject.toml $(MOVED)
 	@$(UV) --no-build-isolation -e .
 	@$(BIN)/uv pip check --quiet --python $(BIN)/python
 	@PREFECT_SERVER_ANALYTICS_ENABLED=false $(BIN)/prefect server database upgrade -y >/dev/null 2>&1 & \
-	$(BIN)/python -W ignore -m compileall -q -j 0 $(VENV)/lib >/dev/null; wait
+	$(BIN)/python -W ignore -m compileall -q -j 0 $(VENV)/lib gpt flows infra >/dev/null; wait
 	@cd $(VENV) && pwd -P >.installed
 
 # Resolve again after a change of pyproject.toml, for every Python that it admits and every machine at once. What is pinned stays as it

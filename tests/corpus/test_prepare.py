@@ -297,7 +297,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Corpus, str]:
     return corpus, sha256_tree(corpus.output)
 
 
-@pytest.mark.parametrize("kind", ["local", "ray"])
+@pytest.mark.parametrize("kind", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_two_workers_and_ray_make_the_same_bytes(corpus: Corpus, reference: tuple[Corpus, str], kind: str) -> None:
     engine = ENGINE.model_copy(update={"kind": kind, "workers": 2})
     write_real(corpus)

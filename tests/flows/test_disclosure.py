@@ -36,11 +36,14 @@ def logs(database: Path) -> str:
 @pytest.mark.parametrize(
     "ending",
     [
-        f"print('error: data: https://me:{SECRET}@host is away', file=sys.stderr); sys.exit(2)",
-        f"raise RuntimeError('mysql://u:{SECRET}@h')",
-        "",
+        pytest.param(
+            f"print('error: data: https://me:{SECRET}@host is away', file=sys.stderr); sys.exit(2)",
+            id="user's error",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(f"raise RuntimeError('mysql://u:{SECRET}@h')", id="traceback"),
+        pytest.param("", id="success", marks=pytest.mark.slow),
     ],
-    ids=["user's error", "traceback", "success"],
 )
 def test_what_a_stage_says_reaches_prefect_and_the_terminal_without_secrets(
     project: Project, api: Api, ending: str

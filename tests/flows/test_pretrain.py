@@ -79,7 +79,7 @@ def test_wrong_setting_is_one_message_before_any_work(project: Project) -> None:
             2,
             "data/raw: empty; add a source",
         ),
-        ("raise RuntimeError('a bug')", 1, "RuntimeError: a bug (exit code 1)"),
+        pytest.param("raise RuntimeError('a bug')", 1, "RuntimeError: a bug (exit code 1)", marks=pytest.mark.slow),
     ],
 )
 def test_failing_stage_ends_the_flow_with_its_own_message(

@@ -58,6 +58,7 @@ def test_a_second_flow_waits_for_the_first_and_computes_nothing_again(project: P
     assert starts(project) == 1
 
 
+@pytest.mark.slow
 def test_a_flow_waits_for_a_repro_that_somebody_started(project: Project, wait_for: WaitFor) -> None:
     project.break_stage("prepare", GATED)
     environment = project.env | {"VIRTUAL_ENV": str(project.python.parents[1])}

@@ -57,7 +57,7 @@ def run(rank: int, folder: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
-        ("long", [f"done after {HEARTBEATS}", "done after 0"]),
+        pytest.param("long", [f"done after {HEARTBEATS}", "done after 0"], marks=pytest.mark.slow),
         ("stopped", ["stopped by SIGTERM before the first step; run it again to go on"] * 2),
     ],
 )

@@ -55,6 +55,7 @@ def test_two_processes_stop_after_the_same_step(make_project: Callable[..., Path
     assert checkpoints.find_damage(saved) is None
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_worker_stops_all_and_starts_none_again(make_project: Callable[..., Path]) -> None:
     make_project(train={"max_steps": 5000, "eval_interval": 5000}, launch=TWO)
     process = start()

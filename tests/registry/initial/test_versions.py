@@ -73,6 +73,7 @@ def test_without_its_store_an_alias_is_what_was_brought_for_it(project: Path, ca
         describe_origin(start_from(project, "models:/other@champion"))
 
 
+@pytest.mark.slow
 def test_of_a_server_that_fails_after_it_has_answered_an_alias_is_what_was_brought_for_it(
     project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -44,7 +44,7 @@ def run(rank: int, root: Path, case: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("case", ["long", "stopped"])
+@pytest.mark.parametrize("case", [pytest.param("long", marks=pytest.mark.slow), "stopped"])
 def test_processes_wait_for_a_run_that_holds_the_kept_states_and_a_signal_ends_that(tmp_path: Path, case: str) -> None:
     StableStates(tmp_path, make_run("one"), 1).save(make_state(150))
     spawn(run, (tmp_path, case), nprocs=PROCESSES)
