@@ -15,7 +15,8 @@ import pytest
 
 from gpt import paths
 from gpt.files import read_json
-from tests.conftest import ROOT, Change, small_change, write_params
+from tests import ROOT
+from tests.conftest import Change, small_change, write_params
 
 SHARDS, OPEN_FILES = 36, 32
 

@@ -44,18 +44,19 @@ def train(project: Path) -> float:
     """Train and return how many seconds that took, from the first batch to the last validation: a process starts alike for both."""
     command = [sys.executable, "-u", "-m", "gpt", "pretrain"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    times = {}
+    begun = ended = 0.0
     with subprocess.Popen(
         command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="")
-            times["begun" if line.startswith("training data of") else "ended"] = time.perf_counter()
-            if ": validation loss" in line:
-                times["validated"] = times["ended"]
-    assert process.returncode == 0
-    return times["validated"] - times["begun"]
+            if line.startswith("training data of"):
+                begun = time.perf_counter()
+            elif ": validation loss" in line:
+                ended = time.perf_counter()
+    assert process.returncode == 0 and ended > begun
+    return ended - begun
 
 
 def loss(project: Path) -> float:
