@@ -23,6 +23,7 @@ from gpt.training.checkpoints.stable import STABLE
 from tests import ROOT
 from tests.conftest import Change, prepare_data, write_params
 from tests.e2e.conftest import make_project, prefect_home
+from tests.living import command_of, is_alive, variables_of
 from tests.training.conftest import make_project as make_prepared_project
 
 __all__ = ["make_prepared_project", "make_project", "prefect_home"]
@@ -44,21 +45,15 @@ class Family:
 
     def alive(self) -> list[psutil.Process]:
         ((name, value),) = self.environment.items()
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(name) == value and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+        of_the_test = [process for process in psutil.process_iter() if variables_of(process).get(name) == value]
+        return [process for process in of_the_test if is_alive(process)]
 
     def wait_until_gone(self, seconds: float) -> float:
         """Return how long it took until none was left; raise `AssertionError` if that takes longer than `seconds`."""
         begun = time.monotonic()
         while alive := self.alive():
             waited = time.monotonic() - begun
-            assert waited < seconds, [(process.pid, process.cmdline()) for process in alive]
+            assert waited < seconds, [(process.pid, command_of(process)) for process in alive]
             time.sleep(0.05)
         return time.monotonic() - begun
 

@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from flows.server import embedded_server
+from tests.living import is_alive
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -217,7 +218,7 @@ def tree(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    return [process for process in processes if is_alive(process)]
 
 
 @pytest.fixture

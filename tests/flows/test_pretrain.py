@@ -14,6 +14,7 @@ import pytest
 from flows.pipeline import STAGES
 from flows.server import free_port
 from tests.flows.conftest import ENDLESS, Api, Project, alive, tree
+from tests.living import command_of, variables_of
 
 WaitFor = Callable[[Callable[[], Any]], Any]
 FLOW = ("-m", "flows.pretrain")
@@ -138,7 +139,7 @@ def test_when_no_server_answers_it_brings_its_own_which_keeps_the_record_and_end
         dict.fromkeys(["inputs", "fetch", "fetch_benchmarks", "fetch_weights"], "Completed") | {"prepare": "Failed"},
     )
     assert logs > 5
-    assert not [process for process in psutil.process_iter() if str(home) in environment_of(process)]
+    assert not [process for process in psutil.process_iter() if str(home) in str(variables_of(process))]
 
 
 def test_sigkill_leaves_nothing_running_and_the_next_run_goes_on(
@@ -150,7 +151,7 @@ def test_sigkill_leaves_nothing_running_and_the_next_run_goes_on(
     process = project.start(*FLOW, PREFECT_API_URL="", PREFECT_HOME=str(home))
     wait_for((project.root / "training").exists)
     below = tree(process)
-    assert any("flows.server" in " ".join(child.cmdline()) for child in below)
+    assert any("flows.server" in command_of(child) for child in below)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     wait_for(lambda: not alive(below))
@@ -159,10 +160,3 @@ def test_sigkill_leaves_nothing_running_and_the_next_run_goes_on(
     after = project.run("-m", "dvc", "--wait-for-lock", "repro", VIRTUAL_ENV=str(project.python.parents[1]))
     assert after.returncode == 0, after.stderr
     assert (project.root / "reports" / "evaluate" / "out.txt").exists()
-
-
-def environment_of(process: psutil.Process) -> str:
-    try:
-        return str(process.environ())
-    except psutil.Error:
-        return ""

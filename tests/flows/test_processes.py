@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows import processes
+from tests.living import is_alive
 
 WaitFor = Callable[[Callable[[], Any]], Any]
 PYTHON = shlex.quote(sys.executable)
@@ -65,13 +66,6 @@ def pids(folder: Path) -> list[int]:
 def both_ready(folder: Path) -> list[int]:
     found = pids(folder)
     return found if len(found) == 2 else []
-
-
-def running(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def python(code: str) -> list[str]:
@@ -144,7 +138,7 @@ def test_timeout_stops_the_whole_tree_and_lets_it_save(tmp_path: Path, tree: lis
     with pytest.raises(TimeoutError, match="not finished after 2 seconds"):
         processes.run(tree, cwd=tmp_path, on_line=lines.append, timeout_seconds=2)
     assert {"trainer saved", "worker saved"} <= set(lines)
-    assert [pid for pid in pids(tmp_path) if running(pid)] == []
+    assert [pid for pid in pids(tmp_path) if is_alive(pid)] == []
 
 
 def test_exception_in_the_caller_stops_the_tree_and_goes_on(tmp_path: Path, tree: list[str]) -> None:
@@ -160,7 +154,7 @@ def test_exception_in_the_caller_stops_the_tree_and_goes_on(tmp_path: Path, tree
         processes.run(tree, cwd=tmp_path, on_line=on_line, timeout_seconds=60)
     assert len(pids(tmp_path)) == 2
     assert "trainer saved" in said
-    assert [pid for pid in pids(tmp_path) if running(pid)] == []
+    assert [pid for pid in pids(tmp_path) if is_alive(pid)] == []
 
 
 def test_process_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path, tree: list[str]) -> None:
@@ -169,7 +163,7 @@ def test_process_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path, 
         run([*tree[:-1], "stubborn"], tmp_path, timeout_seconds=2, grace_seconds=0.5)
     assert time.monotonic() - began < 10
     assert len(pids(tmp_path)) == 2
-    assert [pid for pid in pids(tmp_path) if running(pid)] == []
+    assert [pid for pid in pids(tmp_path) if is_alive(pid)] == []
 
 
 def test_second_interrupt_does_not_wait_for_the_grace(tmp_path: Path, tree: list[str]) -> None:
@@ -181,13 +175,13 @@ def test_second_interrupt_does_not_wait_for_the_grace(tmp_path: Path, tree: list
     with pytest.raises(KeyboardInterrupt):
         processes.run([*tree[:-1], "stubborn"], cwd=tmp_path, on_line=on_line, grace_seconds=120)
     assert time.monotonic() - began < 60
-    assert [pid for pid in pids(tmp_path) if running(pid)] == []
+    assert [pid for pid in pids(tmp_path) if is_alive(pid)] == []
 
 
 def test_what_the_command_leaves_running_is_stopped(tmp_path: Path, tree: list[str], wait_for: WaitFor) -> None:
     code, _ = run(["sh", "-c", f"{PYTHON} trainer.py trainer & until [ -e worker.pid ]; do sleep 0.01; done"], tmp_path)
     assert code == 0
-    assert [pid for pid in pids(tmp_path) if running(pid)] == []
+    assert [pid for pid in pids(tmp_path) if is_alive(pid)] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -207,7 +201,7 @@ def test_nothing_outlives_a_caller_that_is_killed(
     assert {*ready} <= {process.pid for process in below}
     caller.send_signal(number)
     caller.wait(30)
-    wait_for(lambda: not any(running(process.pid) for process in below))
+    wait_for(lambda: not any(is_alive(process) for process in below))
 
 
 def test_nothing_of_its_session_outlives_a_killed_supervisor(tmp_path: Path, wait_for: WaitFor) -> None:
@@ -216,7 +210,7 @@ def test_nothing_of_its_session_outlives_a_killed_supervisor(tmp_path: Path, wai
         ["sh", "-c", f"kill -9 $PPID; echo $$ > shell.pid; exec {PYTHON} -c 'import time; time.sleep(60)'"], tmp_path
     )
     assert code == 137
-    wait_for(lambda: not any(running(pid) for pid in pids(tmp_path)))
+    wait_for(lambda: not any(is_alive(pid) for pid in pids(tmp_path)))
 
 
 def test_command_beside_us_ends_with_the_block(tmp_path: Path, tree: list[str], wait_for: WaitFor) -> None:
@@ -226,5 +220,5 @@ def test_command_beside_us_ends_with_the_block(tmp_path: Path, tree: list[str], 
     ):
         wait_for(lambda: both_ready(tmp_path))
         assert process.poll() is None
-    assert [pid for pid in pids(tmp_path) if running(pid)] == []
+    assert [pid for pid in pids(tmp_path) if is_alive(pid)] == []
     assert "trainer saved" in (tmp_path / "log").read_text()

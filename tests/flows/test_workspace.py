@@ -16,6 +16,7 @@ import pytest
 from flows.stages import explain
 from flows.workspace import wait_for_others
 from tests.flows.conftest import Project, tree
+from tests.living import command_of
 
 WaitFor = Callable[[Callable[[], Any]], Any]
 
@@ -40,7 +41,7 @@ def test_a_second_flow_waits_for_the_first_and_computes_nothing_again(project: P
     project.break_stage("prepare", GATED)
     first = project.start("-m", "flows.pretrain")
     wait_for(lambda: starts(project))
-    holders = {child.pid for child in tree(first) if "dvc" in child.cmdline()}  # DVC, and who watches over it
+    holders = {child.pid for child in tree(first) if " dvc " in command_of(child)}  # DVC, and who watches over it
     second = project.start("-m", "flows.pretrain")
     assert second.stderr is not None
     said = ""

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 
 from gpt.tracking.store import experiment_id
 from tests import ROOT
+from tests.living import command_of
 
 
 def start(folder: Path, **variables: str) -> "subprocess.Popen[str]":
@@ -72,7 +73,7 @@ def test_the_databases_password_is_no_argument_of_any_process(tmp_path: Path, em
         assert address is not None
         assert b"MLflow" in answers(address[0])
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        arguments = [" ".join(member.cmdline()) for member in family]
+        arguments = [command_of(member) for member in family]
         assert any("mlflow server" in line for line in arguments)
         assert not [line for line in arguments if "s3cr3t" in line]
         with urllib.request.urlopen(f"{address[0]}api/2.0/mlflow/experiments/search?max_results=1") as answer:

@@ -16,6 +16,7 @@ from gpt.processes.launch import RENDEZVOUS
 from gpt.processes.workers import _rendezvous
 from gpt.training.checkpoints import checkpoint as checkpoints
 from tests import ROOT
+from tests.living import is_alive, variables_of
 from tests.training.test_process_counts import start_with
 from tests.training.test_trainer import WEIGHTS, start, wait_for_checkpoint
 
@@ -24,8 +25,8 @@ TWO: dict[str, object] = {"num_processes": 2, "micro_batch_size": 4}
 
 def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     """Return the training processes, rank 0 first."""
-    children = psutil.Process(process.pid).children()
-    return sorted((child for child in children if "RANK" in child.environ()), key=lambda child: child.environ()["RANK"])
+    ranks = {child: variables_of(child).get("RANK") for child in psutil.Process(process.pid).children()}
+    return sorted((child for child, rank in ranks.items() if rank is not None), key=lambda child: str(ranks[child]))
 
 
 # However slow this machine is: as if steps were short, where processes ask each other about stops only when they log.
@@ -108,7 +109,7 @@ def launch_workers(folder: Path, body: str) -> "subprocess.Popen[str]":
 
 def alive(folder: Path) -> list[int]:
     """Return the processes that workers left files of and that still run."""
-    return [int(path.stem) for path in folder.glob("*.pid") if psutil.pid_exists(int(path.stem))]
+    return [int(path.stem) for path in folder.glob("*.pid") if is_alive(int(path.stem))]
 
 
 def test_an_error_of_the_user_in_one_worker_ends_all_within_seconds(tmp_path: Path) -> None:

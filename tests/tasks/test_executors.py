@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-import psutil
 import pytest
 from datatrove.data import Document
 from datatrove.executor.base import PipelineExecutor
@@ -17,6 +16,7 @@ from gpt.params.engine import Engine
 from gpt.tasks.executors import Tasks
 from gpt.tasks.steps import WritingStep
 from tests import ROOT
+from tests.living import is_alive
 from tests.tasks.note import Note
 from tests.tasks.power import Disk
 
@@ -188,7 +188,7 @@ def test_workers_end_with_the_process_that_was_killed(tmp_path: Path) -> None:
     workers = [int(path.read_text()) for path in files]
     process.kill()
     process.wait()
-    wait_for(lambda: not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in workers))
+    wait_for(lambda: not any(is_alive(pid) for pid in workers))
 
 
 @pytest.mark.slow
