@@ -335,7 +335,10 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("phase", ["read", "n-grams-held_out", "shared", "decontaminate"])
+@pytest.mark.parametrize(
+    "phase",
+    ["shared", *(pytest.param(one, marks=pytest.mark.slow) for one in ("read", "n-grams-held_out", "decontaminate"))],
+)
 def test_a_killed_run_goes_on_and_makes_the_same_bytes(
     corpus: Corpus, reference: tuple[Corpus, str], phase: str
 ) -> None:

@@ -66,6 +66,7 @@ def state(folder: Path) -> dict[str, float]:
     return {str(path): path.stat().st_mtime for path in folder.rglob("*")}
 
 
+@pytest.mark.slow
 def test_in_a_project_that_is_read_only_each_command_works_or_says_so(
     trained_project: Path, copy_project: Callable[..., Path]
 ) -> None:

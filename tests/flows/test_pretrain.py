@@ -75,10 +75,11 @@ def test_wrong_setting_is_one_message_before_any_work(project: Project) -> None:
 @pytest.mark.parametrize(
     ("code", "exit_code", "message"),
     [
-        (
+        pytest.param(
             "sys.exit(print('error: data/raw: empty; add a source', file=sys.stderr) or 2)",
             2,
             "data/raw: empty; add a source",
+            marks=pytest.mark.slow,
         ),
         pytest.param("raise RuntimeError('a bug')", 1, "RuntimeError: a bug (exit code 1)", marks=pytest.mark.slow),
     ],

@@ -34,6 +34,7 @@ def test_a_version_that_is_identical_is_a_completed_run_with_its_verdict(project
     assert "**models:/tiny/1: identical**" in artifacts(api, run)["reproduced"]["data"]
 
 
+@pytest.mark.slow
 def test_a_version_that_differs_is_a_failed_run_that_says_what_and_why(project: Project, api: Api) -> None:
     says(project, DIFFERS, 1)
     done = project.run(*FLOW, "models:/tiny/1")
@@ -46,7 +47,8 @@ def test_a_version_that_differs_is_a_failed_run_that_says_what_and_why(project: 
     assert "- package ftfy: was 6, is 7" in shown
 
 
-@pytest.mark.parametrize("exit_code", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("exit_code", [1, 2])
 def test_what_cannot_be_made_again_is_its_own_message(project: Project, exit_code: int) -> None:
     project.break_stage("reproduce", f"print('error: no such version', file=sys.stderr)\nsys.exit({exit_code})")
     done = project.run(*FLOW, "models:/tiny/1")

@@ -73,6 +73,7 @@ def test_stage_is_completed_then_cached_then_restored(folder: Path) -> None:
     assert (folder / "raw.txt").read_text() == "text\n"
 
 
+@pytest.mark.slow
 def test_of_what_dvc_says_only_its_hints_are_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
     (folder / ".dvc/config").write_text("")  # DVC says what to commit where there is git

@@ -54,10 +54,11 @@ def run(rank: int, folder: Path, case: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
-        pytest.param("long", [f"done after {HEARTBEATS}", "done after 0"], marks=pytest.mark.slow),
+        ("long", [f"done after {HEARTBEATS}", "done after 0"]),
         ("stopped", ["stopped by SIGTERM before the first step; run it again to go on"] * 2),
     ],
 )

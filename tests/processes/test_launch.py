@@ -67,6 +67,7 @@ def test_another_launcher_trains_to_the_same_bytes(
             TWO,
             ["(accelerate launch --use_fsdp): params.yaml says launch.strategy", "set train.precision: bf16"],
             id="FSDP and bf16",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             (*ACCELERATE, "--cpu", "--num_processes=1", "--dynamo_backend=inductor"),

@@ -37,6 +37,7 @@ trainer._STOP_SECONDS = math.inf
 """
 
 
+@pytest.mark.slow
 def test_two_processes_stop_after_the_same_step(make_project: Callable[..., Path]) -> None:
     change = {"max_steps": 3000, "checkpoint_interval": 3000, "eval_interval": 3000, "log_interval": 7}
     process = start_with(make_project(train=change, launch=TWO), SHORT_STEPS)
@@ -123,6 +124,7 @@ def test_an_error_of_the_user_in_one_worker_ends_all_within_seconds(tmp_path: Pa
     assert not list(tmp_path.glob("gpt_workers_*")), "its files are temporary"
 
 
+@pytest.mark.slow
 def test_a_bug_in_one_worker_is_told_once_and_all_start_again(tmp_path: Path) -> None:
     process = launch_workers(
         tmp_path, "assert start == 1 or rank == 0, 'a bug of mysql://u:s3cr3t@h'; time.sleep(600 * (start == 0))"
@@ -181,6 +183,7 @@ def test_when_a_process_dies_all_go_on_from_the_last_checkpoint(make_project: Ca
     assert WEIGHTS.read_bytes() == expected
 
 
+@pytest.mark.slow
 def test_what_only_the_user_can_change_is_not_tried_again(make_project: Callable[..., Path]) -> None:
     make_project(launch=TWO)
     shard = next(paths.TOKENS.glob("train_*.bin"))

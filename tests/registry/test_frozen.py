@@ -195,6 +195,7 @@ def test_a_candidate_that_was_asked_after_other_examples_is_asked_as_the_champio
     assert reason.figure != 1.0
 
 
+@pytest.mark.slow
 def test_scores_of_another_precision_are_computed_anew_for_the_champion(project: Path) -> None:
     set_quiz(project)
     promote(register_quiz(project, 5, [True] * 90 + [False] * 10), project)
@@ -206,6 +207,7 @@ def test_scores_of_another_precision_are_computed_anew_for_the_champion(project:
     assert reason.threshold == pytest.approx(honest, abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_candidate_that_was_not_asked_what_the_champion_was_is_asked_now(project: Path) -> None:
     set_quiz(project, 20)
     promote(register_quiz(project, 5), project)
@@ -224,6 +226,7 @@ def test_a_benchmark_that_the_champion_was_not_asked_is_asked_now(project: Path)
     assert params.register_.gate.min_improvement["quiz.accuracy"] == 0.0
 
 
+@pytest.mark.slow
 def test_items_that_are_new_to_a_candidate_are_looked_for_in_its_training_documents(project: Path) -> None:
     text = " ".join(next(read_documents(project / paths.DOCUMENTS, "train"))["text"].split()[:20])
     set_quiz(project, 30)
@@ -258,6 +261,7 @@ def forget_texts(project: Path) -> None:
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_a_champion_of_an_earlier_release_is_scored_on_the_candidates_documents(project: Path) -> None:
     set_quiz(project)
     promote(register_quiz(project, 5), project)

@@ -93,6 +93,7 @@ def test_a_moved_project_reads_and_writes_beside_its_database(
     assert rollback(params).version == 2
 
 
+@pytest.mark.slow
 def test_a_copy_leaves_the_original_alone(champions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = sha256_tree(champions)
     copy = champions.parent / "copy"
@@ -150,6 +151,7 @@ def test_what_was_written_to_the_old_place_before_is_found_and_told(
     assert not list(checks.artifacts())
 
 
+@pytest.mark.slow
 def test_mlflow_alone_loads_a_model_after_a_move(champions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = champions.parent / "moved"
     champions.rename(moved)
@@ -164,6 +166,7 @@ print(len(mlflow.pyfunc.load_model("models:/{NAME}@{CHAMPION}").predict(pandas.D
     assert done.stdout.strip() == "1", done.stderr
 
 
+@pytest.mark.slow
 def test_a_moved_project_that_cannot_be_written_is_read(champions: Path) -> None:
     moved = champions.parent / "moved"
     champions.rename(moved)
@@ -220,6 +223,7 @@ def test_the_default_experiment_moves_too(champions: Path, monkeypatch: pytest.M
     assert not find_misplaced(moved / "mlflow.db")
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_put_a_moved_project_right(champions: Path) -> None:
     moved = champions.parent / "moved"
     champions.rename(moved)

@@ -132,6 +132,7 @@ def test_worse_candidate_is_refused_with_both_figures_and_the_alias_stays(projec
     assert tags(2)["promotion.verdict"] == "refused"
 
 
+@pytest.mark.slow
 def test_the_same_weights_are_noimprovement(
     make_champions: Callable[[int], None], project: Path, params: Params
 ) -> None:
@@ -297,6 +298,7 @@ def test_a_candidate_of_more_data_is_scored_on_the_champions_documents(
     assert reason.figure != pytest.approx(bits_per_byte(project), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_split_that_lets_a_model_learn_the_champions_test_documents_is_contamination(
     make_champions: Callable[[int], None], project: Path, params: Params
 ) -> None:
@@ -481,6 +483,7 @@ def tag_as_an_earlier_release(*events: tuple[str, int, int | None]) -> None:
         store.client().set_registered_model_tag(NAME, key, json.dumps(event))
 
 
+@pytest.mark.slow
 def test_decisions_of_an_earlier_release_are_the_beginning_of_the_history(project: Path, params: Params) -> None:
     for steps in (5, 20, 40):
         register_model(project, steps)

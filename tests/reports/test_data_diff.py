@@ -197,6 +197,7 @@ def test_sources_that_were_not_fetched_are_named(repository: Path) -> None:
     assert diff(repository, "HEAD") == lines
 
 
+@pytest.mark.slow
 def test_a_stage_that_has_not_run_at_all_is_named(repository: Path) -> None:
     paths.TOKENIZE_COUNTS.unlink()
     assert diff(repository, "HEAD") == [
@@ -212,6 +213,7 @@ def test_a_stage_that_has_not_run_at_all_is_named(repository: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_documents_that_are_not_at_hand_are_named_with_what_brings_them(repository: Path) -> None:
     add_text("a new document that nobody has seen")
     outs = YAML(typ="safe").load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]["prepare"]["outs"]
@@ -239,6 +241,7 @@ def test_a_source_that_came_and_one_that_went_are_told(repository: Path) -> None
     ]
 
 
+@pytest.mark.slow
 def test_what_an_earlier_commit_said_is_shown_without_its_password(
     repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -251,6 +254,7 @@ def test_what_an_earlier_commit_said_is_shown_without_its_password(
     assert "  ~ made-up: licence as of https://me:***@host/terms → none" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_project_in_a_folder_of_the_repository_is_compared_with_itself(repository: Path) -> None:
     moved = repository / "deep" / "project"
     moved.mkdir(parents=True)
@@ -262,6 +266,7 @@ def test_a_project_in_a_folder_of_the_repository_is_compared_with_itself(reposit
     assert diff(moved, "HEAD")[0] == "sources: the same"
 
 
+@pytest.mark.slow
 def test_counts_of_a_commit_of_an_earlier_release_are_read_where_it_kept_them(repository: Path) -> None:
     Path("metrics").mkdir()
     for path in (paths.PREPARE_COUNTS, paths.TOKENIZE_COUNTS):

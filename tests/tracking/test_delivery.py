@@ -99,6 +99,7 @@ def reply(request: BaseHTTPRequestHandler, status: int, body: str) -> None:
     request.wfile.write(body.encode())
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_at_another_store_is_there_whole_and_the_next_journal_too(
     store: MlflowClient, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +327,7 @@ def test_sync_beside_a_live_run_takes_nothing_away_from_it(store: MlflowClient) 
     assert not list(SPOOL.iterdir())
 
 
+@pytest.mark.slow
 def test_two_syncs_at_once_deliver_everything_once(store: MlflowClient) -> None:
     for number in range(5):
         stopped(f"run-{number}", steps=20, status="FINISHED")

@@ -109,6 +109,7 @@ def test_a_state_of_other_steps_is_left_alone(
     assert (f"train.{name} was" in said) == (length == 40), "a longer run is told why it does not go on"
 
 
+@pytest.mark.slow
 def test_a_damaged_state_is_none(make_project: Callable[..., Path]) -> None:
     make_project("whole")
     whole = train(max_steps=40)
@@ -122,6 +123,7 @@ def test_a_damaged_state_is_none(make_project: Callable[..., Path]) -> None:
     assert read_json(paths.RUN, "")["parent"] is None
 
 
+@pytest.mark.slow
 def test_none_is_kept_where_none_shall_be_and_the_oldest_go(make_project: Callable[..., Path]) -> None:
     make_project()
     train(max_steps=20, checkpoint_keep_stable=2)
@@ -133,7 +135,13 @@ def test_none_is_kept_where_none_shall_be_and_the_oldest_go(make_project: Callab
     assert len(list((paths.CHECKPOINTS / STABLE).glob("*/"))) == 2, "no empty folder is left"
 
 
-@pytest.mark.parametrize("instant", ["before it is kept", "half kept", "kept", "half begun with"])
+@pytest.mark.parametrize(
+    "instant",
+    [
+        "half kept",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("before it is kept", "kept", "half begun with")),
+    ],
+)
 def test_a_kill_at_any_instant_leaves_what_the_next_start_ends_alike_from(
     make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, instant: str
 ) -> None:

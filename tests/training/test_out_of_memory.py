@@ -46,7 +46,8 @@ def told(done: "subprocess.CompletedProcess[str]", *words: str) -> None:
     assert "start again" not in done.stderr, "the same would happen again"
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_micro_batch_that_is_too_large_is_named_and_no_start_is_repeated(
     make_project: Callable[..., Path], processes: int
 ) -> None:

@@ -95,6 +95,7 @@ def test_resume_after_sigkill_is_bit_identical(make_project: Callable[..., Path]
     assert sorted(steps) == list(range(4, 201, 4)), "every point is there once"
 
 
+@pytest.mark.slow
 def test_sigterm_saves_the_state_and_the_next_start_goes_on(make_project: Callable[..., Path]) -> None:
     change = {"max_steps": 3000, "checkpoint_interval": 5, "eval_interval": 3000}
     make_project(train=change)
@@ -179,6 +180,7 @@ def test_every_split_into_micro_batches_gives_the_same_weights(make_project: Cal
     assert largest_difference(weights[0], weights[2]) < 1e-5
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(make_project: Callable[..., Path]) -> None:
     make_project("one", model={"dropout": 0.0})
     train_here()

@@ -47,6 +47,7 @@ def stopped(make_project: Callable[..., Path]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_that_begins_says_what_differs_from_an_unfinished_one_of_its_name(
     stopped: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,6 +73,7 @@ def test_it_can_be_gone_on_from_and_the_result_says_so(stopped: Path, capfd: pyt
     assert checkpoints.steps(stopped), "the other run is as it was"
 
 
+@pytest.mark.slow
 def test_a_kill_before_the_checkpoint_is_there_leaves_a_run_that_adopted_nothing(
     stopped: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,6 +90,7 @@ def test_a_kill_before_the_checkpoint_is_there_leaves_a_run_that_adopted_nothing
     assert read_json(paths.RUN, "")["adopted"] == []
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_back_before_its_first_checkpoint_goes_back_to_the_adopted_one(
     stopped: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
