@@ -24,8 +24,8 @@ from gpt.params.project import Params, load_params
 from gpt.processes.machine import keep_freed_memory
 from gpt.processes.precision import matmul_precision, mixed_precision
 from gpt.tokens.batches import Batches
-from gpt.training.optimizer import build_optimizer
-from gpt.training.step import TrainStep
+from gpt.training.steps.optimizer import build_optimizer
+from gpt.training.steps.step import TrainStep, token_batch
 
 _RECIPES = Path(__file__).parent / "recipes"
 _SEEDS = (1, 2, 3)
@@ -113,7 +113,8 @@ class Run:
         self._batches = Batches(Characters(split.training), block_size, batch_size, self._seed)  # pyright: ignore[reportArgumentType]
 
     def step(self, number: int) -> None:
-        self._step(number, lambda first, last: self._batches.read(number, first, last))
+        sequences = self._settings.batch_size
+        self._step(number, lambda first, last: token_batch(*self._batches.read(number, first, last), sequences))
 
     def loss(self) -> float:
         """Return the mean nats per character of the scored part."""

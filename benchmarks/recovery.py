@@ -20,9 +20,9 @@ from gpt.processes.machine import keep_freed_memory
 from gpt.training.checkpoints import checkpoint as checkpoints
 from gpt.training.checkpoints.checkpoint import Checkpoint
 from gpt.training.checkpoints.saver import Saver
-from gpt.training.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
-from gpt.training.sharding import copy_to_cpu
-from gpt.training.step import TrainStep
+from gpt.training.steps.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
+from gpt.training.steps.sharding import copy_to_cpu
+from gpt.training.steps.step import Batch, TrainStep, token_batch
 
 _ROOT = Path(__file__).parents[1]
 _ROUNDS = 10
@@ -43,10 +43,16 @@ def measure() -> list[str]:
     tokens = torch.randint(0, size.vocab_size, (size.batch_size, size.block_size + 1))
     step = TrainStep(model, optimizer, settings, accelerator, micro_batch_size=size.batch_size, seed=0)
 
+    def read_batch(first: int, last: int) -> Batch:
+        return token_batch(tokens[first:last, :-1], tokens[first:last, 1:], size.batch_size)
+
     def steps() -> float:
         begun = time.perf_counter()
         for number in range(_STEPS):
-            loss = step(number, lambda first, last: (tokens[first:last, :-1], tokens[first:last, 1:]))[0]
+            loss = step(
+                number,
+                lambda first, last: token_batch(tokens[first:last, :-1], tokens[first:last, 1:], size.batch_size),
+            )[0]
             loss.item()
         return time.perf_counter() - begun
 

@@ -175,8 +175,8 @@ def _gpt(size: Size, compiled: bool, tokens: torch.Tensor, device: torch.device,
     from gpt.model.transformer import GPTConfig, GPTModel
     from gpt.params.project import load_params
     from gpt.processes.machine import keep_freed_memory
-    from gpt.training.optimizer import build_optimizer
-    from gpt.training.step import TrainStep
+    from gpt.training.steps.optimizer import build_optimizer
+    from gpt.training.steps.step import TrainStep, token_batch
 
     keep_freed_memory()
     accelerator = Accelerator(mixed_precision="bf16" if device.type == "cuda" else "no", cpu=device.type == "cpu")
@@ -191,7 +191,9 @@ def _gpt(size: Size, compiled: bool, tokens: torch.Tensor, device: torch.device,
             block.compile()
     optimizer = build_optimizer(model, settings)
     train_step = TrainStep(model, optimizer, settings, accelerator, micro_batch_size=size.batch_size, seed=0)
-    return lambda: train_step(0, lambda first, last: (tokens[first:last, :-1], tokens[first:last, 1:]))
+    return lambda: train_step(
+        0, lambda first, last: token_batch(tokens[first:last, :-1], tokens[first:last, 1:], size.batch_size)
+    )
 
 
 def _transformers(size: Size, compiled: bool, tokens: torch.Tensor, device: torch.device) -> Callable[[], Any]:

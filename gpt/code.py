@@ -59,12 +59,11 @@ _NEUTRAL = {
     "tracking": "tells MLflow and the terminal",
     "training/checkpoints/adoption.py": "whose checkpoint a run goes on from is said in its lineage",
     "training/checkpoints/checkpoint.py": "keeps what was computed; another FORMAT is refused",
-    "training/compilation.py": "how passes are computed, up to the last digits",
+    "training/steps/compilation.py": "how passes are computed, up to the last digits",
     "training/checkpoints/fingerprint.py": "names the run",
     "training/checkpoints/stable.py": "as checkpoint.py; tests compare the bytes",
     "training/checkpoints/status.py": "is told to a person",
     "training/meters.py": "measures",
-    "training/sample.py": "is told to MLflow only",
     "training/checkpoints/saver.py": "as checkpoint.py",
 }
 # Imports of what judges, carries or shows what others computed.

@@ -122,8 +122,8 @@ def test_what_is_named_as_neutral_exists() -> None:
 
 def test_what_training_says_about_itself_does_not_name_the_run() -> None:
     files = {path.relative_to(PACKAGE).as_posix() for path in stage_files("pretrain")}
-    assert {"training/step.py", "training/trainer.py", "model/transformer.py", "tokens/batches.py"} <= files
-    assert {"model/attention.py", "model/layers.py", "training/optimizer.py", "evaluation/likelihood.py"} <= files
+    assert {"training/steps/step.py", "training/trainer.py", "model/transformer.py", "tokens/batches.py"} <= files
+    assert {"model/attention.py", "model/layers.py", "training/steps/optimizer.py", "evaluation/likelihood.py"} <= files
     for name in files:
         assert not name.startswith(("commands", "registry", "reports", "sources", "corpus", "params", "model/convert"))
 

@@ -80,7 +80,7 @@ class MultiHeadAttention(nn.Module):
 
     Maps (B, T, d_in) with T at most `context_length` to (B, T, d_out), through PyTorch's fused scaled dot product; with
     `return_weights` through the explicit form, which also gives the weights (B, num_heads, T, T) before dropout. A `mask`
-    (B, 1, T, T), True where a token may look, stands in for the causal one (see `document_mask`).
+    (B, 1, T, T), True where a token may look, stands in for the causal one (see `document_mask`); `positions` (B, T) for 0 … T - 1.
 
     Beyond the book, each off by default: `num_kv_heads` fewer key and value heads, each shared by a group of queries
     (Ainslie et al. 2023); `qk_norm` normalises queries and keys, which bounds the scores (Henry et al. 2020);
@@ -124,6 +124,7 @@ class MultiHeadAttention(nn.Module):
         return_weights: Literal[False] = False,
         cache: LayerCache | None = None,
         mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
     ) -> torch.Tensor: ...
     @overload
     def forward(
@@ -136,6 +137,7 @@ class MultiHeadAttention(nn.Module):
         return_weights: bool = False,
         cache: LayerCache | None = None,
         mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
     ) -> torch.Tensor | Weighted:
         B, T, _ = x.shape
         queries = self.W_query(x).view(B, T, self.num_heads, self.head_dim).transpose(1, 2)  # (B, n_head, T, head_size)
@@ -144,7 +146,7 @@ class MultiHeadAttention(nn.Module):
         if self.query_norm is not None and self.key_norm is not None:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         if self.rotary is not None:
-            positions = None if cache is None else cache.positions
+            positions = positions if cache is None else cache.positions
             queries, keys = self.rotary(queries, positions), self.rotary(keys, positions)
         grouped = self.num_kv_heads != self.num_heads
         dropout = self.dropout if self.training else 0.0
@@ -169,12 +171,16 @@ class MultiHeadAttention(nn.Module):
         return output if weights is None else (output, weights)
 
 
-def document_mask(tokens: torch.Tensor, end_of_text: int) -> torch.Tensor:
-    """Return (B, 1, T, T) of `tokens` (B, T), True where a token may look: at itself and earlier tokens of its own document.
+def number_documents(tokens: torch.Tensor, end_of_text: int) -> torch.Tensor:
+    """Return the number of the document that each of `tokens` (B, T) is of: how many have begun in its window, (B, T).
 
     <|endoftext|> ends a document, but belongs to the next one here, whose first token is predicted from it, as in generation.
     """
-    documents = (tokens == end_of_text).cumsum(dim=1)  # (B, T): how many have begun in the window
+    return (tokens == end_of_text).cumsum(dim=1)
+
+
+def document_mask(documents: torch.Tensor) -> torch.Tensor:
+    """Return (B, 1, T, T), True where a token may look: at itself and earlier tokens of its own document of `documents` (B, T)."""
     return (documents[:, :, None] == documents[:, None, :]).tril()[:, None]
 
 

@@ -91,9 +91,13 @@ class TransformerBlock(nn.Module):
         self.drop_shortcut = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: torch.Tensor, cache: LayerCache | None = None, mask: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        cache: LayerCache | None = None,
+        mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        x = x + self.drop_shortcut(self.att(self.norm1(x), cache=cache, mask=mask))
+        x = x + self.drop_shortcut(self.att(self.norm1(x), cache=cache, mask=mask, positions=positions))
         return x + self.ff(self.norm2(x))
 
 
@@ -121,10 +125,19 @@ class GPTModel(nn.Module):
         "Compute a block's activations again in backward instead of keeping them: less memory, a third more time."
 
     @overload
-    def forward(self, tokens: torch.Tensor, *, end_of_text: int | None = None) -> torch.Tensor: ...
+    def forward(
+        self, tokens: torch.Tensor, *, documents: torch.Tensor | None = None, positions: torch.Tensor | None = None
+    ) -> torch.Tensor: ...
     @overload
     def forward(
-        self, tokens: torch.Tensor, targets: torch.Tensor, *, scale: float = 1.0, end_of_text: int | None = None
+        self,
+        tokens: torch.Tensor,
+        targets: torch.Tensor,
+        *,
+        scale: float = 1.0,
+        documents: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        wanted: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
     def forward(
@@ -133,17 +146,21 @@ class GPTModel(nn.Module):
         targets: torch.Tensor | None = None,
         *,
         scale: float = 1.0,
-        end_of_text: int | None = None,
+        documents: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Return logits, or with `targets` (B, T) the scaled loss to minimise and the nats, both summed over them.
 
-        With `end_of_text`, <|endoftext|>'s id, a token attends only to tokens of its own document.
+        `documents` and `positions` are as in `hidden`. With `wanted` (N,), places in the flattened (B T), only tokens there
+        have targets, which are (N,) then: the head computes no others.
         """
-        hidden = self.hidden(tokens, end_of_text=end_of_text)
+        hidden = self.hidden(tokens, documents=documents, positions=positions)
         if targets is None:
             return self.logits(hidden)
+        states = hidden.flatten(0, 1)
         return linear_cross_entropy(
-            hidden.flatten(0, 1),
+            states if wanted is None else states[wanted],
             self.head_weight,
             targets.flatten(),
             vocab_size=self.config.vocab_size,
@@ -151,18 +168,23 @@ class GPTModel(nn.Module):
         )
 
     def hidden(
-        self, tokens: torch.Tensor, cache: KeyValueCache | None = None, *, end_of_text: int | None = None
+        self,
+        tokens: torch.Tensor,
+        cache: KeyValueCache | None = None,
+        *,
+        documents: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the normalised states (B, T, C) that the head turns into logits.
 
-        With a cache the tokens follow the ones it holds, which are not computed again; the caller advances it.
-        With `end_of_text` attention stops at document boundaries; not with a cache.
+        With a cache the tokens follow the ones it holds, which are not computed again; the caller advances it. Without one, a token
+        attends only to tokens of the same number in `documents` (B, T), and its position is that in `positions` (B, T), if given.
         """
-        assert cache is None or end_of_text is None, "a cache does not know where the documents it holds begin"
+        assert cache is None or documents is positions is None, "a cache knows of no documents, and positions itself"
         T = tokens.shape[1]
         if T > self.config.block_size:
             raise ValueError(f"{T} tokens do not fit into block_size = {self.config.block_size}")
-        positions = cache.begin(T) if cache is not None else None
+        positions = cache.begin(T) if cache is not None else positions
         # With a tied head, the embedding's gradient is added to the head's: only the rows of tokens that occurred, not a
         # second table of zeros.
         sparse = self.out_head is None and torch.is_grad_enabled()
@@ -172,12 +194,12 @@ class GPTModel(nn.Module):
             x = x + (table[:T] if positions is None else table[positions])
         x = self.drop_emb(x)
         # Built once for all blocks. Fused kernels need no causal mask to skip later tokens, but read this one: B × T × T a block.
-        mask = None if end_of_text is None else document_mask(tokens, end_of_text)
+        mask = None if documents is None else document_mask(documents)
         for number, block in enumerate(self.trf_blocks):
             if self.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(block, x, mask=mask, use_reentrant=False)
+                x = checkpoint(block, x, mask=mask, positions=positions, use_reentrant=False)
             else:
-                x = block(x, mask=mask) if cache is None else block(x, cache.layers[number])
+                x = block(x, None, mask, positions) if cache is None else block(x, cache.layers[number])
         return self.final_norm(x)
 
     def token_nats(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

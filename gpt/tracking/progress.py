@@ -33,10 +33,14 @@ class Reading:
 
 
 class Progress:
-    """Steps, losses, speed, memory, a sample and the time left of a run, for a person at the terminal or the reader of a log."""
+    """Steps, losses, speed, memory, a sample and the time left of a run, for a person at the terminal or the reader of a log.
 
-    def __init__(self, first_step: int, max_steps: int) -> None:
-        self._table = _open_table(first_step, max_steps)
+    `figure` is what validation measures besides the loss, as in bits_per_byte.
+    """
+
+    def __init__(self, first_step: int, max_steps: int, figure: str = "bits_per_byte") -> None:
+        self._figure = figure
+        self._table = _open_table(first_step, max_steps, figure.replace("_per_", "/").replace("_", " "))
         self._first, self._last, self._max = first_step, first_step, max_steps
         self._begun = time.monotonic()
         self._seconds_per_step: float | None = None
@@ -59,12 +63,13 @@ class Progress:
             self._next_line = now + _LINE_SECONDS
             self._say(f"step {step}/{self._max}  loss {loss:.3f}  {speed}" + ("" if left is None else _left(left)))
 
-    def validation(self, step: int, loss: float, bits_per_byte: float) -> None:
-        """Show what an evaluation on the validation documents found: nats per token, bits per byte."""
+    def validation(self, row: dict[str, float]) -> None:
+        """Show a row with `step`, `validation_loss` and the figure, as `validation_bits_per_byte`."""
+        step, loss, figure = int(row["step"]), row["validation_loss"], row[f"validation_{self._figure}"]
         if self._table:
-            self._table.evaluation(step, loss, bits_per_byte)
+            self._table.evaluation(step, loss, figure)
         else:
-            self._say(f"step {step}: validation loss {loss:.4f}, {bits_per_byte:.4f} bits per byte")
+            self._say(f"step {step}: validation loss {loss:.4f}, {figure:.4f} {self._figure.replace('_', ' ')}")
 
     def sample(self, step: int, text: str) -> None:
         """Show the beginning of a text that the model wrote; in a log it would bury the figures."""
@@ -86,10 +91,10 @@ def _left(seconds: float) -> str:
     return f"  {minutes}:{seconds:02} left"
 
 
-def _open_table(first_step: int, max_steps: int) -> "LiveTable | None":
+def _open_table(first_step: int, max_steps: int, figure: str) -> "LiveTable | None":
     """Return the table of a run if a person looks at stderr, on a terminal that can redraw what it shows."""
     if sys.stderr is None or not sys.stderr.isatty() or not os.environ.get("TERM"):
         return None
     from gpt.tracking.terminal import table  # imports rich
 
-    return table.LiveTable.open(table.State(max_steps, table.Row(first_step)))
+    return table.LiveTable.open(table.State(max_steps, table.Row(first_step), figure=figure))

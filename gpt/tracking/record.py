@@ -36,11 +36,10 @@ class Record:
             self._log(group, int(row["step"]), _charts(group, row))
 
     def validation(self, row: dict[str, float]) -> None:
-        """Tell a row with `step`, `validation_loss` and `validation_bits_per_byte`."""
-        step = int(row["step"])
-        self._log("validation", step, _charts("validation", row))
+        """Tell a row with `step`, `validation_loss` and what else was measured."""
+        self._log("validation", int(row["step"]), _charts("validation", row))
         if self.progress:
-            self.progress.validation(step, row["validation_loss"], row["validation_bits_per_byte"])
+            self.progress.validation(row)
 
     def benchmarks(self, step: int, figures: dict[str, float]) -> None:
         """Tell what a small part of the benchmarks scored after `step`, as `benchmarks/FIGURE/NAME`."""

@@ -11,7 +11,6 @@ import psutil
 
 from gpt.params.project import Params
 from gpt.tracking.journal import Journal
-from gpt.tracking.pages.description import describe_training
 from gpt.tracking.pages.source import source_tags
 
 _SYSTEM_SECONDS = 10.0
@@ -21,9 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 class Tracker:
-    """One run as MLflow shows it. `run` continues a run whose checkpoint named it; None begins one.
+    """One run as MLflow shows it. `run` continues a run whose checkpoint named it; None begins one of an `experiment`.
 
-    `dataset` is what `describe_dataset` says of its data, `card` the data card (HTML), if there is one.
+    `settings` decide its result, `note` are parts of its description (Markdown), `command` is what was started. `dataset` is what
+    `describe_dataset` says of its data, `card` the data card (HTML), if there is one.
 
     As a context manager it ends the run truthfully: FINISHED, KILLED after an interrupt, FAILED after any other error.
     """
@@ -31,8 +31,12 @@ class Tracker:
     def __init__(
         self,
         spool: Path,
-        params: Params,
         run: str | None,
+        *,
+        experiment: str,
+        command: str,
+        settings: dict[str, Any],
+        note: list[str],
         tags: dict[str, Any],
         dataset: dict[str, Any],
         card: str | None,
@@ -43,16 +47,16 @@ class Tracker:
             # A run that goes on without its journal is found by its name: it has begun in MLflow.
             known = {"id": ""} if run else {}
             fingerprint = tags["fingerprint"]
-            self._journal.append("start", experiment=params.base.name, run=self.run, fingerprint=fingerprint, **known)
-            self._journal.append("params", values=flat_params(params))
+            self._journal.append("start", experiment=experiment, run=self.run, fingerprint=fingerprint, **known)
+            self._journal.append("params", values=settings)
             self._journal.append("dataset", **dataset)
             if card:
                 self.log_text("data.html", card)
-            self._journal.append("note", parts=describe_training(params))
+            self._journal.append("note", parts=note)
         else:
             self._journal.append("resume")
         # A tag may change when the run goes on elsewhere, a param may not.
-        self._journal.append("tags", values=source_tags("gpt pretrain", Path.cwd()) | tags)
+        self._journal.append("tags", values=source_tags(command, Path.cwd()) | tags)
         if run is None:
             self._journal.append("name")
         self._process = psutil.Process()

@@ -1,46 +1,41 @@
-"""Pretraining from its inputs to its outputs: `gpt pretrain` in one process, or in each of several."""
+"""Pretraining: the job of `gpt pretrain`, which makes models/base of data/tokens."""
 
-import csv
-from contextlib import ExitStack, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from accelerate import Accelerator, PartialState
+import torch
+from accelerate import Accelerator
 
 from gpt import paths
-from gpt.errors import Interrupted, UserError
-from gpt.files import atomic_file, sha256_json, write_json
+from gpt.errors import Interrupted
+from gpt.files import write_json
 from gpt.limits import usable_cores
+from gpt.model.attention import number_documents
 from gpt.model.storage import save_model
-from gpt.params.launch import Launch
+from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import Params
-from gpt.processes.agreement import is_same_everywhere, work_together
-from gpt.processes.cores import bound_threads
-from gpt.processes.launch import check_launch, joined_processes, start_accelerator
-from gpt.processes.machine import describe_hardware, keep_freed_memory
+from gpt.params.training import SCRATCH
+from gpt.processes.agreement import work_together
 from gpt.processes.owner import tell_owner
-from gpt.processes.precision import check_precision, matmul_precision, mixed_precision, warn_if_emulated
 from gpt.processes.signals import Stop
-from gpt.tokens.epochs import check_epochs, describe_epochs
-from gpt.tokens.shards import data_id
-from gpt.tokens.tokenizer import check_tokenizer
+from gpt.tokens.batches import Batches
+from gpt.tokens.epochs import check_epochs, describe_epochs, describe_excess
+from gpt.tokens.mixture import phases_of
+from gpt.tokens.shards import TokenReader, data_id
+from gpt.tokens.tokenizer import check_tokenizer, load_tokenizer
 from gpt.tokens.verification import Verification
-from gpt.tracking.curves import Curves, check_trackers
 from gpt.tracking.dataset import describe_dataset, read_card
-from gpt.tracking.tracker import Tracker, flat_params
-from gpt.training.checkpoints import checkpoint as checkpoints
-from gpt.training.checkpoints.adoption import describe_other_run, read_adopted, write_adopted
-from gpt.training.checkpoints.beginning import begin_together
-from gpt.training.checkpoints.fingerprint import fingerprint
-from gpt.training.checkpoints.rollback import check_result
-from gpt.training.checkpoints.saver import Saver
-from gpt.training.checkpoints.stable import StableStates
-from gpt.training.compilation import Choice, choose_compile
-from gpt.training.initial import check_initial, read_source
-from gpt.training.optimizer import stable_steps
-from gpt.training.sharding import full_model
-from gpt.training.state import TRAINING_COLUMNS, VALIDATION_COLUMNS
-from gpt.training.trainer import Trainer
+from gpt.tracking.pages.description import describe_training
+from gpt.tracking.tracker import flat_params
+from gpt.training.checkpoints.fingerprint import Fingerprint, fingerprint
+from gpt.training.initial import check_initial, check_unchanged, load_optimizer, new_model, read_source
+from gpt.training.job import About, Figures, GiveUp
+from gpt.training.run import train
+from gpt.training.state import TRAINING_COLUMNS, VALIDATION_COLUMNS, RunState, write_rows
+from gpt.training.steps.step import Batch, token_batch
+from gpt.training.validation import start_probe, validate, write_samples
 
 
 def pretrain(params: Params) -> None:
@@ -48,88 +43,103 @@ def pretrain(params: Params) -> None:
 
     Raises `UserError` for inputs that are missing or do not fit, `Interrupted` after a signal, with the state saved.
     """
-    check_launch(params)
-    check_trackers(params.launch)
-    _check_precision(params)
-    bound_threads()
-    with joined_processes(params.launch) as processes:
-        _pretrain(params, processes)
+    train(Pretraining(params))
 
 
-def _check_precision(params: Params) -> None:
-    if params.train.precision == "fp16" and params.launch.strategy == "fsdp":
-        raise UserError(
-            "params.yaml: train.precision = 'fp16' does not work with launch.strategy = 'fsdp'; use fp32, tf32 or bf16"
+class Pretraining:
+    """The base model of params.yaml: see `Job`, whose methods these are."""
+
+    command = "gpt pretrain"
+    figure = "bits_per_byte"
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.begins_trained = params.train.init_from != SCRATCH
+        self.tokens_per_step = params.train.batch_size * params.model.block_size
+
+    def identity(self) -> Fingerprint:
+        check_tokenizer(paths.TOKENS, paths.TOKENIZER, "run `gpt tokenize` again")  # it is packed with the model
+        check_initial(self.params)
+        return fingerprint(self.params)
+
+    def open(self, accelerator: Accelerator, stop: Stop) -> None:
+        _verify_data(accelerator, self.params, stop)
+        train, self._block_size = self.params.train, self.params.model.block_size
+        self._encoding = load_tokenizer(paths.TOKENIZER)
+        self._source = read_source(train)
+        self._batches = Batches(
+            TokenReader(paths.TOKENS, "train"),
+            self._block_size,
+            train.batch_size,
+            self.params.base.seed,
+            phases_of(train.mixture, train.max_steps),
         )
-    check_precision("train.precision", params.train.precision)
-
-
-def _pretrain(params: Params, processes: PartialState) -> None:
-    check_tokenizer(paths.TOKENS, paths.TOKENIZER, "run `gpt tokenize` again")  # it is packed with the model
-    check_initial(params)
-    identity = fingerprint(params)
-    folder = paths.kept(paths.CHECKPOINTS) / identity.id
-    _check_sameness(processes, params, identity.id)
-    accelerator = start_accelerator(params.launch, mixed_precision(params.train.precision))
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
-    if accelerator.is_main_process:
-        warn_if_emulated("train.precision", params.train.precision, accelerator.device)
-    with ExitStack() as stack:
-        stack.enter_context(matmul_precision(params.train.precision))
-        stop = Stop()
-        stack.enter_context(stop.handled())
-        if params.launch.num_machines > 1:
-            stop.defer()  # the signal is one machine's: all stop together, once they are ready to agree on it
-        saver: Saver | None = None
-        stable: StableStates | None = None
+        self._validation = TokenReader(paths.TOKENS, "validation")
+        self._probe = start_probe(self.params, self._encoding, accelerator)
+        self.has_benchmarks = self._probe is not None
+        uses = self._batches.uses(train.max_steps)
         if accelerator.is_main_process:
-            stack.enter_context(checkpoints.single_trainer(folder))
-            identity.save(folder)
-            stable = StableStates(folder.parent, identity, params.train.checkpoint_keep_stable)
-            keep_last, keep_every = params.train.checkpoint_keep_last, params.train.checkpoint_keep_every
-            saver = stack.enter_context(Saver(folder, keep_last=keep_last, keep_every=keep_every, stable=stable))
-        begun = begin_together(accelerator, stable, folder, stable_steps(params.train), stop)
-        if stable and (told := begun or describe_other_run(folder.parent, identity) or stable.describe_nearest(folder)):
-            print(told, flush=True)
-        _verify_data(accelerator, params.launch, stop)
-        trainer = Trainer(params, accelerator, folder, saver, stop)
-        _tell_epochs(trainer)
-        if not trainer.resume() and saver:
-            write_adopted(folder, [])  # what was to be adopted is not there: of a kill, or damaged
-        compiled = _compile(trainer)
-        if accelerator.is_main_process:
-            _track(trainer, {"compile": compiled}, identity.id)
-        accelerator.wait_for_everyone()  # one that still prepared itself would end at a signal, and leave the others waiting
-        stop.defer()
-        with trainer.record.tracker or nullcontext(), trainer.record.curves or nullcontext():
-            try:
-                trainer.fit()
-                _write_outputs(trainer, identity.id, read_adopted(folder))
-                trainer.stop_if_asked()  # from here on a launcher may end us before we have removed the checkpoints
-            except Interrupted as stopped:
-                tell_owner(stopped)  # now: a launcher may not wait for what the tracker has left to deliver
-                raise
-            finally:
-                trainer.record.close()
-        if saver:
-            saver.wait()
-            checkpoints.remove(folder)
-        accelerator.wait_for_everyone()  # if rank 0 has died, the others did not succeed
+            print("\n".join(describe_epochs(uses, train.max_steps, self._block_size)), flush=True)
+        check_epochs(uses, train.max_steps, self._block_size, train.max_epochs)
 
+    def new_model(self) -> GPTModel:
+        return new_model(self.params, self._encoding.n_vocab)
 
-def _check_sameness(processes: PartialState, params: Params, fingerprint: str) -> None:
-    """Raise `UserError` if not all processes have the same settings and inputs."""
-    digest = sha256_json({"params": params.model_dump(mode="json"), "fingerprint": fingerprint})
-    if not is_same_everywhere(processes, int(digest[:12], 16)):
-        raise UserError(
-            "params.yaml, data/tokens, models/tokenizer or the versions of gpt and torch are not the same on all machines;"
-            " make them the same"
+    def initial_optimizer(self, config: GPTConfig) -> dict[str, torch.Tensor]:
+        return load_optimizer(self.params.train, config)
+
+    def check_unchanged(self) -> None:
+        check_unchanged(self.params.train, self._source)
+
+    def read(self, step: int, first: int, last: int) -> Batch:
+        inputs, targets = self._batches.read(step, first, last)
+        batch = token_batch(inputs, targets, self.params.train.batch_size)
+        if not self.params.train.attention_across_documents:
+            batch.tensors["documents"] = number_documents(inputs, self._encoding.eot_token)
+        return batch
+
+    def describe_excess(self, batches: int) -> str:
+        limit = self.params.train.max_epochs
+        excess = describe_excess(self._batches.uses(batches), self._block_size, limit)
+        return excess and f"{excess} (train.max_epochs = {limit:g})"
+
+    def validate(
+        self, model: GPTModel, accelerator: Accelerator, autocast: torch.dtype | None, give_up: GiveUp
+    ) -> Figures | None:
+        return validate(model, self._validation, accelerator, autocast=autocast, give_up=give_up)
+
+    def write_samples(self, model: GPTModel, *, seed: int, is_writer: bool) -> Sequence[tuple[str, str]]:
+        prompts = self.params.evaluate.prompts
+        return write_samples(model, self._encoding, prompts, seed=seed, is_writer=is_writer)
+
+    def score_benchmarks(
+        self, model: GPTModel, accelerator: Accelerator, autocast: torch.dtype | None, give_up: GiveUp
+    ) -> Figures | None:
+        assert self._probe is not None, "there are benchmarks"
+        return self._probe.score(model, accelerator, autocast=autocast, give_up=give_up)
+
+    def describe(self) -> About:
+        params = self.params
+        fetched = params.fetch.by_name()
+        return About(
+            dataset=describe_dataset(params.base.name, paths.DOCUMENTS, paths.TOKENS, fetched),
+            card=read_card(paths.DATA_CARD, paths.TOKENS),
+            note=describe_training(params),
+            settings=flat_params(params),
+            tags={f"init.{key}": str(value) for key, value in self._source.items() if value is not None},
         )
 
+    def save(self, model: GPTModel, state: RunState, about: dict[str, Any]) -> dict[str, str]:
+        save_model(model, paths.TOKENIZER, paths.BASE_MODEL)
+        write_rows(paths.TRAINING_PLOT, state.training_rows, TRAINING_COLUMNS)
+        write_rows(paths.VALIDATION_PLOT, state.validation_rows, VALIDATION_COLUMNS)
+        write_json(paths.RUN, about | {"initial": self._source, "data_sha256": data_id(paths.TOKENS)})
+        return {path.name: path.read_text(encoding="utf-8") for path in (paths.TRAINING_PLOT, paths.VALIDATION_PLOT)}
 
-def _verify_data(accelerator: Accelerator, launch: Launch, stop: Stop) -> None:
+
+def _verify_data(accelerator: Accelerator, params: Params, stop: Stop) -> None:
     """Verify the shards that training reads, in one process a machine; raise `UserError` if one is damaged."""
+    launch = params.launch
     with ExitStack() as stack:
         verification: Verification | None = None
         if accelerator.is_local_main_process:  # other machines may have files of their own
@@ -147,99 +157,3 @@ def _verify_data(accelerator: Accelerator, launch: Launch, stop: Stop) -> None:
         except Interrupted as stopped:
             tell_owner(stopped)
             raise
-
-
-def _tell_epochs(trainer: Trainer) -> None:
-    """Print how often training will see each source; raise `UserError` if that is too often."""
-    settings, block_size = trainer.settings, trainer.params.model.block_size
-    uses = trainer.batches.uses(settings.max_steps)
-    if trainer.accelerator.is_main_process:
-        print("\n".join(describe_epochs(uses, settings.max_steps, block_size)), flush=True)
-    check_epochs(uses, settings.max_steps, block_size, settings.max_epochs)
-
-
-def _compile(trainer: Trainer) -> Choice:
-    """Compile the transformer blocks or leave them, and note in the run's state what is done, for its later starts."""
-    settings, state = trainer.params.launch, trainer.state
-    steps_left = trainer.settings.max_steps - state.step
-    choice = choose_compile(
-        settings, trainer.take_step, state.step, steps_left, trainer.read_batch, before=state.compile
-    )
-    # What auto chose once stays chosen, also where this machine cannot follow.
-    if settings.compile != "auto" or state.compile is None:
-        state.compile = choice.value
-    return choice
-
-
-def _track(trainer: Trainer, choices: dict[str, Choice], fingerprint: str) -> None:
-    """Print what `auto` has chosen and open the run's journal, on rank 0."""
-    launch = trainer.params.section("launch")
-    for name, choice in choices.items():
-        if launch[name] == "auto":
-            print(f"{name} auto: {choice}", flush=True)
-    tags = {
-        "device": describe_hardware(),
-        "num_processes": trainer.accelerator.num_processes,
-        "fingerprint": fingerprint,
-        "parameters": trainer.bare_model.count_parameters(),
-        "resumed_at_step": trainer.state.step,
-    }
-    tags |= {f"launch.{key}": value for key, value in launch.items()}
-    tags |= {name: str(choice) for name, choice in choices.items()}
-    dataset = describe_dataset(trainer.params.base.name, paths.DOCUMENTS, paths.TOKENS, trainer.params.fetch.by_name())
-    card = read_card(paths.DATA_CARD, paths.TOKENS)
-    state = trainer.state
-    is_new, tags = state.run is None, tags | _parent_tags(trainer)
-    trainer.record.tracker = Tracker(paths.kept(paths.SPOOL), trainer.params, state.run, tags, dataset, card)
-    state.run = trainer.record.tracker.run
-    trainer.record.curves = Curves(
-        trainer.params.launch.trackers,
-        paths.kept(paths.LOGS),
-        project=trainer.params.base.name,
-        run=state.run,
-        first_step=0 if is_new else state.step,
-        config=flat_params(trainer.params) | tags,
-    )
-    if is_new:  # it may go on from another run's state, whose curves are its own up to there
-        trainer.record.replay(state.training_rows, state.validation_rows)
-
-
-def _parent_tags(trainer: Trainer) -> dict[str, str]:
-    """Return what a run began with, as tags: another's state before its decay, and weights that were there already."""
-    tags = {f"parent.{key}": str(value) for key, value in (trainer.state.parent or {}).items()}
-    source = read_source(trainer.settings)
-    return tags | {f"init.{key}": str(value) for key, value in source.items() if value is not None}
-
-
-def _write_outputs(trainer: Trainer, fingerprint: str, adopted: list[dict[str, Any]]) -> None:
-    """Write models/base, plots/ and models/run.json on rank 0; raise `UserError` if the run is no result."""
-    is_writer = trainer.accelerator.is_main_process
-    model = full_model(trainer.bare_model, keep=is_writer)
-    if not is_writer:
-        return
-    check_result(model, trainer.state)
-    save_model(model, paths.TOKENIZER, paths.BASE_MODEL)
-    state = trainer.state
-    for path, rows, columns in (
-        (paths.TRAINING_PLOT, state.training_rows, TRAINING_COLUMNS),
-        (paths.VALIDATION_PLOT, state.validation_rows, VALIDATION_COLUMNS),
-    ):
-        with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-    assert trainer.record.tracker is not None, "rank 0 tracks the run"
-    for path in (paths.TRAINING_PLOT, paths.VALIDATION_PLOT):
-        trainer.record.tracker.log_text(path.name, path.read_text(encoding="utf-8"))
-    write_json(
-        paths.RUN,
-        {
-            "fingerprint": fingerprint,
-            "adopted": adopted,
-            "parent": state.parent,
-            "initial": read_source(trainer.settings),
-            "num_processes": trainer.accelerator.num_processes,
-            "hardware": describe_hardware(),
-            "data_sha256": data_id(paths.TOKENS),
-        },
-    )

@@ -4,12 +4,16 @@ A new counter is one new field here: `to_json` and `load_json` take every field,
 """
 
 import copy
+import csv
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from gpt.training.guard import Guard
+from gpt.files import atomic_file
+from gpt.training.steps.guard import Guard
 
 Rows = list[dict[str, float]]
 TRAINING_COLUMNS: tuple[str, ...] = ("step", "train_loss", "learning_rate", "gradient_norm")
@@ -79,6 +83,14 @@ class RunState:
             raise ValueError(f"not the fields of a run's state: {', '.join(sorted(names ^ values.keys()))}")
         for name, value in values.items():
             setattr(self, name, _from_json(getattr(self, name), value))
+
+
+def write_rows(path: Path, rows: Rows, columns: Sequence[str]) -> None:
+    """Write rows as a table (CSV), whole or not at all."""
+    with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _to_json(value: Any) -> Any:

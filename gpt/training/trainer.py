@@ -1,7 +1,8 @@
 """The training loop: `TrainStep` is the mathematics, `Trainer` everything that happens between steps.
 
-A step is a pure function of the weights, the seed and the step's number: data order, learning rate and dropout all
-follow from them. So a run that was killed and resumed ends with the same bytes as one that was not.
+What is trained on which data is a `Job`: pretraining, or a kind of fine-tuning. A step is a pure function of the weights, the seed
+and the step's number: data order, learning rate and dropout all follow from them. So a run that was killed and resumed ends with
+the same bytes as one that was not.
 """
 
 import logging
@@ -12,33 +13,29 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from gpt import paths
 from gpt.errors import Interrupted
-from gpt.params.project import Params
-from gpt.params.training import SCRATCH
 from gpt.processes.agreement import largest_of_processes
 from gpt.processes.precision import autocast_type
 from gpt.processes.signals import Stop
-from gpt.tokens.batches import Batches
-from gpt.tokens.epochs import describe_excess
-from gpt.tokens.mixture import phases_of
-from gpt.tokens.shards import TokenReader
-from gpt.tokens.tokenizer import load_tokenizer
 from gpt.tracking.progress import Progress
 from gpt.tracking.record import Record
 from gpt.training.checkpoints.checkpoint import Checkpoint
 from gpt.training.checkpoints.checkpointer import Checkpointer
 from gpt.training.checkpoints.rollback import roll_back
 from gpt.training.checkpoints.saver import Saver
-from gpt.training.compilation import eager_blocks
-from gpt.training.initial import check_unchanged, load_optimizer, new_model, read_source
+from gpt.training.job import Job
 from gpt.training.meters import Meters, start_meters
-from gpt.training.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, stable_steps
-from gpt.training.sample import write_samples
-from gpt.training.sharding import shard
 from gpt.training.state import RunState
-from gpt.training.step import TrainStep
-from gpt.training.validation import start_probe, validate
+from gpt.training.steps.compilation import eager_blocks
+from gpt.training.steps.optimizer import (
+    build_optimizer,
+    learning_rate,
+    load_optimizer_tensors,
+    stable_steps,
+    trained_weights,
+)
+from gpt.training.steps.sharding import shard
+from gpt.training.steps.step import Batch, TrainStep
 
 # Several processes obey a signal after so long at most, not counting what is done between two steps.
 _STOP_SECONDS = 2.0
@@ -51,40 +48,30 @@ class Trainer:
 
     def __init__(
         self,
-        params: Params,
+        job: Job,
         accelerator: Accelerator,
         folder: Path,
         saver: Saver | None = None,
         stop: Stop | None = None,
     ) -> None:
-        self.params, self.settings, self.accelerator = params, params.train, accelerator
+        """Build what is trained; the job's data are open."""
+        self.job, self.settings, self.accelerator = job, job.params.train, accelerator
+        launch = job.params.launch
         self._stop = stop or Stop()
-        self.batches = Batches(
-            TokenReader(paths.TOKENS, "train"),
-            params.model.block_size,
-            params.train.batch_size,
-            params.base.seed,
-            phases_of(params.train.mixture, params.train.max_steps),
-        )
-        self._validation = TokenReader(paths.TOKENS, "validation")
-        self._encoding = load_tokenizer(paths.TOKENIZER)
-        self._probe = start_probe(params, self._encoding, accelerator)
-        self.bare_model = new_model(params, self._encoding.n_vocab).to(accelerator.device)
-        self.bare_model.checkpoint_activations = params.launch.activation_checkpointing
-        if params.launch.strategy == "fsdp":
+        self.bare_model = job.new_model().to(accelerator.device)
+        self.bare_model.checkpoint_activations = launch.activation_checkpointing
+        if launch.strategy == "fsdp":
             shard(self.bare_model, accelerator)
-        optimizer = build_optimizer(self.bare_model, params.train)
+        optimizer = build_optimizer(self.bare_model, self.settings)
         self.take_step = TrainStep(
             self.bare_model,
             optimizer,
-            params.train,
+            self.settings,
             accelerator,
-            micro_batch_size=params.launch.micro_batch_size,
-            seed=params.base.seed,
-            end_of_text=None if params.train.attention_across_documents else self._encoding.eot_token,
+            micro_batch_size=launch.micro_batch_size,
+            seed=job.params.base.seed,
         )
-        self._stable_steps = stable_steps(params.train)
-        self._tokens_per_step = params.train.batch_size * params.model.block_size
+        self._stable_steps = stable_steps(self.settings)
         self.record = Record()
         self.state = RunState(
             guard=self.take_step.guard,
@@ -92,9 +79,9 @@ class Trainer:
             loss_sum=torch.zeros((), dtype=torch.float64, device=accelerator.device),
             gradient_norm=torch.zeros((), device=accelerator.device),
         )
-        self._beginning, self._source = self.state.to_json(), read_source(params.train)
+        self._beginning = self.state.to_json()
         self._checkpointer = Checkpointer(self.bare_model, optimizer, self.state, accelerator, folder, saver)
-        if tensors := load_optimizer(params.train, self.bare_model.config):
+        if tensors := job.initial_optimizer(self.bare_model.config):
             load_optimizer_tensors(self.bare_model, optimizer, tensors)
         self._asks_every_step = True  # until it is known how long steps are; when it asks changes no result
 
@@ -112,15 +99,15 @@ class Trainer:
         """Train to `max_steps`; log, validate, sample and save on the way. Raises `Interrupted` after a signal."""
         state = self.state
         if self.accelerator.is_main_process:
-            self.record.progress = Progress(state.step, self.settings.max_steps)
+            self.record.progress = Progress(state.step, self.settings.max_steps, self.job.figure)
         self.stop_if_asked()
         self.take_step.settle_sums(state.step, self.read_batch)
         meters = start_meters(
-            self.bare_model, self.accelerator, self.settings.precision, state.step, self._tokens_per_step
+            self.bare_model, self.accelerator, self.settings.precision, state.step, self.job.tokens_per_step
         )
         if state.step:
             self._after_step(meters)  # what the stop before this start had cut short
-        elif self.settings.init_from != SCRATCH and not state.validation_rows:  # one that went back has a row
+        elif self.job.begins_trained and not state.validation_rows:  # one that went back has a row
             self._measure_beginning(meters)
         while state.step < self.settings.max_steps:
             self._train_step()
@@ -134,12 +121,9 @@ class Trainer:
         """Go back to before the skipped steps and past their data; warn if a source is then seen more often than it may be."""
         roll_back(self.state, self.settings, self._checkpointer, self.accelerator, self._first_checkpoint)
         meters.restart(self.state.step)
-        uses = self.batches.uses(self.settings.max_steps + self.state.skipped_batches)
-        excess = describe_excess(uses, self.params.model.block_size, self.settings.max_epochs)
+        excess = self.job.describe_excess(self.settings.max_steps + self.state.skipped_batches)
         if excess and self.accelerator.is_main_process:
-            logger.warning(
-                "train.max_epochs = %g: with the batches that training went past, %s", self.settings.max_epochs, excess
-            )
+            logger.warning("with the batches that training went past, %s", excess)
 
     def _measure_beginning(self, meters: Meters) -> None:
         """Validate and sample the weights that were there already: curves begin with what they could do."""
@@ -155,15 +139,15 @@ class Trainer:
         state.gradient_norm = torch.where(is_skipped, state.gradient_norm, norm)
         state.step += 1
 
-    def read_batch(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return inputs and targets, each (last - first, T), of sequences [first, last) of the next step's global batch."""
-        return self.batches.read(self.state.step + self.state.skipped_batches, first, last)
+    def read_batch(self, first: int, last: int) -> Batch:
+        """Return sequences [first, last) of the next step's global batch."""
+        return self.job.read(self.state.step + self.state.skipped_batches, first, last)
 
     def _log_training(self, meters: Meters) -> bool:
         """Write a training row; write nothing and return False if too many steps in a row were skipped."""
         state, counts = self.state, self.state.guard.counts()  # waits for the device: it has done all steps
         reading = meters.read(state.step)
-        seconds = largest_of_processes(self.accelerator, self._tokens_per_step / reading.tokens_per_second)
+        seconds = largest_of_processes(self.accelerator, self.job.tokens_per_step / reading.tokens_per_second)
         self._asks_every_step = seconds * self.settings.log_interval > _STOP_SECONDS
         if counts.most_in_a_row > self.settings.max_skips:
             return False
@@ -239,13 +223,7 @@ class Trainer:
 
     def _validate(self) -> bool:
         """Write a validation row; write nothing and return False if a signal cut the measurement short."""
-        figures = validate(
-            self.bare_model,
-            self._validation,
-            self.accelerator,
-            autocast=autocast_type(self.settings.precision),
-            give_up=lambda: bool(self._agreed_signal()),
-        )
+        figures = self.job.validate(self.bare_model, self.accelerator, self._autocast, self._gives_up)
         if figures is None:
             return False
         if not math.isfinite(figures["validation_loss"]):
@@ -260,25 +238,16 @@ class Trainer:
     def _sample(self) -> None:
         step = self.state.last_sample = self.state.step
         is_writer = self.accelerator.is_main_process
-        prompts = self.params.evaluate.prompts
-        self.record.samples(
-            step, write_samples(self.bare_model, self._encoding, prompts, seed=step, is_writer=is_writer)
-        )
+        self.record.samples(step, self.job.write_samples(self.bare_model, seed=step, is_writer=is_writer))
 
     def _benchmarks_are_due(self) -> bool:
-        if self._probe is None or self.state.last_benchmark == self.state.step:
+        if not self.job.has_benchmarks or self.state.last_benchmark == self.state.step:
             return False
         return self.state.step % self.settings.benchmark_interval == 0
 
     def _score_benchmarks(self) -> bool:
         """Tell what a part of the benchmarks scores; tell nothing and return False if a signal cut it short."""
-        assert self._probe is not None, "benchmarks are due"
-        figures = self._probe.score(
-            self.bare_model,
-            self.accelerator,
-            autocast=autocast_type(self.settings.precision),
-            give_up=lambda: bool(self._agreed_signal()),
-        )
+        figures = self.job.score_benchmarks(self.bare_model, self.accelerator, self._autocast, self._gives_up)
         if figures is None:
             return False
         self.state.last_benchmark = self.state.step
@@ -291,6 +260,13 @@ class Trainer:
             if self.state.last_save != self.state.step:
                 self._checkpointer.save(is_scheduled=False)
             self._stop_after_save(signum)
+
+    @property
+    def _autocast(self) -> torch.dtype | None:
+        return autocast_type(self.settings.precision)
+
+    def _gives_up(self) -> bool:
+        return bool(self._agreed_signal())
 
     def _agreed_signal(self) -> int:
         """Return a signal that one of the processes was sent, or 0."""
@@ -309,9 +285,8 @@ class Trainer:
 
     def _first_checkpoint(self) -> Checkpoint:
         """Return what the run began with: to go back to before there is a checkpoint. Raises `UserError` if that is not there."""
-        check_unchanged(self.settings, self._source)
-        model = new_model(self.params, self._encoding.n_vocab)
+        self.job.check_unchanged()
+        model = self.job.new_model()
         measured = {"validation_rows": [row for row in self.state.validation_rows if not row["step"]]}
-        return Checkpoint(
-            0, model.state_dict(), load_optimizer(self.settings, model.config), self._beginning | measured
-        )
+        optimizer = self.job.initial_optimizer(model.config)
+        return Checkpoint(0, trained_weights(model), optimizer, self._beginning | measured)

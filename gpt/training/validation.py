@@ -1,7 +1,11 @@
-"""What is measured by all processes together while training stands still: the loss on the validation split, and benchmarks."""
+"""What all processes do together while training stands still: measure the loss on the validation split, score benchmarks, write.
+
+The texts that the model writes are for a person to read. They decide nothing.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -10,11 +14,16 @@ from gpt import paths
 from gpt.errors import UserError
 from gpt.evaluation.benchmarks.probe import Probe, read_part
 from gpt.evaluation.likelihood import split_likelihood
+from gpt.model.generation import Sampling, generate_texts
 from gpt.model.transformer import GPTModel
 from gpt.params.project import Params
 from gpt.processes.agreement import add_up_over_processes, is_same_everywhere
 from gpt.tokens.encoding import Encoding
 from gpt.tokens.shards import TokenReader
+from gpt.training.steps.sharding import full_model
+
+_SAMPLING = Sampling(100, temperature=0.8, top_k=50)
+_MOST_PROMPTS = 4  # training stands still meanwhile
 
 
 def validate(
@@ -53,3 +62,20 @@ def start_probe(params: Params, encoding: Encoding, accelerator: Accelerator) ->
             f"{paths.BENCHMARKS}: not the same on all machines; make it the same, or set train.benchmark_interval to 0"
         )
     return probe
+
+
+def write_samples(
+    model: GPTModel, encoding: Encoding, prompts: Sequence[str], *, seed: int, is_writer: bool
+) -> list[tuple[str, str]]:
+    """Return each of the first four prompts and the up to 100 tokens that the model adds to it; none unless `is_writer`.
+
+    All processes must call this.
+
+    Sampling has a random generator of its own, so training's random numbers stay as they are. A sharded model writes from a full
+    copy on the CPU: a GPU that cannot hold all weights has no room for such a copy.
+    """
+    model = full_model(model, keep=is_writer)
+    if not is_writer:
+        return []
+    prompts = prompts[:_MOST_PROMPTS]
+    return list(zip(prompts, generate_texts(model, encoding, prompts, replace(_SAMPLING, seed=seed)), strict=True))

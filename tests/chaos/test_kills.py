@@ -15,7 +15,7 @@ import pytest
 
 from gpt import paths
 from gpt.training.checkpoints import checkpoint as checkpoints
-from gpt.training.compilation import missing_for_compile
+from gpt.training.steps.compilation import missing_for_compile
 from tests.chaos.conftest import Family, all_cores_busy, checkpoint_folder, start_training
 from tests.conftest import Change
 

@@ -131,7 +131,7 @@ CHANGES = [
     Change("a benchmark added to fetch", benchmark, ["fetch_benchmarks", "data_card"], True),
     Change("and named in evaluate", named_benchmark, ["fetch_benchmarks", *AFTER_FETCH, "evaluate", "report"], True),
     Change("evaluate.prompts", setting("evaluate", prompts=["to be"]), ["evaluate", "report"], True),
-    Change("code in training/step.py", append("gpt/training/step.py", "\nX = 1\n"), ["pretrain"], False),
+    Change("code in training/steps/step.py", append("gpt/training/steps/step.py", "\nX = 1\n"), ["pretrain"], False),
     Change("train.learning_rate", setting("train", learning_rate=0.02), AFTER_TOKENS, False),
     Change("train.max_steps", setting("train", max_steps=60), AFTER_TOKENS, False),
     Change("train.init_from", initial_weights, ["fetch_weights", *AFTER_TOKENS], False),

@@ -113,18 +113,18 @@ def test_what_changed_since_is_named_and_a_version_is_made_without_it(project: P
     text = project.folder.parent / TEXT
     text.write_bytes(text.read_bytes().replace(b"queen", b"qveen", 1))
     project.change(train={"learning_rate": 0.02})
-    replace("gpt/training/optimizer.py", RATE, OTHER_RATE)(project)
+    replace("gpt/training/steps/optimizer.py", RATE, OTHER_RATE)(project)
     installed("ftfy", "99.0")(project)
     said = project.run("gpt", "reproduce", VERSION, "--compare", exit_code=1)
     assert f"../{TEXT} had sha256" in said
     assert "params.yaml: train.learning_rate was 0.01, is 0.02" in said
-    assert "gpt/training/optimizer.py: computes otherwise" in said
+    assert "gpt/training/steps/optimizer.py: computes otherwise" in said
     assert "package ftfy: was 6." in said and "is 99.0" in said
     assert len(said.splitlines()) == 9, (
         "version of ftfy, which prepare computes with, texts and tests, and nothing else"
     )
     said = project.run("gpt", "reproduce", VERSION, "--keep")
-    assert "gpt/training/optimizer.py: computes otherwise" in said
+    assert "gpt/training/steps/optimizer.py: computes otherwise" in said
     assert f"{VERSION}: identical" in said
     assert (place(project) / "code/models/base/model.safetensors").read_bytes() == project.weights()
 
@@ -190,11 +190,11 @@ def damage(path: Path) -> None:
 def test_other_code_is_told_by_the_step_from_which_the_loss_departs(project: Project) -> None:
     kill_tree(start(project, "Running stage 'prepare'"))
     code = Project(place(project) / "code", project.environment)
-    replace("gpt/training/optimizer.py", RATE, OTHER_RATE)(code)
+    replace("gpt/training/steps/optimizer.py", RATE, OTHER_RATE)(code)
     said = project.run("gpt", "reproduce", VERSION, exit_code=1)
     assert f"{VERSION}: differs, first in: weights" in said
     assert "the runs part between step 20 and step 24: train_loss was" in said
-    assert "gpt/training/optimizer.py: computes otherwise" in said
+    assert "gpt/training/steps/optimizer.py: computes otherwise" in said
     assert "differs, first in: weights" in tags(project)["reproduced"]
     made_again(project)  # the next attempt begins anew
     assert len([name for name in tags(project) if name.startswith("reproduced.")]) == 2

@@ -127,7 +127,7 @@ def test_a_run_that_was_made_longer_is_made_again_without_the_run_that_it_contin
     assert process.stdout and any("Running stage 'prepare'" in line for line in process.stdout)
     kill_tree(process)
     (made,) = (folder for folder in (project.folder / ".dvc/tmp/reproduce").glob(f"{MODEL}-2-*/code"))
-    replace("gpt/training/optimizer.py", RATE, OTHER_RATE)(Project(made, project.environment))
+    replace("gpt/training/steps/optimizer.py", RATE, OTHER_RATE)(Project(made, project.environment))
     said = project.run("gpt", "reproduce", uri(2), exit_code=1)
     assert f"{uri(2)}: differs, first in: weights" in said
     assert f"its first 10 steps are those of run {parent} (MLflow run " in said

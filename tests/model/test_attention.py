@@ -14,6 +14,7 @@ from gpt.model.attention import (
     SelfAttention,
     SimplifiedSelfAttention,
     document_mask,
+    number_documents,
 )
 from gpt.model.layers import RotaryEmbedding
 
@@ -328,7 +329,7 @@ def test_asking_for_weights_changes_no_output_and_no_gradient(options: dict[str,
 
 
 def test_a_document_mask_lets_a_token_look_back_to_the_end_of_text_before_its_document() -> None:
-    allowed = document_mask(torch.tensor([[5, 5, 9, 5, 5, 9, 9, 5]]), end_of_text=9)
+    allowed = document_mask(number_documents(torch.tensor([[5, 5, 9, 5, 5, 9, 9, 5]]), end_of_text=9))
     assert allowed.shape == (1, 1, 8, 8)
     assert allowed.dtype == torch.bool
     assert [row.nonzero().flatten().tolist() for row in allowed[0, 0]] == [
@@ -342,7 +343,7 @@ def test_a_document_mask_lets_a_token_look_back_to_the_end_of_text_before_its_do
 @pytest.mark.parametrize("options", OPTIONS, ids=describe)
 def test_both_forms_look_where_the_mask_lets_them(options: dict[str, Any]) -> None:
     attention = make(**options)
-    x, mask = torch.randn(3, 10, 12), document_mask(torch.randint(0, 4, (3, 10)), end_of_text=0)
+    x, mask = torch.randn(3, 10, 12), document_mask(number_documents(torch.randint(0, 4, (3, 10)), end_of_text=0))
     context, weights = attention(x, return_weights=True, mask=mask)
     torch.testing.assert_close(attention(x, mask=mask), context, atol=1e-6, rtol=1e-5)
     assert torch.equal(weights > 0, mask.expand(3, 4, 10, 10))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpt.model.attention import number_documents
 from gpt.model.transformer import GPTConfig, GPTModel
 
 END = 49  # the id of <|endoftext|>
@@ -333,7 +334,8 @@ def test_checkpointed_activations_give_the_same_loss_and_gradients(config: GPTCo
     for model.checkpoint_activations in (False, True):
         computed.clear()
         torch.manual_seed(3)
-        loss, _ = model(packed([5, 9], 3), tokens(3, 12, seed=2), end_of_text=end_of_text)
+        numbers = None if end_of_text is None else number_documents(packed([5, 9], 3), end_of_text)
+        loss, _ = model(packed([5, 9], 3), tokens(3, 12, seed=2), documents=numbers)
         results.append((loss, gradients(model, loss), len(computed)))
     (loss, wanted, once), (same_loss, actual, twice) = results
     assert (once, twice) == (2, 4)  # forward only; forward and again in backward
@@ -353,7 +355,7 @@ def test_a_document_has_the_logits_in_a_packed_window_that_it_has_alone(config: 
     """Of rotary positions attention sees the distances only."""
     model = make_large(config)
     x = packed(ends, batch=2)
-    whole = model(x, end_of_text=END)
+    whole = model(x, documents=number_documents(x, END))
     for document in documents(ends):
         torch.testing.assert_close(whole[:, document], model(x[:, document]), atol=1e-4, rtol=1e-4)
 
@@ -362,7 +364,7 @@ def test_a_document_has_the_logits_in_a_packed_window_that_it_has_alone(config: 
 def test_a_packed_window_has_the_sum_of_its_documents_losses_and_gradients(config: GPTConfig) -> None:
     model = make_large(config)
     x, targets = packed([3, 4, 9]), tokens(1, 12, seed=2)
-    loss, nats = model(x, targets, scale=0.1, end_of_text=END)
+    loss, nats = model(x, targets, scale=0.1, documents=number_documents(x, END))
     actual = gradients(model, loss)
     alone = [model(x[:, document], targets[:, document], scale=0.1) for document in documents([3, 4, 9])]
     torch.testing.assert_close(nats, torch.stack([part for _, part in alone]).sum())
@@ -377,13 +379,13 @@ def test_no_document_sees_an_earlier_one_of_its_window(config: GPTConfig) -> Non
     model = make_large(config)
     ends = [4, 8]
     x = packed(ends)
-    apart, across = model(x, end_of_text=END), model(x)
+    apart, across = model(x, documents=number_documents(x, END)), model(x)
     for document in documents(ends):
         # The <|endoftext|> before a document counts to it, and must stay one.
         for position in range(document.start + (document.start in ends), document.stop):
             changed = x.clone()
             changed[:, position] = (changed[:, position] + 1) % END
-            after = model(changed, end_of_text=END)
+            after = model(changed, documents=number_documents(changed, END))
             assert torch.equal(after[:, :position], apart[:, :position])
             assert not torch.allclose(after[:, position : document.stop], apart[:, position : document.stop])
             assert torch.equal(after[:, document.stop :], apart[:, document.stop :])
@@ -396,7 +398,7 @@ def test_a_window_of_one_document_is_read_as_without_boundaries(config: GPTConfi
     model = make_large(config)
     for ends in ([], [0]):
         x = packed(ends, batch=2)
-        torch.testing.assert_close(model(x, end_of_text=END), model(x), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(model(x, documents=number_documents(x, END)), model(x), atol=1e-4, rtol=1e-4)
 
 
 def test_defaults_are_gpt2s_choices() -> None:

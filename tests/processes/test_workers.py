@@ -80,6 +80,8 @@ rank, start = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUN
 
 def command(arguments):
     Path(f"{os.getpid()}.pid").touch()
+    while len(list(Path.cwd().glob("*.pid"))) < 2 * (start + 1):
+        time.sleep(0.01)  # an error in one would end the other before it has begun
     BODY
     return 0
 

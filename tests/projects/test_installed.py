@@ -114,7 +114,7 @@ def test_the_code_that_counts_is_that_of_the_installed_package(project: Path, en
 def test_nothing_runs_again_until_code_changes_that_computes(project: Path, environment: dict[str, str]) -> None:
     repro = ("python", "-m", "dvc", "repro")
     assert "Running stage 'pretrain'" not in run(*repro, cwd=project, environment=environment)
-    module = site_packages(environment) / "gpt/training/step.py"
+    module = site_packages(environment) / "gpt/training/steps/step.py"
     code = module.read_text(encoding="utf-8")
     try:
         module.write_text(code + "# a comment\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from gpt.reports.data_card import write_card
 from gpt.tokens.shards import data_id
 from gpt.tracking.dataset import describe_contamination, describe_dataset, read_card
 from gpt.tracking.store import training_run
-from gpt.tracking.tracker import Tracker
+from tests.tracking.conftest import begin_tracking
 
 MANY = [f"source-{number}" for number in range(1000)]
 
@@ -85,8 +85,8 @@ def test_a_run_has_its_dataset_and_the_card_of_it_and_a_resumed_one_has_them_onc
     write_card(params, paths.DOCUMENTS, paths.TOKENS, paths.DATA_CARD)
     card = read_card(paths.DATA_CARD, paths.TOKENS)
     tags = {"fingerprint": "f"}
-    first = Tracker(paths.SPOOL, params, None, tags, describe(), card)  # and was killed
-    with Tracker(paths.SPOOL, params, first.run, tags, describe(), card):
+    first = begin_tracking(params, None, tags, describe(), card)  # and was killed
+    with begin_tracking(params, first.run, tags, describe(), card):
         pass
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
     run_id = training_run(client, params.base.name, "f").info.run_id

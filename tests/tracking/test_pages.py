@@ -14,7 +14,6 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
-from gpt import paths
 from gpt.params.project import Params, load_params
 from gpt.tracking import store
 from gpt.tracking.pages import experiment as pages
@@ -23,8 +22,8 @@ from gpt.tracking.pages.figures import name_all_items, name_figures
 from gpt.tracking.pages.markdown import below_own_words
 from gpt.tracking.pages.names import MOST_CHARACTERS, choose_name
 from gpt.tracking.pages.source import source_tags
-from gpt.tracking.tracker import Tracker
 from gpt.training.pretrain import pretrain
+from tests.tracking.conftest import begin_tracking
 
 BEFORE = {
     "base.seed": "1", "evaluate.limit": "500", "fetch.books.sha256": "0" * 64, "model.n_layer": "4", "model.n_embd": "192",
@@ -60,7 +59,7 @@ def the_runs() -> list[Run]:
 def finish(params: Params, run: str | None = None, **tags: str) -> str:
     """Record a run without training it; return its name in the spool."""
     dataset = {"name": "small", "digest": "0" * 36, "source": "{}", "profile": "{}", "tags": {}}
-    with Tracker(paths.SPOOL, params, run, {"fingerprint": "f"} | tags, dataset, None) as tracker:
+    with begin_tracking(params, run, {"fingerprint": "f"} | tags, dataset) as tracker:
         return tracker.run
 
 

@@ -7,9 +7,10 @@ import torch
 from gpt.errors import UserError
 from gpt.params.launch import Launch
 from gpt.params.project import load_params
-from gpt.training.compilation import choose_compile, eager_blocks, missing_for_compile, worth_compiling
+from gpt.training.steps.compilation import choose_compile, eager_blocks, missing_for_compile, worth_compiling
+from gpt.training.steps.step import ReadBatch
 from tests import ROOT
-from tests.training.test_step import difference, make_model, make_settings, make_step, read
+from tests.training.test_step import difference, make_model, make_settings, make_step, read, read_documents
 
 needs_compiler = pytest.mark.skipif(missing_for_compile() is not None, reason="torch.compile finds no compiler")
 
@@ -72,7 +73,7 @@ def test_a_resumed_run_measures_nothing(before: str, monkeypatch: pytest.MonkeyP
     def measured(*_: object) -> bool:
         raise AssertionError("the choice was made when the run began")
 
-    monkeypatch.setattr("gpt.training.compilation.worth_compiling", measured)
+    monkeypatch.setattr("gpt.training.steps.compilation.worth_compiling", measured)
     steps_left = 10**9 if before == "eager" else 1  # measuring would say the other
     choice = choose_compile(launch("auto"), step, 0, steps_left, read, before=before)
     assert choice.value == before
@@ -138,13 +139,14 @@ def test_a_compiler_that_fails_leaves_auto_eager_and_training_going(caplog: pyte
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize(("checkpointed", "end_of_text"), [(False, None), (True, None), (False, 3), (True, 3)])
-def test_compiled_blocks_compute_the_same_gradient(checkpointed: bool, end_of_text: int | None) -> None:
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("read", [read, read_documents], ids=["stream", "documents"])
+def test_compiled_blocks_compute_the_same_gradient(checkpointed: bool, read: ReadBatch) -> None:
     gradients = []
     for compile in (False, True):
         model = make_model(n_layer=3, norm="rmsnorm", position="rotary", activation="swiglu")
         model.checkpoint_activations = checkpointed
-        step, seen = make_step(model, make_settings(), micro_batch_size=4, end_of_text=end_of_text)
+        step, seen = make_step(model, make_settings(), micro_batch_size=4)
         names = list(model.state_dict())
         choice = choose_compile(launch(compile), step, 0, 10, read)
         assert choice.value == ("compiled" if compile else "eager")
@@ -152,5 +154,5 @@ def test_compiled_blocks_compute_the_same_gradient(checkpointed: bool, end_of_te
         gradients.append(seen[0])
         assert list(model.state_dict()) == names, "a checkpoint does not know whether blocks were compiled"
         with eager_blocks(model), torch.inference_mode():
-            model(read(0, 3)[0][:, :7])  # another shape: compiled it would take seconds
+            model(read(0, 3).tensors["tokens"][:, :7])  # another shape: compiled it would take seconds
     assert difference(*gradients) < 1e-5

@@ -19,9 +19,9 @@ from gpt.params.project import load_params
 from gpt.tracking.store import training_run
 from gpt.training.checkpoints import checkpoint as checkpoints
 from gpt.training.checkpoints.stable import STABLE, StableStates
-from gpt.training.optimizer import learning_rate, stable_steps
 from gpt.training.pretrain import pretrain
-from gpt.training.sharding import copy_to_cpu
+from gpt.training.steps.optimizer import learning_rate, stable_steps
+from gpt.training.steps.sharding import copy_to_cpu
 from tests.conftest import merge, small_change, write_params
 from tests.training.conftest import TRAIN
 from tests.training.test_trainer import Killed, Poison

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from gpt.training.guard import Guard
+from gpt.training.steps.guard import Guard
 
 CPU = torch.device("cpu")
 

@@ -12,11 +12,13 @@ from accelerate import Accelerator
 from gpt import paths
 from gpt.files import sha256_file
 from gpt.params.project import load_params
+from gpt.processes.signals import Stop
 from gpt.sources.benchmarks import build_benchmarks
 from gpt.sources.fetch import fetch
 from gpt.tokens.batches import Batches
 from gpt.tokens.shards import TokenReader
 from gpt.training.checkpoints.fingerprint import fingerprint
+from gpt.training.pretrain import Pretraining
 from gpt.training.trainer import Trainer
 from tests.conftest import prepare_data, small_change, write_params
 from tests.training.conftest import TRAIN
@@ -103,9 +105,11 @@ def test_a_phase_after_the_last_step_is_none_of_a_run_that_went_back_either(
         change = settings(data)
         change["train"]["mixture"] = mixture
         write_params(project, change)
-        trainer = Trainer(load_params(), Accelerator(cpu=True), tmp_path)
+        accelerator, job = Accelerator(cpu=True), Pretraining(load_params())
+        job.open(accelerator, Stop())
+        trainer = Trainer(job, accelerator, tmp_path)
         trainer.state.step, trainer.state.skipped_batches = STEPS - 1, 6
-        read.append(trainer.read_batch(0, BATCH_SIZE)[0])
+        read.append(trainer.read_batch(0, BATCH_SIZE).tensors["tokens"])
         ids.append(fingerprint(load_params()).id)
     assert read[0].equal(read[1]) and ids[0] == ids[1]
 

@@ -6,7 +6,7 @@ import torch
 
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import Params
-from gpt.training.optimizer import (
+from gpt.training.steps.optimizer import (
     Muon,
     build_optimizer,
     learning_rate,

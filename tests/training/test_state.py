@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from gpt.training.checkpoints.checkpoint import FORMAT
-from gpt.training.guard import Guard
 from gpt.training.state import RunState
+from gpt.training.steps.guard import Guard
 
 CPU = torch.device("cpu")
 

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 
+from gpt.model.attention import number_documents
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import load_params
 from gpt.params.training import Train
-from gpt.training.optimizer import build_optimizer, optimizer_tensors
-from gpt.training.step import TrainStep
+from gpt.training.steps.optimizer import build_optimizer, optimizer_tensors
+from gpt.training.steps.step import Batch, ReadBatch, TrainStep, token_batch
 from tests import ROOT
 
 BATCH, T, VOCABULARY = 8, 12, 50
@@ -34,10 +35,17 @@ def make_model(**change: object) -> GPTModel:
     return model
 
 
-def read(first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+def read(first: int, last: int) -> Batch:
     """Return sequences of one and the same batch."""
     tokens = torch.randint(VOCABULARY, (BATCH, T + 1), generator=torch.Generator().manual_seed(5))[first:last]
-    return tokens[:, :-1], tokens[:, 1:]
+    return token_batch(tokens[:, :-1], tokens[:, 1:], BATCH)
+
+
+def read_documents(first: int, last: int) -> Batch:
+    """Return the same, in which attention stops at documents that end with token 3."""
+    batch = read(first, last)
+    batch.tensors["documents"] = number_documents(batch.tensors["tokens"], 3)
+    return batch
 
 
 def make_step(
@@ -45,7 +53,6 @@ def make_step(
     settings: Train,
     micro_batch_size: int = BATCH,
     accelerator: Accelerator | None = None,
-    end_of_text: int | None = None,
 ) -> tuple[TrainStep, list[Gradient]]:
     """Return a step and the list that the gradients which its optimizer gets go to."""
     optimizer, seen = build_optimizer(model, settings), list[Gradient]()
@@ -55,9 +62,7 @@ def make_step(
 
     optimizer.register_step_pre_hook(note)
     accelerator = accelerator or Accelerator(cpu=True)
-    step = TrainStep(
-        model, optimizer, settings, accelerator, micro_batch_size=micro_batch_size, seed=1, end_of_text=end_of_text
-    )
+    step = TrainStep(model, optimizer, settings, accelerator, micro_batch_size=micro_batch_size, seed=1)
     return step, seen
 
 
@@ -70,25 +75,26 @@ def norm_of(gradient: Gradient) -> float:
     return float(torch.cat([part.flatten() for part in gradient.values()]).norm())
 
 
-def reference(model: GPTModel, end_of_text: int | None = None) -> tuple[torch.Tensor, Gradient]:
+def reference(model: GPTModel, read: ReadBatch = read) -> tuple[torch.Tensor, Gradient]:
     """The mean loss over all tokens of the batch, and its gradient, written down once more."""
-    inputs, targets = read(0, BATCH)
-    loss = F.cross_entropy(model(inputs, end_of_text=end_of_text).flatten(0, 1), targets.flatten())
+    tensors = read(0, BATCH).tensors
+    logits = model(tensors["tokens"], documents=tensors.get("documents"))
+    loss = F.cross_entropy(logits.flatten(0, 1), tensors["targets"].flatten())
     loss.backward()
     gradient = {name: p.grad.to_dense().clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     return loss.detach(), gradient
 
 
-@pytest.mark.parametrize("end_of_text", [None, 3], ids=["stream", "documents"])
+@pytest.mark.parametrize("read", [read, read_documents], ids=["stream", "documents"])
 @pytest.mark.parametrize("micro_batch_size", [8, 4, 2, 1])
 def test_the_gradient_is_that_of_the_mean_over_all_tokens_for_every_micro_batch(
-    micro_batch_size: int, end_of_text: int | None
+    micro_batch_size: int, read: ReadBatch
 ) -> None:
     model = make_model()
-    assert (read(0, BATCH)[0] == 3).any(), "there are documents to tell apart"
-    expected_loss, expected = reference(model, end_of_text)
-    step, seen = make_step(model, make_settings(), micro_batch_size, end_of_text=end_of_text)
+    assert (read(0, BATCH).tensors["tokens"] == 3).any(), "there are documents to tell apart"
+    expected_loss, expected = reference(model, read)
+    step, seen = make_step(model, make_settings(), micro_batch_size)
     loss, norm, skipped = step(0, read)
     assert not skipped
     assert step.micro_batches == BATCH // micro_batch_size
@@ -133,16 +139,16 @@ def test_three_processes_that_start_again_take_the_same_steps_to_the_last_bit(tm
 import sys
 import torch
 from accelerate import Accelerator
-from gpt.training.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
-from gpt.training.sharding import copy_to_cpu, shard, to_local_shard
-from gpt.training.step import TrainStep
+from gpt.training.steps.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
+from gpt.training.steps.sharding import copy_to_cpu, shard, to_local_shard
+from gpt.training.steps.step import Batch, ReadBatch, TrainStep, token_batch
 from tests.training.test_step import T, VOCABULARY, make_model, make_settings
 
 accelerator = Accelerator(cpu=True)
 
 def batch(number):
     tokens = torch.randint(VOCABULARY, (6, T + 1), generator=torch.Generator().manual_seed(number))
-    return lambda first, last: (tokens[first:last, :-1], tokens[first:last, 1:])
+    return lambda first, last: token_batch(tokens[first:last, :-1], tokens[first:last, 1:], 6)
 
 def start(number):
     model, settings = make_model(n_embd=32), make_settings(batch_size=6, optimizer="adamw", grad_clip=1.0)

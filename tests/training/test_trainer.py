@@ -21,17 +21,18 @@ from gpt import paths
 from gpt.errors import Interrupted, UserError
 from gpt.evaluation.likelihood import Likelihood, split_likelihood
 from gpt.files import read_json, sha256_tree
-from gpt.model.attention import document_mask
+from gpt.model.attention import number_documents
 from gpt.model.storage import save_model
 from gpt.model.transformer import GPTModel
 from gpt.params.project import load_params
+from gpt.processes.signals import Stop
 from gpt.tokens.batches import Batches
 from gpt.tokens.shards import TokenReader
 from gpt.tracking.store import training_run
 from gpt.training.checkpoints.saver import Saver
 from gpt.training.checkpoints.stable import STABLE
-from gpt.training.compilation import missing_for_compile
-from gpt.training.pretrain import pretrain
+from gpt.training.pretrain import Pretraining, pretrain
+from gpt.training.steps.compilation import missing_for_compile
 from gpt.training.trainer import Trainer
 from tests import ROOT
 
@@ -337,7 +338,7 @@ def test_auto_compiles_or_not_as_the_run_began_whatever_it_would_measure_at_a_re
     def measured(*_: Any) -> bool:
         raise AssertionError("a resume measures nothing")
 
-    monkeypatch.setattr("gpt.training.compilation.worth_compiling", measured)
+    monkeypatch.setattr("gpt.training.steps.compilation.worth_compiling", measured)
     assert train_here() == expected
     assert the_run().data.tags["compile"] == "eager (as when this run began)"
 
@@ -482,19 +483,19 @@ def test_checkpointed_activations_train_to_the_same_bytes(make_project: Callable
 def test_attention_stops_at_document_boundaries_only_if_it_shall(
     make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    masked: list[int] = []
+    numbered: list[int] = []
 
     def noting(tokens: torch.Tensor, end_of_text: int) -> torch.Tensor:
-        masked.append(end_of_text)
-        return document_mask(tokens, end_of_text)
+        numbered.append(end_of_text)
+        return number_documents(tokens, end_of_text)
 
-    monkeypatch.setattr("gpt.model.transformer.document_mask", noting)
+    monkeypatch.setattr("gpt.training.pretrain.number_documents", noting)
     make_project("across", train={"attention_across_documents": True})
     across = train_here()
-    assert masked == [], "what nobody asked for costs nothing"
+    assert numbered == [], "what nobody asked for costs nothing"
     make_project("apart", train={"attention_across_documents": False})
     apart = train_here()
-    assert masked == 30 * [TokenReader(paths.TOKENS, "train").end_of_text], "in training's steps, not in validation"
+    assert numbered == 30 * [TokenReader(paths.TOKENS, "train").end_of_text], "in training's steps, not in validation"
     assert apart != across
 
 
@@ -529,7 +530,9 @@ def test_an_fp16_run_goes_on_with_the_scale_it_had(
     make_project()
     accelerator = fp16_on_cpu(2.0**40)  # the first steps overflow, are skipped and lower it
     with Saver(tmp_path, keep_last=1, keep_every=0) as saver:
-        trainer = Trainer(load_params(), accelerator, tmp_path, saver)
+        job = Pretraining(load_params())
+        job.open(accelerator, Stop())
+        trainer = Trainer(job, accelerator, tmp_path, saver)
         for _ in range(6):
             trainer._train_step()
         trainer._checkpointer.save(is_scheduled=True)
@@ -537,7 +540,7 @@ def test_an_fp16_run_goes_on_with_the_scale_it_had(
     scale = accelerator.scaler.get_scale()
     assert scale < 2.0**40
     accelerator.scaler = torch.amp.GradScaler("cpu")  # pyright: ignore[reportAttributeAccessIssue]
-    resumed = Trainer(load_params(), accelerator, tmp_path)
+    resumed = Trainer(job, accelerator, tmp_path)
     resumed.resume()
     assert resumed.state.step == 6
     assert accelerator.scaler is not None and accelerator.scaler.get_scale() == scale

@@ -87,7 +87,7 @@ def accelerators() -> Iterator[Finding]:
     import torch
 
     from gpt.processes.cores import bound_threads
-    from gpt.training.compilation import missing_for_compile
+    from gpt.training.steps.compilation import missing_for_compile
 
     bound_threads()  # as training does
     yield "ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads"

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 _ROWS = 8  # evaluations that are shown: the last ones
 _REDRAWS_PER_SECOND = 1.0
-_FIGURES = {0: ("step", "loss"), 42: ("validation", "bits/byte"), 52: ("tokens/s",), 72: ("MFU", "memory")}
+_FIGURE = ""  # its heading is the state's
+_FIGURES = {0: ("step", "loss"), 42: ("validation", _FIGURE), 52: ("tokens/s",), 72: ("MFU", "memory")}
 "Columns of a terminal from which on figures have room."
 _SAMPLE_CHARACTERS = 400
 
@@ -37,7 +38,8 @@ class Row:
     step: int
     loss: float | None = None
     validation_loss: float | None = None
-    bits_per_byte: float | None = None
+    figure: float | None = None
+    "Of the validation, besides its loss."
     tokens_per_second: float | None = None
     mfu: float | None = None
     memory_bytes: int | None = None
@@ -52,6 +54,8 @@ class State:
     seconds_left: float | None = None
     evaluations: tuple[Row, ...] = ()
     sample: tuple[int, str] | None = None
+    figure: str = "bits/byte"
+    "Heading of the validation's figure."
 
 
 class LiveTable:
@@ -87,10 +91,10 @@ class LiveTable:
         kept = tuple(row for row in self.state.evaluations if row.step <= step)
         self.state = replace(self.state, now=now, seconds_left=seconds_left, evaluations=kept)
 
-    def evaluation(self, step: int, loss: float, bits_per_byte: float) -> None:
+    def evaluation(self, step: int, loss: float, figure: float) -> None:
         """Add a row for an evaluation, which stays."""
         now = self.state.now if self.state.now.step == step else Row(step)
-        row = replace(now, validation_loss=loss, bits_per_byte=bits_per_byte)
+        row = replace(now, validation_loss=loss, figure=figure)
         others = tuple(row for row in self.state.evaluations if row.step != step)
         self.state = replace(self.state, now=now, evaluations=(*others, row)[-_ROWS:])
 
@@ -113,7 +117,7 @@ def draw(state: State, columns: int, lines: int, *, encoding: str = "utf-8") -> 
     # The bar, the sample, the heading, the row of the step now, and a line where the cursor stands.
     room = max(0, min(_ROWS, lines - 6))
     past = [row for row in state.evaluations if row.step != state.now.step][-room:] if room else []
-    parts: list[RenderableType] = [_table([*past, _with_evaluation(state)], columns)]
+    parts: list[RenderableType] = [_table([*past, _with_evaluation(state)], columns, state.figure)]
     if state.sample:
         step, text = state.sample
         shown = Text(f" step {step:,} writes: ", style="dim", no_wrap=True, overflow="crop")
@@ -143,21 +147,21 @@ def _with_evaluation(state: State) -> Row:
     """Return the row of the step now, with its evaluation if it has one."""
     for row in state.evaluations:
         if row.step == state.now.step:
-            return replace(state.now, validation_loss=row.validation_loss, bits_per_byte=row.bits_per_byte)
+            return replace(state.now, validation_loss=row.validation_loss, figure=row.figure)
     return state.now
 
 
-def _table(rows: list[Row], columns: int) -> Table:
+def _table(rows: list[Row], columns: int, figure: str) -> Table:
     table = Table(box=None, pad_edge=True, padding=(0, 1), header_style="bold")
     headings = [heading for room, those in _FIGURES.items() if columns >= room for heading in those]
     for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading or figure, justify="right", no_wrap=True)
     for row in rows:
         values = [
             f"{row.step:,}",
             _figure(row.loss, "{:.3f}"),
             _figure(row.validation_loss, "{:.4f}"),
-            _figure(row.bits_per_byte, "{:.4f}"),
+            _figure(row.figure, "{:.4f}"),
             _figure(row.tokens_per_second, "{:,.0f}"),
             _figure(row.mfu, "{:.1%}"),
             "" if row.memory_bytes is None else in_units(row.memory_bytes),

@@ -1,4 +1,4 @@
-"""What is saved and loaded together: a model, its optimizer and the state of its run.
+"""What is saved and loaded together: a model's trained weights, its optimizer and the state of its run.
 
 Tensors of a model that is split over processes are gathered first, so every method but `wait` is called by all processes together.
 """
@@ -14,9 +14,9 @@ from gpt.processes.agreement import is_same_everywhere
 from gpt.training.checkpoints import checkpoint as checkpoints
 from gpt.training.checkpoints.checkpoint import Checkpoint
 from gpt.training.checkpoints.saver import Saver
-from gpt.training.optimizer import load_optimizer_tensors, optimizer_tensors
-from gpt.training.sharding import copy_to_cpu, to_local_shard
 from gpt.training.state import RunState
+from gpt.training.steps.optimizer import load_optimizer_tensors, optimizer_tensors, trained_weights
+from gpt.training.steps.sharding import copy_to_cpu, to_local_shard
 
 
 class Checkpointer:
@@ -60,7 +60,7 @@ class Checkpointer:
         """Return what is to be saved, with tensors of its own; None where this process saves nothing."""
         self.wait()  # so that memory holds one copy at a time
         # Weights first: reading them frees the full weights that a sharded model had gathered, which its optimizer does not know.
-        weights = copy_to_cpu(self._model.state_dict(), keep=self._saver is not None)
+        weights = copy_to_cpu(trained_weights(self._model), keep=self._saver is not None)
         optimizer = copy_to_cpu(optimizer_tensors(self._model, self._optimizer), keep=self._saver is not None)
         state = self._state
         return Checkpoint(state.step, weights, optimizer, state.to_json(), is_scheduled) if self._saver else None
@@ -78,10 +78,10 @@ class Checkpointer:
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Make model, optimizer and state those of `checkpoint`."""
-        current = self._model.state_dict()
-        self._model.load_state_dict(
-            {name: to_local_shard(tensor, current[name]) for name, tensor in checkpoint.weights.items()}
-        )
+        current, trained = self._model.state_dict(), trained_weights(self._model)
+        kept = {name: tensor for name, tensor in current.items() if name not in trained}
+        weights = {name: to_local_shard(tensor, trained[name]) for name, tensor in checkpoint.weights.items()}
+        self._model.load_state_dict(kept | weights)
         load_optimizer_tensors(self._model, self._optimizer, checkpoint.optimizer)
         self._state.load_json(checkpoint.state)
 

@@ -161,7 +161,7 @@ def test_each_package_and_each_line_of_code_that_is_another_is_named(project: Pa
     packages = record.values["environment"]["packages"]
     for name in packages:
         packages[name] = "0"
-    file = "gpt/training/optimizer.py"
+    file = "gpt/training/steps/optimizer.py"
     record.values["inputs"]["pretrain"]["code"][file] = "another hash"
     changes = find_changes(record, project)
     assert len([line for line in changes.deciding if line.startswith("package ")]) == len(packages)

@@ -23,9 +23,9 @@ from gpt.reports.side_by_side.compare import PAGE, PICTURE, RECORD
 from gpt.tracking import store
 from gpt.tracking.evaluation import log_evaluation
 from gpt.tracking.pages.figures import name_figures
-from gpt.tracking.tracker import Tracker
 from tests.registry.conftest import built, change_params, make_model
 from tests.reports.test_evaluation import Page
+from tests.tracking.conftest import begin_tracking
 
 __all__ = ["built"]
 Evaluations = dict[str, dict[str, Any]]
@@ -143,7 +143,7 @@ def test_figures_of_a_run_are_those_that_mlflow_shows_and_of_a_version_those_tha
     params = load_params()
     tags = {"fingerprint": read_json(paths.RUN, "")["fingerprint"], "dvc.experiment": "gone"}
     dataset = {"name": "made-up", "digest": "0", "source": "{}", "profile": "{}", "tags": {}}
-    with Tracker(paths.SPOOL, params, None, tags, dataset, None) as tracker:
+    with begin_tracking(params, None, tags, dataset) as tracker:
         for step in (1, 2, 3):
             tracker.log_metrics("train", step, {"train/loss": 6 - step / 10})
         tracker.log_metrics("validation", 3, {"validation/loss": 5.4, "validation/bits_per_byte": 7.25})

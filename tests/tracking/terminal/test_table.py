@@ -31,7 +31,7 @@ logging.basicConfig(format="%(levelname)s: %(message)s")
 progress = Progress(0, 30)
 for step in (10, 20, 30):
     progress.update(step, 3.0 - step / 100, Reading(1234.5, 0.25, 2**30))
-    progress.validation(step, 2.9 - step / 100, 2.1)
+    progress.validation({"step": step, "validation_loss": 2.9 - step / 100, "validation_bits_per_byte": 2.1})
     progress.sample(step, f"sample of {step}")
     logging.warning("warned at %d", step)
     print("printed at", step)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gpt.params.training import Train
-from gpt.training.sharding import full_tensor, to_local_shard
+from gpt.training.steps.sharding import full_tensor, to_local_shard
 
 # Of Muon's authors (Jordan et al. 2024); the quintic's coefficients pull all singular values towards 1 within five rounds.
 _MOMENTUM = 0.95
@@ -159,6 +159,12 @@ def _last_at_peak(settings: Train) -> int:
     if settings.schedule == "wsd":
         begin = max(begin, settings.max_steps - 1 - round(settings.decay_fraction * settings.max_steps))
     return begin
+
+
+def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return those of a model's weights that training changes; shards of a model that is split over processes."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name: tensor for name, tensor in model.state_dict().items() if name in trained}
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from gpt.errors import UserError
 from gpt.model.transformer import GPTModel
 from gpt.params.launch import Launch
 from gpt.processes.agreement import largest_of_processes
-from gpt.training.step import ReadBatch, TrainStep
+from gpt.training.steps.step import ReadBatch, TrainStep
 
 # Two cores compile a block in about 10 s, busy ones in many more, and steps then take a fifth to a third less time.
 _SLOW_COMPILE_SECONDS = 30.0

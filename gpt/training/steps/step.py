@@ -7,6 +7,7 @@ folders and no params.yaml, so that a benchmark measures the very code that trai
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,20 +18,36 @@ from torch import nn
 from gpt.model.transformer import GPTModel
 from gpt.params.training import Train
 from gpt.processes.agreement import add_up_over_processes
-from gpt.training.guard import Guard
-from gpt.training.optimizer import set_learning_rate
-from gpt.training.sharding import full_tensor, is_sharded, synchronise_gradients
+from gpt.training.steps.guard import Guard
+from gpt.training.steps.optimizer import set_learning_rate
+from gpt.training.steps.sharding import full_tensor, is_sharded, synchronise_gradients
 
-ReadBatch = Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]
-"Inputs and targets, each (last - first, T), of the sequences [first, last) of a global batch."
+
+@dataclass(frozen=True)
+class Batch:
+    """A part of a global batch: what the model is called with, and what the loss is the mean over."""
+
+    tensors: dict[str, torch.Tensor]
+    "Arguments of the model by their names, on the CPU."
+    count: int
+    "Of the whole global batch: its targets, or its examples."
+
+
+def token_batch(tokens: torch.Tensor, targets: torch.Tensor, sequences: int) -> Batch:
+    """Return a part, (B, T) both, of a global batch of so many sequences in which every token has a target."""
+    return Batch({"tokens": tokens, "targets": targets}, sequences * targets.shape[1])
+
+
+ReadBatch = Callable[[int, int], Batch]
+"The sequences [first, last) of a global batch."
 
 
 class TrainStep:
-    """Takes optimizer steps with the gradient of the mean over all tokens of the global batch, however it is split.
+    """Takes optimizer steps with the gradient of the mean over all targets of the global batch, however it is split.
 
-    `model` is on the accelerator's device, `optimizer` holds its parameters. A process computes an equal part of
-    `settings.batch_size` sequences, `micro_batch_size` at a time. Raises `ValueError` if they do not divide. With `end_of_text`,
-    <|endoftext|>'s id, attention stops at document boundaries.
+    `model` is on the accelerator's device and, called with a batch and a `scale`, returns the scaled loss to minimise and the loss,
+    both summed over the batch; `optimizer` holds its parameters. A process computes an equal part of `settings.batch_size`
+    sequences, `micro_batch_size` at a time. Raises `ValueError` if they do not divide.
     """
 
     def __init__(
@@ -42,7 +59,6 @@ class TrainStep:
         *,
         micro_batch_size: int,
         seed: int,
-        end_of_text: int | None = None,
     ) -> None:
         self.bare_model, self.bare_optimizer = model, optimizer
         self.accelerator, self._settings, self._seed = accelerator, settings, seed
@@ -55,7 +71,8 @@ class TrainStep:
             raise ValueError(f"a batch of {settings.batch_size} sequences does not divide into {split}")
         begin = accelerator.process_index * per_process
         self._firsts = range(begin, begin + per_process, micro_batch_size)
-        self._size, self._end_of_text = micro_batch_size, end_of_text
+        self._size = micro_batch_size
+        self._drops = any(isinstance(module, nn.Dropout) and module.p for module in model.modules())
         self.guard = Guard(settings.skip_sigma, accelerator.device)
 
     @property
@@ -66,7 +83,7 @@ class TrainStep:
     def __call__(self, number: int, read: ReadBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Take step `number` (from 0) on the batch that `read` gives, unless the guard finds it bad.
 
-        Returns, on the device, the mean loss over the global batch's tokens in nats, the norm of the whole gradient before
+        Returns, on the device, the mean loss over the global batch's targets in nats, the norm of the whole gradient before
         clipping, and whether the step was skipped: weights and the optimizer's state are then as before.
         """
         set_learning_rate(self.optimizer, number, self._settings)
@@ -130,15 +147,14 @@ class TrainStep:
 
     def _forward_backward(self, number: int, first: int, read: ReadBatch) -> torch.Tensor:
         """Add a micro-batch's gradient; return its part of the global batch's mean loss."""
-        inputs, targets = (self._to_device(part) for part in read(first, first + self._size))
+        batch = read(first, first + self._size)
+        tensors = {name: self._to_device(tensor) for name, tensor in batch.tensors.items()}
         self._seed_dropout(number, first)
-        # The mean over the tokens of the global batch, whatever its split; DDP averages over processes.
-        tokens = self._settings.batch_size * targets.shape[1]
         with self.accelerator.autocast() if self._is_sharded else nullcontext():  # a prepared model has it in itself
-            scale = self.accelerator.num_processes / tokens
-            loss, nats = self.model(inputs, targets, scale=scale, end_of_text=self._end_of_text)
+            # The mean over the targets of the global batch, whatever its split; DDP averages over processes.
+            loss, nats = self.model(**tensors, scale=self.accelerator.num_processes / batch.count)
         self.accelerator.backward(loss)
-        return nats / tokens
+        return nats / batch.count
 
     def _to_device(self, tokens: torch.Tensor) -> torch.Tensor:
         device = self.accelerator.device
@@ -149,7 +165,7 @@ class TrainStep:
 
     def _seed_dropout(self, number: int, first: int) -> None:
         """Make dropout a function of seed, step and sequence, so that there is no random state to save."""
-        if self.bare_model.config.dropout:
+        if self._drops:
             words = np.random.SeedSequence([self._seed, number, first]).generate_state(1, np.uint64)
             torch.manual_seed(int(words[0]))
 
