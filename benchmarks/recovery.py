@@ -49,10 +49,7 @@ def measure() -> list[str]:
     def steps() -> float:
         begun = time.perf_counter()
         for number in range(_STEPS):
-            loss = step(
-                number,
-                lambda first, last: token_batch(tokens[first:last, :-1], tokens[first:last, 1:], size.batch_size),
-            )[0]
+            loss = step(number, read_batch)[0]
             loss.item()
         return time.perf_counter() - begun
 

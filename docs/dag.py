@@ -30,13 +30,14 @@ def main() -> int:
 
 
 def read_graph() -> Graph:
-    """Return what `dvc dag` says of the project."""
+    """Return what `dvc dag` says of the stages of dvc.yaml, which make the base model."""
     command = [sys.executable, "-m", "dvc", "dag", "--mermaid"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     names = dict(re.findall(r'^\s*(\w+)\["([^"]+)"\]$', said, re.MULTILINE))
-    graph: Graph = {name: set() for name in names.values()}
+    graph: Graph = {name: set() for name in names.values() if "/" not in name}
     for before, after in re.findall(r"^\s*(\w+)-->(\w+)$", said, re.MULTILINE):
-        graph[names[after]].add(names[before])
+        if names[after] in graph:
+            graph[names[after]].add(names[before])
     return graph
 
 

@@ -107,6 +107,17 @@ STAGES = {
     "report": Stage(("reports/evaluation.py",), ("corpus", "evaluation", "tokens", "training")),
 }
 
+# Of finetuning/dvc.yaml, for each recipe.
+FINETUNE_STAGES = {
+    "finetune_data": Stage(("finetuning/data/prepare.py",), ("sources",)),
+    # Of the tokenizer training knows the size; examples count by their hash.
+    "finetune": Stage(
+        ("finetuning/jobs/instruct.py", "finetuning/jobs/classify.py", "finetuning/jobs/prefer.py", "training/run.py"),
+        ("corpus", "finetuning/judging", "sources", "tokens/tokenizer.py", "tiktoken"),
+    ),
+    "evaluate_finetuned": Stage(("finetuning/judging/evaluate.py",), ("corpus", "sources")),
+}
+
 # Parts of stages whose work is kept by itself.
 PARTS = {"encode": Stage(("tokens/encode.py",), ("sources", "tokens/shards.py", "rustbpe"))}
 _SHOWN_DIFFERENCES = 12
@@ -175,7 +186,7 @@ def stage_files(stage: str) -> tuple[Path, ...]:
 
 
 def _stage(name: str) -> Stage:
-    return PARTS[name] if name in PARTS else STAGES[name]
+    return (STAGES | FINETUNE_STAGES | PARTS)[name]
 
 
 def _counts(path: Path, without: tuple[str, ...]) -> bool:

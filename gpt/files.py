@@ -100,6 +100,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield partial
         partial.chmod(0o777 & ~_UMASK)
         for file in partial.rglob("*"):
+            if file.is_symlink():
+                continue  # what it points at is somebody else's
             if file.is_file():  # safetensors writes for its owner alone
                 file.chmod(0o666 & ~_UMASK)
             fsync_path(file)

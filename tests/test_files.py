@@ -341,3 +341,14 @@ def test_yaml_that_was_parsed_before_is_a_copy_and_means_what_it_means_to_dvc() 
     assert first == {"rate": 0.001, "answer": "no", "list": [1]}
     first["list"].append(2)
     assert parse_yaml(text)["list"] == [1]
+
+
+def test_what_a_link_in_a_folder_points_at_is_left_alone(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    with atomic_folder(tmp_path / "folder") as partial:
+        (partial / "link").symlink_to(program)
+        (partial / "broken").symlink_to("nowhere")
+    assert program.stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "folder" / "link").read_text() == "#!/bin/sh\n"

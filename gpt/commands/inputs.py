@@ -8,8 +8,7 @@ from gpt.code import STAGES, stage_identity
 from gpt.corpus.filtering.needs import filter_files
 from gpt.files import write_json
 from gpt.params.project import Params
-from gpt.params.sources import LocalSource, Source
-from gpt.sources.local import content_hash, place_of
+from gpt.sources.local import describe_sources
 
 
 def write_inputs(params: Params, output: Path = paths.INPUTS) -> None:
@@ -24,26 +23,15 @@ def describe_inputs(stage: str, params: Params) -> dict[str, Any]:
     identity: dict[str, Any] = stage_identity(stage)
     match stage:
         case "fetch":
-            return identity | {"sources": _describe(params.fetch.sources)}
+            return identity | {"sources": describe_sources(params.fetch.sources)}
         case "fetch_benchmarks":
-            return identity | {"sources": _describe(params.fetch.benchmarks)}
+            return identity | {"sources": describe_sources(params.fetch.benchmarks)}
         case "prepare":
             files = filter_files(params.prepare)
             return identity | ({"files": files} if files else {})
         case "fetch_weights":
-            from gpt.registry.initial.origin import describe_origin
+            from gpt.registry.initial.origin import describe_origin, named_by_params
 
-            return identity | {"origin": describe_origin(params)}
+            return identity | {"origin": describe_origin(named_by_params(params))}
         case _:
             return identity
-
-
-def _describe(sources: tuple[Source, ...]) -> list[dict[str, Any]]:
-    """Return what decides a source's bytes: not its licence, but the content of the user's own files now."""
-    described = []
-    for source in sources:
-        values = source.model_dump(mode="json", exclude={"licence"})
-        if isinstance(source, LocalSource):
-            values["content"] = content_hash(place_of(source))
-        described.append(values)
-    return described

@@ -1,6 +1,7 @@
 """A model as a folder: model.safetensors, config.json and, in tokenizer/, the tokenizer it was trained with."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,9 +16,12 @@ from gpt.tokens.encoding import Encoding
 from gpt.tokens.tokenizer import load_tokenizer
 
 
-def save_model(model: GPTModel, tokenizer: Path, output: Path) -> None:
+def save_model(
+    model: GPTModel, tokenizer: Path, output: Path, add: Callable[[Path], None] = lambda folder: None
+) -> None:
     """Write weights, configuration and a copy of the tokenizer's folder to `output`, whole or not at all.
 
+    `add` writes what else belongs to it into the folder that becomes `output`.
     Raises `UserError` if the disk does not take the weights.
     """
     with atomic_folder(output) as folder:
@@ -28,6 +32,7 @@ def save_model(model: GPTModel, tokenizer: Path, output: Path) -> None:
             raise UserError(f"{output}: {error}; make room, or make it writable") from None
         write_json(folder / "config.json", model.config.to_dict())
         shutil.copytree(tokenizer, folder / "tokenizer")
+        add(folder)
 
 
 def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[GPTModel, Encoding]:

@@ -187,7 +187,7 @@ class GPTModel(nn.Module):
         positions = cache.begin(T) if cache is not None else positions
         # With a tied head, the embedding's gradient is added to the head's: only the rows of tokens that occurred, not a
         # second table of zeros.
-        sparse = self.out_head is None and torch.is_grad_enabled()
+        sparse = self.out_head is None and torch.is_grad_enabled() and isinstance(self.tok_emb, nn.Embedding)
         x = F.embedding(tokens, self.tok_emb.weight, sparse=sparse)  # (B, T, C)
         table = self.position_table if self.pos_emb is None else self.pos_emb.weight
         if table is not None:

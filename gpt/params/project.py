@@ -31,6 +31,8 @@ _NO_SECRETS = (
     "settings are recorded by DVC, MLflow and the data card: take it out, and give it in the environment"
     " (for a source: ~/.netrc, HF_TOKEN, or FSSPEC_HTTPS and its like)"
 )
+_OF_SEVERAL_KINDS = ("tokenizer", "task", "method")
+"Sections of params.yaml, or of a recipe, whose `kind` decides which keys there are."
 _OF_ONE_KIND = ("mixture",)
 "Lists whose items have no kind."
 MOVED = {
@@ -120,15 +122,20 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 def parse_params(path: Path, text: str) -> Params:
     """Validate the text of a params.yaml; raise `UserError` as `load_params` does. `path` is what messages name."""
+    values = parse_settings(path, text)
+    with explained(path):
+        return Params.model_validate(values)
+
+
+def parse_settings(path: Path, text: str) -> Any:
+    """Return the values of a file of settings, not yet validated; raise `UserError` if it is no YAML or holds a secret."""
     refuse(find_in_settings(str(path), text), _NO_SECRETS)
     try:
-        values = parse_yaml(text)
+        return parse_yaml(text)
     except (YAMLError, ValueError) as error:  # ValueError: a date that is none
         told = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
         tab = "; indent with spaces" if "'\\t'" in told else ""
         raise UserError(f"{path}: not valid YAML: {told}{tab}") from None
-    with explained(path):
-        return Params.model_validate(values)
 
 
 @contextmanager
@@ -162,8 +169,11 @@ def _listed(values: dict[str, str]) -> str:
 
 
 def _key(fault: Any) -> str:
-    # After tokenizer and a source's number pydantic puts the kind, after a name that is wrong itself [key]: no keys of the file.
-    place = [part for number, part in enumerate(fault["loc"]) if (number, fault["loc"][0]) != (1, "tokenizer")]
+    # After a section of several kinds and a source's number pydantic puts the kind, after a name that is wrong itself [key]: none
+    # are keys of the file.
+    place = [
+        part for number, part in enumerate(fault["loc"]) if number != 1 or fault["loc"][0] not in _OF_SEVERAL_KINDS
+    ]
     parts = [
         part
         for of, before, part in zip((None, None, *place), (None, *place), place, strict=False)

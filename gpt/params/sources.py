@@ -110,7 +110,25 @@ class HuggingFaceSource(Section):
         return self.revision
 
 
+class ScriptSource(_Hashed):
+    kind: Literal["script"]
+    name: SourceName
+    script: Text
+    "A Python file of the project, run as `python SCRIPT FILE`: it writes that file, the same bytes each time."
+    requirements: Annotated[tuple[Text, ...], Field(strict=False)]
+    "What it imports, as pip installs it into an environment of its own."
+    member: FileName
+    "What the file is called, by whose ending it is read."
+    sha256: Sha256
+    "Of the file that it writes."
+    licence: Licence
+
+
 Source = Annotated[PypiSource | UrlSource | LocalSource | HuggingFaceSource, Field(discriminator="kind")]
+AnySource = Annotated[
+    PypiSource | UrlSource | LocalSource | HuggingFaceSource | ScriptSource, Field(discriminator="kind")
+]
+"Of labelled data, which a script may make too."
 
 
 class Fetch(Section):

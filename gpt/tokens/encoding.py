@@ -9,6 +9,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
+CHAT_TEMPLATE = "chat_template.jinja"
+"Where the folder of a model's tokenizer keeps how conversations become text, by the name that transformers gives it."
+CHAT_ENDS = ("<|end|>", "<|im_end|>")
+"Special tokens that end a turn, of the templates there are."
+
+
+def chat_end(template: str, encoding: "Encoding") -> str | None:
+    """Return the special token with which a chat template ends an answer; None if that is the end of a document."""
+    return next((name for name in CHAT_ENDS if name in template and name in encoding.special_tokens_set), None)
+
 
 class Encoding(Protocol):
     name: str

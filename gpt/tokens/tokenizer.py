@@ -123,6 +123,32 @@ def save_huggingface(source: Path, end_of_text: str, special_tokens: Sequence[st
         write_json(folder / "tokenizer.json", description | {"sha256": sha256_file(folder / _HUGGINGFACE)})
 
 
+def extend_tokenizer(folder: Path, names: Sequence[str], output: Path, *, by_characters: bool = False) -> Encoding:
+    """Write a tokenizer with further special tokens, whole or not at all: all ids that there were mean what they meant.
+
+    `by_characters` lets each character of a text be tokens of its own. Raises `UserError` if a name is an ordinary token, or for
+    characters of a tokenizer of Hugging Face.
+    """
+    encoding, description = load_tokenizer(folder), read_json(folder / "tokenizer.json", _HINT)
+    new = [name for name in names if name not in encoding.special_tokens_set]
+    if description["kind"] == "huggingface":
+        if by_characters:
+            raise UserError(
+                f"{folder}: is a tokenizer of Hugging Face, which cuts text as it does; set task.cut to tokens"
+            )
+        save_huggingface(folder / _HUGGINGFACE, description["end_of_text"], new, output)
+        return load_tokenizer(output)
+    ranks = _parse_ranks(_read_verified(folder / _RANKS, description["ranks_sha256"]))
+    if taken := [name for name in new if name.encode() in ranks]:
+        raise UserError(f"{folder}: {taken[0]} is an ordinary token of it, and cannot be a special one")
+    special = dict(description["special_tokens"])
+    for name in new:
+        special[name] = len(ranks) + len(special)
+    pattern = CHAR_PATTERN if by_characters else description["pattern"]
+    save_tokenizer(description["kind"], pattern, ranks, special, output)
+    return load_tokenizer(output)
+
+
 def load_tokenizer(folder: Path) -> Encoding:
     """Load a tokenizer from its folder; raise `UserError` if a file is missing or damaged."""
     description = read_json(folder / "tokenizer.json", _HINT, ("kind", "special_tokens", "vocab_size"))

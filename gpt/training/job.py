@@ -4,7 +4,7 @@ Pretraining is one (gpt/training/pretrain.py), each kind of fine-tuning another.
 step and its guard, checkpoints, processes, what MLflow and the terminal are told.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -47,6 +47,11 @@ class Job(Protocol):
     has_benchmarks: bool
     begins_trained: bool
     "Whether its first weights can do something already: its curves begin with what."
+
+    @property
+    def learning_rates(self) -> Mapping[str, float]:
+        """Peaks of modules that do not learn at `train.learning_rate`, by their names."""
+        ...
 
     @property
     def params(self) -> Params:

@@ -54,6 +54,7 @@ class Pretraining:
 
     def __init__(self, params: Params) -> None:
         self.params = params
+        self.learning_rates: dict[str, float] = {}
         self.begins_trained = params.train.init_from != SCRATCH
         self.tokens_per_step = params.train.batch_size * params.model.block_size
 

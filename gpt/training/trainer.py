@@ -62,7 +62,7 @@ class Trainer:
         self.bare_model.checkpoint_activations = launch.activation_checkpointing
         if launch.strategy == "fsdp":
             shard(self.bare_model, accelerator)
-        optimizer = build_optimizer(self.bare_model, self.settings)
+        optimizer = build_optimizer(self.bare_model, self.settings, job.learning_rates)
         self.take_step = TrainStep(
             self.bare_model,
             optimizer,

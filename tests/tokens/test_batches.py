@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gpt.errors import UserError
 from gpt.files import write_json
-from gpt.tokens.batches import Batches, _key, permute
+from gpt.tokens.batches import Batches, permute, round_keys
 from gpt.tokens.shards import TokenReader
 
 SEEDS = st.integers(0, 2**63 - 1)
@@ -36,7 +36,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> TokenReader:
 @given(st.integers(1, 5000), SEEDS, st.integers(0, 1000))
 @settings(deadline=None, max_examples=100)
 def test_a_permutation_maps_every_index_to_one_of_its_own(size: int, seed: int, epoch: int) -> None:
-    found = permute(np.arange(size), size, _key([seed], epoch))
+    found = permute(np.arange(size), size, round_keys([seed], epoch))
     assert sorted(found.tolist()) == list(range(size))
 
 
@@ -45,7 +45,7 @@ def test_a_permutation_maps_every_index_to_one_of_its_own(size: int, seed: int, 
 def test_a_permutation_is_computed_for_one_index_at_a_time(size: int, seed: int, indices: list[int]) -> None:
     """However large the data: a table of 2**62 entries would not fit anywhere."""
     indices = sorted({index % size for index in indices})
-    key = _key([seed], 0)
+    key = round_keys([seed], 0)
     together = permute(np.array(indices), size, key).tolist()
     assert [int(permute(np.array([index]), size, key)[0]) for index in indices] == together
     assert len(set(together)) == len(indices)
@@ -53,7 +53,7 @@ def test_a_permutation_is_computed_for_one_index_at_a_time(size: int, seed: int,
 
 
 def test_a_permutation_looks_random() -> None:
-    counts = Counter(int(permute(np.arange(3), 3, _key([seed], 0)) @ [9, 3, 1]) for seed in range(3000))
+    counts = Counter(int(permute(np.arange(3), 3, round_keys([seed], 0)) @ [9, 3, 1]) for seed in range(3000))
     assert len(counts) == 6
     assert all(350 < count < 650 for count in counts.values())  # 500 expected, standard deviation 20
 

@@ -18,7 +18,7 @@ from gpt.model.storage import load_model, save_model
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import Params, load_params
 from gpt.registry.initial import weights
-from gpt.registry.initial.origin import describe_origin
+from gpt.registry.initial.origin import describe_origin, named_by_params
 from gpt.registry.initial.weights import bring_weights
 from gpt.tokens.batches import Batches
 from gpt.tokens.tokenizer import load_tokenizer
@@ -240,7 +240,7 @@ def test_a_folder_that_is_gone_is_stood_for_by_what_was_brought_of_it(
     params = change(init_from="mine")
     before = bring_weights(params)
     shutil.rmtree("mine")
-    assert describe_origin(params).items() <= before.items()
+    assert describe_origin(named_by_params(params)).items() <= before.items()
     assert bring_weights(params) == before
     assert "no such folder; models/initial holds it, and stands for it" in caplog.text
 

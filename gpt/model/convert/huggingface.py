@@ -18,6 +18,7 @@ from gpt.model.convert.architectures import ACTIVATIONS, ARCHITECTURES, BUFFERS,
 from gpt.model.convert.tokenizer import export_tokenizer, import_tokenizer
 from gpt.model.storage import load_model, save_model
 from gpt.model.transformer import TOKEN_TABLES, GPTConfig, GPTModel
+from gpt.tokens.encoding import CHAT_TEMPLATE, Encoding, chat_end
 from gpt.tokens.tokenizer import load_tokenizer
 
 HINT = "name a folder with config.json, model.safetensors and tokenizer.json, as save_pretrained writes it"
@@ -31,24 +32,18 @@ def export_huggingface(folder: Path, output: Path, card: str = "") -> Architectu
     `gpt generate --temperature 0` does, up to the end of the context: there ours drops the oldest half, and theirs ends.
     Raises `UserError` if no architecture computes the same, or `output` is in use.
     """
-    _refuse_used(output, "name another folder")
+    refuse_used(output, "name another folder")
     model, encoding = load_model(folder)
     config, state = model.config, _without_padding(model)
-    obstacles = {found: found.obstacles(config) for found in ARCHITECTURES}
-    best = min(obstacles, key=lambda found: len(obstacles[found]))
-    if obstacles[best]:
-        nearest = [(found, has) for found, has in obstacles.items() if len(has) == len(obstacles[best])]
-        raise UserError(
-            f"{folder / 'config.json'}: no architecture of transformers computes this; train with what one of these has: "
-            + "; ".join(f"{found.model_type} has {' and '.join(has)}" for found, has in nearest)
-        )
+    best = choose_architecture(config, folder / "config.json")
     if model.position_table is not None:
         state["pos_emb.weight"] = model.position_table  # sinusoidal: the same numbers as a learned table
     settings = {key: value for key, value in best.describe(config, state).items() if value is not None}
     if rope := {key: settings[key] for key in ROPE if key in settings}:
         # transformers 5 reads the object, 4 the single settings, where a missing rope_scaling is not always none.
         settings |= {"rope_parameters": rope, "rope_scaling": None}
-    special = {"bos_token_id": encoding.eot_token, "eos_token_id": encoding.eot_token}
+    ends = _ends(folder / "tokenizer", encoding)
+    special = {"bos_token_id": encoding.eot_token, "eos_token_id": ends if len(ends) > 1 else ends[0]}
     about = {"architectures": [best.class_name], "model_type": best.model_type, "dtype": "float32"} | special
     with atomic_folder(output) as partial:
         try:
@@ -56,11 +51,24 @@ def export_huggingface(folder: Path, output: Path, card: str = "") -> Architectu
         except SafetensorError as error:  # it hides the OSError: a full disk is no bug
             raise UserError(f"{output}: {error}; make room, or make it writable") from None
         write_json(partial / "config.json", about | settings | dict.fromkeys(best.dropout, config.dropout))
-        ends = {"pad_token_id": encoding.eot_token, "do_sample": False, "max_length": config.block_size}
-        write_json(partial / "generation_config.json", special | ends)
+        generation = {"pad_token_id": encoding.eot_token, "do_sample": False, "max_length": config.block_size}
+        write_json(partial / "generation_config.json", special | generation)
         export_tokenizer(folder / "tokenizer", partial, config.block_size)
         if card:
             (partial / "README.md").write_text(card, encoding="utf-8")
+    return best
+
+
+def choose_architecture(config: GPTConfig, file: Path) -> Architecture:
+    """Return the architecture of transformers that computes the same; raise `UserError`, which names the `file`, if none does."""
+    obstacles = {found: found.obstacles(config) for found in ARCHITECTURES}
+    best = min(obstacles, key=lambda found: len(obstacles[found]))
+    if obstacles[best]:
+        nearest = [(found, has) for found, has in obstacles.items() if len(has) == len(obstacles[best])]
+        raise UserError(
+            f"{file}: no architecture of transformers computes this; train with what one of these has: "
+            + "; ".join(f"{found.model_type} has {' and '.join(has)}" for found, has in nearest)
+        )
     return best
 
 
@@ -69,7 +77,7 @@ def import_huggingface(source: Path, output: Path) -> GPTModel:
 
     Raises `UserError` if a file is missing or damaged, the model is not one that GPTModel computes, or `output` is in use.
     """
-    _refuse_used(output, "name another folder with --output")
+    refuse_used(output, "name another folder with --output")
     file = source / "config.json"
     settings = read_json(file, HINT, ["model_type"])
     architecture = next((found for found in ARCHITECTURES if found.model_type == settings["model_type"]), None)
@@ -103,6 +111,13 @@ def import_huggingface(source: Path, output: Path) -> GPTModel:
     return model
 
 
+def _ends(tokenizer: Path, encoding: Encoding) -> list[int]:
+    """Return the ids that end what a model writes: the end of a document and, where it has learned to answer, of a turn."""
+    file = tokenizer / CHAT_TEMPLATE
+    end = chat_end(file.read_text(encoding="utf-8"), encoding) if file.is_file() else None
+    return [encoding.eot_token, *([] if end is None else [encoding.encode_single_token(end)])]
+
+
 def _without_padding(model: GPTModel) -> Tensors:
     """Return a model's weights with a row of the embedding and of the head for each token, and no more."""
     return {
@@ -111,7 +126,7 @@ def _without_padding(model: GPTModel) -> Tensors:
     }
 
 
-def _refuse_used(folder: Path, what_to_do: str) -> None:
+def refuse_used(folder: Path, what_to_do: str) -> None:
     """Raise `UserError` if something is where a folder shall be written: it would be replaced."""
     if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
         raise UserError(f"{folder}: is there already; {what_to_do}, or remove it")

@@ -6,6 +6,7 @@ of a trained BPE the one follows from the other: a token's own merge is the last
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 from gpt.errors import UserError, located
 from gpt.files import read_json, write_json
-from gpt.tokens.encoding import Encoding
+from gpt.tokens.encoding import CHAT_TEMPLATE, Encoding, chat_end
 from gpt.tokens.kinds.huggingface import HuggingFaceEncoding, byte_alphabet
 from gpt.tokens.tokenizer import (
     BPE_PATTERN,
@@ -82,15 +83,20 @@ def export_tokenizer(folder: Path, output: Path, block_size: int) -> None:
     else:
         end_of_text, tokenizer = END_OF_TEXT, _from_ranks(encoding, description, folder)
     write_json(output / "tokenizer.json", tokenizer)
+    end, is_chat = end_of_text, (folder / CHAT_TEMPLATE).is_file()
+    if is_chat:
+        shutil.copyfile(folder / CHAT_TEMPLATE, output / CHAT_TEMPLATE)
+        end = chat_end((folder / CHAT_TEMPLATE).read_text(encoding="utf-8"), encoding) or end_of_text
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": end_of_text,
-        "eos_token": end_of_text,
+        "eos_token": end,
         "pad_token": end_of_text,
         "add_bos_token": True,
         "padding_side": "left",  # new tokens follow the last one of every row
         "truncation_side": "left",  # of a longer prompt the model sees the end
-        "split_special_tokens": True,  # <|endoftext|> spelled out in a text is text, as in our pipeline
+        # <|endoftext|> spelled out in a text is text, as in our pipeline. A chat template writes special tokens as text.
+        "split_special_tokens": not is_chat,
         "clean_up_tokenization_spaces": False,
         "model_max_length": block_size,
     }

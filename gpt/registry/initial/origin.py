@@ -1,7 +1,11 @@
-"""Which weights `train.init_from` names now. An alias is no pure input: it is resolved to its version before any stage runs."""
+"""Which weights `train.init_from`, or a recipe's `base`, names now.
+
+An alias is no pure input: it is resolved to its version before any stage runs.
+"""
 
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +18,72 @@ from gpt.registry.versions import find_version, fixed_version, is_registry_uri
 from gpt.sources.local import content_hash
 from gpt.tracking import store
 
-# A training reads these folders and writes the first: after it, it would have another input, and never be done.
-_OWN = (paths.BASE_MODEL, paths.INITIAL)
-
 Json = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
 
-def describe_origin(params: Params, initial: Path = paths.INITIAL) -> Json:
-    """Return what `train.init_from` names: a registered version by its number, a folder by its content.
+@dataclass(frozen=True)
+class Named:
+    """Weights as somebody names them, and where that is written."""
 
-    Where an alias cannot be looked up or a folder is gone, the weights that are in `initial` already stand for it, with a warning.
+    key: str
+    "As in `params.yaml: train.init_from`."
+    spec: str
+    "A folder, models:/NAME@ALIAS, models:/NAME/VERSION, or scratch."
+    model: str
+    "What `@ALIAS` alone is an alias of."
+    written_by: str
+    "Who writes to the folders that may not be named."
+    own: tuple[Path, ...]
+    "Those folders: who reads what it writes is never done."
+    output: Path
+    "Where the weights are brought to."
+    decided: Path
+    "What `gpt inputs`, or `gpt finetune inputs`, wrote of them."
+
+
+def named_by_params(params: Params, output: Path = paths.INITIAL) -> Named:
+    """Return what `train.init_from` names."""
+    return Named(
+        "params.yaml: train.init_from",
+        params.train.init_from,
+        params.register_.name,
+        "training itself",
+        (paths.BASE_MODEL, paths.INITIAL),
+        output,
+        paths.INPUTS / "fetch_weights.json",
+    )
+
+
+def describe_origin(named: Named) -> Json:
+    """Return what is named: a registered version by its number, a folder by its content.
+
+    Where an alias cannot be looked up or a folder is gone, the weights that were brought already stand for it, with a warning.
     Raises `UserError` if there are none, or for what is neither.
     """
-    named = params.train.init_from
-    if named == SCRATCH:
+    if named.spec == SCRATCH:
         return {"init_from": SCRATCH}
     try:
-        origin = _of_version(params) if is_registry_uri(named) else _of_folder(Path(named).expanduser())
+        origin = _of_version(named) if is_registry_uri(named.spec) else _of_folder(named)
     except _Unknown as error:
-        origin = _as_before(named, initial)
+        origin = _as_before(named)
         if origin is None:
-            raise UserError(f"params.yaml: train.init_from = {named}: {error}{error.advice}") from None
-        logger.warning("train.init_from = %s: %s; %s holds it, and stands for it", named, error, initial)
-    return {"init_from": named, **origin}
+            raise UserError(f"{named.key} = {named.spec}: {error}{error.advice}") from None
+        key = named.key.rpartition(": ")[2]
+        logger.warning("%s = %s: %s; %s holds it, and stands for it", key, named.spec, error, named.output)
+    return {"init_from": named.spec, **origin}
 
 
-def decided_origin(params: Params, inputs: Path = paths.INPUTS) -> Json | None:
+def decided_origin(named: Named) -> Json | None:
     """Return what `gpt inputs` found when DVC began, if DVC runs this; None if a person does.
 
     An alias that has moved since is the next run's: else DVC would remember the new weights as what the old version gives.
     """
-    path = inputs / "fetch_weights.json"
-    if not os.environ.get("DVC_STAGE") or not path.is_file():
+    if not os.environ.get("DVC_STAGE") or not named.decided.is_file():
         return None
-    origin = as_object(as_object(lenient_json(path.read_bytes())).get("origin"))
-    return origin if origin.get("init_from") == params.train.init_from else None
+    origin = as_object(as_object(lenient_json(named.decided.read_bytes())).get("origin"))
+    return origin if origin.get("init_from") == named.spec else None
 
 
 class _Unknown(Exception):
@@ -61,9 +94,8 @@ class _Unknown(Exception):
         self.advice = advice
 
 
-def _of_version(params: Params) -> Json:
-    named, name = params.train.init_from, params.register_.name
-    if version := fixed_version(named, name):
+def _of_version(named: Named) -> Json:
+    if version := fixed_version(named.spec, named.model):
         return {"kind": "version", "name": version[0], "version": version[1]}  # it never changes: nobody is asked
     try:
         client = store.existing_client()
@@ -71,17 +103,18 @@ def _of_version(params: Params) -> Json:
         raise _Unknown(str(error)) from error
     try:
         with store.store_errors():
-            found = find_version(client, named, name)
+            found = find_version(client, named.spec, named.model)
     except store.StoreFailed as error:  # after it had answered that it is there
         raise _Unknown(str(error)) from error
     return {"kind": "version", "name": found.name, "version": int(found.version)}
 
 
-def _of_folder(folder: Path) -> Json:
-    if any(folder.resolve() == own.resolve() for own in _OWN):
+def _of_folder(named: Named) -> Json:
+    folder = Path(named.spec).expanduser()
+    if any(folder.resolve() == own.resolve() for own in named.own):
         raise UserError(
-            f"params.yaml: train.init_from = {folder}: training itself writes there; copy the model to another folder, or"
-            " register it and name models:/NAME/VERSION"
+            f"{named.key} = {folder}: {named.written_by} writes there; copy the model to another folder, or register it and name"
+            " models:/NAME/VERSION"
         )
     there = folder_of(folder)
     if not there.is_dir():
@@ -95,12 +128,12 @@ def folder_of(named: Path) -> Path:
     return named if named.exists() else paths.kept(named)
 
 
-def _as_before(named: str, initial: Path) -> Json | None:
+def _as_before(named: Named) -> Json | None:
     """Return what source.json says of the weights that were brought for the same name, None if there are none."""
-    if not (initial / paths.INITIAL_SOURCE).is_file():
+    if not (named.output / paths.INITIAL_SOURCE).is_file():
         return None
-    source = read_json(initial / paths.INITIAL_SOURCE, "run `gpt fetch weights` again")
-    return origin_of(source) if source.get("init_from") == named else None
+    source = read_json(named.output / paths.INITIAL_SOURCE, "run `gpt fetch weights` again")
+    return origin_of(source) if source.get("init_from") == named.spec else None
 
 
 def origin_of(source: Json) -> Json | None:

@@ -1,5 +1,7 @@
 """`gpt fetch weights`: what `train.init_from` names, brought to models/initial in one form, so that training depends on bytes.
 
+A recipe's base model is brought by the same functions.
+
 That is a model folder as models/base is, with `source.json` beside it and, if `train.init_optimizer` asks for it, the optimizer's
 state. Of scratch it is `source.json` alone.
 """
@@ -7,6 +9,7 @@ state. Of scratch it is `source.json` alone.
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from gpt.model.storage import load_model
 from gpt.model.transformer import TOKEN_TABLES, GPTConfig
 from gpt.params.project import Params
 from gpt.params.training import SCRATCH
-from gpt.registry.initial.origin import decided_origin, describe_origin, folder_of
+from gpt.registry.initial.origin import Named, decided_origin, describe_origin, folder_of, named_by_params
 from gpt.registry.versions import find, model_folder
 from gpt.sources.local import content_hash
 from gpt.tokens.tokenizer import tokenizer_id
@@ -42,51 +45,62 @@ def bring_weights(params: Params, output: Path = paths.INITIAL) -> Json:
 
     Raises `UserError` if they are not there, damaged, of a kind that is not known, or do not fit section `model`.
     """
-    origin = decided_origin(params) or describe_origin(params, output)
-    if (known := _already_there(origin, params, output)) is not None:
-        check_initial(params, output, tokenizer=None)
+    return bring(
+        named_by_params(params, output),
+        lambda folder: check_initial(params, folder, tokenizer=None),  # the project's may be made later
+        wants_optimizer=params.train.init_optimizer,
+    )
+
+
+def bring(named: Named, check: Callable[[Path], None], *, wants_optimizer: bool = False) -> Json:
+    """Fill `named.output` with the weights that are named, unless it holds them already; return what its source.json says.
+
+    `check` raises `UserError` for a folder whose weights do not fit, and then nothing is changed.
+    """
+    origin = decided_origin(named) or describe_origin(named)
+    if (known := _already_there(origin, wants_optimizer, named.output)) is not None:
+        check(named.output)
         return known
-    with atomic_folder(output) as folder:
-        source = origin | _fill(folder, origin, params)
-        _check_unchanged(origin)
+    with atomic_folder(named.output) as folder:
+        source = origin | _fill(folder, origin, named, wants_optimizer)
+        _check_unchanged(origin, named)
         write_json(folder / paths.INITIAL_SOURCE, source)
         if origin["init_from"] != SCRATCH:
-            check_initial(params, folder, tokenizer=None)  # the project's may be made later
+            check(folder)
     return source
 
 
-def _already_there(origin: Json, params: Params, output: Path) -> Json | None:
+def _already_there(origin: Json, wants_optimizer: bool, output: Path) -> Json | None:
     """Return what source.json says if `output` holds these very weights, whole; None if it does not."""
     try:
         known = json.loads((output / paths.INITIAL_SOURCE).read_text(encoding="utf-8"))
-        same = origin.items() <= known.items() and (known["optimizer"] is not None) == params.train.init_optimizer
+        same = origin.items() <= known.items() and (known["optimizer"] is not None) == wants_optimizer
         return known if same and sha256_file(output / WEIGHTS) == known["weights_sha256"] else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _check_unchanged(origin: Json) -> None:
+def _check_unchanged(origin: Json, named: Named) -> None:
     """Raise `UserError` if a folder is not any more what it was when its content was hashed: the copy may be of neither."""
     if origin.get("kind") == "folder" and content_hash(folder_of(Path(origin["path"]))) != origin["content"]:
         raise UserError(
-            f"params.yaml: train.init_from = {origin['init_from']}: has changed while it was looked at and copied; run this again"
+            f"{named.key} = {named.spec}: has changed while it was looked at and copied; run this again"
             " once nothing writes there (of a run that trains, name one of its checkpoints)"
         )
 
 
-def _fill(folder: Path, origin: Json, params: Params) -> Json:
+def _fill(folder: Path, origin: Json, named: Named, wants_optimizer: bool) -> Json:
     """Write the weights to the new folder `folder`; return what is known about them."""
-    wants_optimizer = params.train.init_optimizer
     match origin.get("kind"):
         case None:
             return {}
         case "version":
-            about = _bring_version(folder, origin["name"], origin["version"])
+            about = _bring_version(folder, origin["name"], origin["version"], named)
         case _:
             place = folder_of(Path(origin["path"]))
             if checkpoint := _find_checkpoint(place):
                 return _bring_checkpoint(folder, checkpoint, wants_optimizer)
-            about = _bring_model(folder, place)
+            about = _bring_model(folder, place, named)
     if wants_optimizer:
         raise UserError(
             f"params.yaml: train.init_optimizer = true: {origin['init_from']} is a model without its optimizer's state; only a"
@@ -96,14 +110,12 @@ def _fill(folder: Path, origin: Json, params: Params) -> Json:
     return about | hashes | {"optimizer": None}
 
 
-def _bring_version(folder: Path, name: str, number: int) -> Json:
+def _bring_version(folder: Path, name: str, number: int, named: Named) -> Json:
     client = store.existing_client()
     with store.store_errors():
         version = find(client, name, number)
         if version is None:
-            raise UserError(
-                f"params.yaml: train.init_from: there is no models:/{name}/{number} in {client.tracking_uri}"
-            )
+            raise UserError(f"{named.key}: there is no models:/{name}/{number} in {client.tracking_uri}")
         shutil.copytree(model_folder(client, version), folder, dirs_exist_ok=True)
     return {
         "uri": f"models:/{name}/{number}",
@@ -112,10 +124,10 @@ def _bring_version(folder: Path, name: str, number: int) -> Json:
     }
 
 
-def _bring_model(folder: Path, place: Path) -> Json:
+def _bring_model(folder: Path, place: Path, named: Named) -> Json:
     """Copy a model folder, or convert Hugging Face's."""
     if not (place / CONFIG).is_file():
-        raise UserError(f"params.yaml: train.init_from = {place}: holds no {CONFIG}; name {_KINDS}")
+        raise UserError(f"{named.key} = {place}: holds no {CONFIG}; name {_KINDS}")
     config = read_json(place / CONFIG, f"name {_KINDS}")
     if "model_type" in config:
         with tempfile.TemporaryDirectory(dir=folder) as temporary:

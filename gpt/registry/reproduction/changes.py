@@ -13,7 +13,7 @@ from gpt import code, git, paths
 from gpt.errors import UserError
 from gpt.files import parse_yaml
 from gpt.params.project import PARAMS_FILE, load_params
-from gpt.registry.initial.origin import describe_origin, origin_of
+from gpt.registry.initial.origin import describe_origin, named_by_params, origin_of
 from gpt.registry.lineage import NONE, REQUIREMENTS_LOCK
 from gpt.registry.packages import installed_packages, locked_packages
 from gpt.registry.record import Record
@@ -189,7 +189,7 @@ def _initial_weights(record: Json, project: Path) -> Iterator[str]:
     if before is None or _read_params(project)["train"].get("init_from") != start["init_from"]:
         return
     try:
-        now = describe_origin(load_params(project / PARAMS_FILE), project / paths.INITIAL)
+        now = describe_origin(named_by_params(load_params(project / PARAMS_FILE), project / paths.INITIAL))
     except UserError as error:
         yield str(error)
         return

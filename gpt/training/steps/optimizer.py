@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,12 +17,21 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
 
 
-def build_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, settings: Train, learning_rates: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
     """Return AdamW (Loshchilov and Hutter 2019), or Muon for the blocks' matrices and AdamW for everything else.
 
-    Matrices and embeddings decay, gains and biases do not.
+    Matrices and embeddings decay, gains and biases do not. `learning_rates` are the peaks of modules that have one of their own.
     """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    own = {
+        name: rate
+        for name, _ in trained
+        for module, rate in (learning_rates or {}).items()
+        if name.startswith(f"{module}.")
+    }
+    named = [(name, parameter) for name, parameter in trained if name not in own]
     hidden = (
         {name for name, p in named if p.dim() == 2 and "trf_blocks" in name} if settings.optimizer == "muon" else set()
     )
@@ -32,6 +41,10 @@ def build_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
         {"params": [p for name, p in named if p.dim() >= 2 and name not in hidden], **adamw, **decay},
         {"params": [p for _, p in named if p.dim() < 2], **adamw, "weight_decay": 0.0},
     ]
+    for rate in sorted(set(own.values())):
+        parts = [parameter for name, parameter in trained if own.get(name) == rate]
+        groups.append({"params": parts, "peak_lr": rate, "lr": rate, "weight_decay": 0.0})
+    groups = [group for group in groups if group["params"]]
     betas = (settings.beta1, settings.beta2)
     # fused: one kernel over all parameters instead of many small ones.
     if not hidden:

@@ -11,7 +11,7 @@ from gpt.commands.inputs import describe_inputs
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_file, write_json
 from gpt.params.project import Params, load_params
-from gpt.registry.initial.origin import describe_origin
+from gpt.registry.initial.origin import describe_origin, named_by_params
 from gpt.registry.initial.weights import bring_weights
 from gpt.registry.package import register
 from gpt.registry.record import read_record
@@ -38,10 +38,10 @@ def test_an_alias_is_the_version_that_it_names_now_and_a_number_is_nobodys_to_lo
     }  # fmt: skip
     register_model(project, steps=6)
     assert describe_inputs("fetch_weights", params)["origin"]["version"] == 2, "so dvc repro brings the other"
-    assert describe_origin(start_from(project, "@candidate"))["version"] == 2, "of register.name"
+    assert describe_origin(named_by_params(start_from(project, "@candidate")))["version"] == 2, "of register.name"
     (project / "mlflow.db").rename(project / "away.db")
-    assert describe_origin(start_from(project, f"models:/{NAME}/1"))["version"] == 1
-    assert describe_origin(start_from(project, "scratch")) == {"init_from": "scratch"}
+    assert describe_origin(named_by_params(start_from(project, f"models:/{NAME}/1")))["version"] == 1
+    assert describe_origin(named_by_params(start_from(project, "scratch"))) == {"init_from": "scratch"}
 
 
 def test_under_dvc_the_version_is_the_one_that_was_found_when_it_began(
@@ -66,11 +66,11 @@ def test_without_its_store_an_alias_is_what_was_brought_for_it(project: Path, ca
     params = start_from(project, named)
     brought = bring_weights(params)
     (project / "mlflow.db").rename(project / "away.db")
-    assert describe_origin(params).items() <= brought.items()
+    assert describe_origin(named_by_params(params)).items() <= brought.items()
     assert f"train.init_from = {named}: " in caplog.text and "models/initial holds it, and stands for it" in caplog.text
     assert bring_weights(params) == brought
     with pytest.raises(UserError, match=r"train.init_from = models:/other@champion: .*mlflow.db: not there yet"):
-        describe_origin(start_from(project, "models:/other@champion"))
+        describe_origin(named_by_params(start_from(project, "models:/other@champion")))
 
 
 @pytest.mark.slow
@@ -87,18 +87,18 @@ def test_of_a_server_that_fails_after_it_has_answered_an_alias_is_what_was_broug
         with closing(sqlite3.connect(project / "mlflow.db")) as database:
             database.execute("ALTER TABLE registered_model_aliases RENAME TO away")
         store.check_reachable(address)  # it is there, and answers
-        assert describe_origin(params).items() <= brought.items()
+        assert describe_origin(named_by_params(params)).items() <= brought.items()
         assert "models/initial holds it, and stands for it" in caplog.text
         assert bring_weights(params) == brought
         with pytest.raises(UserError, match=f"train.init_from = models:/{NAME}@champion: {address}: .*503"):
-            describe_origin(start_from(project, f"models:/{NAME}@champion"))
+            describe_origin(named_by_params(start_from(project, f"models:/{NAME}@champion")))
         with closing(sqlite3.connect(project / "mlflow.db")) as database:
             database.execute("ALTER TABLE away RENAME TO registered_model_aliases")
         with pytest.raises(UserError, match=r"it has version 1 of small-gpt"):
-            describe_origin(start_from(project, f"models:/{NAME}@champion"))
+            describe_origin(named_by_params(start_from(project, f"models:/{NAME}@champion")))
         store.client().delete_registered_model_alias(NAME, "candidate")
         with pytest.raises(UserError, match=r"it has version 1 of small-gpt"):
-            describe_origin(start_from(project, named))  # that there is none is an answer
+            describe_origin(named_by_params(start_from(project, named)))  # that there is none is an answer
 
 
 def test_what_is_brought_are_the_versions_bytes(project: Path) -> None:

@@ -1,0 +1,101 @@
+"""Commands that fine-tune a model by a recipe, `finetuning/NAME.yaml`: the stages of finetuning/dvc.yaml."""
+
+from pathlib import Path
+
+import click
+
+from gpt.addresses import mlflow_address
+from gpt.commands.line.arguments import TEXT, FromHere
+from gpt.commands.line.command import Group, command
+
+_recipe = click.argument("recipe", type=TEXT, help="its name, as in finetuning/NAME.yaml")
+
+
+@command(examples=["gpt finetune inputs spam  # dvc repro calls it before it compares"])
+@_recipe
+def inputs(recipe: str) -> int:
+    """write down, for DVC, what the stages of a recipe compute with: its base model's version, code, versions of libraries"""
+    from gpt.finetuning.finetune import write_inputs
+    from gpt.finetuning.places import Places
+    from gpt.params.project import load_params
+
+    write_inputs(recipe, load_params())
+    print(f"{Places(recipe).inputs}: written")
+    return 0
+
+
+@command(examples=["gpt finetune data spam"])
+@_recipe
+def data(recipe: str) -> int:
+    """bring a recipe's base model and labelled data, and turn these into tokens"""
+    from gpt.finetuning.finetune import make_data
+    from gpt.params.project import load_params
+
+    report = make_data(recipe, load_params())
+    for split, about in report["splits"].items():
+        each = ", ".join(f"{count:,} {name}" for name, count in about["of_each"].items() if name)
+        print(f"{split}: {about['examples']:,} examples, {about['tokens']:,} tokens" + (f" ({each})" if each else ""))
+    for reason, count in report["left_out"].items():
+        print(f"  {count:,} left out: {reason}")
+    return 0
+
+
+@command(examples=["gpt finetune train spam"])
+@_recipe
+def train(recipe: str) -> int:
+    """train what a recipe says, going on from its last checkpoint"""
+    from gpt.params.finetuning import load_recipe
+    from gpt.params.project import load_params
+
+    params = load_params()
+    load_recipe(recipe)
+    mlflow_address()
+    from gpt.processes.owner import watch_owner
+
+    watch_owner()
+    from gpt.processes.launch import check_launch, needs_workers
+
+    check_launch(params)
+    advice = "params.yaml: lower launch.micro_batch_size, or train.batch_size of the recipe (which changes the result)"
+    if needs_workers(params.launch):
+        from gpt.processes.workers import run_workers
+
+        return run_workers(params.launch, ["-m", "gpt.commands.worker", "finetune", "train", recipe], advice)
+    from gpt.finetuning.finetune import finetune
+    from gpt.memory import told_if_out_of_memory
+
+    with told_if_out_of_memory(advice):
+        finetune(recipe, params)
+    return 0
+
+
+@command(examples=["gpt finetune evaluate spam"])
+@_recipe
+def evaluate(recipe: str) -> int:
+    """judge a fine-tuned model on its test examples, and write finetuning/NAME/evaluation.json"""
+    from gpt.finetuning.judging.evaluate import evaluate, main_figures
+
+    for name, figure in main_figures(evaluate(recipe)).items():
+        print(f"{name.replace('_', ' ')}: {figure:.4f}")
+    return 0
+
+
+@command(examples=["gpt finetune export chat export/chat  # of method.kind: lora; PEFT loads export/chat/adapter"])
+@_recipe
+@click.argument("folder", type=FromHere("dir"), metavar="DIR", help="the folder to make")
+def export(recipe: str, folder: Path) -> int:
+    """write a recipe's adapters as PEFT loads them, with the base model as transformers loads it"""
+    from gpt.finetuning.methods.peft import export_peft
+    from gpt.finetuning.places import Places
+
+    places = Places(recipe)
+    export_peft(places.model, places.base, folder)
+    print(f"{folder / 'adapter'}: PeftModel.from_pretrained loads it, on {folder / 'base'}")
+    return 0
+
+
+FINETUNE = Group(
+    "finetune",
+    "teach a trained model from labelled data, as finetuning/NAME.yaml says",
+    {"Commands": (inputs, data, train, evaluate, export)},
+)

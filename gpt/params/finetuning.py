@@ -1,0 +1,212 @@
+"""A recipe of fine-tuning: `finetuning/NAME.yaml`. Which base model learns what from which labelled data, and how.
+
+Where it runs (`launch`) and what its versions are called after (`register.name`) stand in params.yaml, as for the base model.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from gpt.errors import UserError
+from gpt.params.project import explained, parse_settings
+from gpt.params.sources import AnySource
+from gpt.params.types import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Text,
+    not_empty,
+)
+
+FOLDER = Path("finetuning")
+"Where recipes lie, and in a folder of its name each what is made by it."
+
+Form = Literal["messages", "alpaca", "prompt_completion", "preference", "text_label", "chitchat"]
+TrainOn = Literal["last_answer", "all_answers", "everything"]
+# What a form has, by the names that `data.fields` may map to those of the files.
+FIELDS: dict[str, tuple[str, ...]] = {
+    "messages": ("messages", "tools"),
+    "alpaca": ("instruction", "input", "output"),
+    "prompt_completion": ("prompt", "completion", "task"),
+    "preference": ("prompt", "chosen", "rejected"),
+    "text_label": ("text", "label"),
+    "chitchat": ("messages",),
+}
+_OF_TASK: dict[str, tuple[Form, ...]] = {
+    "instruct": ("messages", "alpaca", "prompt_completion", "chitchat"),
+    "classify": ("text_label",),
+    "preference": ("preference",),
+}
+
+
+class Data(Section):
+    sources: Annotated[tuple[AnySource, ...], Field(strict=False), AfterValidator(not_empty)]
+    "Files of examples: JSONL, JSON or CSV, told by their names."
+    form: Form
+    "messages: OpenAI's; alpaca: instruction, input, output; chitchat: the package chitchat-dataset."
+    fields: dict[str, Text]
+    "What the files call a field of the form, where it is another name, as in {label: spam}."
+    labels: dict[str, Text]
+    "Names of classes, where the files have others, as in {'0': ham, '1': spam}."
+    group: str
+    'Field by which examples stay together in one split, as all of one customer do; "": each stands for itself.'
+    deduplicate: Literal["normalized", "exact", "none"]
+    "Examples that ask the same are one: normalized takes no notice of case and punctuation."
+    balance: bool
+    "Leave out examples until all classes, or tasks, have as many as the smallest."
+    validation_fraction: Fraction
+    test_fraction: Fraction
+    split_seed: NonNegativeInt
+    "Which examples are held out: their text and this decide."
+    limit: NonNegativeInt
+    "Training examples that are used; 0: all."
+    repeat: dict[str, PositiveInt]
+    "How often an epoch has those of a class, or a task, as in {sums: 4}; of the others once."
+    too_long: Literal["error", "drop", "crop", "split"]
+    "Examples of more tokens than the context: crop keeps a text's beginning, a conversation's end; split makes several of one."
+
+    @model_validator(mode="after")
+    def _fields_are_of_the_form(self) -> Self:
+        if unknown := sorted(set(self.fields) - set(FIELDS[self.form])):
+            raise ValueError(f"fields: {self.form} has no {', '.join(unknown)}; it has {', '.join(FIELDS[self.form])}")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction and test_fraction leave nothing to train on; lower them")
+        return self
+
+
+class _Conversing(Section):
+    template: Literal["turns", "chatml"]
+    "How a conversation becomes one text: gpt/finetuning/templates/. Its special tokens are added to the tokenizer."
+    cut: Literal["tokens", "characters"]
+    "characters: each is a token of its own, for tasks on letters and digits."
+
+
+class Instruct(_Conversing):
+    kind: Literal["instruct"]
+    train_on: TrainOn
+    "Which text has a loss: the assistant's last answer, all of its answers with their ends, or everything."
+
+
+class Classify(Section):
+    kind: Literal["classify"]
+    head_learning_rate: PositiveFloat
+    "Of the head, which begins at zero; it rises and falls as train.learning_rate does."
+
+
+class Preference(_Conversing):
+    kind: Literal["preference"]
+    beta: PositiveFloat
+    "Of DPO (Rafailov et al. 2023): how dear it is to move away from the base model."
+
+
+class Full(Section):
+    kind: Literal["full"]
+
+
+class Lora(Section):
+    kind: Literal["lora"]
+    rank: PositiveInt
+    alpha: PositiveFloat
+    "What the adapters add is multiplied by alpha / rank."
+    dropout: Fraction
+    "Of what goes into the adapters."
+
+
+class Head(Section):
+    kind: Literal["head"]
+
+
+class LastBlocks(Section):
+    kind: Literal["last_blocks"]
+    blocks: PositiveInt
+    "Trained with the last norm and the head; the rest stays as the base model has it."
+
+
+class FineTrain(Section):
+    optimizer: Literal["adamw", "muon"]
+    learning_rate: PositiveFloat
+    min_lr: NonNegativeFloat
+    muon_learning_rate: PositiveFloat
+    schedule: Literal["cosine", "wsd"]
+    warmup_fraction: Fraction
+    decay_fraction: Annotated[float, Field(gt=0, le=1)]
+    weight_decay: NonNegativeFloat
+    beta1: Fraction
+    beta2: Fraction
+    grad_clip: NonNegativeFloat
+    skip_sigma: NonNegativeFloat
+    max_skips: PositiveInt
+    max_rollbacks: NonNegativeInt
+    epochs: PositiveFloat
+    "How often each training example is seen; steps follow from it."
+    batch_size: PositiveInt
+    "Examples per optimizer step, over all processes; of instructions, packed sequences."
+    dropout: Fraction
+    "In the model while it is fine-tuned."
+    precision: Literal["fp32", "tf32", "bf16", "fp16"]
+    log_interval: PositiveInt
+    evaluations: PositiveInt
+    "Measurements on the validation examples, evenly over the run."
+    checkpoint_interval: PositiveInt
+    checkpoint_keep_last: PositiveInt
+
+
+class Judge(Section):
+    max_new_tokens: PositiveInt
+    "Of an answer."
+    answers: NonNegativeInt
+    "Test prompts that are answered, always the same ones; 0: all."
+    samples: NonNegativeInt
+    "Of them, those that the report shows."
+
+
+class Recipe(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    "Decides new weights, data order and dropout."
+    base: Text
+    "The model that is fine-tuned: a folder, models:/NAME@ALIAS or models:/NAME/VERSION."
+    block_size: NonNegativeInt
+    "Longest context in tokens; 0: the base model's. Another one needs positions that are computed (rotary, sinusoidal)."
+    data: Data
+    task: Annotated[Instruct | Classify | Preference, Field(discriminator="kind")]
+    method: Annotated[Full | Lora | Head | LastBlocks, Field(discriminator="kind")]
+    train: FineTrain
+    judge: Judge
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        allowed = _OF_TASK[self.task.kind]
+        if self.data.form not in allowed:
+            raise ValueError(
+                f"task.kind = {self.task.kind} cannot learn from data.form = {self.data.form}; it takes {', '.join(allowed)}"
+            )
+        if self.method.kind == "head" and self.task.kind != "classify":
+            raise ValueError(
+                f"method.kind = head trains a classifier's head, and task.kind = {self.task.kind} has none; use full, lora or"
+                " last_blocks"
+            )
+        return self
+
+
+def recipe_file(name: str) -> Path:
+    """Return where a recipe lies; raise `UserError` that names those there are if it is not there."""
+    path = FOLDER / f"{name}.yaml"
+    if path.is_file():
+        return path
+    there = sorted(file.stem for file in FOLDER.glob("*.yaml") if file.stem != "dvc")
+    raise UserError(f"{path}: no such recipe; there are {', '.join(there) or 'none'}")
+
+
+def load_recipe(name: str) -> Recipe:
+    """Read and validate a recipe; raise `UserError` that names every faulty key."""
+    path = recipe_file(name)
+    try:
+        values = parse_settings(path, path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    with explained(path):
+        return Recipe.model_validate(values)
