@@ -4,14 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-slow verify lint docs ui schedule bench lock clean moved
+.PHONY: help demo finetune-demo test test-slow verify lint docs ui schedule bench lock clean moved
 .DEFAULT_GOAL := demo
 
 help:  ## show what there is to make
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf 'make %-10s  %s\n' "$$name" "$$text"; done
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf 'make %-13s  %s\n' "$$name" "$$text"; done
 
 demo: $(STAMP)  ## set everything up and run the pipeline: data, training, evaluation, registration
 	$(BIN)/python -m flows.pretrain
+
+finetune-demo: $(STAMP)  ## fine-tune the demo's model: spam or not, and four short tasks
+	@test -f models/base/model.safetensors || $(MAKE) --no-print-directory demo
+	$(BIN)/python -m flows.finetune spam
+	$(BIN)/python -m flows.finetune tasks
 
 # Tests take turns on two processes, as most of them wait for one that starts: by file, for what its tests share; slow ones one by one.
 # Types are checked meanwhile: a minute of one process, which the tests leave idle that often.

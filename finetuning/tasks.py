@@ -1,12 +1,12 @@
 """Short tasks with exact answers, made by reasoning-gym: `python tasks.py FILE` writes them as JSON lines.
 
-Run by the source of finetuning/tasks.yaml in an environment of its own, as the package pins other versions than the project. Prompts
-are shorter than the package's own, which explain each task anew; answers are those that its scorers take for right.
+Run by the source of finetuning/tasks.yaml in an environment of its own, as the package pins other versions than the project has.
+Prompts are shorter than the package's own, which explain each task anew; answers are those that its scorers take for right.
 """
 
 import json
 import sys
-from collections.abc import Iterator
+from pathlib import Path
 
 from reasoning_gym.algorithmic.word_sorting import TextTransformation
 from reasoning_gym.factory import create_dataset
@@ -25,7 +25,7 @@ DIRECTIONS = {"ascending": "up", "descending": "down"}
 
 
 def main(path: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
+    with Path(path).open("w", encoding="utf-8") as file:
         for task, (size, settings) in TASKS.items():
             for entry in create_dataset(task, seed=SEED, size=size, **settings):
                 prompt, completion = short(task, entry)
@@ -43,7 +43,7 @@ def short(task: str, entry: dict) -> tuple[str, str]:
         case "number_sorting":
             given, answer = about["original_numbers"], about["sorted_numbers"]
         case _:
-            return f"{about['expression']} =", entry["answer"]
+            return about["expression"].replace(" ", ""), entry["answer"]
     return " ".join([DIRECTIONS[about["direction"]], *given]), " ".join(answer)
 
 

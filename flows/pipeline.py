@@ -1,6 +1,7 @@
-"""The flow: every stage of dvc.yaml through DVC, then the registry, then what a person wants to see in Prefect's UI.
+"""The flows. What changes a result is no parameter of theirs, but in params.yaml, or in a recipe of fine-tuning.
 
-It has no parameters: whatever changes a result is in params.yaml.
+`pretrain`: every stage of dvc.yaml through DVC, then the registry, then what a person wants to see in Prefect's UI. `finetune`: the
+stages of a recipe. `reproduce`: a registered version made again and compared by `gpt reproduce`; Prefect records the verdict.
 """
 
 import json
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 from prefect.states import Completed, Failed
@@ -16,6 +18,9 @@ from prefect.states import Completed, Failed
 from flows.artifacts import publish
 from flows.stages import StageError, explain, run_logged, run_stage
 from gpt.errors import UserError
+from gpt.files import read_json
+from gpt.finetuning.places import Places
+from gpt.params.finetuning import FOLDER, recipe_file
 from gpt.registry.disclosure import check_project
 from gpt.secrets.hiding import guard_output
 
@@ -24,6 +29,11 @@ STAGES = (
     "inputs", "fetch", "fetch_benchmarks", "fetch_weights", "prepare", "tokenizer", "tokenize", "data_card", "pretrain",
     "evaluate", "report",
 )  # fmt: skip
+
+
+# Those of finetuning/dvc.yaml, of each recipe.
+RECIPE_STAGES = ("finetune_inputs", "finetune_data", "finetune", "evaluate_finetuned")
+_DIFFERS = 1  # the exit code of `gpt reproduce`, if a verdict was printed
 
 
 @flow(name="pretrain", persist_result=False)
@@ -53,6 +63,54 @@ def register() -> State:
     if exit_code != 0:
         return Failed(message=str(error := explain("register", exit_code, said)), data=error)
     return Completed(message="Registered", data=last_object(said))
+
+
+@flow(name="finetune", flow_run_name="{recipe}", persist_result=False)
+def finetune(recipe: str) -> dict[str, Any] | State:
+    """Fine-tune a model as finetuning/RECIPE.yaml says and judge it; return its main figures."""
+    guard_output()  # a deployed flow begins here
+    try:
+        places = Places(recipe)
+        recipe_file(recipe)
+    except UserError as error:
+        return Failed(message=str(error), data=StageError("finetune", str(error), exit_code=2))
+    for name in RECIPE_STAGES:
+        state = run_stage(f"{FOLDER / 'dvc.yaml'}:{name}@{recipe}", return_state=True)
+        if not state.is_completed():
+            return _same_failure(state)
+    return read_json(places.metrics, "run `gpt finetune evaluate`")["test"]
+
+
+@flow(name="reproduce", persist_result=False)
+def reproduce(model: str = "@champion") -> dict[str, Any] | State:
+    """Make a version again from its record and return the verdict; a version that differs is a failed run."""
+    guard_output()  # a deployed flow begins here
+    state = make_again(model, return_state=True)
+    result: Any = state.result(raise_on_failure=False)
+    return result if state.is_completed() else Failed(message=state.message, data=result)
+
+
+@task(name="make again", task_run_name="{model}", cache_policy=NO_CACHE, persist_result=False)
+def make_again(model: str) -> State:
+    """Run `gpt reproduce`, which goes on where it was stopped; carry the JSON object that it ends with."""
+    command = [str(Path(sys.prefix) / "bin" / "gpt"), "reproduce", model, "--json"]
+    exit_code, said = run_logged(command)
+    if exit_code == 0:
+        verdict = last_object(said)
+        _show(verdict, "identical")
+        return Completed(message=f"{verdict['model']}: identical", data=verdict)
+    if exit_code == _DIFFERS and any(line.startswith('{"model"') for line in said):
+        verdict = last_object(said)
+        message = f"{verdict['model']}: differs, first in: {verdict['first']}"
+        _show(verdict, "differs")
+        return Failed(message=message, data=StageError("reproduce", message, exit_code))
+    return Failed(message=str(error := explain("reproduce", exit_code, said)), data=error)
+
+
+def _show(verdict: dict[str, Any], word: str) -> None:
+    lines = [f"**{verdict['model']}: {word}**", "", f"weights `{verdict['weights_sha256']}`, on {verdict['host']}", ""]
+    lines += [f"- {line}" for line in (*verdict["details"], *verdict["reasons"])]
+    create_markdown_artifact(key="reproduced", markdown="\n".join(lines), description=verdict["model"])
 
 
 def last_object(said: list[str]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Commands that make and look at data: from the sources of params.yaml to tokens."""
 
+import os
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -129,6 +131,7 @@ def diff(revision: str) -> int:
         "gpt tokens show",
         "gpt tokens show --step 100 --sequences 4",
         "gpt tokens show --split validation --ids  # a line for each token",
+        "gpt tokens show --finetune chat  # of a recipe, with the tokens that have a loss",
     ]
 )
 @click.option("--split", type=OneOf("train", "validation", "test"), default="train", help="default: train")
@@ -141,12 +144,23 @@ def diff(revision: str) -> int:
     help="how many of the batch, or documents of a held-out split (default: 2)",
 )
 @click.option("--ids", is_flag=True, help="print every token's id and text in a line of its own")
-def show(split: str, step: int | None, sequences: int, ids: bool) -> int:
+@click.option("--finetune", type=TEXT, metavar="NAME", help="the examples of a recipe, finetuning/NAME.yaml")
+def show(split: str, step: int | None, sequences: int, ids: bool, finetune: str | None) -> int:
     """print training sequences or held-out documents token by token, as the model sees them"""
     from gpt import paths
     from gpt.params.project import load_params
 
     params = load_params()
+    if finetune is not None:
+        if split != "train":
+            raise UserError("--split: of a recipe the training examples are shown; leave it out with --finetune")
+        from gpt.finetuning.display import show_batch  # imports torch
+        from gpt.finetuning.finetune import find_job
+
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        for line in show_batch(find_job(finetune, params), step or 0, sequences, colour=colour, ids=ids):
+            print(line)
+        return 0
     if split != "train" and step is not None:
         raise UserError(f"--step: only the train split has batches; leave it out with --split {split}")
     from gpt.tokens import display  # imports torch

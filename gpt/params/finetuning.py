@@ -3,6 +3,7 @@
 Where it runs (`launch`) and what its versions are called after (`register.name`) stand in params.yaml, as for the base model.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -195,7 +196,7 @@ class Recipe(Section):
 def recipe_file(name: str) -> Path:
     """Return where a recipe lies; raise `UserError` that names those there are if it is not there."""
     path = FOLDER / f"{name}.yaml"
-    if path.is_file():
+    if path.is_file() and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and name != "dvc":
         return path
     there = sorted(file.stem for file in FOLDER.glob("*.yaml") if file.stem != "dvc")
     raise UserError(f"{path}: no such recipe; there are {', '.join(there) or 'none'}")

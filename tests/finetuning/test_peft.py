@@ -59,7 +59,7 @@ def test_pefts_loader_gives_the_same_logits(tuned: tuple[GPTModel, Path]) -> Non
 
     model, folder = tuned
     export_peft(folder / "tuned", folder / "base", folder / "out")
-    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("out/base"), "out/adapter").eval()
+    theirs: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("out/base"), "out/adapter").eval()
     tokens = torch.randint(model.config.vocab_size, (2, 9), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         torch.testing.assert_close(theirs(tokens).logits, model(tokens), atol=1e-5, rtol=1e-4)
@@ -73,7 +73,7 @@ def test_an_adapter_of_pefts_own_is_merged_to_the_same_logits(tuned: tuple[GPTMo
 
     _, folder = tuned
     export_huggingface(folder / "base", folder / "theirs")
-    network = AutoModelForCausalLM.from_pretrained(folder / "theirs")
+    network: Any = AutoModelForCausalLM.from_pretrained(folder / "theirs")
     settings = LoraConfig(r=4, lora_alpha=12, target_modules="all-linear", task_type="CAUSAL_LM", use_rslora=True)
     adapted: Any = get_peft_model(network, settings)
     train_a_little(adapted)

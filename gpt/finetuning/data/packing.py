@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from gpt.finetuning.data.encoded import Encoded
+from gpt.finetuning.data.templates import Tokens
 from gpt.tokens.batches import permute, round_keys
 
 _NOBODY = -1
@@ -49,6 +50,10 @@ class PackedRows:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def sequences(self, row: int) -> list[Tokens]:
+        """Return what a row holds."""
+        return [self._data[number] for number in self._rows[row]]
 
     def tensors(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         """Return what the model is called with: (rows, room) tokens, each with its document in the row and its position there."""

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from gpt.finetuning.data.encoded import Encoded
+from gpt.finetuning.data.templates import Tokens
 from gpt.finetuning.jobs.job import FineTuning
 from gpt.finetuning.methods.models import Classifier
 from gpt.model.transformer import GPTModel
@@ -17,6 +18,7 @@ from gpt.training.steps.step import Batch
 class Classifying(FineTuning):
     figure = "accuracy"
     summed = ("loss", "right", "examples")
+    unit = "texts"
 
     @property
     def examples(self) -> int:
@@ -30,6 +32,9 @@ class Classifying(FineTuning):
     def learning_rates(self) -> dict[str, float]:
         assert isinstance(self.recipe.task, Classify)
         return {"label_head": self.recipe.task.head_learning_rate}
+
+    def sequences(self, number: int) -> list[tuple[str, Tokens]]:
+        return [(f", of class {self.report['labels'][self._train.labels[number]]}", self._train[number])]
 
     def batch(self, numbers: Sequence[int], data: Encoded, count: int) -> Batch:
         texts = pad([data[number].ids for number in numbers])

@@ -9,7 +9,7 @@ import torch
 from gpt.finetuning.data.encoded import Encoded
 from gpt.finetuning.data.packing import PackedRows
 from gpt.finetuning.data.prepare import read_lines
-from gpt.finetuning.data.templates import load_template
+from gpt.finetuning.data.templates import Tokens, load_template
 from gpt.finetuning.jobs.job import FineTuning
 from gpt.finetuning.judging.answers import answer
 from gpt.finetuning.methods.lora import merged_model
@@ -24,6 +24,7 @@ _SAMPLES = 4
 class Instructing(FineTuning):
     figure = "bits_per_byte"
     summed = ("nats", "targets", "bytes")
+    unit = "packed rows"
 
     @cached_property
     def _room(self) -> int:
@@ -47,6 +48,10 @@ class Instructing(FineTuning):
 
     def count(self, numbers: Sequence[int]) -> int:
         return int(self._rows.targets[list(numbers)].sum())
+
+    def sequences(self, number: int) -> list[tuple[str, Tokens]]:
+        found = self._rows.sequences(number)
+        return [(f", {place} of {len(found)} in its row", tokens) for place, tokens in enumerate(found, start=1)]
 
     def batch(self, numbers: Sequence[int], data: Encoded, count: int) -> Batch:
         rows = self._rows if data is self._train else self._validation_rows

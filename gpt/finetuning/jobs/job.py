@@ -14,6 +14,7 @@ from gpt.evaluation.likelihood import measuring
 from gpt.files import read_json, sha256_file, sha256_json, write_json
 from gpt.finetuning.data.encoded import Encoded
 from gpt.finetuning.data.packing import shuffled
+from gpt.finetuning.data.templates import Tokens
 from gpt.finetuning.methods.models import build_model
 from gpt.finetuning.methods.saving import save_fine
 from gpt.finetuning.places import Places
@@ -43,6 +44,8 @@ class FineTuning:
     figure: str
     summed: Sequence[str]
     "What `measure` returns, by name."
+    unit: str
+    "What an epoch is counted in."
 
     def __init__(self, recipe: Recipe, places: Places, params: Params) -> None:
         self.recipe, self.places = recipe, places
@@ -63,6 +66,10 @@ class FineTuning:
     @property
     def examples(self) -> int:
         """How many an epoch has: texts, packed rows or pairs."""
+        raise NotImplementedError
+
+    def sequences(self, number: int) -> list[tuple[str, Tokens]]:
+        """Return the sequences of a training example, each with what is said of it, for a person to look at."""
         raise NotImplementedError
 
     def batch(self, numbers: Sequence[int], data: Encoded, count: int) -> Batch:

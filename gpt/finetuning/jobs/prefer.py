@@ -8,6 +8,7 @@ from accelerate import Accelerator
 
 from gpt.evaluation.likelihood import measuring
 from gpt.finetuning.data.encoded import Encoded
+from gpt.finetuning.data.templates import Tokens
 from gpt.finetuning.jobs.job import FineTuning
 from gpt.finetuning.methods.models import PreferenceModel
 from gpt.model.transformer import GPTModel
@@ -21,6 +22,7 @@ _PAIRS_AT_A_TIME = 8
 class Preferring(FineTuning):
     figure = "preferred"
     summed = ("loss", "preferred", "pairs")
+    unit = "pairs"
 
     @property
     def examples(self) -> int:
@@ -37,6 +39,9 @@ class Preferring(FineTuning):
         self._reference = {
             id(data): reference(model, data, accelerator.device) for data in (self._train, self._validation)
         }
+
+    def sequences(self, number: int) -> list[tuple[str, Tokens]]:
+        return [(", chosen", self._train[2 * number]), (", rejected", self._train[2 * number + 1])]
 
     def batch(self, numbers: Sequence[int], data: Encoded, count: int) -> Batch:
         tensors = pairs(data, numbers)
