@@ -15,10 +15,10 @@ SEED = 1
 TASKS = {
     "spell_backward": (4_200, {}),
     "word_sorting": (
-        14_500,
+        16_000,
         {"min_words": 3, "max_words": 4, "max_word_length": 10, "transformation": TextTransformation.LOWERCASE},
     ),
-    "number_sorting": (18_500, {"min_numbers": 3, "max_numbers": 4}),
+    "number_sorting": (22_000, {"min_numbers": 3, "max_numbers": 4}),
     "chain_sum": (60_000, {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}),
 }
 DIRECTIONS = {"ascending": "up", "descending": "down"}

@@ -63,7 +63,7 @@ def test_transformers_renders_the_same_ids_and_gives_the_same_answers(
     ours = template.encode(whole, "all_answers")
     assert found["input_ids"] == ours.ids.tolist()
     assert found["assistant_masks"] == ours.mask.astype(int).tolist()
-    network = AutoModelForCausalLM.from_pretrained(tmp_path / "theirs").eval()
+    network: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "theirs").eval()
     (said,) = answer(model, template, [TALKS[0]], 12)
     ids = torch.tensor([template.encode_prompt(TALKS[0])])
     written = network.generate(ids, max_new_tokens=12)[0, ids.shape[1] :].tolist()
