@@ -159,6 +159,8 @@ class FineTrain(Section):
 class Judge(Section):
     max_new_tokens: PositiveInt
     "Of an answer."
+    temperature: NonNegativeFloat
+    "Of answers: 0 takes the likeliest token always, as tasks want it; 1 answers as often in each way as was learned."
     answers: NonNegativeInt
     "Test prompts that are answered, always the same ones; 0: all."
     samples: NonNegativeInt

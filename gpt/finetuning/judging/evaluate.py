@@ -109,7 +109,10 @@ def _judge_answers(
     before = _plain_bits_per_byte(base, base_encoding, test)
     chosen = test[: recipe.judge.answers] if recipe.judge.answers else test
     asked = [_asked(example) for example in chosen]
-    answers = answer(model, template, asked, recipe.judge.max_new_tokens)
+    settings = recipe.judge
+    answers = answer(
+        model, template, asked, settings.max_new_tokens, temperature=settings.temperature, seed=recipe.seed
+    )
     after = nats / math.log(2) / text_bytes
     return {
         "bits_per_byte": after,
