@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 from gpt.errors import UserError
 from gpt.params.project import explained, parse_settings
 from gpt.params.sources import AnySource
+from gpt.params.training import SCRATCH
 from gpt.params.types import (
     Fraction,
     NonNegativeFloat,
@@ -155,6 +156,16 @@ class FineTrain(Section):
     checkpoint_interval: PositiveInt
     checkpoint_keep_last: PositiveInt
 
+    @model_validator(mode="after")
+    def _schedule_is_possible(self) -> Self:
+        if self.min_lr > self.learning_rate:
+            raise ValueError(f"min_lr ({self.min_lr}) must not exceed learning_rate ({self.learning_rate})")
+        if self.schedule == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
+            raise ValueError(
+                f"warmup_fraction + decay_fraction ({self.warmup_fraction} + {self.decay_fraction}) must not exceed 1"
+            )
+        return self
+
 
 class Judge(Section):
     max_new_tokens: PositiveInt
@@ -182,6 +193,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        if self.base == SCRATCH:
+            raise ValueError("base: fine-tuning begins with a trained model; name a folder or a registered version")
         allowed = _OF_TASK[self.task.kind]
         if self.data.form not in allowed:
             raise ValueError(

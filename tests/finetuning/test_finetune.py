@@ -152,6 +152,9 @@ def test_data_and_tokens_are_the_same_bytes_again(make_recipe: Callable[..., Pat
     ("change", "message"),
     [
         ({"base": "models/none"}, "finetuning/small.yaml: base = models/none: no such folder"),
+        ({"base": "scratch"}, "fine-tuning begins with a trained model"),
+        ({"train": {"min_lr": 1.0}}, "min_lr (1.0) must not exceed learning_rate"),
+        ({"train": {"schedule": "wsd", "decay_fraction": 1.0}}, "must not exceed 1"),
         ({"base": "finetuning/small/model"}, "this recipe itself writes there"),
         ({"data": {"test_fraction": 0.0}}, "the test split has no example"),
         ({"data": {"form": "alpaca"}}, "examples.jsonl, line 1: has no field 'instruction' that is text"),

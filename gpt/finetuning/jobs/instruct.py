@@ -6,6 +6,7 @@ from functools import cached_property
 
 import torch
 
+from gpt.files import read_json
 from gpt.finetuning.data.encoded import Encoded
 from gpt.finetuning.data.packing import PackedRows
 from gpt.finetuning.data.prepare import read_lines
@@ -28,7 +29,8 @@ class Instructing(FineTuning):
 
     @cached_property
     def _room(self) -> int:
-        return self.recipe.block_size or self.new_model().config.block_size
+        known = read_json(self.places.base / "config.json", "run `gpt finetune data` again", ["block_size"])
+        return self.recipe.block_size or known["block_size"]
 
     @cached_property
     def _rows(self) -> PackedRows:
