@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 help:  ## show what there is to make
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf 'make %-13s  %s\n' "$$name" "$$text"; done
 
-demo: $(STAMP)  ## set everything up and run the pipeline: data, training, evaluation, registration
+demo: $(STAMP)  ## set everything up, run the pipeline: data, training, evaluation, registration
 	$(BIN)/python -m flows.pretrain
 
 finetune-demo: $(STAMP)  ## fine-tune the demo's model: spam or not, and four short tasks
