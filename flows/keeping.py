@@ -38,7 +38,7 @@ def how_to_keep(project: Path) -> list[str]:
         f"                 {why}",
         f'To keep it       git add {files} && git commit -m "…"',
         *push,
-        "To go back       git checkout . && dvc checkout dvc.yaml   (dvc pull first, if this machine never had those results)",
+        "To go back       git checkout . && dvc checkout   (dvc pull first, if this machine never had those results)",
     ]
 
 
