@@ -75,7 +75,7 @@ def finetune(recipe: str) -> dict[str, Any] | State:
     except UserError as error:
         return Failed(message=str(error), data=StageError("finetune", str(error), exit_code=2))
     for name in RECIPE_STAGES:
-        state = run_stage(f"{FOLDER / 'dvc.yaml'}:{name}@{recipe}", return_state=True)
+        state = run_stage(f"{name}@{recipe}", FOLDER.as_posix(), return_state=True)
         if not state.is_completed():
             return _same_failure(state)
     return read_json(places.metrics, "run `gpt finetune evaluate`")["test"]

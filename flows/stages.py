@@ -53,13 +53,15 @@ def is_worth_retrying(_task: Any, _run: Any, state: State) -> bool:
     retry_delay_seconds=[5, 30],
     retry_condition_fn=is_worth_retrying,
 )
-def run_stage(name: str) -> State:
-    """Bring one stage of the project in the current folder up to date; `Cached` if DVC had nothing to run.
+def run_stage(name: str, repository: str = ".") -> State:
+    """Bring one stage of the project in the current folder, or of a DVC repository in it, up to date.
+
+    `Cached` if DVC had nothing to run.
 
     The state carries the failure instead of raising it: a traceback through Prefect tells a user nothing.
     """
     # Without the wait, an IDE's `dvc status` at the wrong moment makes a finished stage fail. The flow has the order.
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name]
+    command = [sys.executable, "-m", "dvc", "--cd", repository, "--wait-for-lock", "repro", "--single-item", name]
     exit_code, said = run_in_turn(command)
     if exit_code != 0:
         return Failed(message=str(error := explain(name, exit_code, said)), data=error)

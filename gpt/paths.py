@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gpt.errors import UserError
 
+RECIPES = Path("finetuning")
 INPUTS = Path("data/inputs")
 MANIFESTS = Path("data/manifests")
 RAW = Path("data/raw")
@@ -61,12 +62,12 @@ def kept(path: Path) -> Path:
 def find_project(folder: Path) -> Path | None:
     """Return the nearest folder with a params.yaml, from an absolute one upwards; None if there is none.
 
-    What lies above a DVC repository is another project.
+    What lies above a DVC repository is another project, but for the recipes of fine-tuning, which have one of their own.
     """
     for candidate in (folder, *folder.parents):
         if os.path.lexists(candidate / "params.yaml"):
             return candidate
-        if (candidate / ".dvc").is_dir():
+        if (candidate / ".dvc").is_dir() and candidate.name != RECIPES.name:
             return None
     return None
 

@@ -23,8 +23,9 @@ from gpt.params.types import (
     Text,
     not_empty,
 )
+from gpt.paths import RECIPES
 
-FOLDER = Path("finetuning")
+FOLDER = RECIPES
 "Where recipes lie, and in a folder of its name each what is made by it."
 
 Form = Literal["messages", "alpaca", "prompt_completion", "preference", "text_label", "chitchat"]

@@ -63,6 +63,8 @@ def recipe(project: Project) -> Project:
     folder.mkdir()
     for name in ("dvc.yaml", "spam.yaml", "chat.yaml", "tasks.yaml"):
         shutil.copy(REPOSITORY / FOLDER / name, folder)
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc/config").write_text("[core]\n    analytics = false\n    no_scm = true\n")
     project.break_stage("finetune", STAND_IN)
     return project
 
@@ -85,7 +87,7 @@ def test_one_command_goes_from_labelled_data_to_figures_and_runs_only_what_has_c
     path.write_text(path.read_text(encoding="utf-8").replace("epochs: 5.0", "epochs: 6.0"), encoding="utf-8")
     done = recipe.run(*FLOW, "spam")
     assert done.returncode == 2
-    assert "error: finetuning/dvc.yaml:finetune@spam: no such data; choose others" in done.stderr
+    assert "error: finetune@spam: no such data; choose others" in done.stderr
 
 
 @pytest.mark.slow
