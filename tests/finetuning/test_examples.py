@@ -13,6 +13,7 @@ from gpt.errors import UserError
 from gpt.finetuning.data.encoded import shortened, split_conversation
 from gpt.finetuning.data.examples import read_example
 from gpt.finetuning.data.files import read_rows
+from gpt.finetuning.data.prepare import read_lines, write_lines
 from gpt.finetuning.data.selection import SPLITS, select
 from gpt.params.finetuning import Data, load_recipe
 from tests import ROOT
@@ -174,6 +175,12 @@ def test_what_is_no_file_of_examples_is_told(tmp_path: Path, name: str, content:
     with pytest.raises(UserError) as error:
         list(read_rows(tmp_path))
     assert message in str(error.value)
+
+
+def test_a_text_with_odd_ends_of_lines_is_read_back_whole(tmp_path: Path) -> None:
+    examples = [{"text": "a\u2028b\x85c\x0bd\ne\r\nf", "label": "x"}, {"text": "g", "label": "y"}]
+    write_lines(tmp_path / "train.jsonl", examples)
+    assert read_lines(tmp_path / "train.jsonl") == examples
 
 
 TEXTS = [{"text": f"Text {number}!", "label": "ab"[number % 3 == 0]} for number in range(600)]

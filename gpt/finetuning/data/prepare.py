@@ -124,7 +124,7 @@ def _write_splits(
                 numbers.append(labels.index(piece["label"]))
         whole = join(sequences, numbers)
         whole.save(folder / f"{split}.safetensors")
-        _write_lines(folder / f"{split}.jsonl", kept)
+        write_lines(folder / f"{split}.jsonl", kept)
         told[split] = {
             "examples": len(kept),
             "tokens": len(whole.ids),
@@ -136,7 +136,8 @@ def _write_splits(
     return told
 
 
-def _write_lines(path: Path, examples: list[Example]) -> None:
+def write_lines(path: Path, examples: list[Example]) -> None:
+    """Write examples as JSON lines."""
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
 
@@ -144,7 +145,8 @@ def _write_lines(path: Path, examples: list[Example]) -> None:
 def read_lines(path: Path) -> list[Example]:
     """Return the examples of a split; raise `UserError` if they are not there."""
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        # Not splitlines(): a text may hold what Unicode counts as the end of a line.
+        return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"{path}: missing or damaged ({error}); run `gpt finetune data` again") from None
 
