@@ -7,24 +7,24 @@ from typing import Any
 from gpt import paths
 from gpt.errors import UserError
 from gpt.files import atomic_folder, write_json
-from gpt.tokens.shards import data_id, read_index
+from gpt.tokens.shards import read_index
 from gpt.tokens.tokenizer import tokenizer_id
 
 SPLIT = "validation"
 
 
-def describe_held_out(tokenizer: Path, tokens: Path = paths.TOKENS) -> str | None:
-    """Return what identifies the project's tokens, if they are those of a tokenizer's folder; else None."""
+def are_of(tokenizer: Path, tokens: Path) -> bool:
+    """Whether a folder of tokens is there and was made by the tokenizer of another folder."""
     try:
-        return data_id(tokens) if read_index(tokens)["tokenizer_id"] == tokenizer_id(tokenizer) else None
+        return read_index(tokens)["tokenizer_id"] == tokenizer_id(tokenizer)
     except (UserError, OSError):
-        return None
+        return False
 
 
 def copy_held_out(tokenizer: Path, output: Path, tokens: Path = paths.TOKENS) -> None:
     """Copy the validation split of the project's tokens to the folder `output`; it stays empty if they are of another tokenizer."""
     with atomic_folder(output) as folder:
-        if describe_held_out(tokenizer, tokens) is None:
+        if not are_of(tokenizer, tokens):
             return
         index: dict[str, Any] = read_index(tokens)
         for shard in index["splits"][SPLIT]["shards"]:

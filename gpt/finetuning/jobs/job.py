@@ -51,7 +51,7 @@ class FineTuning:
         self.recipe, self.places = recipe, places
         if params.launch.strategy == "fsdp":
             raise UserError("params.yaml: launch.strategy = 'fsdp': fine-tuning runs with ddp; set it to ddp")
-        self.report = read_json(places.data / "report.json", _HINT, ("labels", "splits"))
+        self.report = read_json(places.data / "report.json", _HINT, ("labels", "splits", "sources"))
         self.encoding = load_tokenizer(places.data / "tokenizer")
         self._train, self._validation = (
             Encoded.load(places.data / f"{split}.safetensors") for split in ("train", "validation")
@@ -213,11 +213,7 @@ class FineTuning:
         raise AssertionError("there are none")
 
     def describe(self) -> About:
-        recipe, splits = self.recipe, self.report["splits"]
-        sources = [
-            {"name": source.name, source.identity_key: source.identity, "licence": source.licence}
-            for source in recipe.data.sources
-        ]
+        recipe, splits, sources = self.recipe, self.report["splits"], self.report["sources"]
         digest = sha256_json({split: about["sha256"] for split, about in splits.items()})
         return About(
             dataset={

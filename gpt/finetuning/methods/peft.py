@@ -49,12 +49,9 @@ def export_peft(tuned: Path, base: Path, output: Path) -> None:
         if (rows := adapters.get(table.replace(".weight", ".new"))) is not None:
             weights[table] = torch.cat((weights[table][:known], rows))
     start.load_state_dict(weights)
-    with atomic_folder(output) as folder:
-        save_model(start, tuned / "tokenizer", folder / "start")
-        export_huggingface(folder / "start", folder / "base")
-        for path in sorted((folder / "start").rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        (folder / "start").rmdir()
+    with tempfile.TemporaryDirectory() as temporary, atomic_folder(output) as folder:
+        save_model(start, tuned / "tokenizer", Path(temporary, "start"))
+        export_huggingface(Path(temporary, "start"), folder / "base")
         (folder / "adapter").mkdir()
         tensors, ranks = _their_adapters(architecture, model.config.n_layer, adapters)
         save_file(tensors, folder / "adapter" / _WEIGHTS, metadata={"format": "pt"})
