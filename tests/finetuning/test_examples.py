@@ -160,6 +160,8 @@ def test_every_kind_of_file_is_read_with_the_place_of_each_row(tmp_path: Path) -
     [
         ("a.txt", b"hi", "a.txt: not a kind of file that holds examples"),
         ("a.jsonl", b'{"a": 1}\n{', "line 2: no JSON"),
+        ("a.jsonl", b'{"a": 1}\n{', "a.jsonl, line 2: no JSON"),
+        ("a.jsonl", b'{"a": "\\uD800"}', "a.jsonl, line 1: holds half a character"),
         ("a.jsonl", b"[1]\n", "a.jsonl, line 1: is list"),
         ("a.jsonl", b'{"a": "\xff"}\n', "a.jsonl: damaged, or not UTF-8"),
         ("a.json", b"3", "is neither a list of objects nor an object of objects"),

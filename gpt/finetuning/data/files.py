@@ -30,7 +30,7 @@ def read_rows(folder: Path) -> Iterator[tuple[str, Row]]:
             )
         with path.open("rb") as raw, gzip.open(raw) if name.endswith(".gz") else raw as file:
             try:
-                for number, row in reader(cast(BinaryIO, file)):
+                for number, row in _named(name, reader(cast(BinaryIO, file))):
                     if not isinstance(row, dict):
                         raise UserError(
                             f"{name}, {number}: is {type(row).__name__}; it must be an object with named fields"
@@ -38,6 +38,14 @@ def read_rows(folder: Path) -> Iterator[tuple[str, Row]]:
                     yield f"{name}, {number}", row
             except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, csv.Error) as error:
                 raise UserError(f"{name}: damaged, or not UTF-8 ({error})") from None
+
+
+def _named(name: str, rows: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yield rows; put the name of their file before what is wrong with one."""
+    try:
+        yield from rows
+    except UserError as error:
+        raise UserError(f"{name}, {error}") from None
 
 
 def _jsonl(file: BinaryIO) -> Iterator[tuple[str, Any]]:
@@ -58,7 +66,14 @@ def _json_file(file: BinaryIO) -> Iterator[tuple[str, Any]]:
 
 def _json(text: bytes, place: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if b"\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{place}: holds half a character (\\ud800 to \\udfff without its other half); correct it"
+        ) from None
     except RecursionError:
         raise UserError(f"{place}: is nested too deep") from None
     except ValueError as error:
