@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,12 @@ def write_params(folder: Path, change: Change) -> None:
 
 
 def merge(values: dict[str, Any], change: dict[str, Any]) -> None:
-    """Set values in nested settings; what the change does not name stays."""
+    """Set values in nested settings; what the change does not name stays. Later merges leave the change as it is."""
     for key, value in change.items():
         if isinstance(value, dict) and isinstance(values.get(key), dict):
             merge(values[key], value)
         else:
-            values[key] = value
+            values[key] = deepcopy(value)
 
 
 def make_text(path: Path) -> None:
