@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from gpt.model.convert.architectures import GPT2
-from gpt.model.generation import Sampling, generate_tokens
+from gpt.model.generation import generate_tokens
+from gpt.model.sampling import Sampling
 from gpt.model.transformer import GPTConfig, GPTModel
 
 _ROUNDS = 5

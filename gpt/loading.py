@@ -14,7 +14,8 @@ from gpt import addresses
 from gpt.errors import UserError
 from gpt.evaluation.likelihood import Likelihood, documents_likelihood
 from gpt.files import read_json
-from gpt.model.generation import Sampling, generate_text, generate_texts
+from gpt.model.generation import generate_text, generate_texts
+from gpt.model.sampling import Sampling
 from gpt.model.storage import default_device, load_model
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import PARAMS_FILE, load_params

@@ -217,7 +217,8 @@ def generate(
     params = load_params()
     from gpt.commands.line.talk import show, talk
     from gpt.memory import told_if_out_of_memory
-    from gpt.model.generation import Sampling, generate_text, generate_texts
+    from gpt.model.generation import generate_text, generate_texts
+    from gpt.model.sampling import Sampling
     from gpt.model.storage import default_device, load_model
     from gpt.processes.cores import bound_threads
 

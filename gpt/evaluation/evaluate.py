@@ -15,7 +15,8 @@ from gpt.evaluation.metrics import main_figures
 from gpt.evaluation.passages import Scored, score_documents
 from gpt.evaluation.scores import ITEMS_FILE, PASSAGES_FILE, Items, Passages
 from gpt.files import atomic_file, atomic_folder, sha256_file, write_json
-from gpt.model.generation import Sampling, generate_texts
+from gpt.model.generation import generate_texts
+from gpt.model.sampling import Sampling
 from gpt.model.storage import default_device, load_model
 from gpt.model.transformer import GPTModel
 from gpt.params.project import Params

@@ -121,3 +121,20 @@ class LayerCache:
             self.keys[rows, :, self.positions] = keys.transpose(1, 2)
             self.values[rows, :, self.positions] = values.transpose(1, 2)
         return self.keys[:, :, : self.end], self.values[:, :, : self.end]
+
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Store one token's keys and values a row; return what its queries (B, n_head, 1, head_size) see, (B, n_head × head_size)."""
+        keys, values = self.extend(keys, values)
+        return attend_grouped(queries, keys, values, self.mask)
+
+
+def attend_grouped(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Return the attention (B, n_head × head_size) of one token a row; `mask` (B or 1, 1, 1, T) is True where it may look.
+
+    Queries (B, n_head, 1, head_size) that share a key head take the place of positions in a sequence, so that no key is repeated.
+    """
+    B, n_kv_head, _, head_size = keys.shape
+    queries = queries.reshape(B, n_kv_head, -1, head_size)
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).reshape(B, -1)

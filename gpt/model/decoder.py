@@ -4,16 +4,44 @@ It computes the same function of the same weights. A step of one token reads eve
 memory and the number of kernel calls decide its time. tests/model/test_decoder.py compares the logits of both.
 """
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gpt.model.cache import KeyValueCache, LayerCache
 from gpt.model.layers import GatedFeedForward, gelu
 from gpt.model.transformer import GPTModel, TransformerBlock
 
 _MANY_ROWS = 64
 "With more rows a matrix product is limited by arithmetic, and PyTorch's own choice of kernel is the best."
+
+
+class DecodingLayer(Protocol):
+    """One layer of a cache, as the decoder needs it."""
+
+    positions: torch.Tensor | None
+    "Of the tokens that are read, (1,) or (B, 1); None: 0."
+
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Store keys and values (B, n_kv_head, 1, head_size); return what the queries (B, n_head, 1, head_size) see, (B, C)."""
+        ...
+
+
+class DecodingCache(Protocol):
+    """Keys and values of what was read: `KeyValueCache`, or the server's, whose rows may be of one text."""
+
+    @property
+    def layers(self) -> Sequence[DecodingLayer]: ...
+
+    def begin(self, count: int) -> torch.Tensor | None:
+        """Prepare every layer for each row's next `count` tokens; return their positions."""
+        ...
+
+    def advance(self, counts: int) -> None:
+        """Count the tokens just read as read."""
+        ...
 
 
 class Decoder:
@@ -30,8 +58,8 @@ class Decoder:
         self._head = _Linear(model.head_weight, None, transpose)
 
     @torch.inference_mode()
-    def __call__(self, tokens: torch.Tensor, cache: KeyValueCache) -> torch.Tensor:
-        """Return logits (B, vocab_size) of what follows `tokens` (B,), which the cache then holds too."""
+    def __call__(self, tokens: torch.Tensor, cache: DecodingCache, wanted: torch.Tensor | None = None) -> torch.Tensor:
+        """Return logits (B, vocab_size) of what follows `tokens` (B,), which the cache then holds too; or of the `wanted` rows only."""
         positions = cache.begin(1)
         x = F.embedding(tokens, self._model.tok_emb.weight)  # (B, C)
         if self._table is not None:
@@ -39,6 +67,7 @@ class Decoder:
         for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
             x = layer(x, layer_cache)
         cache.advance(1)
+        x = x if wanted is None else x[wanted]
         return self._head(self._model.final_norm(x))[:, : self._model.config.vocab_size]
 
 
@@ -54,7 +83,7 @@ class _Layer:
         self._expand = _joined([ff.gate, ff.expand] if isinstance(ff, GatedFeedForward) else [ff.expand], transpose)
         self._shrink = _joined([ff.out_proj], transpose)
 
-    def __call__(self, x: torch.Tensor, cache: LayerCache) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, cache: DecodingLayer) -> torch.Tensor:
         x = x + self._out(self._attend(self._block.norm1(x), cache))
         h = self._expand(self._block.norm2(x))
         if self._gated:
@@ -64,7 +93,7 @@ class _Layer:
             h = F.relu(h).square() if self._squared else gelu(h)
         return x + self._shrink(h)
 
-    def _attend(self, x: torch.Tensor, cache: LayerCache) -> torch.Tensor:
+    def _attend(self, x: torch.Tensor, cache: DecodingLayer) -> torch.Tensor:
         """Map (B, C) to the concatenated contexts of the heads (B, C)."""
         att, B = self._att, len(x)
         heads = self._qkv(x).contiguous().view(B, -1, 1, att.head_dim)  # of queries, then of keys, then of values
@@ -74,10 +103,7 @@ class _Layer:
             queries, keys = att.query_norm(queries), att.key_norm(keys)
         if att.rotary is not None:
             queries, keys = att.rotary(queries, cache.positions), att.rotary(keys, cache.positions)
-        keys, values = cache.extend(keys, values)
-        # Grouped queries: those that share a key head take the place of positions in a sequence, so that no key is repeated.
-        queries = queries.reshape(B, att.num_kv_heads, -1, att.head_dim)
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=cache.mask).reshape(B, -1)
+        return cache.attend(queries, keys, values)
 
 
 class _Linear:

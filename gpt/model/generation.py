@@ -4,14 +4,14 @@ A row's tokens depend on the row alone: its prompt, its seed, the model. Which r
 values are cached changes how fast they come, not which they are (up to the last bits of floating point).
 """
 
-import codecs
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from gpt.model.decoder import Decoder
+from gpt.model.sampling import Sampling, choose_tokens
 from gpt.model.transformer import GPTModel
+from gpt.tokens.detokenizer import Detokenizer
 from gpt.tokens.encoding import Encoding
 
 _ROWS = 32
@@ -19,41 +19,6 @@ _ROWS = 32
 
 _TRANSPOSED_FROM = 100
 "A single row of at least so many new tokens repays the time that transposing copies of the weights takes."
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen; raises `ValueError` for values out of range. Operations come in the order of the fields."""
-
-    max_new_tokens: int
-    repetition_penalty: float = 1.0
-    "Divides positive and multiplies negative logits of tokens that the row holds, prompt included (Keskar et al. 2019); 1: none."
-    temperature: float = 1.0
-    "Divides the logits; 0 takes the likeliest token always."
-    top_k: int = 0
-    "Sample among the k likeliest tokens; 0: among all."
-    top_p: float = 1.0
-    "Sample among the fewest likeliest tokens that together have this probability (Holtzman et al. 2020); 1: among all."
-    min_p: float = 0.0
-    "Sample among tokens of at least this times the likeliest one's probability (Nguyen et al. 2024); 0: among all."
-    stop: tuple[str, ...] = ()
-    "Texts end before the first of these strings that is complete."
-    seed: int = 0
-    "Row i of a batch draws as a lone prompt with seed + i does."
-
-    def __post_init__(self) -> None:
-        allowed = {
-            "max_new_tokens": self.max_new_tokens >= 1,
-            "repetition_penalty": 0 < self.repetition_penalty < float("inf"),
-            "temperature": 0 <= self.temperature < float("inf"),
-            "top_k": self.top_k >= 0,
-            "top_p": 0 < self.top_p <= 1,
-            "min_p": 0 <= self.min_p <= 1,
-            "stop": "" not in self.stop,
-        }
-        for name, holds in allowed.items():
-            if not holds:
-                raise ValueError(f"{name} = {getattr(self, name)!r} is out of range")
 
 
 @torch.inference_mode()
@@ -131,7 +96,7 @@ def _stream(
     at_each_step: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, str]]:
     """Yield pieces of the rows' texts as they come: (row, piece)."""
-    writers = [_Writer(encoding, sampling.stop) for _ in prompts]
+    writers = [Detokenizer(encoding, sampling.stop) for _ in prompts]
     # Every document of the training data begins after an <|endoftext|>.
     starts = [[encoding.eot_token, *encoding.encode_ordinary(prompt)] for prompt in prompts]
     steps = generate_tokens(model, starts, sampling, seeds=seeds, ends=lambda row, token: writers[row].add(token))
@@ -144,49 +109,6 @@ def _stream(
         writer.finish()
         if piece := writer.take():
             yield row, piece
-
-
-class _Writer:
-    """Decodes a row's tokens to text as they come; holds back incomplete UTF-8 and what may become a stop string."""
-
-    def __init__(self, encoding: Encoding, stop: Sequence[str]) -> None:
-        self.over = False
-        self._encoding, self._stop = encoding, stop
-        self._characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._ready, self._held = "", ""
-
-    def add(self, token: int) -> bool:
-        """Take the next token; return whether the text is over."""
-        if token == self._encoding.eot_token:
-            self.finish()
-        else:
-            self._extend(self._characters.decode(self._encoding.decode_single_token_bytes(token)))
-        return self.over
-
-    def finish(self) -> None:
-        """End the text: what was held back belongs to it."""
-        if not self.over:
-            self._extend(self._characters.decode(b"", final=True))
-        self._ready, self._held, self.over = self._ready + self._held, "", True
-
-    def take(self) -> str:
-        """Return the text that was completed since the last call."""
-        piece, self._ready = self._ready, ""
-        return piece
-
-    def _extend(self, new: str) -> None:
-        text = self._held + new
-        # The stop string that is complete first; of two that end at the same place, the longer.
-        found = [(text.find(stop) + len(stop), text.find(stop)) for stop in self._stop if stop in text]
-        if found:
-            self._ready, self._held, self.over = self._ready + text[: min(found)[1]], "", True
-            return
-        longest = max((len(stop) - 1 for stop in self._stop), default=0)
-        held = next(
-            (n for n in range(min(longest, len(text)), 0, -1) if any(s.startswith(text[-n:]) for s in self._stop)), 0
-        )
-        certain = len(text) - held
-        self._ready, self._held = self._ready + text[:certain], text[certain:]
 
 
 class _Batch:
@@ -225,7 +147,7 @@ class _Batch:
     def step(self) -> list[int]:
         """Return the next token of each row, and make it part of the row."""
         self._shift()
-        chosen = _choose(self._logits().float(), self._sampling, self._seen, self._generators)  # (B,)
+        chosen = choose_tokens(self._logits().float(), self._sampling, self._seen, self._generators)  # (B,)
         if self._seen is not None:
             self._seen.scatter_(1, chosen[:, None], True)
         tokens = chosen.tolist()
@@ -274,35 +196,3 @@ class _Batch:
         """Return token ids (B, T), shorter windows padded on the right, where the causal mask hides the padding."""
         longest = max(map(len, windows))
         return torch.tensor([[*window, *[0] * (longest - len(window))] for window in windows], device=self._device)
-
-
-def _choose(
-    logits: torch.Tensor, sampling: Sampling, seen: torch.Tensor | None, generators: Sequence[torch.Generator]
-) -> torch.Tensor:
-    """Choose a token for each row from logits (B, vocab_size); `seen` marks the tokens that it holds. Returns (B,)."""
-    if seen is not None:
-        penalty = sampling.repetition_penalty
-        logits = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    # The maximum is subtracted and the temperature bounded, so that no quotient overflows.
-    logits = (logits - logits.amax(-1, keepdim=True)) / min(max(sampling.temperature, 1e-6), 1e6)
-    tokens = None
-    if 0 < sampling.top_k < logits.shape[-1]:
-        logits, tokens = logits.topk(sampling.top_k)
-    elif sampling.top_p < 1:
-        logits, tokens = logits.sort(descending=True, stable=True)
-    probabilities = torch.softmax(logits, dim=-1)
-    if sampling.top_p < 1:  # in descending order: a token stays if those before it add up to less
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)
-    if sampling.min_p > 0:
-        least = sampling.min_p * probabilities.amax(-1, keepdim=True)
-        probabilities = probabilities.masked_fill(probabilities < least, 0.0)
-    # Inverse transform sampling: a row draws one number a step from its own generator, and takes the token at which the
-    # cumulative probability exceeds it.
-    draws = torch.stack([torch.rand((), dtype=torch.float64, generator=generator) for generator in generators])
-    sums = probabilities.cumsum(-1, dtype=torch.float64)
-    draws = draws.to(sums.device)[:, None] * sums[:, -1:]
-    chosen = torch.searchsorted(sums, draws, right=True).clamp_(max=sums.shape[-1] - 1)  # (B, 1)
-    return (chosen if tokens is None else tokens.gather(-1, chosen))[:, 0]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import gpt
 from gpt import paths
-from gpt.model.generation import Sampling
+from gpt.model.sampling import Sampling
 from gpt.model.storage import load_model
 from gpt.params.project import Params
 from gpt.registry.frozen import keeps_frozen, write_frozen

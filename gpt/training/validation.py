@@ -14,7 +14,8 @@ from gpt import paths
 from gpt.errors import UserError
 from gpt.evaluation.benchmarks.probe import Probe, read_part
 from gpt.evaluation.likelihood import split_likelihood
-from gpt.model.generation import Sampling, generate_texts
+from gpt.model.generation import generate_texts
+from gpt.model.sampling import Sampling
 from gpt.model.transformer import GPTModel
 from gpt.params.project import Params
 from gpt.processes.agreement import add_up_over_processes, is_same_everywhere

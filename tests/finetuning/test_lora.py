@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from gpt.finetuning.methods.lora import LoraLinear, adapter_weights, add_lora, merged_model
-from gpt.model.generation import Sampling, generate_tokens
+from gpt.model.generation import generate_tokens
+from gpt.model.sampling import Sampling
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.finetuning import Lora
 

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt.commands.main import main
-from gpt.model.generation import Sampling, generate_text, generate_texts, generate_tokens
+from gpt.model.generation import generate_text, generate_texts, generate_tokens
 from gpt.model.layers import LayerNorm
+from gpt.model.sampling import Sampling
 from gpt.model.storage import save_model
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.project import load_params

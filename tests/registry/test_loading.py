@@ -16,7 +16,8 @@ from gpt import paths
 from gpt.errors import UserError
 from gpt.files import read_json
 from gpt.loading import LanguageModel
-from gpt.model.generation import Sampling, generate_texts
+from gpt.model.generation import generate_texts
+from gpt.model.sampling import Sampling
 from gpt.model.storage import load_model
 from gpt.registry.package import RegisteredModel
 from gpt.tracking import store

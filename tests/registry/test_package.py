@@ -16,7 +16,8 @@ from gpt.evaluation.held_out import HELD_OUT, read_held_out
 from gpt.evaluation.passages import score_documents
 from gpt.evaluation.scores import PASSAGES_FILE, Passages
 from gpt.files import read_json, sha256_file, write_json
-from gpt.model.generation import Sampling, generate_text
+from gpt.model.generation import generate_text
+from gpt.model.sampling import Sampling
 from gpt.model.storage import load_model
 from gpt.params.project import Params, load_params
 from gpt.registry import package

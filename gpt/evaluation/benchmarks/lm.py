@@ -16,7 +16,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from gpt.errors import UserError
 from gpt.evaluation.benchmarks.continuations import Pair, encode_pair, score_continuations
-from gpt.model.generation import Sampling, generate_tokens
+from gpt.model.generation import generate_tokens
+from gpt.model.sampling import Sampling
 from gpt.model.transformer import GPTModel
 from gpt.processes.agreement import Share
 from gpt.tokens.encoding import Encoding

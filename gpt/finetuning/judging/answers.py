@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpt.finetuning.data.templates import ChatTemplate, Message
-from gpt.model.generation import Sampling, generate_tokens
+from gpt.model.generation import generate_tokens
+from gpt.model.sampling import Sampling
 from gpt.model.transformer import GPTModel
 
 _AT_A_TIME = 64

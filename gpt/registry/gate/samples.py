@@ -8,7 +8,8 @@ import time
 from dataclasses import dataclass
 
 from gpt.corpus.words import ngram_hashes, split_words
-from gpt.model.generation import Sampling, generate_tokens
+from gpt.model.generation import generate_tokens
+from gpt.model.sampling import Sampling
 from gpt.model.transformer import GPTModel
 from gpt.params.project import Params
 from gpt.tokens.encoding import Encoding

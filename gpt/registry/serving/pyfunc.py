@@ -15,7 +15,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from gpt.model.generation import Sampling, generate_texts
+from gpt.model.generation import generate_texts
+from gpt.model.sampling import Sampling
 from gpt.model.storage import default_device, load_model
 from gpt.registry.serving.arrival import check_awaited, turn
 from gpt.registry.serving.requests import check_parameters, check_prompts, check_size, read_limits

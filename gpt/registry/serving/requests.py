@@ -8,7 +8,7 @@ import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from gpt.model.generation import Sampling
+from gpt.model.sampling import Sampling
 
 _NAMED = 10
 "Rows in a message."

@@ -10,7 +10,8 @@ import torch
 from scipy.stats import chisquare
 
 from gpt.model.convert.huggingface import export_huggingface
-from gpt.model.generation import Sampling, generate_text, generate_tokens
+from gpt.model.generation import generate_text, generate_tokens
+from gpt.model.sampling import Sampling
 from gpt.model.storage import load_model
 from gpt.registry.overview.card import write_card
 from gpt.registry.overview.facts import Facts

@@ -11,7 +11,8 @@ import transformers
 
 from gpt.errors import UserError
 from gpt.model.convert.huggingface import export_huggingface
-from gpt.model.generation import Sampling, generate_text, generate_texts
+from gpt.model.generation import generate_text, generate_texts
+from gpt.model.sampling import Sampling
 from gpt.model.storage import load_model
 from gpt.params.tokens import Tokenizer
 from gpt.tokens.tokenizer import END_OF_TEXT, build_tokenizer, load_tokenizer, save_huggingface, save_tokenizer

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+_SILENCE_SECONDS = 2.0
 _CONTROL = re.compile(r"\x1b\[(?P<numbers>[?\d;]*)(?P<letter>[A-Za-z])|(?P<one>[\r\n\b])|(?P<text>[^\x1b\r\n\b]+)")
 
 
@@ -27,8 +28,8 @@ def run_in_terminal(
 ) -> tuple[int, str]:
     """Run a command with a terminal of its own; return its exit code, as a shell gives it, and all that it wrote there.
 
-    `answer` is called with what was written so far, the terminal to type into, and the number of the process.
-    After so many seconds it is killed, and fails.
+    `answer` is called with what was written so far, the terminal to type into, and the number of the process: whenever
+    something was written, and after each few seconds of silence. After so many seconds it is killed, and fails.
     """
     process, terminal = pty.fork()
     if process == 0:  # pragma: no cover
@@ -38,8 +39,9 @@ def run_in_terminal(
     written = b""
     try:
         deadline = time.monotonic() + seconds
-        while chunk := _read(terminal, deadline):
-            written += chunk
+        while (chunk := _read(terminal)) != b"":
+            written += chunk or b""
+            assert time.monotonic() < deadline, "it still runs"
             if answer:
                 answer(written.decode("utf-8", "replace"), terminal, process)
     except BaseException:
@@ -85,10 +87,11 @@ def screen(written: str) -> list[str]:
     return [line.rstrip() for line in shown]
 
 
-def _read(terminal: int, deadline: float) -> bytes:
-    """Return what was written meanwhile, nothing once the other end is closed."""
-    ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
-    assert ready, "it still runs, and says nothing"
+def _read(terminal: int) -> bytes | None:
+    """Return what was written, None if that is nothing for a few seconds, b"" once the other end is closed."""
+    ready, _, _ = select.select([terminal], [], [], _SILENCE_SECONDS)
+    if not ready:
+        return None
     try:
         return os.read(terminal, 65536)
     except OSError:  # Linux says so that the other end is closed
