@@ -14,19 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import gpt
 from gpt import paths
-from gpt.model.sampling import Sampling
-from gpt.model.storage import load_model
 from gpt.params.project import Params
-from gpt.registry.frozen import keeps_frozen, write_frozen
-from gpt.registry.imports import needed_modules, pinned_requirements
-from gpt.registry.lineage import Lineage, collect, read_evaluation
-from gpt.registry.overview import facts
-from gpt.registry.overview.description import describe_version, refresh_description
-from gpt.registry.overview.listing import CENTRED_TAG
+from gpt.registry.frozen import keeps_frozen
+from gpt.registry.lineage import Lineage
+from gpt.registry.overview.description import refresh_description
+from gpt.registry.packaging.pretrained import Pretrained
+from gpt.registry.packaging.registrable import Registrable, write_package
 from gpt.registry.record import FOLDER, find_parents, write_record
-from gpt.registry.serving.requests import limits_for
 from gpt.registry.versions import (
     CANDIDATE,
     CHALLENGER,
@@ -41,19 +36,13 @@ from gpt.registry.versions import (
 )
 from gpt.secrets.hiding import public_uri, redact_values
 from gpt.tracking import store
-from gpt.tracking.dataset import read_card
 from gpt.tracking.delivery import deliver_left_behind
-from gpt.tracking.pages.figures import FIGURE_STEP, name_figures
+from gpt.tracking.pages.figures import FIGURE_STEP
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
-    from mlflow.models import ModelSignature
 
-_SCRIPT = Path(__file__).with_name("serving") / "pyfunc.py"
-# Beside the record, for descriptions and pages.
-_SHOWN = (paths.SAMPLES, paths.ATTENTION, paths.TOKENIZE_COUNTS, paths.PREPARE_COUNTS)
 _OTHER = f"; another version is the {CANDIDATE}"
 # A version with all of these is the same model from the same data and settings, measured on the same documents.
 _IDENTITY = ("model_sha256", "data_sha256", "params_sha256", "test_documents_sha256")
@@ -89,19 +78,21 @@ def register(params: Params, project: Path) -> RegisteredModel:
 
     Raises `UserError` if model, evaluation or data are missing or do not belong together, or if the store fails.
     """
-    lineage = collect(project)
-    load_model(project / paths.BASE_MODEL)  # what does not load is not registered
-    client = store.client()
-    name = params.register_.name
+    return register_model(Pretrained.of_project(params, project), project / paths.SPOOL)
+
+
+def register_model(what: Registrable, spool: Path) -> RegisteredModel:
+    """Register a model as the candidate to be promoted; its run may still wait in `spool`. Raises `UserError` if that fails."""
+    client, name = store.client(), what.name
     with store.store_errors(), registry_lock():
-        version = _find_same(client, name, lineage)
+        version = _find_same(client, name, what.lineage)
         new = version is None
         if version is not None:
             version = _without_twins(client, version)
         if version is None:
-            deliver_left_behind(project / paths.SPOOL)  # its run may wait there
-            created = _create_version(client, name, lineage, params, project)
-            version = _give_way(client, created, _find_same(client, name, lineage))
+            deliver_left_behind(spool)
+            created = _create_version(client, what)
+            version = _give_way(client, created, _find_same(client, name, what.lineage))
             new = version.version == created.version
         alias = _offer(client, version)
         refresh_description(client, name)
@@ -158,44 +149,38 @@ def _offer(client: "MlflowClient", version: "ModelVersion") -> str | None:
     return CANDIDATE
 
 
-def _create_version(
-    client: "MlflowClient", name: str, lineage: Lineage, params: Params, project: Path
-) -> "ModelVersion":
+def _create_version(client: "MlflowClient", what: Registrable) -> "ModelVersion":
     from mlflow.entities import LoggedModelOutput, Metric, RunTag
 
-    evaluation = read_evaluation(project)
-    run = store.training_run(client, params.base.name, lineage.fingerprint)
+    name, lineage = what.name, what.lineage
+    run = store.training_run(client, what.experiment, lineage.fingerprint)
     run_id = run.info.run_id
-    tags = lineage.tags() | {
-        f"{split}_bits_per_byte": repr(evaluation[split]["bits_per_byte"]) for split in ("validation", "test")
-    }
-    if isinstance(centred := evaluation.get("centred"), float):
-        tags[CENTRED_TAG] = repr(centred)
+    tags = lineage.tags() | what.tags
     model = client.create_logged_model(run.info.experiment_id, name, run_id, tags=tags, model_type="gpt")
     tags["lineage"] = f"runs:/{run_id}/{FOLDER}/{model.model_id}"
     try:
         with tempfile.TemporaryDirectory() as folder:
             record = Path(folder) / FOLDER
-            write_record(record, lineage, find_parents(client, name, lineage, run_id, run.info.experiment_id))
-            for path in _SHOWN:
-                if (project / path).is_file():
-                    shutil.copyfile(project / path, record / path.name)
-            _write_package(Path(folder, "model"), Path(folder), model, run_id, params, project)
-            write_frozen(project, params.evaluate, evaluation, Path(folder, "model", EVALUATION_FOLDER))
+            parents = find_parents(client, name, lineage, run_id, run.info.experiment_id)
+            write_record(record, what.compose(parents), lineage.files)
+            for path in what.shown:
+                shutil.copyfile(path, record / path.name)
+            write_package(Path(folder, "model"), Path(folder), model, run_id, what)
+            what.write_evaluation(Path(folder, "model", EVALUATION_FOLDER))
             client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
             client.log_artifacts(run_id, str(record), f"{FOLDER}/{model.model_id}")
-        if card := read_card(project / paths.DATA_CARD, project / paths.TOKENS):
+        if card := what.card:
             client.log_text(run_id, card, "data.html")  # training logs it too, but may have begun before it was there
-        now, step = int(time.time() * 1000), params.train.max_steps
+        now = int(time.time() * 1000)
         metrics = [
-            Metric(name, value, now, FIGURE_STEP, model_id=model.model_id, run_id=run_id)
-            for name, value in name_figures(evaluation).items()
+            Metric(figure, value, now, FIGURE_STEP, model_id=model.model_id, run_id=run_id)
+            for figure, value in what.figures.items()
         ]
         client.log_batch(run_id, metrics=metrics, tags=[RunTag(f"lineage.{key}", value) for key, value in tags.items()])
-        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, what.last_step)])
         client.finalize_logged_model(model.model_id, "READY")
         _ensure_registered_model(client, name)
-        description = describe_version(facts.of_project(project, tags, name=name, uri=f"models:/{model.model_id}"))
+        description = what.describe(tags, f"models:/{model.model_id}")
         source, model_id = model.artifact_location, model.model_id
         version = client.create_model_version(name, source, run_id, tags, model_id=model_id, description=description)
         return _without_twins(client, version)
@@ -234,59 +219,3 @@ def _ensure_registered_model(client: "MlflowClient", name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _write_package(
-    output: Path, scratch: Path, model: "LoggedModel", run_id: str, params: Params, project: Path
-) -> None:
-    """Write the MLflow model: script, the part of `gpt` it needs, the model folder, requirements, signature."""
-    import mlflow.pyfunc
-    import pandas as pd
-    from mlflow.models import Model
-
-    modules, others = needed_modules(_SCRIPT)
-    package = Path(gpt.__file__).parent
-    for module in modules:
-        target = scratch / "gpt" / module.relative_to(package)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(module, target)
-    mlflow.pyfunc.save_model(
-        path=str(output),
-        mlflow_model=Model(
-            model_id=model.model_id, model_uuid=model.model_id, run_id=run_id, artifact_path=model.artifact_location
-        ),
-        python_model=str(_SCRIPT),
-        code_paths=[str(scratch / "gpt")],
-        # As a URI: in a path MLflow would read a %20.
-        artifacts={"model": (project / paths.BASE_MODEL).absolute().as_uri(), "lineage": (scratch / FOLDER).as_uri()},
-        pip_requirements=pinned_requirements(others),
-        signature=_signature(params),
-        model_config=limits_for(params.model.block_size, params.evaluate.max_new_tokens)._asdict(),
-        input_example=pd.DataFrame({"prompt": [params.evaluate.prompts[0]]}),
-    )
-
-
-def _signature(params: Params) -> "ModelSignature":
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import AnyType
-
-    sampling = Sampling(
-        params.evaluate.max_new_tokens,
-        temperature=params.evaluate.temperature,
-        top_k=params.evaluate.top_k,
-        seed=params.base.seed,
-    )
-    types = {int: DataType.long, float: DataType.double}
-    specs = [
-        ParamSpec("stop", DataType.string, [], shape=(-1,))
-        if name == "stop"
-        else ParamSpec(name, types[type(default)], default)
-        for name, default in dataclasses.asdict(sampling).items()
-    ]
-    return ModelSignature(
-        # Not `string`: MLflow itself would refuse an empty table, and a null without naming its row. The model checks.
-        inputs=Schema([ColSpec(AnyType(), "prompt")]),
-        outputs=Schema([ColSpec(DataType.string, "completion")]),
-        params=ParamSchema(specs),
-    )

@@ -9,7 +9,7 @@ import json
 import platform
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,16 +50,16 @@ class Record:
         return self.files.get(PATCH, b"")
 
 
-def write_record(folder: Path, lineage: Lineage, parents: Json) -> None:
-    """Fill the new folder `folder` with lineage.json and the files that its hashes are of; `parents` is `find_parents`'s."""
+def write_record(folder: Path, values: Json, files: Mapping[str, bytes]) -> None:
+    """Fill the new folder `folder` with lineage.json and the files that its hashes are of; `values` is as `compose` returns it."""
     folder.mkdir()
-    for name, content in lineage.files.items():
+    for name, content in files.items():
         (folder / name).write_bytes(content)
-    write_json(folder / RECORD, compose(lineage, parents))
+    write_json(folder / RECORD, values)
 
 
 def compose(lineage: Lineage, parents: Json) -> Json:
-    """Return the record of a project's model, without secrets."""
+    """Return the record of a project's model, without secrets; `parents` is `find_parents`'s."""
     params = _yaml(lineage.files.get(PARAMS_FILE.name, b""))
     evaluation = json.loads(lineage.files.get("evaluate.json", b"{}"))
     record: Json = {

@@ -86,7 +86,9 @@ def test_package_holds_no_pickle_and_only_the_code_that_it_needs(registered: Reg
     assert "code/gpt/model/transformer.py" in code
     assert not [name for name in code if "/training/" in name or "/evaluation/" in name]
     of_the_registry = {name for name in code if "/registry/" in name}
-    serving = {f"code/gpt/registry/serving/{name}.py" for name in ("__init__", "arrival", "requests", "scoring")}
+    serving = {
+        f"code/gpt/registry/serving/{name}.py" for name in ("__init__", "arrival", "completion", "requests", "scoring")
+    }
     assert of_the_registry == {"code/gpt/registry/__init__.py", *serving}
 
 
