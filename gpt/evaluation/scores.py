@@ -25,7 +25,7 @@ _AGAIN = "run `gpt evaluate` again"
 
 
 @dataclass(frozen=True, eq=False)
-class _Table:
+class Table:
     """Columns of equal length; a subclass names them and their types in Parquet."""
 
     SCHEMA: ClassVar[pa.Schema]
@@ -73,7 +73,7 @@ class _Table:
 
 
 @dataclass(frozen=True, eq=False)
-class Passages(_Table):
+class Passages(Table):
     """Stretches of 2,048 bytes of held-out documents: at multiples of 2,048 of the UTF-8 text, whatever the tokenizer.
 
     A token's nats belong to the passage in which its first byte lies, those of <|endoftext|> to the document's last.
@@ -109,7 +109,7 @@ class Passages(_Table):
 
 
 @dataclass(frozen=True, eq=False)
-class Items(_Table):
+class Items(Table):
     """Items of benchmarks, with the likelihood of each choice."""
 
     benchmark: np.ndarray

@@ -54,5 +54,14 @@ class Places:
         return FOLDER / self.name / "evaluation.json"
 
     @property
+    def outcomes(self) -> Path:
+        """What came of each test example."""
+        return FOLDER / self.name / "outcomes.parquet"
+
+    @property
+    def report(self) -> Path:
+        return FOLDER / self.name / "report.html"
+
+    @property
     def metrics(self) -> Path:
         return FOLDER / self.name / "metrics.json"

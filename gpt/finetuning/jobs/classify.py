@@ -8,6 +8,7 @@ import torch
 from gpt.finetuning.data.encoded import Encoded
 from gpt.finetuning.data.templates import Tokens
 from gpt.finetuning.jobs.job import FineTuning
+from gpt.finetuning.methods.classes import pad
 from gpt.finetuning.methods.models import Classifier
 from gpt.model.transformer import GPTModel
 from gpt.params.finetuning import Classify
@@ -56,15 +57,3 @@ class Classifying(FineTuning):
     def summary(self, sums: Sequence[float]) -> Figures:
         loss, right, examples = sums
         return {"validation_loss": loss / examples, "validation_accuracy": right / examples}
-
-
-def pad(sequences: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
-    """Return sequences in rows as long as the longest, and the place of each one's last token: `tokens` (B, T), `lasts` (B,).
-
-    What fills a row stands behind its last token, where a causal model cannot see it.
-    """
-    tokens = np.zeros((len(sequences), max(map(len, sequences))), np.int64)
-    for row, ids in enumerate(sequences):
-        tokens[row, : len(ids)] = ids
-    lasts = np.array([len(ids) - 1 for ids in sequences], np.int64)
-    return {"tokens": torch.from_numpy(tokens), "lasts": torch.from_numpy(lasts)}

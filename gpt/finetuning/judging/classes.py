@@ -7,29 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.stats import binomtest
 
-from gpt.finetuning.data.encoded import Encoded
 from gpt.finetuning.data.examples import Example
-from gpt.finetuning.jobs.classify import pad
-from gpt.finetuning.methods.models import Classifier
 
-_AT_A_TIME = 32
 Json = dict[str, Any]
-
-
-@torch.inference_mode()
-def class_probabilities(model: Classifier, data: Encoded) -> np.ndarray:
-    """Return the probability of each class for every text of a split: (texts, classes) fp32."""
-    device = model.label_head.weight.device
-    order = np.argsort(data.lengths, kind="stable")
-    found = np.empty((len(data), model.label_head.out_features), np.float32)
-    for first in range(0, len(order), _AT_A_TIME):
-        numbers = order[first : first + _AT_A_TIME]
-        texts = {name: tensor.to(device) for name, tensor in pad([data[number].ids for number in numbers]).items()}
-        found[numbers] = model.class_logits(texts["tokens"], texts["lasts"]).softmax(1).cpu().numpy()
-    return found
 
 
 def baseline_predictions(train: Sequence[Example], test: Sequence[Example], labels: Sequence[str]) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 A classifier: accuracy with its interval and the confusion matrix, beside naive Bayes. Answers: bits per byte beside the base
 model's, exact matches of tasks that have one answer, how many end by themselves. Preferences: how often the better answer has
-gained more. Of all: how much worse the base model's own held-out text is predicted now.
+gained more. Of all: how much worse the base model's own held-out text is predicted now. And of each example what came of it
+(gpt/finetuning/judging/outcomes.py), for the gate.
 """
 
 import math
@@ -14,29 +15,26 @@ import numpy as np
 import torch
 
 from gpt import paths
-from gpt.errors import UserError
-from gpt.evaluation.likelihood import measuring, split_likelihood
+from gpt.evaluation.likelihood import split_likelihood
 from gpt.files import read_json, sha256_file, write_json
 from gpt.finetuning.data.encoded import Encoded
 from gpt.finetuning.data.examples import Example
-from gpt.finetuning.data.packing import PackedRows
 from gpt.finetuning.data.prepare import read_lines
-from gpt.finetuning.data.templates import load_template
 from gpt.finetuning.jobs.prefer import reference
+from gpt.finetuning.judging import outcomes as of_examples
 from gpt.finetuning.judging.answers import Answer, answer
-from gpt.finetuning.judging.classes import baseline_predictions, class_probabilities, describe_predictions, share
+from gpt.finetuning.judging.classes import baseline_predictions, describe_predictions, share
+from gpt.finetuning.judging.likelihood import plain_nats, target_nats
+from gpt.finetuning.judging.outcomes import Outcomes
+from gpt.finetuning.methods.classes import class_probabilities
 from gpt.finetuning.methods.models import PreferenceModel, build_model
-from gpt.finetuning.methods.saving import load_classifier
+from gpt.finetuning.methods.saving import load_answering, load_classifier
 from gpt.finetuning.places import Places
 from gpt.model.storage import default_device, load_model
-from gpt.model.transformer import GPTModel
 from gpt.params.finetuning import Recipe, load_recipe
-from gpt.tokens.encoding import Encoding
 from gpt.tokens.shards import TokenReader
-from gpt.tokens.tokenizer import token_bytes
 
 Json = dict[str, Any]
-_ROWS_AT_A_TIME = 8
 
 
 def evaluate(name: str) -> Json:
@@ -47,11 +45,11 @@ def evaluate(name: str) -> Json:
     device = default_device()
     match recipe.task.kind:
         case "classify":
-            judged = _judge_classes(places, test, encoded, device)
+            judged, outcomes = _judge_classes(places, test, encoded, device)
         case "instruct":
-            judged = _judge_answers(recipe, places, test, encoded, device)
+            judged, outcomes = _judge_answers(recipe, places, test, encoded, device)
         case "preference":
-            judged = _judge_preferences(recipe, places, encoded, device)
+            judged, outcomes = _judge_preferences(recipe, places, test, encoded, device)
     evaluation = {
         "recipe": name,
         "task": recipe.task.kind,
@@ -62,6 +60,7 @@ def evaluate(name: str) -> Json:
         **judged,
         "forgetting": _forgetting(places, device),
     }
+    outcomes.write(places.outcomes)
     write_json(places.evaluation, evaluation)
     write_json(places.metrics, {"test": main_figures(evaluation)})
     return evaluation
@@ -81,56 +80,64 @@ def main_figures(evaluation: Json) -> dict[str, float]:
     return figures
 
 
-def _judge_classes(places: Places, test: Sequence[Example], encoded: Encoded, device: torch.device) -> Json:
+def _judge_classes(
+    places: Places, test: Sequence[Example], encoded: Encoded, device: torch.device
+) -> tuple[Json, Outcomes]:
     model, _, labels = load_classifier(places.model, device)
-    probabilities = class_probabilities(model, encoded)
-    predicted = baseline_predictions(read_lines(places.data / "train.jsonl"), test, labels)
-    return {
+    probabilities = class_probabilities(model, [each.ids for each in encoded])
+    said, wanted = probabilities.argmax(1), encoded.labels
+    baseline = baseline_predictions(read_lines(places.data / "train.jsonl"), test, labels)
+    judged = {
         "labels": labels,
-        **describe_predictions(probabilities.argmax(1), encoded.labels, labels),
-        "loss": float(-np.log(probabilities[np.arange(len(test)), encoded.labels].clip(1e-12)).mean()),
-        "baseline": describe_predictions(predicted, encoded.labels, labels),
+        **describe_predictions(said, wanted, labels),
+        "loss": float(-np.log(probabilities[np.arange(len(test)), wanted].clip(1e-12)).mean()),
+        "baseline": describe_predictions(baseline, wanted, labels),
         "mistakes": [
-            {"text": test[number]["text"], "is": test[number]["label"], "said": labels[probabilities[number].argmax()]}
-            for number in np.flatnonzero(probabilities.argmax(1) != encoded.labels)[:20]
+            {"text": test[number]["text"], "is": test[number]["label"], "said": labels[said[number]]}
+            for number in np.flatnonzero(said != wanted)[:20]
         ],
     }
+    floor = (baseline == wanted, np.ones(len(test)))
+    return judged, of_examples.tabulate(of_examples.ACCURACY, test, said == wanted, floor=floor)
 
 
 def _judge_answers(
     recipe: Recipe, places: Places, test: Sequence[Example], encoded: Encoded, device: torch.device
-) -> Json:
-    model, encoding = load_model(places.model, device)
-    base, base_encoding = load_model(places.base, device)
-    template = load_template(places.model / "tokenizer", encoding)
-    if template is None:
-        raise UserError(f"{places.model}: its tokenizer has no chat template; run `gpt finetune train` again")
-    nats, text_bytes = _nats(model, PackedRows(encoded, model.config.block_size), encoding)
-    before = _plain_bits_per_byte(base, base_encoding, test)
-    chosen = test[: recipe.judge.answers] if recipe.judge.answers else test
-    asked = [_asked(example) for example in chosen]
+) -> tuple[Json, Outcomes]:
+    model, template = load_answering(places.model, device)
+    nats, sizes = target_nats(model, encoded, template.encoding)
+    plain, plain_sizes = plain_nats(*load_model(places.base, device), [(_asked(each), _wanted(each)) for each in test])
     settings = recipe.judge
+    chosen = test[: settings.answers] if settings.answers else test
+    asked = [_asked(example) for example in chosen]
     answers = answer(
         model, template, asked, settings.max_new_tokens, temperature=settings.temperature, seed=recipe.seed
     )
-    after = nats / math.log(2) / text_bytes
-    return {
+    after, before = _bits_per_byte(nats, sizes), _bits_per_byte(plain, plain_sizes)
+    tasks = _exact(chosen, answers)
+    judged = {
         "bits_per_byte": after,
         "base_bits_per_byte": before,
-        "gain": None if not before else 1 - after / before,
-        **_exact(chosen, answers),
+        "gain": None if not before or after is None else 1 - after / before,
+        **_describe_exact(tasks),
         **share(sum(said.ended for said in answers), len(answers), "ended"),
         "answered": len(answers),
         "answer_tokens": float(np.mean([said.tokens for said in answers])),
         "samples": [
-            {
-                "asked": asked[number],
-                "answer": answers[number].text,
-                "wanted": chosen[number]["messages"][-1]["content"],
-            }
+            {"asked": asked[number], "answer": answers[number].text, "wanted": _wanted(chosen[number])}
             for number in range(min(recipe.judge.samples, len(answers)))
         ],
     }
+    floor = (plain / math.log(2), plain_sizes)
+    tables = [of_examples.tabulate(of_examples.BITS_PER_BYTE, test, nats / math.log(2), sizes, floor)]
+    for task, right in tasks.items():
+        of_task = [example for example in chosen if example.get("task") == task]
+        tables.append(of_examples.tabulate(f"{of_examples.EXACT_MATCH}.{task}", of_task, np.array(right)))
+    return judged, Outcomes.join(tables)
+
+
+def _bits_per_byte(nats: np.ndarray, sizes: np.ndarray) -> float | None:
+    return float(nats.sum() / math.log(2) / sizes.sum()) if sizes.sum() else None
 
 
 def _asked(example: Example) -> list[Example]:
@@ -140,50 +147,30 @@ def _asked(example: Example) -> list[Example]:
     return messages[:last]
 
 
-def _exact(examples: Sequence[Example], answers: Sequence[Answer]) -> Json:
-    """Return how many answers are to the letter the wanted ones, of all and of each task; nothing where no example has a task."""
+def _wanted(example: Example) -> str:
+    """Return what the answer to `_asked` is."""
+    return example["messages"][len(_asked(example))]["content"]
+
+
+def _exact(examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, list[bool]]:
+    """Return for each task which of its answers are to the letter the wanted ones; nothing where no example has a task."""
     right: defaultdict[str, list[bool]] = defaultdict(list)
     for example, said in zip(examples, answers, strict=True):
         if "task" in example:
-            right[example["task"]].append(
-                said.ended and said.text.strip() == example["messages"][-1]["content"].strip()
-            )
+            right[example["task"]].append(said.ended and said.text.strip() == _wanted(example).strip())
+    return dict(sorted(right.items()))
+
+
+def _describe_exact(right: dict[str, list[bool]]) -> Json:
     if not right:
         return {}
-    tasks = {task: share(sum(each), len(each), "exact_match") for task, each in sorted(right.items())}
+    tasks = {task: share(sum(each), len(each), of_examples.EXACT_MATCH) for task, each in right.items()}
     return {"exact_match": float(np.mean([each["exact_match"] for each in tasks.values()])), "tasks": tasks}
 
 
-def _nats(model: GPTModel, rows: PackedRows, encoding: Encoding) -> tuple[float, int]:
-    """Return the nats of all targets, and the bytes of text that they are."""
-    device, total, text_bytes = model.tok_emb.weight.device, 0.0, 0
-    with measuring(model):
-        for first in range(0, len(rows), _ROWS_AT_A_TIME):
-            tensors = rows.tensors(range(first, min(first + _ROWS_AT_A_TIME, len(rows))))
-            _, nats = model(**{name: tensor.to(device) for name, tensor in tensors.items()})
-            total += float(nats)
-            text_bytes += int(token_bytes(encoding)[tensors["targets"].numpy()].sum())
-    return total, text_bytes
-
-
-def _plain_bits_per_byte(base: GPTModel, encoding: Encoding, test: Sequence[Example]) -> float | None:
-    """Return the base model's bits per byte of the same answers, which it is given as lines of a plain text."""
-    device, room = base.tok_emb.weight.device, base.config.block_size
-    nats, text_bytes = 0.0, 0
-    with measuring(base):
-        for example in test:
-            before = "\n".join(message["content"] for message in _asked(example)) + "\n"
-            wanted = example["messages"][len(_asked(example))]["content"] + "\n"
-            head, tail = [encoding.eot_token, *encoding.encode_ordinary(before)], encoding.encode_ordinary(wanted)
-            ids = torch.tensor([[*head, *tail][-room - 1 :]], device=device)
-            targets = ids[:, 1:].clone()
-            targets[:, : max(0, ids.shape[1] - 1 - len(tail))] = -1
-            nats += float(base.token_nats(ids[:, :-1], targets).sum())
-            text_bytes += int(token_bytes(encoding)[targets[targets >= 0].cpu().numpy()].sum())
-    return nats / math.log(2) / text_bytes if text_bytes else None
-
-
-def _judge_preferences(recipe: Recipe, places: Places, encoded: Encoded, device: torch.device) -> Json:
+def _judge_preferences(
+    recipe: Recipe, places: Places, test: Sequence[Example], encoded: Encoded, device: torch.device
+) -> tuple[Json, Outcomes]:
     assert recipe.task.kind == "preference"
     model, encoding = load_model(places.model)
     base = build_model(recipe, places.base, encoding.n_vocab)
@@ -192,11 +179,13 @@ def _judge_preferences(recipe: Recipe, places: Places, encoded: Encoded, device:
     assert isinstance(base, PreferenceModel)
     gains = reference(tuned.to(device), encoded, device) - reference(base.to(device), encoded, device)
     margins = PreferenceModel.margins(gains)
-    return {
+    judged = {
         "loss": float(-torch.nn.functional.logsigmoid(recipe.task.beta * margins).mean()),
         "margin": float(margins.mean()),
         **share(int((margins > 0).sum()), len(margins), "preferred"),
     }
+    coin = (np.full(len(test), 0.5), np.ones(len(test)))
+    return judged, of_examples.tabulate(of_examples.PREFERRED, test, (margins > 0).numpy(), floor=coin)
 
 
 def _forgetting(places: Places, device: torch.device) -> Json | None:

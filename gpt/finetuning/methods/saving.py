@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from gpt.errors import UserError
 from gpt.files import read_json, write_json
+from gpt.finetuning.data.templates import ChatTemplate, load_template
 from gpt.finetuning.methods.lora import adapter_weights, merged_model
 from gpt.finetuning.methods.models import Classifier
 from gpt.model.storage import load_model, save_model
@@ -54,3 +55,14 @@ def load_classifier(folder: Path, device: str | torch.device = "cpu") -> tuple[C
     head = {f"label_head.{name}": tensor for name, tensor in load_file(folder / HEAD).items()}
     classifier.load_state_dict(model.state_dict() | head)
     return classifier.to(device).eval(), encoding, labels
+
+
+def load_answering(folder: Path, device: str | torch.device = "cpu") -> tuple[GPTModel, ChatTemplate]:
+    """Return a model that has learned to answer, and its chat template with the tokenizer; raise `UserError` if it has none."""
+    model, encoding = load_model(folder, device)
+    template = load_template(folder / "tokenizer", encoding)
+    if template is None:
+        raise UserError(
+            f"{folder}: its tokenizer has no chat template; name the model of a recipe with task.kind: instruct or preference"
+        )
+    return model, template
