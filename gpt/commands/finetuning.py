@@ -1,11 +1,12 @@
 """Commands that fine-tune a model by a recipe, `finetuning/NAME.yaml`: the stages of finetuning/dvc.yaml."""
 
+import sys
 from pathlib import Path
 
 import click
 
 from gpt.addresses import mlflow_address
-from gpt.commands.line.arguments import TEXT, FromHere
+from gpt.commands.line.arguments import TEXT, FromHere, json_option
 from gpt.commands.line.command import Group, command
 
 _recipe = click.argument("recipe", type=TEXT, help="its name, as in finetuning/NAME.yaml")
@@ -73,10 +74,40 @@ def train(recipe: str) -> int:
 @_recipe
 def evaluate(recipe: str) -> int:
     """judge a fine-tuned model on its test examples, and write finetuning/NAME/evaluation.json"""
-    from gpt.finetuning.judging.evaluate import evaluate, main_figures
+    from gpt.params.finetuning import load_recipe
+    from gpt.params.project import load_params
 
-    for name, figure in main_figures(evaluate(recipe)).items():
+    params, _ = load_params(), load_recipe(recipe)
+    mlflow_address()
+    from gpt.finetuning.judging.evaluate import evaluate, main_figures
+    from gpt.finetuning.places import Places
+    from gpt.finetuning.registering.finetuned import describe, registered_name
+    from gpt.tracking.evaluation import log_finetuned
+
+    evaluation = evaluate(recipe)
+    for name, figure in main_figures(evaluation).items():
         print(f"{name.replace('_', ' ')}: {figure:.4f}")
+    sys.stdout.flush()  # before MLflow, which may take its time
+    log_finetuned(
+        registered_name(params.register_.name, recipe), Places(recipe).run, evaluation, describe(recipe, evaluation)
+    )
+    return 0
+
+
+@command(examples=["gpt finetune register spam", "gpt finetune register spam --json  # for scripts"])
+@_recipe
+@json_option
+def register(recipe: str, json_: bool) -> int:
+    """register the evaluated model in MLflow as NAME-RECIPE, and let the gate judge it"""
+    from gpt.params.project import load_params
+
+    params = load_params()
+    from gpt.finetuning.registering.finetuned import register_recipe
+
+    registered = register_recipe(recipe, params)
+    print(registered.describe(), flush=True)
+    if json_:
+        print(registered.to_json())
     return 0
 
 
@@ -97,5 +128,5 @@ def export(recipe: str, folder: Path) -> int:
 FINETUNE = Group(
     "finetune",
     "teach a trained model from labelled data, as finetuning/NAME.yaml says",
-    {"Commands": (inputs, data, train, evaluate, export)},
+    {"Commands": (inputs, data, train, evaluate, register, export)},
 )

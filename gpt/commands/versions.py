@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from gpt.commands.line.arguments import NOT_EMPTY, TEXT, at_least
+from gpt.commands.line.arguments import NOT_EMPTY, TEXT, at_least, json_option
 from gpt.commands.line.command import command
 from gpt.errors import UserError
 
 
 @command(examples=["gpt register", "gpt register --json  # for scripts"])
-@click.option("--json", "json_", is_flag=True, help="print the version as JSON in the last line")
+@json_option
 def register(json_: bool) -> int:
     """register the evaluated model in MLflow as the candidate, and let the gate judge it"""
     from gpt import paths

@@ -179,6 +179,20 @@ class Judge(Section):
     "Of them, those that the report shows."
 
 
+class Promote(Section):
+    confidence: Annotated[float, Field(ge=0.5, lt=1)]
+    "Of the intervals of the paired bootstrap over test examples, as in register.gate of params.yaml."
+    min_gain: NonNegativeFloat
+    """How much better than its floor a model must be on test examples: in accuracy than naive Bayes, in bits per byte of answers
+    than the base model, in preferred answers than one half. The figures themselves are compared, and the interval is told beside
+    them: with a few hundred examples it often holds 0, and then chance may have promoted what is no better."""
+    max_regression: NonNegativeFloat
+    """What a measure may lose against the champion on the same test examples: accuracy, exact matches of each task, preferred
+    answers, bits per byte. Refused is a loss that is larger at both ends of the interval."""
+    max_forgetting: NonNegativeFloat
+    "Bits per byte that the base model's own held-out text may cost more than before; nothing is asked where none was measured."
+
+
 class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     "Decides new weights, data order and dropout."
@@ -191,6 +205,7 @@ class Recipe(Section):
     method: Annotated[Full | Lora | Head | LastBlocks, Field(discriminator="kind")]
     train: FineTrain
     judge: Judge
+    promote: Promote
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -123,35 +123,51 @@ def write_frozen(project: Path, settings: Evaluate, evaluation: Json, folder: Pa
     items.write(folder / ITEMS_FILE)
     samples = read_json_list(project / paths.SAMPLES)
     (folder / _SAMPLES).write_text(json.dumps(redact_values(samples), indent=2) + "\n", encoding="utf-8")
+    write_contents(
+        folder,
+        {
+            "documents_sha256": evaluation[_TEST]["documents_sha256"],
+            "precision": settings.precision,
+            "scored_with": scoring_identity(settings.precision),
+        },
+    )
+
+
+def write_contents(folder: Path, about: Json) -> None:
+    """Complete the folder `evaluation` of a version: `about` and the hashes of its files; `scored_with` says how it was scored."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    contents = {
-        "documents_sha256": evaluation[_TEST]["documents_sha256"],
-        "precision": settings.precision,
-        "scored_with": scoring_identity(settings.precision),
-        "files": {path.relative_to(folder).as_posix(): sha256_file(path) for path in files},
-    }
-    write_json(folder / _CONTENTS, contents)
+    hashes = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+    write_json(folder / _CONTENTS, about | {"files": hashes})
 
 
-def read_frozen(client: "MlflowClient", version: "ModelVersion") -> Frozen | None:
-    """Return what a version was judged on, None if an earlier release registered it; raise `UserError` if a file is damaged."""
+def read_contents(client: "MlflowClient", version: "ModelVersion") -> tuple[Path, Json] | None:
+    """Return the local folder of what a version was judged on, and what `write_contents` was told of it.
+
+    None if an earlier release registered it; raises `UserError` if a file is damaged.
+    """
     folder = evaluation_folder(client, version)
     if folder is None:
         return None
     again = f"of models:/{version.name}/{version.version}: delete {folder} if it is a copy, or register the model again"
-    contents = read_json(folder / _CONTENTS, again, ["documents_sha256", "files"])
+    contents = read_json(folder / _CONTENTS, again, ["files"])
     for name, sha256 in contents["files"].items():
         if not (folder / name).is_file() or sha256_file(folder / name) != sha256:
             raise UserError(f"{folder / name}: missing or damaged, {again}")
-    if "scored_with" not in contents:
+    return (folder, contents) if "scored_with" in contents else None
+
+
+def read_frozen(client: "MlflowClient", version: "ModelVersion") -> Frozen | None:
+    """Return what a version was judged on, None if an earlier release registered it; raise `UserError` if a file is damaged."""
+    if (found := read_contents(client, version)) is None:
         return None
+    folder, contents = found
     return Frozen(folder, contents["documents_sha256"], contents["scored_with"])
 
 
 def keeps_frozen(client: "MlflowClient", version: "ModelVersion") -> bool:
     """Whether a version holds, undamaged, what it was judged on."""
     try:
-        return read_frozen(client, version) is not None
+        return read_contents(client, version) is not None
     except UserError:
         return False
 

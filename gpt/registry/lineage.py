@@ -103,7 +103,7 @@ def collect(project: Path) -> Lineage:
     """
     params = load_params(project / PARAMS_FILE)
     base = project / paths.BASE_MODEL
-    weights = _hash_of(base / "model.safetensors", "run `gpt pretrain` first")
+    weights = hash_of(base / "model.safetensors", "run `gpt pretrain` first")
     evaluation = read_evaluation(project)
     if evaluation.get("weights_sha256") != weights:
         raise UserError(f"{project / paths.EVALUATION}: measured other weights than {base} has; {_AGAIN}")
@@ -127,7 +127,7 @@ def collect(project: Path) -> Lineage:
     return Lineage(
         git_commit=code.commit,
         git_dirty=code.dirty,
-        code_sha256=_code_hash(),
+        code_sha256=code_hash(),
         params_sha256=params_hash(params),
         data_sha256=data_id(project / paths.TOKENS),
         test_documents_sha256=evaluation["test"]["documents_sha256"],
@@ -136,9 +136,9 @@ def collect(project: Path) -> Lineage:
         tokenizer_sha256=tokenizer,
         weights_sha256=weights,
         model_sha256=sha256_tree(base),
-        dvc_lock_sha256=_hash_of(project / DVC_LOCK),
+        dvc_lock_sha256=hash_of(project / DVC_LOCK),
         dvc_lock_matches=lock_matches,
-        requirements_lock_sha256=_hash_of(project / REQUIREMENTS_LOCK),
+        requirements_lock_sha256=hash_of(project / REQUIREMENTS_LOCK),
         precision=params.train.precision,
         hardware=run["hardware"],
         num_processes=run["num_processes"],
@@ -239,7 +239,8 @@ def _locked_params(stages: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield from stage.get("params", {}).get(PARAMS_FILE.as_posix(), {}).items()
 
 
-def _hash_of(path: Path, hint: str | None = None) -> str:
+def hash_of(path: Path, hint: str | None = None) -> str:
+    """Return the hash of a file; of one that is not there "none", or a `UserError` with what to do."""
     try:
         return sha256_file(path)
     except FileNotFoundError:
@@ -248,6 +249,7 @@ def _hash_of(path: Path, hint: str | None = None) -> str:
         raise UserError(f"{path}: not found; {hint}") from None
 
 
-def _code_hash() -> str:
+def code_hash() -> str:
+    """Return a hash of the installed package's source."""
     package = Path(gpt.__file__).parent
     return sha256_json({path.relative_to(package).as_posix(): sha256_file(path) for path in package.rglob("*.py")})

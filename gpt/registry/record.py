@@ -225,17 +225,22 @@ def list_sources(params: Json) -> list[Json]:
     """Return what was fetched: name, what for, kind, address, SHA-256 (or commit), licence."""
     fetch = params.get("fetch", {})
     return [
-        {
-            "name": source["name"],
-            "role": role,
-            "kind": source["kind"],
-            "address": _address(source),
-            "sha256": source.get("sha256") or source["revision"],  # of a data set on the hub, a commit
-            "licence": source["licence"],
-        }
+        describe_source(source, role)
         for role, key in (("text", "sources"), ("benchmark", "benchmarks"))
         for source in fetch.get(key, ())
     ]
+
+
+def describe_source(source: Json, role: str) -> Json:
+    """Return what is recorded of a source as settings name it; `role` is what it is for."""
+    return {
+        "name": source["name"],
+        "role": role,
+        "kind": source["kind"],
+        "address": _address(source),
+        "sha256": source.get("sha256") or source["revision"],  # of a data set on the hub, a commit
+        "licence": source["licence"],
+    }
 
 
 def threads_of(hardware: str) -> int | None:
@@ -291,6 +296,8 @@ def _address(source: Json) -> str:
             return source["url"]
         case "huggingface":
             return f"hf://datasets/{source['repository']}@{source['revision']}"
+        case "script":
+            return f"{source['script']} ({', '.join(source['requirements'])})"
         case _:
             return source["path"]
 

@@ -114,6 +114,11 @@ def all_versions(client: "MlflowClient", name: str) -> "list[ModelVersion]":
             return sorted(found, key=lambda version: int(version.version), reverse=True)
 
 
+def versions_of_weights(client: "MlflowClient", sha256: str) -> "list[ModelVersion]":
+    """Return the versions of any registered model that have these weights."""
+    return list(client.search_model_versions(f"tags.weights_sha256 = '{sha256}'"))
+
+
 def resolve_model(spec: str, default_name: str | None = None) -> Path:
     """Return the folder, as `load_model` takes it, of a path or a registered version.
 

@@ -83,11 +83,15 @@ def _steps(record: Json) -> list[Step]:
     if outs:
         documents.insert(0, f"{hash_of(paths.DOCUMENTS)}, from {hash_of(paths.RAW)}, {hash_of(paths.BENCHMARKS)}")
         tokens.insert(0, hash_of(paths.TOKENS))
-    run = record["parents"]["run_id"]
+    run, made = record["parents"]["run_id"], [*tokens, tokenizer]
+    if recipe := record.get("recipe"):
+        documents = [*made, f"kept for the test: {short(data['test_documents_sha256'])}"]
+        made = [f"{recipe['name']} {short(recipe['sha256'])}: {_kinds(recipe['values'])}"]
+    names = ("examples", "recipe") if recipe else ("documents", "tokens")
     return [
         Step("sources", [_one_line(source) for source in record["sources"]] or [NONE], "data"),
-        Step("documents", documents, "data", ("code", sides["code"])),
-        Step("tokens", [*tokens, tokenizer], "data", ("packages", sides["packages"])),
+        Step(names[0], documents, "data", ("code", sides["code"])),
+        Step(names[1], made, "data", ("packages", sides["packages"])),
         Step(
             "training",
             [
@@ -113,7 +117,7 @@ def _sides(record: Json) -> dict[str, list[str]]:
     return {
         "code": [
             f"commit {short(code['commit'])}" + (" with uncommitted.patch" if code["dirty"] else ""),
-            f"gpt {short(code['sha256'])}, params.yaml {short(record['params_sha256'])}",
+            f"gpt {short(code['sha256'])}, {'recipe' if 'recipe' in record else 'params.yaml'} {short(record['params_sha256'])}",
         ],
         "packages": [
             f"Python {environment['python']}{torch}",
@@ -125,8 +129,17 @@ def _sides(record: Json) -> dict[str, list[str]]:
 
 def _model_lines(record: Json) -> list[str]:
     model = record["model"]
+    if "figures" in record:
+        return [
+            f"weights {short(model['weights_sha256'])}",
+            *(f"{name} {value:.4f}" for name, value in record["figures"].items()),
+        ]
     figures = [f"{split} {value:.4f}" for split, value in model["bits_per_byte"].items()]
     return [f"weights {short(model['weights_sha256'])}", f"bits per byte: {', '.join(figures) or NONE}"]
+
+
+def _kinds(recipe: Json) -> str:
+    return f"{recipe['task']['kind']} by {recipe['method']['kind']}"
 
 
 def _champion(record: Json) -> str:
@@ -154,7 +167,7 @@ def _beginning(parents: Json) -> Iterator[str]:
 
 
 def _source_lines(source: Json) -> Iterator[str]:
-    use = "" if source["role"] == "text" else f" ({source['role']})"
+    use = "" if source["role"] in ("text", "examples") else f" ({source['role']})"
     yield f"{source['name']}{use}: {source['address']}"
     yield f"    sha256 {short(source['sha256'])}, licence: {source['licence']}"
 

@@ -22,7 +22,7 @@ from gpt.tracking.delivery import Blocked, Delivery, Homeless, deliver_left_behi
 from gpt.tracking.events import brief
 from gpt.tracking.journal import Journal
 from gpt.tracking.pages.description import describe_result
-from gpt.tracking.pages.figures import name_all_items, name_figures
+from gpt.tracking.pages.figures import name_all_items, name_figures, name_finetuned
 from gpt.tracking.spool import lock_path, read_event, remove
 from gpt.tracking.store import database_file, tracking_uri
 
@@ -38,36 +38,47 @@ logger = logging.getLogger(__name__)
 def log_evaluation(params: Params, evaluation: Mapping[str, Any]) -> None:
     """Add what `gpt evaluate` has measured and written to the run that made models/base: figures, description, samples."""
     samples = read_json(paths.SAMPLES, "run `gpt evaluate` again")
-    _add(
-        params,
-        [
-            {"kind": "figures", "values": name_figures(evaluation)},
-            {"kind": "note", "parts": describe_result(params, evaluation, samples)},
-            _text(f"{FOLDER}/{paths.EVALUATION.name}", json.dumps(evaluation, indent=2)),
-            _text(f"{FOLDER}/{paths.SAMPLES.name}", json.dumps(samples, indent=2, ensure_ascii=False)),
-        ],
-    )
+    events = [
+        {"kind": "figures", "values": name_figures(evaluation)},
+        {"kind": "note", "parts": describe_result(params, evaluation, samples)},
+        _text(f"{FOLDER}/{paths.EVALUATION.name}", json.dumps(evaluation, indent=2)),
+        _text(f"{FOLDER}/{paths.SAMPLES.name}", json.dumps(samples, indent=2, ensure_ascii=False)),
+    ]
+    _add(events, params.base.name)
 
 
 def log_all_items(params: Params, answers: Mapping[str, Any]) -> None:
     """Add what benchmarks scored on all their items, under names that say so."""
-    _add(
-        params,
-        [
-            {"kind": "figures", "values": name_all_items(answers)},
-            _text(f"{FOLDER}/all_items.json", json.dumps(answers, indent=2)),
-        ],
-    )
+    events = [
+        {"kind": "figures", "values": name_all_items(answers)},
+        _text(f"{FOLDER}/all_items.json", json.dumps(answers, indent=2)),
+    ]
+    _add(events, params.base.name)
+
+
+def log_finetuned(experiment: str, run: Path, evaluation: Mapping[str, Any], parts: Sequence[str]) -> None:
+    """Add what `gpt finetune evaluate` has measured to the run that `run`, a recipe's run.json, names; `parts` describe it."""
+    events = [
+        {"kind": "figures", "values": name_finetuned(evaluation)},
+        {"kind": "note", "parts": list(parts)},
+        _text(f"{FOLDER}/evaluation.json", json.dumps(evaluation, indent=2, ensure_ascii=False)),
+    ]
+    _add(events, experiment, run)
+
+
+def log_page(experiment: str, run: Path, page: Path) -> None:
+    """Add a recipe's report to that run."""
+    _add([_text(f"{FOLDER}/{page.name}", page.read_text(encoding="utf-8"))], experiment, run)
 
 
 def log_report(params: Params) -> None:
     """Add the files of reports/evaluate to the run that made models/base."""
-    _add(params, list(_files(paths.REPORTS, FOLDER)))
+    _add(list(_files(paths.REPORTS, FOLDER)), params.base.name)
 
 
 def log_comparison(params: Params, version: int) -> None:
     """Add the page of a registered version, beside the champion of then, to the run that made it."""
-    _add(params, list(_files(paths.COMPARISON, f"{COMPARISON}/version_{version}")))
+    _add(list(_files(paths.COMPARISON, f"{COMPARISON}/version_{version}")), params.base.name)
 
 
 def _files(folder: Path, place: str) -> Iterator[Event]:
@@ -83,19 +94,19 @@ def _text(path: str, text: str) -> Event:
     return {"kind": "text", "path": path, "text": text}
 
 
-def _add(params: Params, events: Sequence[Event]) -> None:
-    """Add events to the run that models/run.json names; say on one line what became of them."""
+def _add(events: Sequence[Event], experiment: str, run: Path = paths.RUN) -> None:
+    """Add events to the run of an experiment that `run` names; say on one line what became of them."""
     try:
-        fingerprint = str(read_json(paths.RUN, "", ("fingerprint",))["fingerprint"])
+        fingerprint = str(read_json(run, "", ("fingerprint",))["fingerprint"])
     except UserError:
-        print(f"MLflow: not told, as no {paths.RUN} says which run made the model")
+        print(f"MLflow: not told, as no {run} says which run made the model")
         return
     spool = paths.kept(paths.SPOOL)
     if not _is_waited_for(spool, fingerprint) and _has_no_store():
         print("MLflow: not told, as no run has been recorded here")
         return
     try:
-        journal = _write(spool, params.base.name, fingerprint, events)
+        journal = _write(spool, experiment, fingerprint, events)
     except OSError as error:
         logger.warning("%s: %s; MLflow is not told", spool, error.strerror or error)
         return

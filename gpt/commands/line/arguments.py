@@ -121,3 +121,4 @@ model_option = click.option(
     metavar="PATH|URI",
     help=f"a model folder, models:/NAME/VERSION or models:/NAME@ALIAS (default: {paths.BASE_MODEL})",
 )
+json_option = click.option("--json", "json_", is_flag=True, help="print the version as JSON in the last line")

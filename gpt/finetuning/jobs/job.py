@@ -214,7 +214,7 @@ class FineTuning:
 
     def describe(self) -> About:
         recipe, splits, sources = self.recipe, self.report["splits"], self.report["sources"]
-        digest = sha256_json({split: about["sha256"] for split, about in splits.items()})
+        digest = examples_hash(self.report)
         return About(
             dataset={
                 "name": self.params.base.name,
@@ -239,5 +239,16 @@ class FineTuning:
         write_rows(places.training_plot, state.training_rows, TRAINING_COLUMNS)
         columns = ("step", "validation_loss", *(f"validation_{name}" for name in (self.figure,)))
         write_rows(places.validation_plot, state.validation_rows, columns)
-        write_json(places.run, about | {"base": self._source})
+        made_of = {"data_sha256": examples_hash(self.report), "settings_sha256": trained_settings_hash(self.recipe)}
+        write_json(places.run, about | {"base": self._source} | made_of)
         return {path.name: path.read_text(encoding="utf-8") for path in (places.training_plot, places.validation_plot)}
+
+
+def examples_hash(report: dict[str, Any]) -> str:
+    """Return a hash of the examples of all splits; `report` is that of `gpt finetune data`."""
+    return sha256_json({split: about["sha256"] for split, about in report["splits"].items()})
+
+
+def trained_settings_hash(recipe: Recipe) -> str:
+    """Return a hash of the settings that training reads, besides what the base model and the examples are."""
+    return sha256_json(recipe.model_dump(mode="json", include={"seed", "block_size", "task", "method", "train"}))

@@ -57,6 +57,9 @@ def evaluate(name: str) -> Json:
         "weights_sha256": sha256_file(places.model / "model.safetensors"),
         "base": read_json(places.base / paths.INITIAL_SOURCE, "run `gpt finetune data` again"),
         "examples": len(test),
+        "test_sha256": sha256_file(places.data / "test.jsonl"),
+        "judge": recipe.judge.model_dump(mode="json"),
+        "model": read_json(places.model / "config.json", "run `gpt finetune train` again"),
         **judged,
         "forgetting": _forgetting(places, device),
     }
@@ -84,7 +87,7 @@ def _judge_classes(
     places: Places, test: Sequence[Example], encoded: Encoded, device: torch.device
 ) -> tuple[Json, Outcomes]:
     model, _, labels = load_classifier(places.model, device)
-    probabilities = class_probabilities(model, [each.ids for each in encoded])
+    probabilities = class_probabilities(model, [encoded[number].ids for number in range(len(encoded))])
     said, wanted = probabilities.argmax(1), encoded.labels
     baseline = baseline_predictions(read_lines(places.data / "train.jsonl"), test, labels)
     judged = {

@@ -38,7 +38,7 @@ def target_nats(model: GPTModel, data: Encoded, encoding: Encoding) -> tuple[np.
 def plain_nats(
     base: GPTModel, encoding: Encoding, exchanges: Sequence[tuple[Sequence[Message], str]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same of a base model for wanted answers: it is given each (what was said before, answer) as lines of plain text."""
+    """Return the same of a base model for wanted answers: each (what was said before, answer) is lines of plain text to it."""
     device, room = base.tok_emb.weight.device, base.config.block_size
     nats, sizes = np.zeros(len(exchanges)), np.zeros(len(exchanges))
     with measuring(base):

@@ -25,7 +25,7 @@ _RESAMPLES = 10_000
 
 @dataclass(frozen=True, eq=False)
 class Outcomes(Table):
-    """A row for each example and measure. A figure is the sum of values over the sum of sizes: bits over bytes, right ones over all."""
+    """A row for each example and measure; a figure is the sum of values over that of sizes: bits over bytes, right over all."""
 
     example: np.ndarray
     "As `name_example` says."

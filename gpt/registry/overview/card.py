@@ -8,8 +8,8 @@ from ruamel.yaml import YAML
 
 from gpt.registry.overview.facts import Facts
 from gpt.registry.overview.figures import limits, size_sentence, source_rows
-from gpt.tracking.pages.figures import SPLITS
-from gpt.tracking.pages.markdown import benchmark_notes, benchmark_rows, fenced, figure_rows, table
+from gpt.tracking.pages.figures import MAIN_FIGURES, SPLITS
+from gpt.tracking.pages.markdown import benchmark_notes, benchmark_rows, fenced, figure_rows, finetuned_rows, table
 
 # Licences that the Hub knows by a name of its own; of sources under any other, or under several, the card names each.
 _KNOWN_LICENCES = {
@@ -34,7 +34,9 @@ def write_card(facts: Facts) -> str:
         f"# {facts.name}",
         size_sentence(facts),
         "## How good it is",
-        table(*figure_rows(facts.evaluation)) or "It was not measured: no evaluation of these weights is at hand.",
+        table(*figure_rows(facts.evaluation))
+        or table(*finetuned_rows(facts.evaluation))
+        or "It was not measured: no evaluation of these weights is at hand.",
         table(*benchmark_rows(facts.evaluation)),
         benchmark_notes(facts.evaluation),
         "## What it learned from",
@@ -70,7 +72,7 @@ def _front_matter(facts: Facts) -> dict[str, Any]:
     front: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["gpt", "pretrained", "text-generation"],
+        "tags": ["gpt", "fine-tuned" if facts.recipe else "pretrained", "text-generation"],
     }
     if licence in _KNOWN_LICENCES:
         front["license"] = licence
@@ -95,6 +97,9 @@ def _results(facts: Facts) -> list[dict[str, Any]]:
         for split in SPLITS
         if (figures := facts.figures(split))
     ]
+    if facts.recipe:
+        figures = {key: facts.evaluation.get(key) for key in MAIN_FIGURES}
+        results.append(_result(f"test examples of {names}", _slug(names), "test", figures))
     results += [
         _result(name, _slug(name), "test", {key: scores[key] for key in ("accuracy", "accuracy_norm") if key in scores})
         for name, scores in facts.benchmarks.items()

@@ -13,6 +13,7 @@ from gpt.registry.overview.figures import shortened, size_sentence, source_rows
 from gpt.registry.overview.listing import Overview, Row, read_overview, tell
 from gpt.secrets.hiding import redact
 from gpt.tracking import store
+from gpt.tracking.pages.figures import main_figure
 from gpt.tracking.pages.markdown import (
     align,
     aligned,
@@ -22,6 +23,7 @@ from gpt.tracking.pages.markdown import (
     block,
     fenced,
     figure_rows,
+    finetuned_rows,
     joined,
 )
 
@@ -53,9 +55,13 @@ def describe_version(facts: Facts) -> str:
         'model.predict([{"prompt": "To be"}], params={"seed": 1})'
     )
     test = facts.figures("test")
+    headline = f"{test['bits_per_byte']:.4f} bits per byte. " if test else ""
+    if facts.recipe:
+        headline = f"{main_figure(facts.evaluation)}. "
     parts = [
         # The figure first: of all this MLflow's list of versions shows twenty characters.
-        (f"{test['bits_per_byte']:.4f} bits per byte. " if test else "") + size_sentence(facts),
+        headline + size_sentence(facts),
+        block("On test examples, beside what a model must be better than:", aligned(finetuned_rows(facts.evaluation))),
         block(
             "How well it predicts text that it never saw:",
             aligned(figure_rows(facts.evaluation)),
@@ -76,18 +82,30 @@ def describe_model(overview: Overview) -> str:
     What a person wrote into the one before, above what is ours, stays there; beside a very long text there is no room for ours.
     """
     versions = [
-        [str(row.version), row.aliases_text, row.bits, row.benchmarks, row.day, row.verdict] for row in overview.rows
+        [str(row.version), row.aliases_text, row.figure or row.bits, row.benchmarks, row.day, row.verdict]
+        for row in overview.rows
     ]
     decisions = [
         line
         for one in overview.decisions
         for line in tell(replace(one, reason=shortened(one.reason, _REASON_CHARACTERS)))
     ]
+    figure = "figure" if any(row.figure for row in overview.rows) else "bits/byte"
     parts = [
         *(_role(overview.rows, alias) for alias in ("champion", "challenger", "candidate")),
         block(
             "The newest versions, and those with an alias:",
-            align(("version", "aliases", "bits/byte", "benchmarks", "registered", "verdict"), versions),
+            align(
+                (
+                    "version",
+                    "aliases",
+                    figure,
+                    "benchmarks",
+                    "registered",
+                    "verdict",
+                ),
+                versions,
+            ),
         ),
         block("The last decisions:", [line for each in decisions for line in _wrapped(each)]),
         "`gpt models --history` shows all of them.",
@@ -132,4 +150,5 @@ def _role(rows: Sequence[Row], alias: str) -> str:
     row = next((row for row in rows if alias in row.aliases), None)
     if row is None:
         return f"**No {alias}.**" if alias == "champion" else ""
-    return f"**{alias.capitalize()}: version {row.version}**" + (f", {row.bits} bits per byte" if row.bits else "")
+    figure = row.figure or (f"{row.bits} bits per byte" if row.bits else "")
+    return f"**{alias.capitalize()}: version {row.version}**" + (f", {figure}" if figure else "")

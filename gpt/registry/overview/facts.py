@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpt import paths
 from gpt.files import as_object, lenient_json, lenient_yaml, sha256_file
 from gpt.params.project import PARAMS_FILE
+from gpt.registry.lineage import STARTED_FROM
 from gpt.registry.versions import find_version, is_registry_uri, model_folder
 from gpt.secrets.hiding import redact
 from gpt.tracking import store
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 Json = dict[str, Any]
-_EVALUATION, _SAMPLES = paths.EVALUATION.name, paths.SAMPLES.name
+EVALUATION, RECIPE, _SAMPLES = paths.EVALUATION.name, "recipe.yaml", paths.SAMPLES.name
+"Of files beside the record; a recipe is kept of fine-tuned models alone."
 
-_ADDRESSES = ("package", "url", "path", "repository")  # one of which every source has
+_ADDRESSES = ("package", "url", "path", "repository", "script")  # one of which every source has
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Facts:
     uri: str = ""
     "models:/NAME/VERSION, if it is registered."
     evaluation: Json = field(default_factory=dict)
-    "reports/evaluate.json, of this model's weights."
+    "reports/evaluate.json, of this model's weights; of a fine-tuned model its recipe's evaluation.json."
     params: Json = field(default_factory=dict)
     "params.yaml that it was trained with."
     commit: str = ""
@@ -45,11 +47,16 @@ class Facts:
     hardware: str = ""
     samples: tuple[tuple[str, str], ...] = ()
     "Prompts and completions."
+    recipe: Json = field(default_factory=dict)
+    "By which it was fine-tuned."
+    started_from: str = ""
+    "The version, or the folder, that its training began with."
 
     @property
     def sources(self) -> list[Json]:
-        """Return name, address, SHA-256 and licence of each source of texts."""
-        found = _section(self.params, "fetch").get("sources")
+        """Return name, address, SHA-256 and licence of each source of texts, or of examples."""
+        section = _section(self.recipe, "data") if self.recipe else _section(self.params, "fetch")
+        found = section.get("sources")
         return [
             {
                 "name": str(source.get("name", "")),
@@ -72,7 +79,7 @@ class Facts:
 
     @property
     def model(self) -> Json:
-        return _section(self.params, "model")
+        return _section(self.evaluation if self.recipe else self.params, "model")
 
     @property
     def train(self) -> Json:
@@ -82,7 +89,7 @@ class Facts:
 def of_project(project: Path, tags: Mapping[str, str], *, name: str, uri: str = "") -> Facts:
     """Return what is known of the model that a project registers now; `tags` are those of its version."""
     files = (PARAMS_FILE, paths.EVALUATION, paths.SAMPLES)
-    return _compose(name, uri, tags, {path.name: _bytes(project / path) for path in files})
+    return of_files(name, uri, tags, {path.name: _bytes(project / path) for path in files})
 
 
 def of_version(client: "MlflowClient", version: "ModelVersion") -> Facts:
@@ -93,12 +100,12 @@ def of_version(client: "MlflowClient", version: "ModelVersion") -> Facts:
     run_id, _, folder = version.tags.get("lineage", "").removeprefix("runs:/").partition("/")
     if run_id and folder:
         with tempfile.TemporaryDirectory() as temporary:
-            for name in (PARAMS_FILE.name, _EVALUATION, _SAMPLES):
+            for name in (PARAMS_FILE.name, EVALUATION, _SAMPLES, RECIPE):
                 try:
                     files[name] = _bytes(Path(client.download_artifacts(run_id, f"{folder}/{name}", temporary)))
                 except (MlflowException, OSError):  # a version of an earlier release, or a run that was deleted
                     continue
-    return _compose(version.name, f"models:/{version.name}/{version.version}", version.tags, files)
+    return of_files(version.name, f"models:/{version.name}/{version.version}", version.tags, files)
 
 
 def of_folder(folder: Path, project: Path) -> Facts:
@@ -121,9 +128,10 @@ def of_model(spec: str, default_name: str, project: Path) -> tuple[Path, Facts]:
         return model_folder(client, version), of_version(client, version)
 
 
-def _compose(name: str, uri: str, tags: Mapping[str, str], files: Mapping[str, bytes]) -> Facts:
-    evaluation = lenient_json(files.get(_EVALUATION, b"")) or _measured(tags)
-    samples = lenient_json(files.get(_SAMPLES, b""), list)
+def of_files(name: str, uri: str, tags: Mapping[str, str], files: Mapping[str, bytes]) -> Facts:
+    """Return what tags and files, by the names that they have beside the record, tell."""
+    evaluation = lenient_json(files.get(EVALUATION, b"")) or _measured(tags)
+    samples = lenient_json(files.get(_SAMPLES, b""), list) or _answers(evaluation)
     return Facts(
         name=name,
         uri=uri,
@@ -138,7 +146,21 @@ def _compose(name: str, uri: str, tags: Mapping[str, str], files: Mapping[str, b
             for sample in samples
             if isinstance(sample, dict) and {"prompt", "completion"} <= sample.keys()
         ),
+        recipe=lenient_yaml(files.get(RECIPE, b"")),
+        started_from=redact(tags.get(STARTED_FROM, "")),
     )
+
+
+def _answers(evaluation: Json) -> list[Json]:
+    """Return what a fine-tuned model has answered as prompts and completions."""
+    found = evaluation.get("samples")
+    return [
+        {
+            "prompt": "".join(f"{message['content']}\n" for message in sample["asked"]) + "→ ",
+            "completion": sample["answer"],
+        }
+        for sample in (found if isinstance(found, list) else [])
+    ]
 
 
 def _measured(tags: Mapping[str, str]) -> Json:

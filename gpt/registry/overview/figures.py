@@ -6,11 +6,23 @@ from gpt.registry.overview.facts import Facts
 from gpt.tracking.pages.markdown import Rows
 
 _CELL_CHARACTERS = 120
+_LEARNED = {
+    "classify": "tell classes of texts apart",
+    "instruct": "answer",
+    "preference": "prefer the better of two answers",
+}
+_LIMITS = {
+    "classify": "It tells apart the classes that it has learned and knows no other; a text that is of none gets one all the same.",
+    "instruct": "It answers as its examples do; what it says need not be true.",
+    "preference": "It answers as its examples prefer; what it says need not be true.",
+}
 _SHAPE = {"n_layer": "layers", "n_head": "heads", "n_embd": "wide", "block_size": "tokens of context"}
 
 
 def size_sentence(facts: Facts) -> str:
     """Return a sentence or two about the model itself."""
+    if facts.recipe:
+        return _tuned_sentence(facts)
     model, train = facts.model, facts.train
     parameters = facts.evaluation.get("parameters")
     size = f"{parameters:,} parameters, " if isinstance(parameters, int) else ""
@@ -37,16 +49,35 @@ def source_rows(facts: Facts) -> Rows:
 
 def limits(facts: Facts) -> str:
     """Return what the model cannot do, as a list."""
-    said = ["It continues text; it was not taught to follow instructions, and what it says need not be true."]
+    said = [
+        _LIMITS.get(
+            _task(facts),
+            "It continues text; it was not taught to follow instructions, and what it says need not be true.",
+        )
+    ]
     if block_size := facts.model.get("block_size"):
         said.append(f"It sees the last {block_size} tokens.")
     names = ", ".join(source["name"] for source in facts.sources)
     said.append(
         f"It knows the texts it learned from{f' ({names})' if names else ''}, with their biases, and little else."
     )
-    if not facts.figures("test"):
+    if not facts.evaluation:
         said.append("Nothing was measured, so nothing is known of how good it is.")
     return "\n".join(f"- {sentence}" for sentence in said)
+
+
+def _tuned_sentence(facts: Facts) -> str:
+    shape = ", ".join(_counted(facts.model[key], what) for key, what in _SHAPE.items() if key in facts.model)
+    method = facts.recipe.get("method")
+    how = f" by {method['kind']}" if isinstance(method, dict) and "kind" in method else ""
+    begun = f" from {facts.started_from}" if facts.started_from else ""
+    text = f"A GPT fine-tuned{begun}{how} to {_LEARNED.get(_task(facts), 'do a task')}"
+    return f"{text}: {shape}." if shape else f"{text}."
+
+
+def _task(facts: Facts) -> str:
+    task = facts.recipe.get("task")
+    return str(task.get("kind", "")) if isinstance(task, dict) else ""
 
 
 def shortened(text: str, most: int = _CELL_CHARACTERS) -> str:

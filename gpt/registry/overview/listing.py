@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from gpt.errors import UserError
+from gpt.registry.lineage import STARTED_FROM
 from gpt.registry.trail import BY_HAND, PROMOTED, RESTORED, audit_trail
 from gpt.registry.versions import CHAMPION, find, find_model
 from gpt.secrets.hiding import redact
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 _PAGE = 1000
+FIGURE_TAG = "figure"
+"Tag of a fine-tuned version: its main figure, as `accuracy 0.9660`."
 CENTRED_TAG = "benchmarks_centred"
 "Tag of a version: mean over the benchmarks of how far accuracy is above chance, 1 being all right."
 
@@ -31,6 +34,10 @@ class Row:
     bits_per_byte: float | None
     "Of the test documents."
     centred: float | None
+    figure: str
+    "The main one of a fine-tuned version, with its name."
+    started_from: str
+    "What its training began with, if not with random weights."
     data_sha256: str
     commit: str
     changed: bool
@@ -117,12 +124,18 @@ def show(overview: Overview, *, history: bool = False, now: datetime | None = No
     columns: dict[str, Callable[[Row], str]] = {
         "version": lambda row: str(row.version),
         "aliases": lambda row: row.aliases_text,
+        "figure": lambda row: row.figure,
         "bits/byte": lambda row: row.bits,
         "verdict": lambda row: row.verdict,
         "age": lambda row: _age(row.registered, now),
         "benchmarks": lambda row: row.benchmarks,
+        "started from": lambda row: row.started_from,
         "commit": lambda row: row.commit[:8] + ("+" if row.changed else ""),
         "data": lambda row: row.data_sha256[:8],
+    }
+    kinds_of = ("figure", "bits/byte", "benchmarks", "started from")  # of some models only
+    columns = {
+        name: cell for name, cell in columns.items() if name not in kinds_of or any(cell(row) for row in overview.rows)
     }
     lines = [f"models:/{overview.name}"]
     lines += align(list(columns), [[cell(row) or "-" for cell in columns.values()] for row in overview.rows], width)
@@ -178,6 +191,8 @@ def _row(version: "ModelVersion", aliases: tuple[str, ...]) -> Row:
         aliases=aliases,
         bits_per_byte=_number(tags.get("test_bits_per_byte")),
         centred=_number(tags.get(CENTRED_TAG)),
+        figure=tags.get(FIGURE_TAG, ""),
+        started_from=tags.get(STARTED_FROM, ""),
         data_sha256=_known(tags.get("data_sha256")),
         commit=_known(tags.get("git_commit")),
         changed=tags.get("git_dirty") == "true",

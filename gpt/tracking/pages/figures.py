@@ -19,6 +19,8 @@ ALL_ITEMS = "all_items"
 # Of validation documents there are curves, which end with the same figures; a version's tag has this one.
 _SPLIT_FIGURES = {"test": ("bits_per_byte", "loss", "perplexity"), "validation": ("bits_per_byte",)}
 _BENCHMARK_FIGURES = ("accuracy", "accuracy_norm", "bits_per_byte", "perplexity")
+MAIN_FIGURES = ("accuracy", "exact_match", "preferred", "bits_per_byte")
+"Of fine-tuned models, the most telling one of a model first."
 _REFUSED = re.compile(r"[^\w.\- :/]")
 
 
@@ -37,6 +39,25 @@ def name_figures(evaluation: Json) -> dict[str, float]:
 def name_all_items(answers: Json) -> dict[str, float]:
     """Return what benchmarks scored on all their items, whatever evaluate.limit: all_items.lambada.accuracy."""
     return _sound(dict(_benchmarks(answers, f"{ALL_ITEMS}.")))
+
+
+def name_finetuned(evaluation: Json) -> dict[str, float]:
+    """Return the figures of a recipe's evaluation.json: test_accuracy, test_exact_match.TASK, floor_accuracy, …."""
+    found = {f"test_{figure}": evaluation.get(figure) for figure in (*MAIN_FIGURES, "ended", "loss")}
+    for task, values in _mapping(evaluation.get("tasks")).items():
+        found[f"test_exact_match.{task}"] = _mapping(values).get("exact_match")
+    found["floor_accuracy"] = _mapping(evaluation.get("baseline")).get("accuracy")
+    found["floor_bits_per_byte"] = evaluation.get("base_bits_per_byte")
+    forgetting = _mapping(evaluation.get("forgetting"))
+    if forgetting:
+        found["forgotten_bits_per_byte"] = forgetting["after"] - forgetting["before"]
+    return _sound(found)
+
+
+def main_figure(evaluation: Json) -> str:
+    """Return the figure by which a person tells fine-tuned models apart, as `accuracy 0.9660`."""
+    known = ((name, evaluation.get(name)) for name in MAIN_FIGURES)
+    return next((f"{name} {value:.4f}".replace("_", " ") for name, value in known if isinstance(value, float)), "none")
 
 
 def _splits(evaluation: Json) -> Iterator[tuple[str, Any]]:

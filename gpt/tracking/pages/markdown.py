@@ -29,6 +29,29 @@ def figure_rows(evaluation: Mapping[str, Any]) -> Rows:
     return ["held-out documents", "bits per byte", "perplexity", "documents"], rows
 
 
+def finetuned_rows(evaluation: Mapping[str, Any]) -> Rows:
+    """Return what a fine-tuned model scored on its test examples, beside its floor; no row if it is none."""
+    rows: list[list[str]] = []
+
+    def add(what: str, figures: Mapping[str, Any], key: str, floor: str = "") -> None:
+        if isinstance(value := figures.get(key), float):
+            low, high = figures.get(f"{key}_interval") or (None, None)
+            interval = f"{_share(low)} to {_share(high)}" if low is not None else ""
+            rows.append([what, _share(value) if key != "bits_per_byte" else f"{value:.4f}", interval, floor])
+
+    baseline, base = evaluation.get("baseline", {}), evaluation.get("base_bits_per_byte")
+    add("accuracy", evaluation, "accuracy", f"{_share(baseline.get('accuracy'))} (naive Bayes)")
+    add("bits per byte of answers", evaluation, "bits_per_byte", f"{_written(base, '.4f')} (base model)")
+    for task, figures in (evaluation.get("tasks") or {}).items() if "recipe" in evaluation else ():
+        add(f"exact matches: {task}", figures, "exact_match")
+    add("answers that end", evaluation, "ended")
+    add("preferred answers", evaluation, "preferred", "50.0 % (a coin)")
+    if forgetting := evaluation.get("forgetting"):
+        before = f"{forgetting['before']:.4f} (base model)"
+        rows.append(["bits per byte of the base's held-out text", f"{forgetting['after']:.4f}", "", before])
+    return ["on test examples", "model", "95 % interval", "beside"], rows
+
+
 def benchmark_rows(evaluation: Mapping[str, Any]) -> Rows:
     """Return the benchmarks' scores, accuracy beside chance and the rest beside an untrained model's."""
     rows = [
