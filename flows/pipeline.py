@@ -32,7 +32,7 @@ STAGES = (
 
 
 # Those of finetuning/dvc.yaml, of each recipe.
-RECIPE_STAGES = ("finetune_inputs", "finetune_data", "finetune", "evaluate_finetuned")
+RECIPE_STAGES = ("finetune_inputs", "finetune_data", "finetune", "evaluate_finetuned", "report_finetuned")
 _DIFFERS = 1  # the exit code of `gpt reproduce`, if a verdict was printed
 
 

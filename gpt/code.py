@@ -116,6 +116,7 @@ FINETUNE_STAGES = {
         ("corpus", "finetuning/judging", "sources", "tokens/tokenizer.py", "tiktoken"),
     ),
     "evaluate_finetuned": Stage(("finetuning/judging/evaluate.py",), ("corpus", "sources")),
+    "report_finetuned": Stage(("reports/finetuned.py",), ("corpus", "evaluation", "sources", "tokens", "training")),
 }
 
 # Parts of stages whose work is kept by itself.

@@ -74,14 +74,14 @@ def train(recipe: str) -> int:
 @_recipe
 def evaluate(recipe: str) -> int:
     """judge a fine-tuned model on its test examples, and write finetuning/NAME/evaluation.json"""
-    from gpt.params.finetuning import load_recipe
+    from gpt.params.finetuning import load_recipe, registered_name
     from gpt.params.project import load_params
 
     params, _ = load_params(), load_recipe(recipe)
     mlflow_address()
     from gpt.finetuning.judging.evaluate import evaluate, main_figures
     from gpt.finetuning.places import Places
-    from gpt.finetuning.registering.finetuned import describe, registered_name
+    from gpt.finetuning.registering.finetuned import describe
     from gpt.tracking.evaluation import log_finetuned
 
     evaluation = evaluate(recipe)
@@ -91,6 +91,25 @@ def evaluate(recipe: str) -> int:
     log_finetuned(
         registered_name(params.register_.name, recipe), Places(recipe).run, evaluation, describe(recipe, evaluation)
     )
+    return 0
+
+
+@command(examples=["gpt finetune report spam"])
+@_recipe
+def report(recipe: str) -> int:
+    """write a page with a fine-tuned model's figures, mistakes or answers, and curves: finetuning/NAME/report.html"""
+    from gpt.params.finetuning import load_recipe, registered_name
+    from gpt.params.project import load_params
+
+    params, _ = load_params(), load_recipe(recipe)
+    mlflow_address()
+    from gpt.finetuning.places import Places
+    from gpt.reports.finetuned import write_report
+    from gpt.tracking.evaluation import log_page
+
+    page = write_report(recipe)
+    print(f"report: {page}", flush=True)
+    log_page(registered_name(params.register_.name, recipe), Places(recipe).run, page)
     return 0
 
 
@@ -128,5 +147,5 @@ def export(recipe: str, folder: Path) -> int:
 FINETUNE = Group(
     "finetune",
     "teach a trained model from labelled data, as finetuning/NAME.yaml says",
-    {"Commands": (inputs, data, train, evaluate, register, export)},
+    {"Commands": (inputs, data, train, evaluate, report, register, export)},
 )

@@ -242,3 +242,8 @@ def load_recipe(name: str) -> Recipe:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     with explained(path):
         return Recipe.model_validate(values)
+
+
+def registered_name(name: str, recipe: str) -> str:
+    """Return what the versions of a recipe are called in the registry, and its runs' experiment; `name` is register.name."""
+    return f"{name}-{recipe}"

@@ -1,6 +1,7 @@
 """Small recipes: made-up labelled data, and a base model of a few thousand weights that has learned nothing."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from ruamel.yaml import YAML
 
 from gpt import paths
 from gpt.files import sha256_file
-from gpt.finetuning.finetune import make_data
+from gpt.finetuning.finetune import finetune, make_data
+from gpt.finetuning.judging.evaluate import evaluate
 from gpt.model.storage import save_model
 from gpt.model.transformer import GPTConfig, GPTModel
 from gpt.params.finetuning import FOLDER
 from gpt.params.project import load_params
 from gpt.tokens.tokenizer import load_tokenizer
+from gpt.tracking import store
 from tests import ROOT
 from tests.conftest import merge
 from tests.training.conftest import fresh_accelerate, make_project
@@ -130,3 +133,44 @@ def make_recipe(make_project: Callable[..., Path]) -> Callable[..., Path]:
         return project
 
     return make
+
+
+@pytest.fixture
+def make_tuned(
+    make_recipe: Callable[..., Path], empty_store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Path]:
+    """Return a function that makes a project with a store of its own, whose recipe was trained and judged."""
+
+    def make(kind: str = "classify", method: str = "full", **change: Any) -> Path:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        monkeypatch.setenv("GPT_CACHE", str(tmp_path / "cache"))
+        project = make_recipe(kind, method, **change)
+        shutil.copyfile(empty_store, project / "mlflow.db")
+        tune()
+        return project
+
+    return make
+
+
+def tune() -> None:
+    """Train what the recipe says, and judge it."""
+    finetune(NAME, load_params())
+    evaluate(NAME)
+
+
+def change_recipe(change: dict[str, Any]) -> None:
+    """Set values in the recipe."""
+    yaml, file = YAML(typ="safe"), FOLDER / f"{NAME}.yaml"
+    values = yaml.load(file.read_text(encoding="utf-8"))
+    merge(values, change)
+    with file.open("w", encoding="utf-8") as writer:
+        yaml.dump(values, writer)
+
+
+def register_base(folder: Path) -> str:
+    """Make a version that has the weights of a folder, as tags say; return its URI."""
+    client = store.client()
+    client.create_registered_model("base-gpt")
+    tags = {"weights_sha256": sha256_file(folder / "model.safetensors"), "fingerprint": "0" * 16}
+    client.create_model_version("base-gpt", folder.absolute().as_uri(), tags=tags)
+    return "models:/base-gpt/1"

@@ -14,10 +14,11 @@ from tests.flows.test_pretrain import last_flow_run
 FLOW = ("-m", "flows.finetune")
 STAND_IN = """
 OUTS = {
-    "inputs": ["inputs/finetune_data.json", "inputs/finetune.json", "inputs/evaluate_finetuned.json"],
+    "inputs": ["inputs/finetune_data.json", "inputs/finetune.json", "inputs/evaluate_finetuned.json", "inputs/report_finetuned.json"],
     "data": ["base/x", "data/x", "held_out/x"],
     "train": ["model/x", "run.json", "training.csv", "validation.csv"],
-    "evaluate": ["evaluation.json", "metrics.json"],
+    "evaluate": ["evaluation.json", "outcomes.parquet", "metrics.json"],
+    "report": ["report.html"],
 }
 stage, recipe = sys.argv[2:]
 if stage == "train" and Path("bad").exists():

@@ -19,7 +19,7 @@ from gpt.finetuning.methods.models import build_model
 from gpt.finetuning.methods.saving import save_fine
 from gpt.finetuning.places import Places
 from gpt.model.transformer import GPTConfig, GPTModel
-from gpt.params.finetuning import Recipe
+from gpt.params.finetuning import Recipe, registered_name
 from gpt.params.project import Params
 from gpt.params.training import Train
 from gpt.params.types import flatten
@@ -126,7 +126,7 @@ class FineTuning:
         )
         own = train.batch_size // together
         micro = max(size for size in range(1, min(own, launch.micro_batch_size) + 1) if own % size == 0)
-        name = f"{project.register_.name}-{self.places.name}"
+        name = registered_name(project.register_.name, self.places.name)
         return project.model_copy(
             update={
                 "base": project.base.model_copy(update={"name": name, "seed": self.recipe.seed}),

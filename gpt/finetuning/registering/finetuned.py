@@ -11,7 +11,7 @@ from gpt.finetuning.places import Places
 from gpt.finetuning.registering.judged_on import write_judged_on
 from gpt.finetuning.registering.lineage import collect, read_evaluation
 from gpt.model.sampling import Sampling
-from gpt.params.finetuning import Classify, Recipe, load_recipe
+from gpt.params.finetuning import Classify, Recipe, load_recipe, registered_name
 from gpt.params.project import Params
 from gpt.registry.overview import facts
 from gpt.registry.overview.description import describe_version
@@ -29,11 +29,6 @@ from gpt.tracking.pages.markdown import aligned, block, fenced, finetuned_rows
 _SCRIPT = Path(__file__).with_name("pyfunc.py")
 _EXAMPLE = "Hello!"
 Json = dict[str, Any]
-
-
-def registered_name(name: str, recipe: str) -> str:
-    """Return what the versions of a recipe are called in the registry; `name` is register.name of params.yaml."""
-    return f"{name}-{recipe}"
 
 
 def register_recipe(name: str, params: Params) -> RegisteredModel:

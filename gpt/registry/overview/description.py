@@ -52,7 +52,7 @@ def describe_version(facts: Facts) -> str:
     load = (
         f"import mlflow\n\n{which}"
         f'model = mlflow.pyfunc.load_model("{facts.uri or in_service}")\n'
-        'model.predict([{"prompt": "To be"}], params={"seed": 1})'
+        'model.predict([{"prompt": "To be"}]' + (")" if "labels" in facts.evaluation else ', params={"seed": 1})')
     )
     test = facts.figures("test")
     headline = f"{test['bits_per_byte']:.4f} bits per byte. " if test else ""

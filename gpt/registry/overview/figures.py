@@ -11,6 +11,7 @@ _LEARNED = {
     "instruct": "answer",
     "preference": "prefer the better of two answers",
 }
+_METHODS = {"full": "all weights", "lora": "LoRA", "head": "its head alone", "last_blocks": "its last blocks"}
 _LIMITS = {
     "classify": "It tells apart the classes that it has learned and knows no other; a text that is of none gets one all the same.",
     "instruct": "It answers as its examples do; what it says need not be true.",
@@ -69,7 +70,7 @@ def limits(facts: Facts) -> str:
 def _tuned_sentence(facts: Facts) -> str:
     shape = ", ".join(_counted(facts.model[key], what) for key, what in _SHAPE.items() if key in facts.model)
     method = facts.recipe.get("method")
-    how = f" by {method['kind']}" if isinstance(method, dict) and "kind" in method else ""
+    how = f" ({_METHODS.get(method['kind'], method['kind'])})" if isinstance(method, dict) and "kind" in method else ""
     begun = f" from {facts.started_from}" if facts.started_from else ""
     text = f"A GPT fine-tuned{begun}{how} to {_LEARNED.get(_task(facts), 'do a task')}"
     return f"{text}: {shape}." if shape else f"{text}."

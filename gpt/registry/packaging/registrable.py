@@ -15,6 +15,7 @@ from gpt.registry.imports import needed_modules, pinned_requirements
 from gpt.registry.lineage import Lineage
 from gpt.registry.record import FOLDER, compose
 from gpt.registry.serving.requests import Limits
+from gpt.registry.versions import MODEL_FOLDER
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -99,6 +100,9 @@ def write_package(output: Path, scratch: Path, model: "LoggedModel", run_id: str
         target = scratch / "gpt" / module.relative_to(package)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(module, target)
+    folder = what.folder.absolute()
+    if folder.name != Path(MODEL_FOLDER).name:  # MLflow keeps a folder under its own name, and follows no link
+        folder = shutil.copytree(folder, scratch / Path(MODEL_FOLDER).name)
     mlflow.pyfunc.save_model(
         path=str(output),
         mlflow_model=Model(
@@ -107,7 +111,7 @@ def write_package(output: Path, scratch: Path, model: "LoggedModel", run_id: str
         python_model=str(serving.script),
         code_paths=[str(scratch / "gpt")],
         # As a URI: in a path MLflow would read a %20.
-        artifacts={"model": what.folder.absolute().as_uri(), "lineage": (scratch / FOLDER).as_uri()},
+        artifacts={"model": folder.as_uri(), "lineage": (scratch / FOLDER).as_uri()},
         pip_requirements=pinned_requirements(others),
         signature=serving.signature,
         model_config=serving.limits._asdict(),
