@@ -40,3 +40,9 @@ def run_flow(start: Callable[[], Any], interrupted: str, describe: Callable[[Any
         return 2 if getattr(result, "exit_code", 1) == 2 else 1
     print(describe(result), flush=True)
     return 0
+
+
+def describe_role(registered: dict[str, Any]) -> str:
+    """Return which alias a version holds, of what `gpt register --json` said of it."""
+    alias = registered["alias"]
+    return f"alias {alias}" if alias else "no alias: it was rolled back, or a newer version is the candidate"

@@ -4,8 +4,9 @@ import argparse
 import sys
 from typing import Any
 
-from flows.command import run_flow
+from flows.command import describe_role, run_flow
 from gpt.entry import begin, end_with, readable
+from gpt.finetuning.places import Places
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,10 +24,19 @@ def _finetune(recipe: str) -> int:
 
         return finetune(recipe, return_state=True)
 
-    def describe(figures: dict[str, float]) -> str:
-        lines = [f"{name.replace('_', ' '):<24} {figure:.4f}" for name, figure in figures.items()]
+    def describe(result: dict[str, Any]) -> str:
+        registered, places = result["registered"], Places(recipe)
+        name = registered["name"]
+        uri = f"models:/{name}/{registered['version']}"
         return "\n".join(
-            [*lines, f"The model is in finetuning/{recipe}/model, how it was judged in evaluation.json beside it."]
+            [
+                *(f"{figure.replace('_', ' '):<24} {value:.4f}" for figure, value in result["figures"].items()),
+                f"{'Registered':<24} {uri} ({describe_role(registered)})",
+                f"{'All on one page':<24} {places.report}",
+                f"{'The model':<24} {places.model}",
+                f"{'What next':<24} {f'gpt promote --name {name}':<40} make it the champion if it beats the last one",
+                f"{'':<24} {f'gpt lineage {uri}':<40} see what it was made from",
+            ]
         )
 
     return run_flow(start, "interrupted; run it again to go on from the last checkpoint", describe)

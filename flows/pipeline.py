@@ -1,7 +1,8 @@
 """The flows. What changes a result is no parameter of theirs, but in params.yaml, or in a recipe of fine-tuning.
 
 `pretrain`: every stage of dvc.yaml through DVC, then the registry, then what a person wants to see in Prefect's UI. `finetune`: the
-stages of a recipe. `reproduce`: a registered version made again and compared by `gpt reproduce`; Prefect records the verdict.
+stages of a recipe, then the registry. `reproduce`: a registered version made again and compared by `gpt reproduce`; Prefect records
+the verdict.
 """
 
 import json
@@ -57,9 +58,10 @@ def pretrain() -> dict[str, Any] | State:
 
 
 @task(name="register", task_run_name="register", cache_policy=NO_CACHE, persist_result=False)
-def register() -> State:
-    """Register the evaluated model as the candidate; carry the JSON object that `gpt register` ends with."""
-    exit_code, said = run_logged([str(Path(sys.prefix) / "bin" / "gpt"), "register", "--json"])
+def register(recipe: str | None = None) -> State:
+    """Register the evaluated model, or a recipe's, as the candidate; carry the JSON object that `gpt register` ends with."""
+    command = ["register"] if recipe is None else ["finetune", "register", recipe]
+    exit_code, said = run_logged([str(Path(sys.prefix) / "bin" / "gpt"), *command, "--json"])
     if exit_code != 0:
         return Failed(message=str(error := explain("register", exit_code, said)), data=error)
     return Completed(message="Registered", data=last_object(said))
@@ -67,18 +69,23 @@ def register() -> State:
 
 @flow(name="finetune", flow_run_name="{recipe}", persist_result=False)
 def finetune(recipe: str) -> dict[str, Any] | State:
-    """Fine-tune a model as finetuning/RECIPE.yaml says and judge it; return its main figures."""
+    """Fine-tune a model as finetuning/RECIPE.yaml says, judge and register it; return its main figures and what was registered."""
     guard_output()  # a deployed flow begins here
     try:
         places = Places(recipe)
         recipe_file(recipe)
+        check_project(Path.cwd())  # what registering would refuse in the end
     except UserError as error:
         return Failed(message=str(error), data=StageError("finetune", str(error), exit_code=2))
     for name in RECIPE_STAGES:
         state = run_stage(f"{name}@{recipe}", FOLDER.as_posix(), return_state=True)
         if not state.is_completed():
             return _same_failure(state)
-    return read_json(places.metrics, "run `gpt finetune evaluate`")["test"]
+    state = register(recipe, return_state=True)
+    if not state.is_completed():
+        return _same_failure(state)
+    registered: Any = state.result()
+    return {"figures": read_json(places.metrics, "run `gpt finetune evaluate`")["test"], "registered": registered}
 
 
 @flow(name="reproduce", persist_result=False)

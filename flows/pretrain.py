@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.command import run_flow
+from flows.command import describe_role, run_flow
 from flows.keeping import how_to_keep, ui
 from gpt import paths
 from gpt.entry import begin, end_with
@@ -41,8 +41,6 @@ def summary(registered: dict[str, Any]) -> str:
     sample = read_json(paths.SAMPLES, "run `gpt evaluate`")[0]
     text = f"{sample['prompt']}│{sample['completion']}".strip()
     shown = text if len(text) <= _SAMPLE_CHARACTERS else text[: _SAMPLE_CHARACTERS - 1] + "…"
-    alias = registered["alias"]
-    role = f"alias {alias}" if alias else "no alias: it was rolled back, or a newer version is the candidate"
     return "\n".join(
         [
             "",
@@ -50,7 +48,7 @@ def summary(registered: dict[str, Any]) -> str:
             *(["Benchmarks", *(f"    {line}" for line in scores)] if scores else []),
             "A sample         (the prompt ends at │)",
             *(f"    {line}" for line in shown.splitlines()),
-            f"Registered       models:/{registered['name']}/{registered['version']} ({role})",
+            f"Registered       models:/{registered['name']}/{registered['version']} ({describe_role(registered)})",
             f"All on one page  {paths.REPORTS / 'index.html'}",
             f"What next        {ui():<32} see the runs and the model",
             f"                 {'gpt promote':<32} make it the champion if it beats the last one",

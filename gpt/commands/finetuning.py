@@ -122,9 +122,18 @@ def register(recipe: str, json_: bool) -> int:
 
     params = load_params()
     from gpt.finetuning.registering.finetuned import register_recipe
+    from gpt.finetuning.registering.promoting import named, open_case_of
+    from gpt.registry import package, promotion
 
     registered = register_recipe(recipe, params)
     print(registered.describe(), flush=True)
+    if registered.alias == "candidate":
+        told, *_ = promotion.judge_registered(
+            named(registered.name, params), Path.cwd(), registered.version, open_case_of(recipe)
+        )
+        registered = package.with_its_role(registered)
+        if told:
+            print(told, flush=True)
     if json_:
         print(registered.to_json())
     return 0

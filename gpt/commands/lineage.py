@@ -97,6 +97,11 @@ def reproduce(model: str, compare: bool, keep: bool, json_: bool) -> int:
     with store.store_errors():
         version = find_version(client, model, name)
         record = read_record(client, version)
+    if recipe := record.values.get("recipe"):
+        raise UserError(
+            f"models:/{version.name}/{version.version}: was fine-tuned, which this command does not make again; at its commit,"
+            f" `python -m flows.finetune {recipe['name']}` does, from the base model that `gpt lineage` names"
+        )
     uri, project = f"models:/{version.name}/{version.version}", Path.cwd()
     changes = find_changes(record, project)
     if compare:

@@ -39,20 +39,39 @@ def register(json_: bool) -> int:
     return 0
 
 
-@command(examples=["gpt promote", "gpt promote --other-data  # the champion learnt from other texts"])
+_name_option = click.option(
+    "--name",
+    type=NOT_EMPTY,
+    metavar="NAME",
+    help="a registered model of this project: NAME-RECIPE of a recipe of fine-tuning (default: register.name of params.yaml)",
+)
+
+
+@command(
+    examples=[
+        "gpt promote",
+        "gpt promote --name shakespeare-gpt-spam",
+        "gpt promote --other-data  # the champion learnt from other texts",
+    ]
+)
 @click.option(
     "--other-data",
     is_flag=True,
     help="let a model of other texts take the champion's place: compare with no champion, the thresholds decide",
 )
-def promote(other_data: bool) -> int:
-    """make the candidate the champion if it passes the gate of params.yaml"""
+@_name_option
+def promote(other_data: bool, name: str | None) -> int:
+    """make the candidate the champion if it passes the gate of params.yaml, or of its recipe"""
     from gpt.params.project import load_params
 
     params = load_params()
+    from gpt.finetuning.registering.promoting import named, open_case_of, recipe_of
     from gpt.registry import promotion
 
-    verdict = promotion.promote(params, Path.cwd(), other_data=other_data)
+    name = name or params.register_.name
+    recipe = recipe_of(name, params)
+    open_case = None if recipe is None else open_case_of(recipe, other_data=other_data)
+    verdict = promotion.promote(named(name, params), Path.cwd(), other_data=other_data, open_case=open_case)
     print(verdict.describe())
     return 1 if verdict.refused else 0
 
@@ -66,12 +85,18 @@ def promote(other_data: bool) -> int:
     help="of an earlier champion (default: the last one before this that exists)",
 )
 @click.option("--reason", type=TEXT, default="", metavar="TEXT", help="is recorded, with who and when")
-def rollback(version: int | None, reason: str) -> int:
+@_name_option
+def rollback(version: int | None, reason: str, name: str | None) -> int:
     """make an earlier champion the champion again"""
     from gpt.params.project import load_params
+
+    params = load_params()
+    from gpt.finetuning.registering.promoting import named, recipe_of
     from gpt.registry import promotion
 
-    print(promotion.rollback(load_params(), version, reason).describe())
+    name = name or params.register_.name
+    recipe_of(name, params)
+    print(promotion.rollback(named(name, params), version, reason).describe())
     return 0
 
 

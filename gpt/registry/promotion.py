@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gpt.errors import UserError
 from gpt.params.project import Params
 from gpt.registry.champion import State, carry_out, settle
-from gpt.registry.gate.reasons import Reason, draw_table
+from gpt.registry.gate.reasons import Judgeable, OpenCase, Reason, draw_table
 from gpt.registry.trail import (
     CHALLENGER_VERDICT,
     MOVES,
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-    from gpt.registry.gate.case import Case
     from gpt.registry.gate.scores import Comparison
 
 _ATTEMPTS = 100
@@ -60,16 +59,14 @@ class Promotion:
     verdict: str
     reasons: tuple[Reason, ...]
     previous_version: int | None
-    case: "Case | None" = field(default=None, compare=False, repr=False)
+    case: Judgeable | None = field(default=None, compare=False, repr=False)
     "What was judged; None if nothing was."
 
     @property
     def comparison(self) -> "Comparison | None":
         """Return what candidate and champion scored beside each other, None if nothing was compared."""
-        from gpt.registry.gate.case import compare
-
         with store.store_errors():
-            return compare(self.case, self.reasons) if self.case else None
+            return self.case.compare(self.reasons) if self.case else None
 
     @property
     def refused(self) -> bool:
@@ -90,7 +87,9 @@ class Promotion:
         return "\n".join([head, *draw_table(self.reasons)])
 
 
-def judge_candidate(params: Params, project: Path, version: int | None = None) -> Promotion | None:
+def judge_candidate(
+    params: Params, project: Path, version: int | None = None, open_case: OpenCase | None = None
+) -> Promotion | None:
     """Let the candidate pass the gate or be refused, if nobody has asked since something changed; None if it is the champion.
 
     With `register.gate.automatic` what passes is the champion at once. None too if the candidate is not `version` any more: whoever
@@ -104,21 +103,21 @@ def judge_candidate(params: Params, project: Path, version: int | None = None) -
             state = settle(client, name, _who())
         if _number(candidate) == state.champion_number or version not in (None, _number(candidate)):
             return None
-        judged = _judged(client, candidate, params, project, False)
+        judged = _judged(client, candidate, open_case or _pretrained(params, project))
         if judged.refused or not params.register_.gate.automatic:
             return judged
         return _move(client, name, judged)
 
 
 def judge_registered(
-    params: Params, project: Path, version: int | None = None
+    params: Params, project: Path, version: int | None = None, open_case: OpenCase | None = None
 ) -> "tuple[str, tuple[Reason, ...], Comparison | None]":
     """Judge the candidate that was registered just now; return what is to be told, what the gate looked at, and the comparison.
 
     What cannot be judged here stays a candidate: `gpt promote` asks again. There is no comparison where there was no champion.
     """
     try:
-        judged = judge_candidate(params, project, version)
+        judged = judge_candidate(params, project, version, open_case)
     except UserError as error:  # what is missing, or another process that decided meanwhile
         return f"not judged yet: {error}", (), None
     if judged is None:
@@ -129,14 +128,15 @@ def judge_registered(
         return f"{judged.describe()}\nno comparison is drawn: {error}", judged.reasons, None
 
 
-def promote(params: Params, project: Path, *, other_data: bool = False) -> Promotion:
+def promote(params: Params, project: Path, *, other_data: bool = False, open_case: OpenCase | None = None) -> Promotion:
     """Make the challenger the champion, or the candidate if it passes the gate; every verdict is recorded.
 
     A verdict holds while the champion, the settings and the code of the gate are what they were; else the gate is asked again.
-    `other_data` compares with no champion: thresholds decide, as for the first model.
+    `other_data` compares with no champion: thresholds decide, as for the first model. `open_case` judges models of another kind
+    than pretrained ones, and then says that itself.
     Raises `UserError` if there is no candidate, it cannot be judged, or another process decided something meanwhile.
     """
-    name = params.register_.name
+    name, open_case = params.register_.name, open_case or _pretrained(params, project, other_data)
     client = store.existing_client()
     with store.store_errors():
         with registry_lock():
@@ -147,13 +147,13 @@ def promote(params: Params, project: Path, *, other_data: bool = False) -> Promo
             return Promotion(name, int(candidate.version), UNCHANGED, (), state.champion_number)
         judged = None
         if _number(candidate) != state.champion_number:
-            judged = _judged(client, candidate, params, project, other_data)
+            judged = _judged(client, candidate, open_case)
         if judged is None or judged.refused:
             # What has passed before and waits does not go for a newer one that was refused.
             waiting = None if challenger in (None, _number(candidate)) else find(client, name, challenger)
             if waiting is None:  # or it was deleted
                 return judged or Promotion(name, int(candidate.version), UNCHANGED, (), state.champion_number)
-            judged = _judged(client, waiting, params, project, other_data)
+            judged = _judged(client, waiting, open_case)
             if judged.refused:
                 return judged
         return _move(client, name, judged)
@@ -186,23 +186,24 @@ def rollback(params: Params, version: int | None = None, reason: str = "") -> Pr
         return Promotion(name, target, RESTORED, (Reason("rollback", True, text),), current)
 
 
-def _judged(
-    client: "MlflowClient", version: "ModelVersion", params: Params, project: Path, other_data: bool
-) -> Promotion:
+def _pretrained(params: Params, project: Path, other_data: bool = False) -> OpenCase:
+    from gpt.registry.gate.judge import PretrainedCase  # here, as it brings torch, which a rollback does without
+
+    return lambda client, version, champion: PretrainedCase(client, version, champion, params, project, other_data)
+
+
+def _judged(client: "MlflowClient", version: "ModelVersion", open_case: OpenCase) -> Promotion:
     """Return the verdict that holds on a version; ask the gate and record what it says if none does."""
     name = version.name
-    from gpt.registry.gate.case import Case  # here, as they bring torch, which a rollback does without
-    from gpt.registry.gate.judge import judge
-
     for _ in range(_ATTEMPTS):
         trail = audit_trail(client, name)
         champion = _champion_of(client, name, trail)
-        case = Case(client, _fresh(client, version), champion, params, project, other_data)
+        case = open_case(client, _fresh(client, version), champion)
         key = case.depends_on()
         last = next((event for event in reversed(trail) if event.version == int(version.version)), None)
         if last and last.verdict in (CHALLENGER_VERDICT, REFUSED) and last.details.get("depends_on") == key:
             return _as_promotion(name, last, case)
-        reasons = tuple(judge(case))  # may take minutes: outside the lock
+        reasons = tuple(case.judge())  # may take minutes: outside the lock
         verdict = CHALLENGER_VERDICT if all(reason.passed for reason in reasons) else REFUSED
         details = {"depends_on": key, "checks": [reason.to_dict() for reason in reasons]}
         text = "; ".join(
@@ -251,7 +252,7 @@ def _spell(number: int | None) -> str:
     return "none" if number is None else f"version {number}"
 
 
-def _as_promotion(name: str, event: Event, case: "Case") -> Promotion:
+def _as_promotion(name: str, event: Event, case: Judgeable) -> Promotion:
     reasons = tuple(Reason(**check) for check in event.details["checks"])
     return Promotion(name, event.version, event.verdict, reasons, event.previous_version, case)
 

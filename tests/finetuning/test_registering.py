@@ -72,6 +72,7 @@ def test_what_people_read_says_that_it_was_fine_tuned(make_tuned: Callable[..., 
     assert version.description.startswith("accuracy ") and "naive Bayes" in version.description
 
 
+@pytest.mark.slow
 def test_a_served_classifier_answers_with_labels_and_probabilities(
     make_tuned: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_served_classifier_answers_with_labels_and_probabilities(
         assert row["probability"] == max(row["probabilities"].values()) == row["probabilities"][row["label"]]
 
 
+@pytest.mark.slow
 def test_a_served_model_answers_through_its_template(make_tuned: Callable[..., Path], tmp_path: Path) -> None:
     make_tuned("instruct", train={"epochs": 60.0, "learning_rate": 0.01}, rows=TALKS[:1] + [
         {"messages": [{"role": "user", "content": f"who {n}?"}, {"role": "assistant", "content": "me"}]} for n in range(40)

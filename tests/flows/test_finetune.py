@@ -14,13 +14,16 @@ from tests.flows.test_pretrain import last_flow_run
 FLOW = ("-m", "flows.finetune")
 STAND_IN = """
 OUTS = {
-    "inputs": ["inputs/finetune_data.json", "inputs/finetune.json", "inputs/evaluate_finetuned.json", "inputs/report_finetuned.json"],
+    "inputs": [f"inputs/{stage}.json" for stage in ("finetune_data", "finetune", "evaluate_finetuned", "report_finetuned")],
     "data": ["base/x", "data/x", "held_out/x"],
     "train": ["model/x", "run.json", "training.csv", "validation.csv"],
     "evaluate": ["evaluation.json", "outcomes.parquet", "metrics.json"],
     "report": ["report.html"],
 }
-stage, recipe = sys.argv[2:]
+stage, recipe = sys.argv[2:4]
+if stage == "register":
+    print(json.dumps({"name": "small-gpt-spam", "version": 1, "alias": "challenger"}))
+    sys.exit()
 if stage == "train" and Path("bad").exists():
     print("error: no such data; choose others", file=sys.stderr)
     sys.exit(2)
@@ -77,13 +80,14 @@ def test_one_command_goes_from_labelled_data_to_figures_and_runs_only_what_has_c
     done = recipe.run(*FLOW, "spam")
     assert done.returncode == 0, done.stderr
     assert "accuracy                 0.5000" in done.stdout
+    assert "models:/small-gpt-spam/1 (alias challenger)" in done.stdout
     assert last_flow_run(api)["state"]["name"] == "Completed"
     ran = recipe.root / "ran.txt"
-    assert ran.read_text().split() == ["inputs", "data", "train", "evaluate"]
+    assert ran.read_text().split() == ["inputs", "data", "train", "evaluate", "report"]
     path = recipe.root / FOLDER / "spam.yaml"
     path.write_text(path.read_text(encoding="utf-8").replace("epochs: 4.0", "epochs: 5.0"), encoding="utf-8")
     assert recipe.run(*FLOW, "spam").returncode == 0
-    assert ran.read_text().split()[4:] == ["inputs", "train"], "what the model is judged by has not changed"
+    assert ran.read_text().split()[5:] == ["inputs", "train", "report"], "what the model is judged by has not changed"
     (recipe.root / "bad").touch()
     path.write_text(path.read_text(encoding="utf-8").replace("epochs: 5.0", "epochs: 6.0"), encoding="utf-8")
     done = recipe.run(*FLOW, "spam")

@@ -7,7 +7,6 @@ gained more. Of all: how much worse the base model's own held-out text is predic
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,8 +21,9 @@ from gpt.finetuning.data.examples import Example
 from gpt.finetuning.data.prepare import read_lines
 from gpt.finetuning.jobs.prefer import reference
 from gpt.finetuning.judging import outcomes as of_examples
-from gpt.finetuning.judging.answers import Answer, answer
+from gpt.finetuning.judging.answers import answer
 from gpt.finetuning.judging.classes import baseline_predictions, describe_predictions, share
+from gpt.finetuning.judging.exchanges import asked_part, exact_matches, wanted_answer
 from gpt.finetuning.judging.likelihood import plain_nats, target_nats
 from gpt.finetuning.judging.outcomes import Outcomes
 from gpt.finetuning.methods.classes import class_probabilities
@@ -109,15 +109,17 @@ def _judge_answers(
 ) -> tuple[Json, Outcomes]:
     model, template = load_answering(places.model, device)
     nats, sizes = target_nats(model, encoded, template.encoding)
-    plain, plain_sizes = plain_nats(*load_model(places.base, device), [(_asked(each), _wanted(each)) for each in test])
+    plain, plain_sizes = plain_nats(
+        *load_model(places.base, device), [(asked_part(each), wanted_answer(each)) for each in test]
+    )
     settings = recipe.judge
     chosen = test[: settings.answers] if settings.answers else test
-    asked = [_asked(example) for example in chosen]
+    asked = [asked_part(example) for example in chosen]
     answers = answer(
         model, template, asked, settings.max_new_tokens, temperature=settings.temperature, seed=recipe.seed
     )
     after, before = _bits_per_byte(nats, sizes), _bits_per_byte(plain, plain_sizes)
-    tasks = _exact(chosen, answers)
+    tasks = exact_matches(chosen, answers)
     judged = {
         "bits_per_byte": after,
         "base_bits_per_byte": before,
@@ -127,7 +129,7 @@ def _judge_answers(
         "answered": len(answers),
         "answer_tokens": float(np.mean([said.tokens for said in answers])),
         "samples": [
-            {"asked": asked[number], "answer": answers[number].text, "wanted": _wanted(chosen[number])}
+            {"asked": asked[number], "answer": answers[number].text, "wanted": wanted_answer(chosen[number])}
             for number in range(min(recipe.judge.samples, len(answers)))
         ],
     }
@@ -141,27 +143,6 @@ def _judge_answers(
 
 def _bits_per_byte(nats: np.ndarray, sizes: np.ndarray) -> float | None:
     return float(nats.sum() / math.log(2) / sizes.sum()) if sizes.sum() else None
-
-
-def _asked(example: Example) -> list[Example]:
-    """Return a conversation up to its last answer."""
-    messages = example["messages"]
-    last = max(number for number, message in enumerate(messages) if message["role"] == "assistant")
-    return messages[:last]
-
-
-def _wanted(example: Example) -> str:
-    """Return what the answer to `_asked` is."""
-    return example["messages"][len(_asked(example))]["content"]
-
-
-def _exact(examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, list[bool]]:
-    """Return for each task which of its answers are to the letter the wanted ones; nothing where no example has a task."""
-    right: defaultdict[str, list[bool]] = defaultdict(list)
-    for example, said in zip(examples, answers, strict=True):
-        if "task" in example:
-            right[example["task"]].append(said.ended and said.text.strip() == _wanted(example).strip())
-    return dict(sorted(right.items()))
 
 
 def _describe_exact(right: dict[str, list[bool]]) -> Json:

@@ -14,9 +14,10 @@ from gpt.evaluation.comparison import Difference
 from gpt.evaluation.scores import Passages
 from gpt.params.registration import TEST_BITS_PER_BYTE
 from gpt.registry.frozen import Frozen
-from gpt.registry.gate.case import Case, find_overlap
+from gpt.registry.gate.case import Case, compare, find_overlap
 from gpt.registry.gate.reasons import TEST_DATA, Reason
 from gpt.registry.gate.samples import measure_degeneration, time_ratio
+from gpt.registry.gate.scores import Comparison
 from gpt.registry.versions import ROLLED_BACK_TAG, model_folder
 
 if TYPE_CHECKING:
@@ -25,14 +26,26 @@ if TYPE_CHECKING:
 _LEAST_KNOWN = 0.5
 
 
+class PretrainedCase(Case):
+    """What promotion asks about a pretrained candidate."""
+
+    def judge(self) -> Iterator[Reason]:
+        """Yield everything that the gate looks at, as `judge`."""
+        return judge(self)
+
+    def compare(self, reasons: tuple[Reason, ...]) -> Comparison | None:
+        """Return the comparison behind the reasons, as `compare`."""
+        return compare(self, reasons)
+
+
 def judge(case: Case) -> Iterator[Reason]:
     """Yield everything that the gate looks at.
 
     Raises `CannotJudge` if a version does not hold what it was judged on, or the project's data is not the candidate's and it is
     needed.
     """
-    yield from _standing(case)
-    if case.champion is not None and _same_weights(case.candidate, case.champion):
+    yield from describe_standing(case.candidate)
+    if case.champion is not None and has_same_weights(case.candidate, case.champion):
         text = f"the weights are those of champion version {case.champion.version}"
         if case.is_comparable:
             yield Reason("other_weights", False, f"no improvement: {text}")
@@ -48,11 +61,10 @@ def judge(case: Case) -> Iterator[Reason]:
     yield from _budgets(case)
 
 
-def _standing(case: Case) -> Iterator[Reason]:
-    if when := case.candidate.tags.get(ROLLED_BACK_TAG):
-        text = (
-            f"it was rolled back on {when}; `gpt rollback {case.candidate.version}` brings it back, nothing else does"
-        )
+def describe_standing(candidate: "ModelVersion") -> Iterator[Reason]:
+    """Yield a reason against a candidate that was rolled back."""
+    if when := candidate.tags.get(ROLLED_BACK_TAG):
+        text = f"it was rolled back on {when}; `gpt rollback {candidate.version}` brings it back, nothing else does"
         yield Reason("not_rolled_back", False, text)
 
 
@@ -72,7 +84,8 @@ def _against_champion(case: Case, texts: Frozen) -> Iterator[Reason]:
         yield improvement(metric, case.differences.get(metric), least, whose)
     for benchmark in sorted(set(case.scores[0].items.benchmark.tolist())):
         limit = gate.max_regression_by_benchmark.get(benchmark, gate.max_regression)
-        yield _regression(benchmark, case.differences.get(f"{benchmark}.accuracy"), limit, whose)
+        found = case.differences.get(f"{benchmark}.accuracy")
+        yield regression(f"{benchmark}.accuracy.kept", found, limit, "clean items", _why_unmeasured(benchmark))
 
 
 def _threshold(case: Case) -> Reason:
@@ -110,10 +123,10 @@ def improvement(metric: str, found: Difference | None, least: float, whose: str)
     return Reason(metric, passed, text, found.candidate, found.champion, *_limits(found))
 
 
-def _regression(benchmark: str, found: Difference | None, limit: float, whose: str) -> Reason:
-    check = f"{benchmark}.accuracy.kept"
+def regression(check: str, found: Difference | None, limit: float, pieces: str, why_unmeasured: str) -> Reason:
+    """Return whether a loss of more than `limit` can be excluded; `pieces` are what the difference was measured on."""
     if found is None:
-        return Reason(check, False, f"not measured: {_why_unmeasured(benchmark)}")
+        return Reason(check, False, f"not measured: {why_unmeasured}")
     passed = found.high >= -limit
     interval = (
         "too few to exclude chance, so"
@@ -121,7 +134,7 @@ def _regression(benchmark: str, found: Difference | None, limit: float, whose: s
         else f"{found.confidence:.0%} interval {found.low:+.3f} to {found.high:+.3f},"
     )
     text = (
-        f"{found.candidate:.3f} against {found.champion:.3f} on {found.pieces} clean items: {found.mean:+.3f},"
+        f"{found.candidate:.3f} against {found.champion:.3f} on {found.pieces} {pieces}: {found.mean:+.3f},"
         f" {interval} {'no ' if passed else 'a '}loss of more than {limit:g}"
     )
     return Reason(check, passed, text, found.candidate, found.champion, *_limits(found))
@@ -168,7 +181,8 @@ def _champion(case: Case) -> "ModelVersion":
     return case.champion
 
 
-def _same_weights(candidate: "ModelVersion", champion: "ModelVersion") -> bool:
+def has_same_weights(candidate: "ModelVersion", champion: "ModelVersion") -> bool:
+    """Whether two versions have the same weights."""
     weights = candidate.tags.get("weights_sha256")
     return weights is not None and weights == champion.tags.get("weights_sha256")
 
