@@ -80,7 +80,7 @@ class Promotion:
             PROMOTED: f"{self.name} version {self.version} is the {CHAMPION} now ({was})",
             REFUSED: f"{self.name} version {self.version} is not promoted to {CHAMPION} ({before})",
             CHALLENGER_VERDICT: f"{self.name} version {self.version} has passed the gate and is the {CHALLENGER};"
-            " `gpt promote` makes it the champion",
+            f" `gpt promote --name {self.name}` makes it the champion",
             RESTORED: f"{self.name} version {self.version} is the {CHAMPION} again ({was})",
             UNCHANGED: f"{self.name} version {self.version} is the {CHAMPION} already",
         }[self.verdict]

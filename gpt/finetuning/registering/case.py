@@ -92,9 +92,7 @@ class FineTunedCase:
         yield from self._is_whole()
         seed, confidence = self.recipe.seed, self.recipe.promote.confidence
         for measure in self.own.outcomes.measures:
-            if found := against_floor(
-                self.own.outcomes.of(measure), seed=self.recipe.seed, confidence=self.recipe.promote.confidence
-            ):
+            if found := against_floor(self.own.outcomes.of(measure), seed=seed, confidence=confidence):
                 yield self._above_floor(measure, found)
         yield from self._forgetting()
         if self.champion is None or self.other_data:
@@ -146,13 +144,9 @@ class FineTunedCase:
         text = f"it has learned {learned} of the {len(examples)} test questions of {whose}, at most 0"
         yield Reason("contamination", learned == 0, text, learned, 0)
         own, others = self._outcomes(champion)
+        seed, confidence = self.recipe.seed, self.recipe.promote.confidence
         for measure in others.measures:
-            found = against_other(
-                own.of(measure),
-                others.of(measure),
-                seed=self.recipe.seed,
-                confidence=self.recipe.promote.confidence,
-            )
+            found = against_other(own.of(measure), others.of(measure), seed=seed, confidence=confidence)
             yield regression(
                 f"{measure}.kept", found, self.recipe.promote.max_regression, "test examples", f"{whose} alone has it"
             )

@@ -1,15 +1,15 @@
 """`gpt finetune register`: a recipe's model as what is registered, under register.name-RECIPE."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt import paths
 from gpt.finetuning.methods.saving import HEAD, load_answering, load_classifier
 from gpt.finetuning.places import Places
 from gpt.finetuning.registering.judged_on import write_judged_on
-from gpt.finetuning.registering.lineage import collect, read_evaluation
+from gpt.finetuning.registering.lineage import collect, find_base, read_evaluation
 from gpt.model.sampling import Sampling
 from gpt.params.finetuning import Classify, Recipe, load_recipe, registered_name
 from gpt.params.project import Params
@@ -25,6 +25,9 @@ from gpt.secrets.hiding import redact_values
 from gpt.tracking import store
 from gpt.tracking.pages.figures import main_figure, name_finetuned
 from gpt.tracking.pages.markdown import aligned, block, fenced, finetuned_rows
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
 
 _SCRIPT = Path(__file__).with_name("pyfunc.py")
 _EXAMPLE = "Hello!"
@@ -60,18 +63,14 @@ class FineTuned(Registrable):
     def of_recipe(cls, name: str, params: Params) -> "FineTuned":
         """Raise `UserError` if model, evaluation or examples are missing or do not belong together."""
         recipe, places = load_recipe(name), Places(name)
+        lineage, evaluation = collect(recipe, places), read_evaluation(places)
+        load = load_classifier if isinstance(recipe.task, Classify) else load_answering
+        load(places.model)  # what does not load is not registered
         client = store.client()
         with store.store_errors():
-            lineage = collect(recipe, places, client, params.register_.name)
+            lineage = replace(lineage, initial=find_base(client, lineage.initial, params.register_.name))
         called = registered_name(params.register_.name, name)
-        evaluation = read_evaluation(places)
-        (load_classifier if isinstance(recipe.task, Classify) else load_answering)(
-            places.model
-        )  # what does not load is none
-        steps = [
-            int(row.partition(",")[0]) for row in places.training_plot.read_text(encoding="utf-8").splitlines()[1:]
-        ]
-        return cls(called, called, lineage, places.model, max(steps, default=0), recipe, places, evaluation)
+        return cls(called, called, lineage, places.model, _last_step(places), recipe, places, evaluation)
 
     @property
     def tags(self) -> dict[str, str]:
@@ -111,7 +110,12 @@ class FineTuned(Registrable):
         write_judged_on(self.places, folder)
 
 
-def _class_signature() -> Any:
+def _last_step(places: Places) -> int:
+    rows = places.training_plot.read_text(encoding="utf-8").splitlines()[1:]
+    return max((int(row.partition(",")[0]) for row in rows), default=0)
+
+
+def _class_signature() -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Map

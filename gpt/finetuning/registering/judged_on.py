@@ -13,7 +13,7 @@ import numpy as np
 
 from gpt.code import stage_identity
 from gpt.errors import UserError
-from gpt.files import read_json, sha256_json
+from gpt.files import read_json, sha256_json, write_json
 from gpt.finetuning.data.examples import Example
 from gpt.finetuning.data.prepare import read_lines
 from gpt.finetuning.judging.outcomes import AGAIN, Outcomes, name_example, name_question
@@ -21,6 +21,7 @@ from gpt.finetuning.places import Places
 from gpt.registry.disclosure import check_texts
 from gpt.registry.frozen import read_contents, write_contents
 from gpt.registry.overview.facts import EVALUATION
+from gpt.secrets.hiding import redact_values
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -74,7 +75,7 @@ def write_judged_on(places: Places, folder: Path) -> None:
     folder.mkdir(parents=True)
     shutil.copyfile(places.data / "test.jsonl", folder / _EXAMPLES)
     shutil.copyfile(places.outcomes, folder / _OUTCOMES)
-    shutil.copyfile(places.evaluation, folder / EVALUATION)
+    write_json(folder / EVALUATION, redact_values(read_json(places.evaluation, AGAIN)))
     learned = [example for split in ("train", "validation") for example in read_lines(places.data / f"{split}.jsonl")]
     np.save(folder / _LEARNED, np.unique(_numbers(learned)), allow_pickle=False)
     write_contents(folder, {"scored_with": judging_identity()})

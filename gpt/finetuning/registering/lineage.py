@@ -1,5 +1,6 @@
 """What a fine-tuned model was made from: its base model, its recipe, its examples; checked to belong together."""
 
+import json
 import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from gpt.registry.git import read_code
 from gpt.registry.lineage import DVC_LOCK, NONE, REQUIREMENTS_LOCK, Lineage, code_hash, hash_of
 from gpt.registry.overview.facts import EVALUATION, RECIPE
 from gpt.registry.versions import versions_of_weights
+from gpt.secrets.hiding import redact_values
 from gpt.tokens.tokenizer import tokenizer_id
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def read_evaluation(places: Places) -> Json:
     return evaluation
 
 
-def collect(recipe: Recipe, places: Places, client: "MlflowClient", base_name: str) -> Lineage:
+def collect(recipe: Recipe, places: Places) -> Lineage:
     """Return the lineage of a recipe's model.
 
     Raises `UserError` if a piece is missing or holds a secret, or model, evaluation, examples and recipe are not of one run.
@@ -58,7 +60,7 @@ def collect(recipe: Recipe, places: Places, client: "MlflowClient", base_name: s
         )
         if path.exists()
     }
-    files |= {RECIPE: places.recipe.read_bytes(), EVALUATION: places.evaluation.read_bytes()}
+    files |= {RECIPE: places.recipe.read_bytes(), EVALUATION: json.dumps(redact_values(evaluation)).encode()}
     if code.dirty:
         files[PATCH] = code.patch
     check_uploads({name: content for name, content in files.items() if name != EVALUATION})
@@ -86,7 +88,7 @@ def collect(recipe: Recipe, places: Places, client: "MlflowClient", base_name: s
         gpt=gpt.__version__,
         adoptions=run.get("adopted", []),
         parent=run.get("parent"),
-        initial=_parent(client, evaluation["base"], base_name),
+        initial=evaluation["base"],
         inputs={path.stem: as_object(read_json(path, "")) for path in sorted(places.inputs.glob("*.json"))},
         files=files,
     )
@@ -117,8 +119,8 @@ def _check_made_of(recipe: Recipe, places: Places, evaluation: Json, run: Json, 
         )
 
 
-def _parent(client: "MlflowClient", base: Json, name: str) -> Json:
-    """Return the base model as source.json names it; of a folder, with the registered version of the same weights."""
+def find_base(client: "MlflowClient", base: Json, name: str) -> Json:
+    """Return the base model as source.json names it; of a folder, with a registered version of its weights, one of `name` first."""
     if base.get("uri"):
         return base
     found = versions_of_weights(client, base["weights_sha256"])

@@ -64,7 +64,8 @@ def judge(case: Case) -> Iterator[Reason]:
 def describe_standing(candidate: "ModelVersion") -> Iterator[Reason]:
     """Yield a reason against a candidate that was rolled back."""
     if when := candidate.tags.get(ROLLED_BACK_TAG):
-        text = f"it was rolled back on {when}; `gpt rollback {candidate.version}` brings it back, nothing else does"
+        how = f"`gpt rollback {candidate.version} --name {candidate.name}`"
+        text = f"it was rolled back on {when}; {how} brings it back, nothing else does"
         yield Reason("not_rolled_back", False, text)
 
 

@@ -95,20 +95,10 @@ def describe_model(overview: Overview) -> str:
         *(_role(overview.rows, alias) for alias in ("champion", "challenger", "candidate")),
         block(
             "The newest versions, and those with an alias:",
-            align(
-                (
-                    "version",
-                    "aliases",
-                    figure,
-                    "benchmarks",
-                    "registered",
-                    "verdict",
-                ),
-                versions,
-            ),
+            align(("version", "aliases", figure, "benchmarks", "registered", "verdict"), versions),
         ),
         block("The last decisions:", [line for each in decisions for line in _wrapped(each)]),
-        "`gpt models --history` shows all of them.",
+        f"`gpt models {overview.name} --history` shows all of them.",
     ]
     return below_own_words(overview.description, parts)
 

@@ -7,12 +7,14 @@ from gpt.tracking.pages.markdown import Rows
 
 _CELL_CHARACTERS = 120
 _LEARNED = {
+    "": "do a task",
     "classify": "tell classes of texts apart",
     "instruct": "answer",
     "preference": "prefer the better of two answers",
 }
 _METHODS = {"full": "all weights", "lora": "LoRA", "head": "its head alone", "last_blocks": "its last blocks"}
 _LIMITS = {
+    "": "It continues text; it was not taught to follow instructions, and what it says need not be true.",
     "classify": "It tells apart the classes that it has learned and knows no other; a text that is of none gets one all the same.",
     "instruct": "It answers as its examples do; what it says need not be true.",
     "preference": "It answers as its examples prefer; what it says need not be true.",
@@ -50,19 +52,14 @@ def source_rows(facts: Facts) -> Rows:
 
 def limits(facts: Facts) -> str:
     """Return what the model cannot do, as a list."""
-    said = [
-        _LIMITS.get(
-            _task(facts),
-            "It continues text; it was not taught to follow instructions, and what it says need not be true.",
-        )
-    ]
+    said = [_LIMITS[_task(facts)]]
     if block_size := facts.model.get("block_size"):
         said.append(f"It sees the last {block_size} tokens.")
     names = ", ".join(source["name"] for source in facts.sources)
     said.append(
         f"It knows the texts it learned from{f' ({names})' if names else ''}, with their biases, and little else."
     )
-    if not facts.evaluation:
+    if not facts.figures("test") and not facts.recipe:
         said.append("Nothing was measured, so nothing is known of how good it is.")
     return "\n".join(f"- {sentence}" for sentence in said)
 
@@ -72,13 +69,15 @@ def _tuned_sentence(facts: Facts) -> str:
     method = facts.recipe.get("method")
     how = f" ({_METHODS.get(method['kind'], method['kind'])})" if isinstance(method, dict) and "kind" in method else ""
     begun = f" from {facts.started_from}" if facts.started_from else ""
-    text = f"A GPT fine-tuned{begun}{how} to {_LEARNED.get(_task(facts), 'do a task')}"
+    text = f"A GPT fine-tuned{begun}{how} to {_LEARNED[_task(facts)]}"
     return f"{text}: {shape}." if shape else f"{text}."
 
 
 def _task(facts: Facts) -> str:
+    """Return the kind of the task that was learned, "" if there was none, or one that this release does not know."""
     task = facts.recipe.get("task")
-    return str(task.get("kind", "")) if isinstance(task, dict) else ""
+    kind = task.get("kind") if isinstance(task, dict) else None
+    return kind if kind in _LEARNED else ""
 
 
 def shortened(text: str, most: int = _CELL_CHARACTERS) -> str:
