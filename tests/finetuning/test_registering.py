@@ -122,7 +122,10 @@ def test_what_does_not_belong_together_is_not_registered(make_tuned: Callable[..
     change_recipe({"train": {"learning_rate": 0.003}, "judge": {"samples": 1}})
     with pytest.raises(UserError, match=r"not measured as finetuning/small.yaml says"):
         register_recipe(NAME, params)
-    change_recipe({"judge": {"samples": 5}})
+    change_recipe({"judge": {"samples": 5}, "data": {"limit": 3}})
+    with pytest.raises(UserError, match="is not what finetuning/small/data was made with"):
+        register_recipe(NAME, params)
+    change_recipe({"data": {"limit": 0}})
     PLACES.evaluation.write_bytes(evaluation.replace(b'"weights_sha256": "', b'"weights_sha256": "0', 1))
     with pytest.raises(UserError, match="measured other weights"):
         register_recipe(NAME, params)

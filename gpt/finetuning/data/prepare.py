@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt.errors import UserError
-from gpt.files import atomic_folder, read_json, sha256_file, write_json
+from gpt.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
 from gpt.finetuning.data.encoded import Encoder, TooLong, join
 from gpt.finetuning.data.examples import Example, read_example
 from gpt.finetuning.data.files import read_rows
@@ -42,6 +42,7 @@ def prepare_examples(recipe: Recipe, places: Places) -> Json:
         encoding = _write_tokenizer(recipe, places.base / "tokenizer", folder / "tokenizer")
         labels = _labels(selection) if isinstance(recipe.task, Classify) else []
         report = {
+            "settings_sha256": data_settings_hash(recipe),
             "labels": labels,
             "splits": _write_splits(recipe, selection, folder, encoding, labels, _room(recipe, places.base)),
             "left_out": dict(selection.left_out),
@@ -58,6 +59,14 @@ def prepare_examples(recipe: Recipe, places: Places) -> Json:
                 )
         write_json(folder / "report.json", report)
     return report
+
+
+def data_settings_hash(recipe: Recipe) -> str:
+    """Return a hash of the settings that decide which examples there are, as what tokens: not of licences."""
+    values = recipe.model_dump(mode="json", include={"base", "block_size", "data", "task"})
+    for source in values["data"]["sources"]:
+        del source["licence"]
+    return sha256_json(values)
 
 
 def _examples(raw: Path, settings: Data) -> Iterator[Example]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gpt
 from gpt.errors import UserError
 from gpt.files import as_object, read_json, sha256_file, sha256_json, sha256_tree
+from gpt.finetuning.data.prepare import data_settings_hash
 from gpt.finetuning.jobs.job import examples_hash, trained_settings_hash
 from gpt.finetuning.places import Places
 from gpt.params.finetuning import Recipe
@@ -45,7 +46,9 @@ def collect(recipe: Recipe, places: Places) -> Lineage:
     run_keys = ["fingerprint", "num_processes", "hardware", "data_sha256", "settings_sha256"]
     run = read_json(places.run, f"run `gpt finetune train {places.name}` first", run_keys)
     report = read_json(
-        places.data / "report.json", f"run `gpt finetune data {places.name}` first", ["splits", "left_out"]
+        places.data / "report.json",
+        f"run `gpt finetune data {places.name}` first",
+        ["splits", "left_out", "settings_sha256"],
     )
     _check_made_of(recipe, places, evaluation, run, report)
     code = read_code(Path.cwd())
@@ -104,6 +107,10 @@ def recipe_hash(recipe: Recipe) -> str:
 
 def _check_made_of(recipe: Recipe, places: Places, evaluation: Json, run: Json, report: Json) -> None:
     name = places.name
+    if report["settings_sha256"] != data_settings_hash(recipe):
+        raise UserError(
+            f"{places.recipe}: is not what {places.data} was made with; run `gpt finetune data {name}`, or put the values back"
+        )
     if run["settings_sha256"] != trained_settings_hash(recipe):
         raise UserError(
             f"{places.recipe}: is not what {places.model} was trained with; run `gpt finetune train {name}`, or put the values back"
