@@ -34,8 +34,8 @@ def _finetune(recipe: str) -> int:
                 f"{'Registered':<24} {uri} ({describe_role(registered)})",
                 f"{'All on one page':<24} {places.report}",
                 f"{'The model':<24} {places.model}",
-                f"{'What next':<24} {f'gpt promote --name {name}':<40} make it the champion if it beats the last one",
-                f"{'':<24} {f'gpt lineage {uri}':<40} see what it was made from",
+                f"{'What next':<24} {f'gpt promote --name {name}':<44} make it the champion if it beats the last one",
+                f"{'':<24} {f'gpt lineage {uri}':<44} see what it was made from",
             ]
         )
 

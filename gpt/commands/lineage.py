@@ -142,7 +142,7 @@ def _other_tags(version: "ModelVersion") -> list[str]:
     from gpt.secrets.hiding import redact
 
     others = {"lineage", "test_bits_per_byte", "validation_bits_per_byte"}
-    others |= {STARTED_FROM, CONTINUES}  # the chain names them
+    others |= {STARTED_FROM, CONTINUES, "recipe", "task", "figure"}  # the chain names them
     others |= {"adopted", "torch"}  # of earlier releases
     known = {field.name for field in fields(Lineage)} | others
     tags = {

@@ -139,7 +139,7 @@ def _model_lines(record: Json) -> list[str]:
 
 
 def _kinds(recipe: Json) -> str:
-    return f"{recipe['task']['kind']} by {recipe['method']['kind']}"
+    return f"{recipe['task']['kind']} ({recipe['method']['kind']})"
 
 
 def _champion(record: Json) -> str:

@@ -29,6 +29,7 @@ class FineTunedModel(CompletionModel):
 
     def load(self, folder: Path) -> None:
         self._is_classifier = (folder / HEAD).is_file()
+        self.takes_parameters = not self._is_classifier
         if self._is_classifier:
             self._classifier, self._encoding, self._labels = load_classifier(folder, default_device())
         else:

@@ -121,9 +121,10 @@ class FineTunedCase:
         least = self.recipe.promote.min_gain
         passed = found.mean > least
         interval = f"{found.confidence:.0%} interval {found.low:+.4f} to {found.high:+.4f}"
+        chance = ", so chance may have done it" if found.low <= least else ""
         text = (
-            f"{found.candidate:.4f} against its floor's {found.champion:.4f} on {found.pieces} test examples: better by"
-            f" {found.mean:+.4f} ({interval}), {'' if passed else 'not '}above {least:g}"
+            f"{found.candidate:.4f} against its floor's {found.champion:.4f} on {found.pieces} test examples: a gain of"
+            f" {found.mean:+.4f}, {f'above {least:g} ({interval}{chance})' if passed else f'not above {least:g} ({interval})'}"
         )
         return Reason(f"{measure}.floor", passed, text, found.candidate, found.champion + least, *_limits(found))
 

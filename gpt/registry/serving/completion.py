@@ -27,6 +27,8 @@ class CompletionModel(PythonModel):
     What a model of another kind does with prompts, it says in `load`, `read_parameters` and `answer`.
     """
 
+    takes_parameters = True
+
     def load_context(self, context: PythonModelContext) -> None:
         self.load(Path(context.artifacts["model"]))
         self.request_limits = read_limits(context.model_config)

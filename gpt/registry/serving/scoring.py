@@ -49,7 +49,8 @@ def _guarded(answer: Callable[..., Any]) -> Callable[..., Any]:
         before = _IN_REQUEST.set(True)
         try:
             kind = (content_type or "none").lower()  # MLflow knows small letters only
-            request = _check_request(data, kind, limits)
+            takes_parameters = model.unwrap_python_model().takes_parameters
+            request = _check_request(data, kind, limits, takes_parameters=takes_parameters)
             # For CSV MLflow wants types that pandas knows.
             schema = _TEXTS if kind.startswith("text/csv") else input_schema
             return answer(request, kind, model, schema)
@@ -81,7 +82,7 @@ def _public(error: MlflowException) -> MlflowException:
     return error
 
 
-def _check_request(data: bytes, content_type: str, limits: Limits) -> bytes | dict[str, Any]:
+def _check_request(data: bytes, content_type: str, limits: Limits, *, takes_parameters: bool) -> bytes | dict[str, Any]:
     """Return a request as MLflow's server shall read it, JSON as an object.
 
     Raises `MlflowException` (a 400) for what is too large, for what is no JSON object, and for fields that nothing reads.
@@ -110,6 +111,8 @@ def _check_request(data: bytes, content_type: str, limits: Limits) -> bytes | di
             f"a field {ascii(next(iter(rest)))[:60]} that nothing reads" if rest else f"{len(table)} tables, not one"
         )
         raise _refusal(f"the request has {wrong}; {_FORM}")
+    if parameters and not takes_parameters:  # MLflow would leave them out
+        raise _refusal(f"this model takes no parameters, and the request has {ascii(parameters)[:60]}")
     try:
         checked = check_parameters({} if parameters is None else parameters, limits)
     except ValueError as error:
