@@ -34,10 +34,6 @@ class Row:
     bits_per_byte: float | None
     "Of the test documents."
     centred: float | None
-    figure: str
-    "The main one of a fine-tuned version, with its name."
-    started_from: str
-    "What its training began with, if not with random weights."
     data_sha256: str
     commit: str
     changed: bool
@@ -46,6 +42,10 @@ class Row:
     verdict: str
     "The last one on it; `replaced` of one that was the champion and is it no more."
     reason: str
+    figure: str = ""
+    "The main one of a fine-tuned version, with its name."
+    started_from: str = ""
+    "What its training began with, if not with random weights."
 
     @property
     def bits(self) -> str:
