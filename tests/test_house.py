@@ -16,7 +16,8 @@ MOST_FILES = 12
 ROOMS = (
     "errors", "secrets", "files", "locks", "paths", "addresses", "limits", "memory", "entry", "git", "code",
     "params", "tasks", "sources", "corpus", "tokens", "model",
-    "processes", "tracking", "evaluation", "training", "registry", "finetuning", "loading", "reports", "projects", "commands",
+    "processes", "tracking", "evaluation", "training", "registry", "finetuning", "serving", "loading",
+    "reports", "projects", "commands",
     "__main__",
 )  # fmt: skip
 

@@ -1,6 +1,5 @@
 """Commands for a trained model: evaluate it, report, convert it, let it continue prompts or talk with who types."""
 
-import logging
 import shlex
 import sys
 from dataclasses import replace
@@ -18,8 +17,6 @@ from gpt.errors import UserError
 
 if TYPE_CHECKING:
     from gpt.params.project import Params
-
-logger = logging.getLogger(__name__)
 
 
 @command(examples=["gpt evaluate", "gpt evaluate --all-items  # the benchmarks in full"])
@@ -256,31 +253,16 @@ def generate(
 
 def _find_model(spec: str, params: "Params", prompts: tuple[str, ...]) -> Path:
     """Return the model's folder; where models/base is not there, say which registered version is, and how to ask it."""
-    from gpt.registry.versions import resolve_model
+    from gpt.registry.versions import CANDIDATE, CHAMPION, registered_alias, resolve_model
 
     if spec == str(paths.BASE_MODEL) and not (paths.BASE_MODEL / "config.json").exists():
         offer = ""
-        if uri := _registered(params.register_.name):
+        if uri := registered_alias(params.register_.name, (CHAMPION, CANDIDATE)):
             offer = f"; {uri} is registered: gpt generate {shlex.join([*(prompts or ['-i']), '--model', uri])}"
         raise UserError(
             f"{paths.BASE_MODEL}/config.json: not found; run `gpt pretrain`, or name a model with --model{offer}"
         )
     return resolve_model(spec, params.register_.name)
-
-
-def _registered(name: str) -> str | None:
-    """Return the URI of a model's champion, else of its candidate; None if there is neither, or nobody to ask."""
-    from gpt.registry.versions import CANDIDATE, CHAMPION, version_of_alias
-    from gpt.tracking import store
-
-    try:
-        client = store.existing_client()
-        with store.store_errors():
-            aliases = (alias for alias in (CHAMPION, CANDIDATE) if version_of_alias(client, name, alias))
-            return next((f"models:/{name}@{alias}" for alias in aliases), None)
-    except UserError as error:  # what is told is that models/base is missing
-        logger.info("no registered model is offered: %s", error)
-        return None
 
 
 def _from_stdin() -> str:
