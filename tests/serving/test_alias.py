@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from openai import OpenAI
 
 from gpt.commands.main import main
