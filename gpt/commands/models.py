@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -155,6 +156,7 @@ def export(folder: Path, form: str, model: str) -> int:
     help="one is printed as it is generated, several when all are done; - is read from standard input",
 )
 @click.option("--interactive", "-i", is_flag=True, help="talk: type, read what it writes, go on")
+@click.option("--plain", is_flag=True, help="let a model that has learned to answer go on with the text all the same")
 @model_option
 @click.option("--max-new-tokens", type=at_least(int, 1), metavar="N")
 @click.option("--temperature", type=at_least(float, 0), metavar="X", help="0 takes the likeliest token always")
@@ -193,6 +195,7 @@ def generate(
     context: click.Context,
     prompts: tuple[str, ...],
     interactive: bool,
+    plain: bool,
     model: str,
     max_new_tokens: int | None,
     temperature: float | None,
@@ -203,7 +206,7 @@ def generate(
     stop: tuple[str, ...],
     seed: int | None,
 ) -> int:
-    """let the model continue prompts, or talk with it"""
+    """let the model continue prompts, or answer them where it has learned to, or talk with it"""
     if not prompts and not interactive:
         raise click.MissingParameter(ctx=context, param=context.command.params[0])
     texts = [_from_stdin() if prompt == "-" else prompt for prompt in prompts]
@@ -212,7 +215,9 @@ def generate(
     from gpt.params.project import load_params
 
     params = load_params()
-    from gpt.commands.line.talk import show, talk
+    from gpt.commands.line.talk import ChatTalk, TextTalk, show, talk
+    from gpt.finetuning.data.templates import load_template
+    from gpt.finetuning.talking import answer_text
     from gpt.memory import told_if_out_of_memory
     from gpt.model.generation import generate_text, generate_texts
     from gpt.model.sampling import Sampling
@@ -234,12 +239,27 @@ def generate(
     with told_if_out_of_memory(
         "give fewer prompts at a time, or compute elsewhere: CUDA_VISIBLE_DEVICES='' takes the processor"
     ):
-        network, encoding = load_model(_find_model(model, params, prompts), default_device())
+        folder = _find_model(model, params, prompts)
+        network, encoding = load_model(folder, default_device())
+        template = None if plain else load_template(folder / "tokenizer", encoding)
+
+        def of_turn(turn: int) -> Sampling:
+            return replace(sampling, seed=sampling.seed + turn)
+
+        def write_on(text: str, turn: int) -> Iterator[str]:
+            return generate_text(network, encoding, text, of_turn(turn))
+
+        def answer(messages: list[dict[str, str]], turn: int) -> Iterator[str]:
+            assert template is not None
+            return answer_text(network, template, messages, of_turn(turn))
+
         if interactive:
-            talk(
-                lambda text, turn: generate_text(network, encoding, text, replace(sampling, seed=sampling.seed + turn)),
-                beginning="".join(texts),
-            )
+            talk(ChatTalk(answer) if template else TextTalk(write_on), "".join(texts))
+        elif template is not None:
+            for turn, text in enumerate(texts):
+                for piece in answer([{"role": "user", "content": text}], turn):
+                    show(piece)
+                print("\n" if turn < len(texts) - 1 else "")
         elif len(texts) == 1:
             show(texts[0])
             for piece in generate_text(network, encoding, texts[0], sampling):
