@@ -11,6 +11,7 @@ import { Classifier } from "./views/classifier.js";
 import { Pad } from "./views/pad.js";
 
 const VIEWS = { base: Pad, chat: Chat, classifier: Classifier };
+const KINDS = { base: "Go on with a text", chat: "Chat", classifier: "Classify a text" };
 const NEAR_END_PIXELS = 100; // so near its end the page goes on following a growing text
 
 const main = document.getElementById("main");
@@ -46,7 +47,10 @@ const page = {
 onKeyNeeded(askForKey);
 picker.addEventListener("change", () => showModels());
 other.addEventListener("change", () => showModels({ keepOther: true }));
-tokens.addEventListener("change", () => Object.values(views).forEach((view) => view.showTokens(tokens.checked)));
+tokens.addEventListener("change", () => {
+  for (const view of Object.values(views)) view.showTokens(tokens.checked);
+  showLegend();
+});
 document.getElementById("settings").addEventListener("click", () => showSettings(page.settings.form()));
 document.getElementById("about").addEventListener("click", () => showAbout(chosen()));
 document.addEventListener("keydown", (event) => event.key === "Escape" && !document.querySelector("dialog[open]") && currentView()?.stop());
@@ -77,11 +81,16 @@ async function start() {
     showProblem("The server has no model to talk to.", "Start gpt serve with one.");
     return;
   }
-  picker.replaceChildren(...models.map(({ id, kind }) => element("option", { value: id }, kind === "base" ? id : `${id} (${kind})`)));
+  const groups = Object.keys(VIEWS).map((kind) => options(KINDS[kind], models.filter((model) => model.kind === kind)));
+  picker.replaceChildren(...groups.filter(({ childElementCount }) => childElementCount));
   const first = models.find((model) => model.default) ?? models[0];
   picker.value = first.id;
   document.body.classList.add("ready");
   showModels();
+}
+
+function options(label, models) {
+  return element("optgroup", { label }, ...models.map(({ id }) => element("option", { value: id }, id)));
 }
 
 function showProblem(title, advice) {
@@ -103,11 +112,12 @@ function showModels({ keepOther = false } = {}) {
   const others = models.filter(({ id, kind }) => kind === model.kind && id !== model.id);
   if (!keepOther) {
     const before = other.value;
-    other.replaceChildren(element("option", { value: "" }, "Compare with …"), ...others.map(({ id }) => element("option", { value: id }, id)));
+    other.replaceChildren(element("option", { value: "" }, "Compare …"), ...others.map(({ id }) => element("option", { value: id }, id)));
     other.value = others.some(({ id }) => id === before) ? before : "";
   }
   other.parentElement.hidden = !others.length;
-  tokens.parentElement.hidden = model.kind === "classifier";
+  tokens.parentElement.hidden = document.getElementById("settings").hidden = model.kind === "classifier"; // nothing is drawn
+  showLegend();
   document.body.classList.toggle("comparing", other.value !== "");
   document.title = `${model.id} · gpt serve`;
   views[model.kind] ??= new VIEWS[model.kind](page);
@@ -123,6 +133,10 @@ function showModels({ keepOther = false } = {}) {
 function isDark() {
   const theme = document.documentElement.dataset.theme;
   return theme ? theme === "dark" : dark.matches;
+}
+
+function showLegend() {
+  document.getElementById("legend").hidden = !tokens.checked || tokens.parentElement.hidden;
 }
 
 function showTheme() {

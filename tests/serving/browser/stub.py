@@ -187,7 +187,7 @@ async def written(reply: Reply, asked: dict[str, Any], chat: bool) -> AsyncItera
     if reply.breaks:
         raise ConnectionError("on purpose")
     yield event({"delta": {}, "finish_reason": reply.finish} if chat else {"text": "", "finish_reason": reply.finish})
-    count = len(reply.pieces)
+    count = len(reply.pieces) if tokens is None else len(tokens)
     yield event(None, usage={"prompt_tokens": 3, "completion_tokens": count, "total_tokens": 3 + count})
     yield b"data: [DONE]\n\n"
 

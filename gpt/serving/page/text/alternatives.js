@@ -99,7 +99,7 @@ function table(token) {
 }
 
 function place(token) {
-  const at = token.getClientRects()[0] ?? token.getBoundingClientRect();
+  const at = [...token.getClientRects()].at(-1) ?? token.getBoundingClientRect(); // of one that begins with a line end, the next line
   const { offsetWidth: width, offsetHeight: height } = panel;
   const below = at.bottom + 6;
   const top = below + height < innerHeight ? below : Math.max(4, at.top - height - 6);

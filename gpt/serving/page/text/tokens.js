@@ -1,6 +1,7 @@
 // Tokens as they are shown: coloured by their probability. A token may be a part of a character, so several may be one unit.
 
-const PERCENT = new Intl.NumberFormat("en", { style: "percent", maximumSignificantDigits: 2 });
+const LARGE = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 1 });
+const SMALL = new Intl.NumberFormat("en", { style: "percent", maximumSignificantDigits: 2 });
 const BOUNDS = [0.8, 0.4, 0.15, 0.04]; // a unit at least as likely as the first has no colour; page.css has one for each other step
 
 /** The units that elements of class "token" show. */
@@ -53,7 +54,9 @@ export function tokenElement(unit) {
 }
 
 export function percent(probability) {
-  return probability > 0 && probability < 0.0001 ? "< 0.01%" : PERCENT.format(probability);
+  if (probability > 0.9995 && probability < 1) return "> 99.9%";
+  if (probability < 0.0001 && probability > 0) return "< 0.01%";
+  return (probability < 0.1 ? SMALL : LARGE).format(probability);
 }
 
 /** Return a token's text with its spaces and line ends to be seen. */
