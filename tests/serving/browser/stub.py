@@ -108,7 +108,9 @@ def make_app(stub: Stub) -> FastAPI:
         asked = await request.json()
         stub.requests.append((CLASSIFY, asked))
         data = [{"index": 0, "label": "spam", "probs": [0.0123, 0.9877], "num_classes": 2}]
-        return refusal(stub, request, CLASSIFY) or JSONResponse({"object": "list", "model": asked["model"], "data": data})
+        return refusal(stub, request, CLASSIFY) or JSONResponse(
+            {"object": "list", "model": asked["model"], "data": data}
+        )
 
     @app.post(CHAT)
     async def chat(request: Request) -> Response:
@@ -164,7 +166,11 @@ async def written(reply: Reply, asked: dict[str, Any], chat: bool) -> AsyncItera
     common = {"id": "made-up", "created": 1790000000, "model": asked["model"]}
 
     def event(choice: dict[str, Any] | None, **more: Any) -> bytes:
-        made = common | {"choices": [{"index": 0, "finish_reason": None, "logprobs": None} | choice] if choice else []} | more
+        made = (
+            common
+            | {"choices": [{"index": 0, "finish_reason": None, "logprobs": None} | choice] if choice else []}
+            | more
+        )
         return f"data: {json.dumps(made, ensure_ascii=False)}\n\n".encode()
 
     yield b": heartbeat\n\n"

@@ -127,7 +127,8 @@ export class Answer {
       if (count > 1 && writing > 0) parts.push(`${rate((1000 * (count - 1)) / writing)} tokens/s`);
       parts.push(`first after ${(wait / 1000).toFixed(2)} s`, `seed ${seed}`);
     }
-    return parts.flatMap((part, place) => (place ? [" · ", part] : [part]));
+    const whole = parts.map((part) => (typeof part === "string" ? part.replaceAll(" ", "\u00a0") : part)); // lines break between figures
+    return whole.flatMap((part, place) => (place ? [" · ", part] : [part]));
   }
 }
 
