@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.serving.browser import install
 from tests.serving.browser.stub import Stub, model, serve
 
 Open = Callable[..., Page]
-_PATIENCE_MS = 20_000  # beside other processes on two cores
+_PATIENCE_MS = 15_000  # beside other processes on two cores
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +26,9 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=install.CHROMIUM, env=environment, timeout=120_000)
         yield browser
         browser.close()
+
+
+expect.set_options(timeout=_PATIENCE_MS)
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ def test_alternatives_of_tokens_by_keyboard(open_page: Open, stub: Stub) -> None
     tooltip = page.get_by_role("tooltip")
     expect(tooltip).to_be_visible()
     rows = [row.split() for row in tooltip.locator("tr").all_inner_texts()]
-    assert [row[0] for row in rows] == ["␣thing", "␣whole", "␣rest", "␣be,"]
+    assert [row[0] for row in rows] == ["␣thing", "␣whole", "␣rest", "␣be"]
     assert [row[-1] for row in rows] == ["30%", "10%", "2%", "0.25%"]
     assert second.get_attribute("aria-describedby") == "alternatives"
     colours = [
