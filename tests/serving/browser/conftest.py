@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.serving.browser import install
 from tests.serving.browser.stub import Stub, model, serve
@@ -21,7 +21,8 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CI") and not install.unsupported():
             pytest.fail(reason)
         pytest.skip(reason)
-    environment = dict(os.environ) | {"LD_LIBRARY_PATH": str(install.LIBRARIES), "FONTCONFIG_FILE": str(install.FONTS)}
+    environment: dict[str, str | float | bool] = {**os.environ, "FONTCONFIG_FILE": str(install.FONTS)}
+    environment["LD_LIBRARY_PATH"] = str(install.LIBRARIES)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=install.CHROMIUM, env=environment, timeout=120_000)
         yield browser
@@ -60,15 +61,20 @@ def open_page(browser: Browser, stub: Stub) -> Iterator[Open]:
     contexts: list[BrowserContext] = []
     problems: list[str] = []
 
+    def note_policy(line: ConsoleMessage) -> None:
+        if "Content Security Policy" in line.text:
+            problems.append(line.text)
+
     def open_one(name: str | None = None, *, at: str = "/", script: str | None = None, **options: Any) -> Page:
-        context = browser.new_context(**({"viewport": {"width": 1100, "height": 800}} | options))
+        settings: dict[str, Any] = {"viewport": {"width": 1100, "height": 800}} | options
+        context = browser.new_context(**settings)
         contexts.append(context)
         context.set_default_timeout(_PATIENCE_MS)
         if script:
             context.add_init_script(script)
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda line: "Content Security Policy" in line.text and problems.append(line.text))
+        page.on("console", note_policy)
         page.goto(stub.address + at)
         if name:
             page.get_by_label("Model", exact=True).select_option(name)
