@@ -28,10 +28,10 @@ export function streamedError({ message, code, type }) {
 }
 
 function kindOf(status, code, message) {
-  if (status === 401 || status === 403) return "key";
+  if (status === 401) return "key";
   if (status === 429) return "busy";
   if (status === 503) return "away";
-  if (`${code} ${message}`.match(/context[_ ](length|window)|too long for/i)) return "context";
+  if (status < 500 && `${code} ${message}`.match(/context|too long/i)) return "context";
   return status >= 400 && status < 500 ? "refused" : "server";
 }
 
