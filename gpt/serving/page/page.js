@@ -112,7 +112,7 @@ function showModels({ keepOther = false } = {}) {
   const others = models.filter(({ id, kind }) => kind === model.kind && id !== model.id);
   if (!keepOther) {
     const before = other.value;
-    other.replaceChildren(element("option", { value: "" }, "Compare …"), ...others.map(({ id }) => element("option", { value: id }, id)));
+    other.replaceChildren(element("option", { value: "" }, "Compare"), ...others.map(({ id }) => element("option", { value: id }, id)));
     other.value = others.some(({ id }) => id === before) ? before : "";
   }
   other.parentElement.hidden = !others.length;
