@@ -17,6 +17,7 @@ from tests.serving.live import running_server
 __all__ = ["built", "line_of_champions", "make_champions", "project"]
 
 
+@pytest.mark.slow
 def test_a_promotion_is_followed_and_no_request_fails(make_champions: Callable[[int], None], project: Path) -> None:
     make_champions(2)
     name = load_params().register_.name

@@ -86,7 +86,7 @@ def check_same(model: GPTModel, request: Request) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("first", "count"), [(0, 12), pytest.param(12, 88, marks=pytest.mark.slow)], ids=["some", "hundred"]
+    ("first", "count"), [(0, 6), pytest.param(6, 94, marks=pytest.mark.slow)], ids=["some", "hundred"]
 )
 def test_a_request_is_answered_as_if_it_were_alone(loaded: tuple[GPTModel, Encoding], first: int, count: int) -> None:
     """At random arrivals, cache sizes, chunks; greedy and sampled: 100 schedules with the slow ones."""

@@ -155,6 +155,7 @@ def test_a_body_of_another_kind_or_size_is_refused(server: Server) -> None:
         part = b"%x\r\n%s\r\n" % (1 << 20, b"a" * (1 << 20))
         for _ in range(5):
             connection.sendall(part)
+        connection.sendall(b"0\r\n\r\n")
         assert b" 413 " in connection.recv(1000).split(b"\r\n")[0]
     assert_alive(server)
 

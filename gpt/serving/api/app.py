@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
@@ -61,8 +61,8 @@ def create_app(catalogue: Catalogue, thread: Executor, settings: Settings) -> Fa
     app.add_api_route("/health", routes.health, methods=["GET"])
     app.add_api_route("/metrics", routes.metrics, methods=["GET"])
     app.add_middleware(Arrival, keys=settings.keys, replied=routes.replied)
-    if _PAGE.is_dir():
-        app.mount("/", StaticFiles(directory=_PAGE, html=True))
+    app.add_api_route("/", _page, methods=["GET"], response_model=None, include_in_schema=False)
+    app.mount("/page", StaticFiles(directory=_PAGE))
     return app
 
 
@@ -227,6 +227,13 @@ _CANNOT: dict[Kind, str] = {
     "chat": "answers and classifies nothing; POST /v1/chat/completions",
     "classifier": "is a classifier; POST /v1/classify",
 }
+
+
+async def _page() -> FileResponse:
+    # Asked for again each time: the page of a newer release is another one. Its policy stands in it.
+    return FileResponse(
+        _PAGE / "index.html", headers={"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    )
 
 
 def _entry(listed: Any) -> Json:

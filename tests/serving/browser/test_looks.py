@@ -12,6 +12,8 @@ from tests.serving.browser.stub import CHAT, COMPLETIONS, Reply, Stub, page_file
 from tests.serving.browser.test_chat import answers, say
 from tests.serving.browser.test_pad import go_on, pad_of
 
+pytestmark = pytest.mark.slow  # a browser takes its time; the conversations of test_chat.py are tried each time
+
 WORD = "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft"
 
 

@@ -10,6 +10,8 @@ from tests.serving.browser.conftest import Open
 from tests.serving.browser.stub import CHAT, CLASSIFY, COMPLETIONS, MODELS, Reply, Stub, token_of
 from tests.serving.browser.test_chat import answers, say
 
+pytestmark = pytest.mark.slow  # a browser takes its time; the conversations of test_chat.py are tried each time
+
 
 @pytest.mark.parametrize(
     ("reply", "told"),
