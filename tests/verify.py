@@ -136,6 +136,13 @@ PROMISES = (
         read=all_passed,
     ),
     Promise(
+        "serving",
+        "half an hour of mixed load with clients that leave, nonsense and promotions: no valid request fails, memory stays flat",
+        (PYTHON, "-m", "pytest", "-q", "-s", "-m", "long", "tests/serving/test_soak.py"),
+        minutes=45,
+        read=all_passed,
+    ),
+    Promise(
         "machines",
         "a machine that is cut off or lost, and comes back, trains on to the same bytes",
         (*CHAOS, "tests/chaos/test_machines.py", "--chaos-outage", "60"),

@@ -17,8 +17,8 @@ from gpt.errors import UserError
 def inputs() -> int:
     """write down, for DVC, what each stage computes with: its code, versions of libraries, what it fetches"""
     from gpt import paths
-    from gpt.commands.inputs import write_inputs
     from gpt.params.project import load_params
+    from gpt.projects.inputs import write_inputs
 
     write_inputs(load_params())
     print(f"{paths.INPUTS}: written")

@@ -11,7 +11,7 @@ import warnings
 import click
 from click.exceptions import Exit
 
-from gpt.commands import data, experiments, finetuning, lineage, models, projects, sources, training, versions
+from gpt.commands import data, experiments, finetuning, lineage, models, projects, serving, sources, training, versions
 from gpt.commands.checks import doctor
 from gpt.commands.line import completion
 from gpt.commands.line.command import Group, version_option
@@ -31,7 +31,10 @@ COMMANDS = Group(
         "Training": (training.pretrain, training.checkpoints, training.sync),
         "Fine-tuning": (finetuning.FINETUNE,),
         "Experiments": (experiments.experiment, experiments.compare),
-        "A trained model": (models.evaluate, models.report, models.generate, models.import_, models.export),
+        "A trained model": (
+            *(models.evaluate, models.report, models.generate, serving.serve),
+            *(models.import_, models.export),
+        ),
         "The registry": (
             *(versions.register, versions.promote, versions.rollback, versions.models),
             *(lineage.lineage, lineage.reproduce),

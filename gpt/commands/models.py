@@ -1,8 +1,8 @@
 """Commands for a trained model: evaluate it, report, convert it, let it continue prompts or talk with who types."""
 
-import logging
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +18,6 @@ from gpt.errors import UserError
 
 if TYPE_CHECKING:
     from gpt.params.project import Params
-
-logger = logging.getLogger(__name__)
 
 
 @command(examples=["gpt evaluate", "gpt evaluate --all-items  # the benchmarks in full"])
@@ -158,6 +156,7 @@ def export(folder: Path, form: str, model: str) -> int:
     help="one is printed as it is generated, several when all are done; - is read from standard input",
 )
 @click.option("--interactive", "-i", is_flag=True, help="talk: type, read what it writes, go on")
+@click.option("--plain", is_flag=True, help="let a model that has learned to answer go on with the text all the same")
 @model_option
 @click.option("--max-new-tokens", type=at_least(int, 1), metavar="N")
 @click.option("--temperature", type=at_least(float, 0), metavar="X", help="0 takes the likeliest token always")
@@ -196,6 +195,7 @@ def generate(
     context: click.Context,
     prompts: tuple[str, ...],
     interactive: bool,
+    plain: bool,
     model: str,
     max_new_tokens: int | None,
     temperature: float | None,
@@ -206,7 +206,7 @@ def generate(
     stop: tuple[str, ...],
     seed: int | None,
 ) -> int:
-    """let the model continue prompts, or talk with it"""
+    """let the model continue prompts, or answer them where it has learned to, or talk with it"""
     if not prompts and not interactive:
         raise click.MissingParameter(ctx=context, param=context.command.params[0])
     texts = [_from_stdin() if prompt == "-" else prompt for prompt in prompts]
@@ -215,7 +215,9 @@ def generate(
     from gpt.params.project import load_params
 
     params = load_params()
-    from gpt.commands.line.talk import show, talk
+    from gpt.commands.line.talk import ChatTalk, TextTalk, show, talk
+    from gpt.finetuning.data.templates import load_template
+    from gpt.finetuning.talking import answer_text
     from gpt.memory import told_if_out_of_memory
     from gpt.model.generation import generate_text, generate_texts
     from gpt.model.sampling import Sampling
@@ -237,12 +239,27 @@ def generate(
     with told_if_out_of_memory(
         "give fewer prompts at a time, or compute elsewhere: CUDA_VISIBLE_DEVICES='' takes the processor"
     ):
-        network, encoding = load_model(_find_model(model, params, prompts), default_device())
+        folder = _find_model(model, params, prompts)
+        network, encoding = load_model(folder, default_device())
+        template = None if plain else load_template(folder / "tokenizer", encoding)
+
+        def of_turn(turn: int) -> Sampling:
+            return replace(sampling, seed=sampling.seed + turn)
+
+        def write_on(text: str, turn: int) -> Iterator[str]:
+            return generate_text(network, encoding, text, of_turn(turn))
+
+        def answer(messages: list[dict[str, str]], turn: int) -> Iterator[str]:
+            assert template is not None
+            return answer_text(network, template, messages, of_turn(turn))
+
         if interactive:
-            talk(
-                lambda text, turn: generate_text(network, encoding, text, replace(sampling, seed=sampling.seed + turn)),
-                beginning="".join(texts),
-            )
+            talk(ChatTalk(answer) if template else TextTalk(write_on), "".join(texts))
+        elif template is not None:
+            for turn, text in enumerate(texts):
+                for piece in answer([{"role": "user", "content": text}], turn):
+                    show(piece)
+                print("\n" if turn < len(texts) - 1 else "")
         elif len(texts) == 1:
             show(texts[0])
             for piece in generate_text(network, encoding, texts[0], sampling):
@@ -256,31 +273,16 @@ def generate(
 
 def _find_model(spec: str, params: "Params", prompts: tuple[str, ...]) -> Path:
     """Return the model's folder; where models/base is not there, say which registered version is, and how to ask it."""
-    from gpt.registry.versions import resolve_model
+    from gpt.registry.versions import CANDIDATE, CHAMPION, registered_alias, resolve_model
 
     if spec == str(paths.BASE_MODEL) and not (paths.BASE_MODEL / "config.json").exists():
         offer = ""
-        if uri := _registered(params.register_.name):
+        if uri := registered_alias(params.register_.name, (CHAMPION, CANDIDATE)):
             offer = f"; {uri} is registered: gpt generate {shlex.join([*(prompts or ['-i']), '--model', uri])}"
         raise UserError(
             f"{paths.BASE_MODEL}/config.json: not found; run `gpt pretrain`, or name a model with --model{offer}"
         )
     return resolve_model(spec, params.register_.name)
-
-
-def _registered(name: str) -> str | None:
-    """Return the URI of a model's champion, else of its candidate; None if there is neither, or nobody to ask."""
-    from gpt.registry.versions import CANDIDATE, CHAMPION, version_of_alias
-    from gpt.tracking import store
-
-    try:
-        client = store.existing_client()
-        with store.store_errors():
-            aliases = (alias for alias in (CHAMPION, CANDIDATE) if version_of_alias(client, name, alias))
-            return next((f"models:/{name}@{alias}" for alias in aliases), None)
-    except UserError as error:  # what is told is that models/base is missing
-        logger.info("no registered model is offered: %s", error)
-        return None
 
 
 def _from_stdin() -> str:

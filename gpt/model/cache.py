@@ -123,7 +123,7 @@ class LayerCache:
         return self.keys[:, :, : self.end], self.values[:, :, : self.end]
 
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Store one token's keys and values a row; return what its queries (B, n_head, 1, head_size) see, (B, n_head × head_size)."""
+        """Store keys and values of one token a row; return what its queries (B, n_head, 1, head_size) see, (B, C)."""
         keys, values = self.extend(keys, values)
         return attend_grouped(queries, keys, values, self.mask)
 

@@ -59,7 +59,7 @@ class Decoder:
 
     @torch.inference_mode()
     def __call__(self, tokens: torch.Tensor, cache: DecodingCache, wanted: torch.Tensor | None = None) -> torch.Tensor:
-        """Return logits (B, vocab_size) of what follows `tokens` (B,), which the cache then holds too; or of the `wanted` rows only."""
+        """Return logits (B, vocab_size) of what follows `tokens` (B,), which the cache then holds; or of `wanted` rows alone."""
         positions = cache.begin(1)
         x = F.embedding(tokens, self._model.tok_emb.weight)  # (B, C)
         if self._table is not None:

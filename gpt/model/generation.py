@@ -4,7 +4,7 @@ A row's tokens depend on the row alone: its prompt, its seed, the model. Which r
 values are cached changes how fast they come, not which they are (up to the last bits of floating point).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 
@@ -62,7 +62,7 @@ def generate_text(model: GPTModel, encoding: Encoding, prompt: str, sampling: Sa
 
     A piece that may be the beginning of a stop string is held back until that is decided.
     """
-    return (piece for _, piece in _stream(model, encoding, [prompt], sampling, None))
+    return (piece for _, piece in continue_tokens(model, encoding, [_begun(encoding, prompt)], sampling))
 
 
 def generate_texts(
@@ -82,23 +82,27 @@ def generate_texts(
     texts = [""] * len(prompts)
     for start in range(0, len(prompts), _ROWS):
         rows = slice(start, start + _ROWS)
-        for row, piece in _stream(model, encoding, prompts[rows], sampling, seeds[rows], at_each_step):
+        starts = [_begun(encoding, prompt) for prompt in prompts[rows]]
+        for row, piece in continue_tokens(
+            model, encoding, starts, sampling, seeds=seeds[rows], at_each_step=at_each_step
+        ):
             texts[start + row] += piece
     return texts
 
 
-def _stream(
+def continue_tokens(
     model: GPTModel,
     encoding: Encoding,
-    prompts: Sequence[str],
+    starts: Sequence[Sequence[int]],
     sampling: Sampling,
-    seeds: Sequence[int] | None,
+    *,
+    seeds: Sequence[int] | None = None,
+    ends: Collection[int] | None = None,
+    silent: Collection[int] = (),
     at_each_step: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, str]]:
-    """Yield pieces of the rows' texts as they come: (row, piece)."""
-    writers = [Detokenizer(encoding, sampling.stop) for _ in prompts]
-    # Every document of the training data begins after an <|endoftext|>.
-    starts = [[encoding.eot_token, *encoding.encode_ordinary(prompt)] for prompt in prompts]
+    """Yield pieces of how rows of tokens go on, as they come: (row, piece). `ends` and `silent` are as `Detokenizer` has them."""
+    writers = [Detokenizer(encoding, sampling.stop, ends=ends, silent=silent) for _ in starts]
     steps = generate_tokens(model, starts, sampling, seeds=seeds, ends=lambda row, token: writers[row].add(token))
     for step in steps:
         at_each_step()
@@ -109,6 +113,11 @@ def _stream(
         writer.finish()
         if piece := writer.take():
             yield row, piece
+
+
+def _begun(encoding: Encoding, prompt: str) -> list[int]:
+    """Return a prompt's tokens: every document of the training data begins after an <|endoftext|>."""
+    return [encoding.eot_token, *encoding.encode_ordinary(prompt)]
 
 
 class _Batch:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +76,18 @@ def version_of_alias(client: "MlflowClient", name: str, alias: str) -> "ModelVer
         if _is_absent(error):
             return None
         raise
+
+
+def registered_alias(name: str, aliases: Sequence[str]) -> str | None:
+    """Return the URI of the first of `aliases` that a model has; None if it has none, or there is nobody to ask."""
+    try:
+        client = store.existing_client()
+        with store.store_errors():
+            held = (alias for alias in aliases if version_of_alias(client, name, alias))
+            return next((f"models:/{name}@{alias}" for alias in held), None)
+    except UserError as error:
+        logger.info("no registered model is offered: %s", error)
+        return None
 
 
 def find(client: "MlflowClient", name: str, number: int) -> "ModelVersion | None":

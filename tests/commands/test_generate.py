@@ -21,7 +21,7 @@ from tests.tracking.terminal.screen import run_in_terminal
 SHORT = ("--max-new-tokens", "5", "--temperature", "0.8", "--seed", "3")
 TALK = """
 import sys, time
-from gpt.commands.line.talk import talk
+from gpt.commands.line.talk import TextTalk, talk
 
 def write(text, turn):
     for number in range(1000 if text.endswith("long") else 2):
@@ -29,7 +29,7 @@ def write(text, turn):
         time.sleep(0.01)
     yield "\\x1b[2J"
 
-talk(write)
+talk(TextTalk(write))
 print("left")
 """
 

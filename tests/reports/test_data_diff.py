@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from gpt import paths
-from gpt.commands.inputs import write_inputs
 from gpt.commands.main import main
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_file
 from gpt.params.project import load_params
+from gpt.projects.inputs import write_inputs
 from gpt.reports.data_diff import count_changes, diff
 from gpt.sources import fetch as sources
 from tests.conftest import prepare_data

@@ -10,11 +10,11 @@ import pytest
 from ruamel.yaml import YAML
 
 from gpt.commands.checks.sources import sources as doctor
-from gpt.commands.inputs import describe_inputs
 from gpt.commands.main import main
 from gpt.params.changes.editing import Values, read_sources
 from gpt.params.changes.lines import set_value
 from gpt.params.project import load_params
+from gpt.projects.inputs import describe_inputs
 from gpt.sources.stores.address import HubAddress, parse_hub_address
 from tests import ROOT
 from tests.sources.hub import DataSet, Hub, hub

@@ -108,6 +108,11 @@ def of_version(client: "MlflowClient", version: "ModelVersion") -> Facts:
     return of_files(version.name, f"models:/{version.name}/{version.version}", version.tags, files)
 
 
+def of_tags(version: "ModelVersion") -> Facts:
+    """Return what the tags of a registered version say, for which no file is read."""
+    return _compose(version.name, f"models:/{version.name}/{version.version}", version.tags, {})
+
+
 def of_folder(folder: Path, project: Path) -> Facts:
     """Return what is known of a model folder: with figures if the project's evaluation is of these very weights."""
     evaluation = lenient_json(_bytes(project / paths.EVALUATION))

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from gpt.commands.inputs import describe_inputs
 from gpt.corpus.filtering.needs import filter_files
 from gpt.corpus.filtering.step import Filtered
 from gpt.errors import UserError
 from gpt.params.corpus import Prepare
 from gpt.params.project import load_params
+from gpt.projects.inputs import describe_inputs
 from tests import ROOT
 from tests.corpus.raw import PREPARE, Raw, sent
 from tests.corpus.test_prepare import SETTINGS, Corpus

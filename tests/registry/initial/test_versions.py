@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from gpt import paths
-from gpt.commands.inputs import describe_inputs
 from gpt.errors import UserError
 from gpt.files import read_json, sha256_file, write_json
 from gpt.params.project import Params, load_params
+from gpt.projects.inputs import describe_inputs
 from gpt.registry.initial.origin import describe_origin, named_by_params
 from gpt.registry.initial.weights import bring_weights
 from gpt.registry.package import register

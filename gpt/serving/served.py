@@ -1,0 +1,110 @@
+"""A model that is served: what kind it is, how it is asked, and what is known of it."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from gpt.finetuning.data.encoded import join, shortened
+from gpt.finetuning.data.templates import ChatTemplate, Message, Tokens, load_template
+from gpt.finetuning.judging.classes import class_probabilities
+from gpt.finetuning.methods.models import Classifier
+from gpt.finetuning.methods.saving import HEAD, load_classifier
+from gpt.model.storage import default_device, load_model
+from gpt.serving.engine.engine import Engine
+from gpt.serving.facts import Fact
+from gpt.serving.loop import EngineLoop
+
+Kind = Literal["base", "chat", "classifier"]
+
+
+class TooLong(Exception):
+    """A prompt that leaves no room for an answer in the model's context."""
+
+    def __init__(self, tokens: int, context: int) -> None:
+        super().__init__(
+            f"the prompt has {tokens} tokens, and the model's context of {context} must hold an answer too; shorten it"
+        )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is answered at once: see `gpt serve --help`."""
+
+    max_running: int
+    max_waiting: int
+    cache_tokens: int | None
+
+
+class ServedModel:
+    """A loaded model. Its answers are computed in a thread that the event loop waits for."""
+
+    def __init__(self, name: str, folder: Path, facts: Sequence[Fact], thread: Executor, limits: Limits) -> None:
+        """Load a model's folder; raises `UserError` as `load_model` does."""
+        self.name, self.facts, self.created = name, facts, int(time.time())
+        self.labels: list[str] = []
+        self.template: ChatTemplate | None = None
+        self.loop: EngineLoop | None = None
+        self.classifier: Classifier | None = None
+        if (folder / HEAD).is_file():
+            self.classifier, self.encoding, self.labels = load_classifier(folder, default_device())
+            model = self.classifier
+        else:
+            model, self.encoding = load_model(folder, default_device())
+            self.template = load_template(folder / "tokenizer", self.encoding)
+            engine = Engine(model, self.encoding, max_running=limits.max_running, cache_tokens=limits.cache_tokens)
+            self.loop = EngineLoop(engine, thread, limits.max_running + limits.max_waiting)
+        self.context = model.config.block_size
+        self.parameters = model.count_parameters()
+
+    @property
+    def kind(self) -> Kind:
+        return "classifier" if self.classifier else "chat" if self.template else "base"
+
+    @property
+    def requests(self) -> int:
+        """Requests that are not answered yet."""
+        return len(self.loop.queues) if self.loop else 0
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end an answer: the end of a document, and of a turn."""
+        return frozenset((self.encoding.eot_token, *((self.template.end,) if self.template else ())))
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the tokens of a text to go on with: every document begins after an <|endoftext|>."""
+        return [self.encoding.eot_token, *self.encoding.encode_ordinary(text)]
+
+    def encode_conversation(self, messages: Sequence[Message], answer_tokens: int) -> tuple[list[int], int]:
+        """Return the tokens of a conversation, and how many of its oldest messages were left out to make room for an answer.
+
+        Raises `TooLong` if the last turn with the system's message is too long, `UserError` if the template does not take it.
+        """
+        assert self.template is not None
+        room = self.context - min(answer_tokens, self.context // 2)
+        shorter = list(shortened(messages))
+        # The fewest turns that go: what fits with some gone fits with more of them gone.
+        first, last = 0, len(shorter) - 1
+        while first < last:
+            middle = (first + last) // 2
+            if len(self.template.encode_prompt(shorter[middle])) <= room:
+                last = middle
+            else:
+                first = middle + 1
+        ids = self.template.encode_prompt(shorter[first])
+        if len(ids) >= self.context:
+            raise TooLong(len(ids), self.context)
+        return ids, len(messages) - len(shorter[first])
+
+    def classify(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
+        """Return the probabilities of each text's classes, (texts, classes), and how many tokens the texts have."""
+        assert self.classifier is not None
+        encoded = [np.array(self.encode_text(text), np.int32) for text in texts]
+        if (longest := max(map(len, encoded))) > self.context:
+            raise TooLong(longest, self.context)
+        data = join([Tokens(ids, np.zeros(len(ids), bool)) for ids in encoded], [])
+        return class_probabilities(self.classifier, data), int(data.lengths.sum())
