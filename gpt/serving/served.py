@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from gpt.finetuning.data.encoded import join, shortened
-from gpt.finetuning.data.templates import ChatTemplate, Message, Tokens, load_template
-from gpt.finetuning.judging.classes import class_probabilities
+from gpt.finetuning.data.encoded import shortened
+from gpt.finetuning.data.templates import ChatTemplate, Message, load_template
+from gpt.finetuning.methods.classes import class_probabilities
 from gpt.finetuning.methods.models import Classifier
 from gpt.finetuning.methods.saving import HEAD, load_classifier
 from gpt.model.storage import default_device, load_model
@@ -106,5 +106,4 @@ class ServedModel:
         encoded = [np.array(self.encode_text(text), np.int32) for text in texts]
         if (longest := max(map(len, encoded))) > self.context:
             raise TooLong(longest, self.context)
-        data = join([Tokens(ids, np.zeros(len(ids), bool)) for ids in encoded], [])
-        return class_probabilities(self.classifier, data), int(data.lengths.sum())
+        return class_probabilities(self.classifier, encoded), sum(map(len, encoded))

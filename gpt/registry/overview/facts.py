@@ -110,7 +110,7 @@ def of_version(client: "MlflowClient", version: "ModelVersion") -> Facts:
 
 def of_tags(version: "ModelVersion") -> Facts:
     """Return what the tags of a registered version say, for which no file is read."""
-    return _compose(version.name, f"models:/{version.name}/{version.version}", version.tags, {})
+    return of_files(version.name, f"models:/{version.name}/{version.version}", version.tags, {})
 
 
 def of_folder(folder: Path, project: Path) -> Facts:
