@@ -63,15 +63,15 @@ def test_a_temporary_experiment_is_recorded_in_the_projects_store(project: Proje
     assert (run_of_model(project).info.run_name or "").startswith("longer: ")
 
 
-def test_five_queued_values_are_five_runs_with_curves_that_compare_draws(project: Project) -> None:
+@pytest.mark.parametrize("steps", [(8, 12), pytest.param((8, 12, 16, 20, 24), marks=pytest.mark.long)], ids=len)
+def test_queued_values_are_runs_with_curves_that_compare_draws(project: Project, steps: tuple[int, ...]) -> None:
     project.git("commit", "-qam", "settings")
-    steps = (8, 12, 16, 20, 24)
     before = (project.folder / "params.yaml").read_text(encoding="utf-8")
     said = project.run(
         "gpt", "experiment", "-S", f"train.max_steps={','.join(map(str, steps))}", "--name", "n", "--queue"
     )
-    assert said.count("Queued experiment") == 5
-    names = [f"n-{number}" for number in range(1, 6)]
+    assert said.count("Queued experiment") == len(steps)
+    names = [f"n-{number}" for number in range(1, len(steps) + 1)]
     said = project.run("gpt", "experiment", "--run-all")
     assert f"  gpt compare HEAD {' '.join(names)}" in said.splitlines()
     assert (project.folder / "params.yaml").read_text(encoding="utf-8") == before, "the folder stays as it is"

@@ -104,9 +104,9 @@ def test_micro_batches_change_only_the_last_digits(make_recipe: Callable[..., Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launch", [{}, TWO], ids=["one", "two"])
 @pytest.mark.parametrize(
-    ("task", "method"), [("instruct", "full"), ("instruct", "lora"), ("classify", "head"), ("preference", "full")]
+    ("task", "method", "launch"),
+    [("instruct", "full", {}), ("instruct", "lora", TWO), ("classify", "head", TWO), ("preference", "full", {})],
 )
 def test_killed_runs_end_with_the_same_bytes(
     make_recipe: Callable[..., Path], task: str, method: str, launch: dict[str, Any]
@@ -114,9 +114,24 @@ def test_killed_runs_end_with_the_same_bytes(
     killed_runs(make_recipe, task, method, launch, kills=2)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("launch", [{}, TWO], ids=["one", "two"])
+@pytest.mark.parametrize(
+    ("task", "method"),
+    [
+        *(("instruct", "full"), ("instruct", "lora"), ("instruct", "last_blocks")),
+        *(("classify", "full"), ("classify", "lora"), ("classify", "head"), ("preference", "full")),
+    ],
+)
+def test_runs_that_were_killed_twelve_times_end_with_the_same_bytes(
+    make_recipe: Callable[..., Path], task: str, method: str, launch: dict[str, Any]
+) -> None:
+    killed_runs(make_recipe, task, method, launch, kills=12)
+
+
 def killed_runs(make_recipe: Callable[..., Path], task: str, method: str, launch: dict[str, Any], kills: int) -> None:
     """Train once left alone and once killed at random instants; both must leave the same bytes."""
-    train = {"epochs": 8.0, "checkpoint_interval": 3}
+    train = {"epochs": 4.0 * kills, "checkpoint_interval": 3}
     make_recipe(task, method, folder="whole", launch=launch, train=train)
     whole = start()
     _, errors = whole.communicate(timeout=180)
