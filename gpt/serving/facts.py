@@ -1,6 +1,7 @@
 """What the page says of a model: which version with which score, and what it was made from, as pairs of texts."""
 
 from gpt.registry.overview.facts import Facts
+from gpt.tracking.pages.figures import main_figure
 
 Fact = tuple[str, str]
 
@@ -11,6 +12,10 @@ def describe(known: Facts) -> list[Fact]:
     for split in ("test", "validation"):
         if figures := known.figures(split):
             found.append((f"{split.capitalize()} text", f"{figures['bits_per_byte']:.4f} bits per byte"))
+    if known.recipe:
+        found.append(("Test examples", main_figure(known.evaluation)))
+    if known.started_from:
+        found.append(("Fine-tuned from" if known.recipe else "Started from", known.started_from))
     if sources := known.sources:
         found.append(("Made from", "; ".join(f"{each['name']} ({each['address']})" for each in sources)))
     if model := known.model:

@@ -66,11 +66,6 @@ class ServedModel:
         return "classifier" if self.classifier else "chat" if self.template else "base"
 
     @property
-    def requests(self) -> int:
-        """Requests that are not answered yet."""
-        return len(self.loop.queues) if self.loop else 0
-
-    @property
     def ends(self) -> frozenset[int]:
         """Tokens that end an answer: the end of a document, and of a turn."""
         return frozenset((self.encoding.eot_token, *((self.template.end,) if self.template else ())))

@@ -121,7 +121,8 @@ def make_recipe(make_project: Callable[..., Path]) -> Callable[..., Path]:
         save_base(**(model or {}))
         made_up, settings = KINDS[kind]
         data = {"fields": {}, "labels": {}, "balance": False, "deduplicate": "exact", "too_long": "error"}
-        values: dict[str, Any] = {"base": "models/start", "train": TRAIN, "method": METHODS[method]}
+        values: dict[str, Any] = {"base": "models/start"}
+        merge(values, {"train": TRAIN, "method": METHODS[method]})  # copies: other tests begin with the same
         merge(
             values,
             {"data": data | {"repeat": {}} | {"sources": [write_source(project / "examples.jsonl", rows or made_up)]}},

@@ -9,8 +9,11 @@ import pytest
 from gpt.commands.main import main
 from gpt.files import read_json, write_json
 from gpt.finetuning.places import Places
+from gpt.registry.overview.facts import of_folder
 from gpt.reports.finetuned import write_report
+from gpt.serving.facts import describe
 from gpt.tracking import store
+from gpt.tracking.pages.figures import main_figure
 from tests.finetuning.conftest import NAME, register_base
 from tests.reports.test_evaluation import EVIL, SHOWN, Page
 
@@ -45,6 +48,8 @@ def test_commands_tell_the_run_register_judge_and_promote(
     assert names == {"evaluation/evaluation.json", "evaluation/report.html"}
     assert main(["promote", "--name", CALLED]) == 0
     assert f"{CALLED} version 1 is the champion now" in capfd.readouterr().out
+    told = dict(describe(of_folder(PLACES.model, Path.cwd())))
+    assert (told["Test examples"], told["Fine-tuned from"]) == (main_figure(evaluation), "models/start")
     assert main(["lineage", f"models:/{CALLED}@champion"]) == 0
     assert f"started from {parent}, named as models/start" in capfd.readouterr().out
     assert main(["models", CALLED]) == 0

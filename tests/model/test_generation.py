@@ -170,7 +170,40 @@ def test_rows_of_any_length_that_end_anywhere_agree_with_themselves_alone(
 
     found = written(model, prompts, sampling, ends=ends)
     for row, (prompt, length) in enumerate(rows):
-        assert found[row] == alone(model, prompt, replace(sampling, max_new_tokens=max(1, length), seed=5 + row))
+        of_row = replace(sampling, max_new_tokens=max(1, length), seed=5 + row)
+        wanted = alone(model, prompt, of_row)
+        if found[row] != wanted:
+            check_rounding(model, prompt, found[row], wanted, of_row)
+
+
+def check_rounding(model: GPTModel, prompt: list[int], found: list[int], wanted: list[int], sampling: Sampling) -> None:
+    """Assert that where two rows part, the last bits decided which token was drawn: the draw lies at the edge of both."""
+    place = next(place for place, pair in enumerate(zip(found, wanted, strict=True)) if len({*pair}) == 2)
+    tokens, block_size = [*prompt, *wanted[:place]], model.config.block_size
+    window = prompt[-block_size:]
+    for token in wanted[:place]:
+        window.append(token)
+        if len(window) > block_size:
+            window = window[-max(1, block_size // 2) :]
+    generator = torch.Generator().manual_seed(sampling.seed)
+    draw = [float(torch.rand((), dtype=torch.float64, generator=generator)) for _ in range(place + 1)][-1]
+    with torch.inference_mode():
+        logits = model(torch.tensor([window]))[0, -1]
+        seen, penalty = list({*tokens}), sampling.repetition_penalty
+        logits[seen] = torch.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
+        sums = (logits / sampling.temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
+    between = float(sums[min(found[place], wanted[place])] / sums[-1])
+    assert abs(draw - between) < 1e-6, (found, wanted)
+
+
+def test_a_draw_at_the_edge_of_two_tokens_may_fall_to_either() -> None:
+    """Found at random: the draw is 1e-8 from the edge, which a row of a batch has elsewhere than the row alone."""
+    model = make_large(replace(CONFIG, vocab_size=258))
+    prompt = [70, 89, 98, 125, 22, 22, 74, 105, 149, 196, 44, 38, 200, 112, 250]
+    sampling = Sampling(3, temperature=0.9, repetition_penalty=1.2, seed=9)
+    check_rounding(model, prompt, [34, 198, 83], [34, 198, 82], sampling)
+    with pytest.raises(AssertionError):
+        check_rounding(model, prompt, [34, 198, 83], [34, 198, 81], sampling)
 
 
 def test_a_cache_lets_every_token_be_read_once() -> None:

@@ -114,13 +114,18 @@ def of_tags(version: "ModelVersion") -> Facts:
 
 
 def of_folder(folder: Path, project: Path) -> Facts:
-    """Return what is known of a model folder: with figures if the project's evaluation is of these very weights."""
-    evaluation = lenient_json(_bytes(project / paths.EVALUATION))
-    weights = folder / "model.safetensors"
-    ours = weights.is_file() and evaluation.get("weights_sha256") == sha256_file(weights)
-    if not ours:
-        return Facts(folder.resolve().name, params={"model": lenient_json(_bytes(folder / "config.json"))})
-    return of_project(project, {}, name=folder.resolve().name)
+    """Return what is known of a model folder: with figures if an evaluation of the project is of these weights."""
+    name, weights = folder.resolve().name, folder / "model.safetensors"
+    measured = sha256_file(weights) if weights.is_file() else None
+    if measured and lenient_json(_bytes(project / paths.EVALUATION)).get("weights_sha256") == measured:
+        return of_project(project, {}, name=name)
+    made = folder.resolve().parent  # finetuning/NAME
+    tuned = lenient_json(_bytes(made / "evaluation.json"))
+    if measured and tuned.get("weights_sha256") == measured:
+        tags = {STARTED_FROM: str(as_object(tuned.get("base")).get("init_from", ""))}
+        files = {EVALUATION: _bytes(made / "evaluation.json"), RECIPE: _bytes(made.with_suffix(".yaml"))}
+        return of_files(made.name, "", tags, files)
+    return Facts(name, params={"model": lenient_json(_bytes(folder / "config.json"))})
 
 
 def of_model(spec: str, default_name: str, project: Path) -> tuple[Path, Facts]:

@@ -41,7 +41,7 @@ def run_in_terminal(
         deadline = time.monotonic() + seconds
         while (chunk := _read(terminal)) != b"":
             written += chunk or b""
-            assert time.monotonic() < deadline, "it still runs"
+            assert time.monotonic() < deadline, f"it still runs: {written[-400:]!r}"
             if answer:
                 answer(written.decode("utf-8", "replace"), terminal, process)
     except BaseException:
