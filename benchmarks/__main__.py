@@ -11,13 +11,14 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import comparison, corpus, data, generation, lm, overhead, quality, recovery, scale, training
+from benchmarks import comparison, corpus, data, generation, lm, overhead, quality, recovery, scale, serving, training
 from gpt.processes.machine import describe_hardware
 
 _RESULTS = Path(__file__).parent / "RESULTS.md"
 _TITLES = {
     "training": "Training throughput in tokens per second, beside transformers and litgpt",
     "generation": "Generation in tokens per second, beside transformers",
+    "serving": "Answers to many clients at once, beside `transformers serve`",
     "lm": "Benchmarks scored, beside lm-eval's model of Hugging Face",
     "quality": "Time to quality: characters of one text, validation loss in nats per character",
     "recovery": "What checkpoints cost, and how soon a run goes on",
@@ -30,6 +31,7 @@ _TITLES = {
 _PACKAGES = {
     "training": ("torch", "accelerate", "transformers", "litgpt"),
     "generation": ("torch", "transformers"),
+    "serving": ("torch", "transformers", "openai", "uvicorn"),
     "lm": ("torch", "lm-eval", "transformers"),
     "quality": ("torch", "accelerate"),
     "recovery": ("torch", "safetensors"),
@@ -48,7 +50,18 @@ def main() -> int:
     options = parser.parse_args()
     names = options.names or [
         name
-        for name in ("training", "generation", "lm", "quality", "recovery", "data", "corpus", "scale", "comparison")
+        for name in (
+            "training",
+            "generation",
+            "serving",
+            "lm",
+            "quality",
+            "recovery",
+            "data",
+            "corpus",
+            "scale",
+            "comparison",
+        )
         if name != "quality" or options.text
     ]
     if "quality" in names and not options.text:
@@ -62,6 +75,7 @@ def main() -> int:
     measures: dict[str, Callable[[], list[str]]] = {
         "training": training.measure,
         "generation": generation.measure,
+        "serving": serving.measure,
         "lm": lm.measure,
         "quality": lambda: quality.measure(options.text),
         "recovery": recovery.measure,

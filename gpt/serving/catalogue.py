@@ -88,8 +88,8 @@ class Catalogue:
 
     @property
     def models(self) -> list[ServedModel]:
-        """All that are loaded."""
-        return [named.model for named in self._named] + list(self._loaded.values())
+        """All that are loaded, each once."""
+        return list(dict.fromkeys([*(named.model for named in self._named), *self._loaded.values()]))
 
     async def find(self, name: str | None) -> ServedModel:
         """Return the model that a request names, the first one where it names none. Raises `NoSuchModel`, `UserError`."""
