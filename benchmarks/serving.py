@@ -116,6 +116,9 @@ def make_models(folder: Path) -> tuple[Path, Path]:
             torch.nn.init.normal_(
                 parameter, std=1.0 if "emb" in name else parameter.shape[1] ** -0.5, generator=generator
             )
+    with torch.no_grad():  # special tokens have no text: a model that wrote them would have nothing to count
+        special = [encoding.encode_single_token(name) for name in encoding.special_tokens_set]
+        model.tok_emb.weight[special] = 0.0
     save_model(model, folder / "tokenizer", folder / "chat")
     export_huggingface(folder / "chat", folder / "export")
     return folder / "chat", folder / "export"
