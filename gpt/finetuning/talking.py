@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 
 from gpt.errors import UserError
-from gpt.finetuning.data.encoded import shortened
+from gpt.finetuning.data.encoded import fit_prompt
 from gpt.finetuning.data.templates import ChatTemplate, Message
 from gpt.model.generation import continue_tokens
 from gpt.model.sampling import Sampling
 from gpt.model.transformer import GPTModel
+from gpt.tokens.encoding import special_ids
 
 
 def answer_text(
@@ -17,15 +18,9 @@ def answer_text(
 
     Of a conversation longer than the context the oldest turns go. Raises `UserError` if the last turn alone is longer.
     """
-    encoding = template.encoding
-    ends = {template.end, encoding.eot_token}
-    special = {encoding.encode_single_token(name) for name in encoding.special_tokens_set}
-    ids: list[int] = []
-    for shorter in shortened(messages):
-        ids = template.encode_prompt(shorter)
-        if len(ids) < model.config.block_size:
-            pieces = continue_tokens(model, encoding, [ids], sampling, ends=ends, silent=special)
-            return (piece for _, piece in pieces)
-    raise UserError(
-        f"the message is too long: {len(ids):,} tokens with its frame, of a context of {model.config.block_size:,}"
-    )
+    encoding, context = template.encoding, model.config.block_size
+    ids, _ = fit_prompt(template, messages, context - 1)
+    if len(ids) >= context:
+        raise UserError(f"the message is too long: {len(ids):,} tokens with its frame, of a context of {context:,}")
+    silent = special_ids(encoding)
+    return (piece for _, piece in continue_tokens(model, encoding, [ids], sampling, ends=template.ends, silent=silent))

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from gpt.finetuning.data.encoded import shortened
+from gpt.finetuning.data.encoded import fit_prompt
 from gpt.finetuning.data.templates import ChatTemplate, Message, load_template
 from gpt.finetuning.methods.classes import class_probabilities
 from gpt.finetuning.methods.models import Classifier
@@ -18,6 +18,7 @@ from gpt.model.storage import default_device, load_model
 from gpt.serving.engine.engine import Engine
 from gpt.serving.facts import Fact
 from gpt.serving.loop import EngineLoop
+from gpt.tokens.encoding import special_ids
 
 Kind = Literal["base", "chat", "classifier"]
 
@@ -58,17 +59,15 @@ class ServedModel:
             self.template = load_template(folder / "tokenizer", self.encoding)
             engine = Engine(model, self.encoding, max_running=limits.max_running, cache_tokens=limits.cache_tokens)
             self.loop = EngineLoop(engine, thread, limits.max_running + limits.max_waiting)
+        self.ends = self.template.ends if self.template else frozenset((self.encoding.eot_token,))
+        "Tokens that end an answer."
+        self.special = special_ids(self.encoding)
         self.context = model.config.block_size
         self.parameters = model.count_parameters()
 
     @property
     def kind(self) -> Kind:
         return "classifier" if self.classifier else "chat" if self.template else "base"
-
-    @property
-    def ends(self) -> frozenset[int]:
-        """Tokens that end an answer: the end of a document, and of a turn."""
-        return frozenset((self.encoding.eot_token, *((self.template.end,) if self.template else ())))
 
     def encode_text(self, text: str) -> list[int]:
         """Return the tokens of a text to go on with: every document begins after an <|endoftext|>."""
@@ -81,19 +80,10 @@ class ServedModel:
         """
         assert self.template is not None
         room = self.context - min(answer_tokens, self.context // 2)
-        shorter = list(shortened(messages))
-        # The fewest turns that go: what fits with some gone fits with more of them gone.
-        first, last = 0, len(shorter) - 1
-        while first < last:
-            middle = (first + last) // 2
-            if len(self.template.encode_prompt(shorter[middle])) <= room:
-                last = middle
-            else:
-                first = middle + 1
-        ids = self.template.encode_prompt(shorter[first])
+        ids, dropped = fit_prompt(self.template, messages, room)
         if len(ids) >= self.context:
             raise TooLong(len(ids), self.context)
-        return ids, len(messages) - len(shorter[first])
+        return ids, dropped
 
     def classify(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
         """Return the probabilities of each text's classes, (texts, classes), and how many tokens the texts have."""

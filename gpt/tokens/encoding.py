@@ -20,6 +20,11 @@ def chat_end(template: str, encoding: "Encoding") -> str | None:
     return next((name for name in CHAT_ENDS if name in template and name in encoding.special_tokens_set), None)
 
 
+def special_ids(encoding: "Encoding") -> frozenset[int]:
+    """Return the ids of the special tokens."""
+    return frozenset(encoding.encode_single_token(name) for name in encoding.special_tokens_set)
+
+
 class Encoding(Protocol):
     name: str
 

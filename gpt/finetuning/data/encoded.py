@@ -137,6 +137,23 @@ def shortened(messages: Sequence[Message]) -> Iterator[list[Message]]:
             yield [*system, *rest[first:]]
 
 
+def fit_prompt(template: ChatTemplate, messages: Sequence[Message], room: int) -> tuple[list[int], int]:
+    """Return the tokens after which an answer comes, with as many turns as `room` has, and how many of the oldest messages went.
+
+    If not even the last turn has room, its tokens are returned all the same.
+    """
+    shorter = list(shortened(messages))
+    # The fewest turns that go: what fits with some gone fits with more of them gone.
+    first, last = 0, len(shorter) - 1
+    while first < last:
+        middle = (first + last) // 2
+        if len(template.encode_prompt(shorter[middle])) <= room:
+            last = middle
+        else:
+            first = middle + 1
+    return template.encode_prompt(shorter[first]), len(messages) - len(shorter[first])
+
+
 def split_conversation(messages: Sequence[Message], fits: Callable[[Sequence[Message]], bool]) -> list[list[Message]]:
     """Return a conversation in parts that fit, as long as may be, each from one of the user's turns on, after the system's message.
 

@@ -66,6 +66,11 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise UserError(f"{CHAT_TEMPLATE}: no Jinja template (line {error.lineno}: {error.message})") from None
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end an answer: the end of a turn, and of a document."""
+        return frozenset((self.end, self.encoding.eot_token))
+
     def encode(self, messages: Sequence[Message], train_on: TrainOn, tools: Any = None) -> Tokens:
         """Return a conversation's tokens, and which `train_on` lets have a loss; never the first one, which nothing predicts."""
         ids, spans = self._encode(messages, tools, is_prompt=False)

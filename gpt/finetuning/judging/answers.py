@@ -36,7 +36,7 @@ def answer(
     prompts = [template.encode_prompt(messages) for messages in asked]
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     answers: dict[int, Answer] = {}
-    ends = {template.end, template.encoding.eot_token}
+    ends = template.ends
     for first in range(0, len(order), _AT_A_TIME):
         numbers = order[first : first + _AT_A_TIME]
         said: list[list[int]] = [[] for _ in numbers]

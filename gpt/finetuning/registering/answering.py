@@ -13,13 +13,12 @@ import pandas as pd
 from gpt.finetuning.data.templates import ChatTemplate
 from gpt.finetuning.methods.classes import class_probabilities
 from gpt.finetuning.methods.saving import HEAD, load_answering, load_classifier
-from gpt.model.generation import generate_tokens
+from gpt.model.generation import continue_tokens
 from gpt.model.sampling import Sampling
 from gpt.model.storage import default_device
 from gpt.model.transformer import GPTModel
 from gpt.registry.serving.arrival import check_awaited
 from gpt.registry.serving.completion import CompletionModel, completions
-from gpt.tokens.detokenizer import Detokenizer
 
 _AT_A_TIME = 32
 
@@ -73,12 +72,17 @@ class FineTunedModel(CompletionModel):
 
 def answer_each(model: GPTModel, template: ChatTemplate, prompts: Sequence[str], sampling: Sampling) -> list[str]:
     """Return the model's answers to prompts, each what a user says in a talk of its own."""
-    ends = {template.end, template.encoding.eot_token}
     starts = [template.encode_prompt([{"role": "user", "content": prompt}]) for prompt in prompts]
-    writers = [Detokenizer(template.encoding, sampling.stop, ends=ends) for _ in prompts]
-    seeds = [sampling.seed] * len(prompts)
-    for _ in generate_tokens(model, starts, sampling, seeds=seeds, ends=lambda row, token: writers[row].add(token)):
-        check_awaited()
-    for writer in writers:
-        writer.finish()
-    return [writer.take() for writer in writers]
+    pieces = continue_tokens(
+        model,
+        template.encoding,
+        starts,
+        sampling,
+        seeds=[sampling.seed] * len(prompts),
+        ends=template.ends,
+        at_each_step=check_awaited,
+    )
+    texts = [""] * len(prompts)
+    for row, piece in pieces:
+        texts[row] += piece
+    return texts

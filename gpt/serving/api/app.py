@@ -24,7 +24,7 @@ from gpt.serving.api.metrics import Metrics
 from gpt.serving.api.refusals import Refusal, refuse, refuse_failure, refuse_invalid
 from gpt.serving.api.replies import ChatReply, CompletionReply, Json, Reply
 from gpt.serving.api.streams import EventStream, collect, stream, unless_left
-from gpt.serving.catalogue import Catalogue, NoSuchModel
+from gpt.serving.catalogue import Catalogue, Listed, NoSuchModel
 from gpt.serving.engine.request import Request as Generation
 from gpt.serving.loop import Answering, EngineLoop, QueueFull
 from gpt.serving.served import Kind, ServedModel, TooLong
@@ -164,14 +164,13 @@ class _Routes:
         self, model: ServedModel, prompts: Sequence[list[int]], body: bodies.Completion | bodies.Chat, most: int
     ) -> list[Generation]:
         seed = secrets.randbits(62) if body.seed is None else body.seed
-        special = {model.encoding.encode_single_token(name) for name in model.encoding.special_tokens_set}
         return [
             Generation(
                 ids,
                 body.sampling(min(most, model.context), seed + choice),
                 model.encoding,
                 ends=model.ends,
-                silent=special,
+                silent=model.special,
                 alternatives=body.alternatives,
                 deadline=time.monotonic() + self._settings.timeout_seconds,
             )
@@ -236,7 +235,7 @@ async def _page() -> FileResponse:
     )
 
 
-def _entry(listed: Any) -> Json:
+def _entry(listed: Listed) -> Json:
     entry: Json = {"id": listed.id, "object": "model", "created": listed.created, "owned_by": "gpt"}
     entry |= {"default": listed.is_default, "facts": listed.facts}
     if (model := listed.model) is not None:

@@ -1,6 +1,5 @@
 """A request while it is answered: a prompt, what was written after it, and which of it the cache holds."""
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -63,7 +62,6 @@ class Request:
     "Blocks of the cache that hold them."
     left: bool = field(init=False, default=False)
     "The client waits no more."
-    arrived: float = field(init=False, default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         if not self.prompt:
