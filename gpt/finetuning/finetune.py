@@ -2,7 +2,7 @@
 
 from gpt import paths
 from gpt.code import FINETUNE_STAGES, stage_identity
-from gpt.files import write_json
+from gpt.files import sha256_file, write_json
 from gpt.finetuning.data.held_out import copy_held_out
 from gpt.finetuning.data.prepare import Json, prepare_examples
 from gpt.finetuning.data.templates import template_source
@@ -40,7 +40,7 @@ def make_data(name: str, params: Params) -> Json:
     recipe, places = load_recipe(name), Places(name)
     bring(named_base(recipe, places, params), lambda folder: None)
     copy_held_out(places.base / "tokenizer", places.held_out)
-    return prepare_examples(recipe, places)
+    return prepare_examples(recipe, places, params.evaluate.benchmarks)
 
 
 def write_inputs(name: str, params: Params) -> None:
@@ -54,9 +54,18 @@ def write_inputs(name: str, params: Params) -> None:
                 "origin": describe_origin(named_base(recipe, places, params)),
                 "held_out": data_id(paths.TOKENS) if (paths.TOKENS / "index.json").is_file() else None,
                 "sources": describe_sources(recipe.data.sources),
+                "benchmarks": _benchmarks(recipe, params),
                 "template": "" if isinstance(recipe.task, Classify) else template_source(recipe.task.template),
             }
         write_json(places.inputs / f"{stage}.json", identity)
+
+
+def _benchmarks(recipe: Recipe, params: Params) -> Json:
+    """Return the hash of each benchmark that examples are kept clean of, None for what is not there."""
+    if not recipe.data.decontaminate.ngram:
+        return {}
+    files = {name: paths.BENCHMARKS / f"{name}.jsonl" for name in params.evaluate.benchmarks}
+    return {name: sha256_file(file) if file.is_file() else None for name, file in files.items()}
 
 
 def finetune(name: str, params: Params) -> None:

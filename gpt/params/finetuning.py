@@ -46,6 +46,13 @@ _OF_TASK: dict[str, tuple[Form, ...]] = {
 }
 
 
+class Decontaminate(Section):
+    ngram: NonNegativeInt
+    "Words in a row, in lower case and without punctuation, that no training example may have with a benchmark's item; 0: off."
+    max_examples: NonNegativeInt
+    "What more examples than this share is boilerplate; 0: nothing is."
+
+
 class Data(Section):
     sources: Annotated[tuple[AnySource, ...], Field(strict=False), AfterValidator(not_empty)]
     "Files of examples: JSONL, JSON or CSV, told by their names."
@@ -59,6 +66,8 @@ class Data(Section):
     'Field by which examples stay together in one split, as all of one customer do; "": each stands for itself.'
     deduplicate: Literal["normalized", "exact", "none"]
     "Examples that ask the same are one: normalized takes no notice of case and punctuation."
+    decontaminate: Decontaminate
+    "Of the items of evaluate.benchmarks in params.yaml."
     balance: bool
     "Leave out examples until all classes, or tasks, have as many as the smallest."
     validation_fraction: Fraction

@@ -40,7 +40,9 @@ def write_report(name: str) -> Path:
     recipe, places = load_recipe(name), Places(name)
     again = f"run `gpt finetune evaluate {name}` again"
     evaluation = read_json(places.evaluation, again, ("task", "base", "examples", "weights_sha256"))
-    about = read_json(places.data / "report.json", f"run `gpt finetune data {name}` again", ("splits", "left_out"))
+    about = read_json(
+        places.data / "report.json", f"run `gpt finetune data {name}` again", ("splits", "left_out", "benchmarks")
+    )
     training = read_columns(places.training_plot, ("step", "train_loss"))
     validation = read_columns(places.validation_plot, ("step", "validation_loss"))
     try:
@@ -205,7 +207,22 @@ def _examples(recipe: Recipe, about: Json) -> str:
     content = table(["split", "examples", "tokens", "with a loss", "longest", "of each"], rows)
     sources = [[source.name, redact(str(source.identity)), source.licence] for source in recipe.data.sources]
     content += table(["source", "identity", "licence"], sources)
-    return content + (note(f"Left out: {_counted(about['left_out'])}.") if about["left_out"] else "")
+    content += note(f"Left out: {_counted(about['left_out'])}.") if about["left_out"] else ""
+    return content + _clean_of(recipe, about["benchmarks"])
+
+
+def _clean_of(recipe: Recipe, benchmarks: Json) -> str:
+    """Tell which benchmarks no training example has a passage of, and show examples that had one."""
+    if not benchmarks["names"]:
+        return note("Not compared with any benchmark.")
+    ngram, most = recipe.data.decontaminate.ngram, recipe.data.decontaminate.max_examples
+    said = (
+        f"No training example has {ngram} words in a row with one of {benchmarks['items']:,} items of"
+        f" {', '.join(benchmarks['names'])}, but for words that more than {most} examples share."
+        f" {benchmarks['short']:,} items are shorter and cannot be found."
+    )
+    rows = [[match["item"], quote(match["text"])] for match in benchmarks["matches"]]
+    return note(said) + (table(["left out: item of a benchmark", "example"], rows) if rows else "")
 
 
 def _counted(counts: Json) -> str:

@@ -176,6 +176,12 @@ def _missing(field: str, settings: Data, what: str) -> str:
     return f"has no field {named!r} that is {what}; data.fields says what the file calls it"
 
 
+def texts_of(example: Example) -> list[str]:
+    """Return all that an example says: its text, or its messages and answers."""
+    said = [message["content"] for message in example.get("messages", ())]
+    return [*said, *(example[key] for key in ("text", "chosen", "rejected") if key in example)]
+
+
 def asked_of(example: Example) -> str:
     """Return what an example asks, as one text: by it duplicates are found, and its split is drawn."""
     if "text" in example:

@@ -13,8 +13,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from gpt import paths
 from gpt.errors import UserError
 from gpt.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
+from gpt.finetuning.data.benchmarks import describe_matches, read_passages
 from gpt.finetuning.data.encoded import Encoder, TooLong, join
 from gpt.finetuning.data.examples import Example, read_example
 from gpt.finetuning.data.files import read_rows
@@ -30,14 +32,16 @@ from gpt.tokens.tokenizer import extend_tokenizer, load_tokenizer
 Json = dict[str, Any]
 
 
-def prepare_examples(recipe: Recipe, places: Places) -> Json:
-    """Write the recipe's examples to `places.data`; return what report.json says.
+def prepare_examples(recipe: Recipe, places: Places, benchmarks: tuple[str, ...]) -> Json:
+    """Write the recipe's examples to `places.data`; return what report.json says. `benchmarks` are those of params.yaml.
 
-    Raises `UserError` if sources cannot be had, a row is not of the form, or a split is empty.
+    Raises `UserError` if sources or benchmarks cannot be had, a row is not of the form, or a split is empty.
     """
+    names = benchmarks if recipe.data.decontaminate.ngram else ()
+    passages = read_passages(recipe.data.decontaminate, names, paths.BENCHMARKS)
     with tempfile.TemporaryDirectory() as raw:
         fetch(recipe.data.sources, Path(raw))
-        selection = select(_examples(Path(raw), recipe.data), recipe.data)
+        selection = select(_examples(Path(raw), recipe.data), recipe.data, passages)
     with atomic_folder(places.data) as folder:
         encoding = _write_tokenizer(recipe, places.base / "tokenizer", folder / "tokenizer")
         labels = _labels(selection) if isinstance(recipe.task, Classify) else []
@@ -46,6 +50,7 @@ def prepare_examples(recipe: Recipe, places: Places) -> Json:
             "labels": labels,
             "splits": _write_splits(recipe, selection, folder, encoding, labels, _room(recipe, places.base)),
             "left_out": dict(selection.left_out),
+            "benchmarks": describe_matches(names, passages, selection.matches),
             "sources": [
                 {"name": source.name, source.identity_key: source.identity, "licence": source.licence}
                 for source in recipe.data.sources

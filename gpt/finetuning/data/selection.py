@@ -12,6 +12,7 @@ from typing import Any
 
 import regex
 
+from gpt.finetuning.data.benchmarks import Passages
 from gpt.finetuning.data.examples import Example, asked_of
 from gpt.params.finetuning import Data
 
@@ -25,10 +26,12 @@ class Selection:
 
     splits: dict[str, list[Example]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     left_out: Counter[str] = field(default_factory=Counter)
+    matches: list[tuple[str, Example]] = field(default_factory=list)
+    "Examples that were left out as they hold a passage of a benchmark, each with an item that has it."
 
 
-def select(examples: Iterable[Example], settings: Data) -> Selection:
-    """Return what is used of the examples, as `settings` say."""
+def select(examples: Iterable[Example], settings: Data, passages: Passages | None = None) -> Selection:
+    """Return what is used of the examples, as `settings` say; what has one of the `passages` is not trained on."""
     selection = Selection()
     kept: list[tuple[float, Example]] = []
     known: set[bytes] = set()
@@ -40,12 +43,12 @@ def select(examples: Iterable[Example], settings: Data) -> Selection:
         known.add(key)
         kept.append((_place(key, settings), example))
     kept.sort(key=lambda entry: entry[0])
+    if passages is not None:
+        kept = list(_clean(kept, passages, settings, selection))
     if settings.balance:
         kept = list(_balanced(kept, selection.left_out))
     for place, example in kept:
-        group = example.get("group")
-        held = place if group is None else _place(group.encode(), settings)
-        selection.splits[_split(held, settings)].append(example)
+        selection.splits[_split(place, example, settings)].append(example)
     train = selection.splits["train"]
     if settings.limit and len(train) > settings.limit:
         selection.splits["train"] = list(_limited(train, settings.limit))
@@ -68,12 +71,29 @@ def _place(key: bytes, settings: Data) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _split(place: float, settings: Data) -> str:
+def _split(place: float, example: Example, settings: Data) -> str:
+    group = example.get("group")
+    if group is not None:
+        place = _place(group.encode(), settings)
     # Two draws in one: places are sorted and limited by their order, which must not be that of the splits.
     place = (place * 2**20) % 1.0
     if place < settings.test_fraction:
         return "test"
     return "validation" if place < settings.test_fraction + settings.validation_fraction else "train"
+
+
+def _clean(
+    kept: list[tuple[float, Example]], passages: Passages, settings: Data, selection: Selection
+) -> Iterator[tuple[float, Example]]:
+    train = [number for number, entry in enumerate(kept) if _split(*entry, settings) == "train"]
+    found = passages.find([kept[number][1] for number in train])
+    items = {train[number]: item for number, item in found.items()}
+    for number, entry in enumerate(kept):
+        if number in items:
+            selection.left_out["in a benchmark"] += 1
+            selection.matches.append((items[number], entry[1]))
+        else:
+            yield entry
 
 
 def kind_of(example: Example) -> Any:
