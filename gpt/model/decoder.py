@@ -95,15 +95,17 @@ class _Layer:
 
     def _attend(self, x: torch.Tensor, cache: DecodingLayer) -> torch.Tensor:
         """Map (B, C) to the concatenated contexts of the heads (B, C)."""
-        att, B = self._att, len(x)
-        heads = self._qkv(x).contiguous().view(B, -1, 1, att.head_dim)  # of queries, then of keys, then of values
+        att = self._att
+        heads = (
+            self._qkv(x).contiguous().view(x.shape[0], -1, 1, att.head_dim)
+        )  # of queries, then of keys, then of values
         first_key, first_value = att.num_heads, att.num_heads + att.num_kv_heads
-        queries, keys, values = heads[:, :first_key], heads[:, first_key:first_value], heads[:, first_value:]
+        asked, values = heads[:, :first_value], heads[:, first_value:]
         if att.query_norm is not None and att.key_norm is not None:
-            queries, keys = att.query_norm(queries), att.key_norm(keys)
+            asked = torch.cat((att.query_norm(asked[:, :first_key]), att.key_norm(asked[:, first_key:])), dim=1)
         if att.rotary is not None:
-            queries, keys = att.rotary(queries, cache.positions), att.rotary(keys, cache.positions)
-        return cache.attend(queries, keys, values)
+            asked = att.rotary(asked, cache.positions)
+        return cache.attend(asked[:, :first_key], asked[:, first_key:], values)
 
 
 class _Linear:
@@ -118,7 +120,7 @@ class _Linear:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if self._transposed is not None:
             return x @ self._transposed if self._bias is None else torch.addmm(self._bias, x, self._transposed)
-        if x.device.type != "cpu" or not 1 < len(x) <= _MANY_ROWS:
+        if x.device.type != "cpu" or not 1 < x.shape[0] <= _MANY_ROWS:
             return F.linear(x, self._weight, self._bias)
         # With the many outputs as rows of the product, a CPU divides the work between its cores much better.
         if self._bias is None:

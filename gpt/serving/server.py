@@ -3,10 +3,11 @@
 import logging
 import socket
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import uvicorn
 
 from gpt.errors import UserError
@@ -42,8 +43,8 @@ def serve(
     """Serve models until Ctrl-C; raise `UserError` if one cannot be loaded or the address cannot be had."""
     keys = read_keys(key_file) if key_file else ()
     listening = _listen(address)
-    bound_threads()
     with ThreadPoolExecutor(1, "model") as thread:
+        _let_compute(thread)
         catalogue = Catalogue(specs, default_name, thread, limits)
         app = create_app(catalogue, thread, Settings(keys, timeout_seconds))
         config = uvicorn.Config(
@@ -55,6 +56,18 @@ def serve(
             logger.warning("anybody who reaches %s may ask without a key; --api-key-file FILE wants one", address.host)
         _Server(config).run(sockets=[listening])
     return 0
+
+
+def _let_compute(thread: Executor) -> None:
+    """Let one thread compute on all cores, and the others, which load models, on one.
+
+    OpenMP keeps helpers for each thread that computes. Where there are more of them than cores, GNU's lets each sleep as soon as it
+    waits (throttled spinning, libgomp/config/linux/wait.h), and to wake it takes longer than a small model's matrix product: a step
+    of one token took twice as long.
+    """
+    thread.submit(bound_threads).result()
+    thread.submit(torch.get_num_threads).result()  # the thread's own number, before that of all later ones changes
+    torch.set_num_threads(1)
 
 
 class _Server(uvicorn.Server):

@@ -39,26 +39,17 @@ async def stream(answering: Answering, reply: Reply, with_usage: bool) -> AsyncG
     """Yield the events of a reply, and heartbeats while there are none."""
     for chunk in reply.first_chunks():
         yield _event(chunk)
-    following = asyncio.ensure_future(anext(answering))
-    try:
-        while True:
-            if not (await asyncio.wait((following,), timeout=_SILENCE_SECONDS))[0]:
-                yield b": still at work\n\n"
-                continue
-            try:
-                piece = following.result()
-            except StopAsyncIteration:
-                break
-            if failed := _refusal_of(piece.finish):
-                yield _event(error_body(failed.status_code, failed.detail, code=failed.code))
-                break
-            yield _event(reply.chunk(piece))
-            following = asyncio.ensure_future(anext(answering))
-        if with_usage:
-            yield _event(reply.usage_chunk())
-        yield b"data: [DONE]\n\n"
-    finally:
-        following.cancel()
+    async for piece in answering.with_silences(_SILENCE_SECONDS):
+        if piece is None:
+            yield b": still at work\n\n"
+            continue
+        if failed := _refusal_of(piece.finish):
+            yield _event(error_body(failed.status_code, failed.detail, code=failed.code))
+            break
+        yield _event(reply.chunk(piece))
+    if with_usage:
+        yield _event(reply.usage_chunk())
+    yield b"data: [DONE]\n\n"
 
 
 async def collect(answering: Answering, reply: Reply) -> Json:
