@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from gpt import paths
 from gpt.evaluation.likelihood import measuring
 from gpt.files import read_json
 from gpt.finetuning.finetune import find_job, finetune
-from gpt.finetuning.jobs.prefer import Preferring, pairs
+from gpt.finetuning.jobs.prefer import REFERENCE, Preferring, pairs
 from gpt.finetuning.judging.evaluate import evaluate
 from gpt.finetuning.methods.models import PreferenceModel
 from gpt.params.project import load_params
@@ -22,6 +24,7 @@ def open_job() -> tuple[Preferring, PreferenceModel]:
 
     job = find_job(NAME, load_params())
     assert isinstance(job, Preferring)
+    job.identity()
     job.open(Accelerator(cpu=True), Stop())
     model = job.new_model()
     assert isinstance(model, PreferenceModel)
@@ -55,3 +58,24 @@ def test_the_first_loss_is_ln_2_and_better_answers_gain(make_recipe: Callable[..
     assert evaluation["margin"] > 0
     assert evaluation["loss"] < math.log(2)
     assert read_json(Path("finetuning/small/metrics.json"), "")["test"]["preferred"] == evaluation["preferred"]
+
+
+def test_the_base_model_is_asked_once_for_a_run(
+    make_recipe: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    make_recipe("preference")
+
+    def first_batch() -> torch.Tensor:
+        return open_job()[0].read(0, 0, 8).tensors["reference"]
+
+    computed = first_batch()
+    (kept,) = paths.CHECKPOINTS.glob(f"*/{REFERENCE}")
+    whole = kept.read_bytes()
+    save_file({split: values + 1 for split, values in load_file(kept).items()}, kept)
+    assert torch.equal(first_batch(), computed + 1), "what was kept is used"
+    kept.write_bytes(whole[: len(whole) // 2])
+    assert torch.equal(first_batch(), computed)
+    assert f"{kept}: damaged" in caplog.text
+    assert kept.read_bytes() == whole
+    finetune(NAME, load_params())
+    assert not kept.exists()

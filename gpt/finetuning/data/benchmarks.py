@@ -44,7 +44,7 @@ class Passages:
         counts = np.bincount(np.concatenate([np.empty(0, np.int64), *held]), minlength=len(self.hashes))
         most = self.settings.max_examples or len(examples)
         rare = [places[counts[places] <= most] for places in held]
-        return {number: self.items[self.owners[places[0]]] for number, places in enumerate(rare) if len(places)}
+        return {number: self.items[int(self.owners[places[0]])] for number, places in enumerate(rare) if len(places)}
 
     def _places(self, example: Example) -> np.ndarray:
         """Return which of the n-grams an example has."""

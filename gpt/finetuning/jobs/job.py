@@ -155,7 +155,8 @@ class FineTuning:
         }
         settings |= {"base.seed": self.recipe.seed, "finetuning.dropout": self.recipe.train.dropout}
         parts = {"settings": settings, "inputs": inputs, **stage_identity("finetune")}
-        return Fingerprint(self.params.base.name, parts)
+        self.fingerprint = Fingerprint(self.params.base.name, parts)
+        return self.fingerprint
 
     def open(self, accelerator: Accelerator, stop: Stop) -> None:
         train = self.params.train

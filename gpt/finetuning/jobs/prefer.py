@@ -1,22 +1,37 @@
-"""Learning which of two answers is better, by DPO. The base model's log-likelihoods of both are computed before the first step."""
+"""Learning which of two answers is better, by DPO.
 
+The base model's log-likelihoods of both are computed once, before the first step, by all processes together. They lie beside the
+checkpoints, so that a run that goes on has the very numbers that it began with.
+"""
+
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
+from gpt import paths
 from gpt.evaluation.likelihood import measuring
+from gpt.files import atomic_file
 from gpt.finetuning.data.encoded import Encoded
 from gpt.finetuning.data.templates import Tokens
 from gpt.finetuning.jobs.job import FineTuning
 from gpt.finetuning.methods.models import PreferenceModel
 from gpt.model.transformer import GPTModel
+from gpt.processes.agreement import Share, add_up_over_processes, largest_of_processes
 from gpt.processes.signals import Stop
 from gpt.training.job import Figures
 from gpt.training.steps.step import Batch
 
 _PAIRS_AT_A_TIME = 8
+REFERENCE = "reference.safetensors"
+"Beside the checkpoints of a run: the base model's log-likelihoods."
+
+logger = logging.getLogger(__name__)
 
 
 class Preferring(FineTuning):
@@ -34,11 +49,23 @@ class Preferring(FineTuning):
 
     def open(self, accelerator: Accelerator, stop: Stop) -> None:
         super().open(accelerator, stop)
-        model = self.new_model().to(accelerator.device)
-        assert isinstance(model, PreferenceModel)
-        self._reference = {
-            id(data): reference(model, data, accelerator.device) for data in (self._train, self._validation)
-        }
+        splits = {"train": self._train, "validation": self._validation}
+        path = paths.kept(paths.CHECKPOINTS) / self.fingerprint.id / REFERENCE
+        known = _load_reference(path, splits) if accelerator.is_main_process else None
+        if not largest_of_processes(accelerator, float(known is not None)):
+            model = self.new_model().to(accelerator.device)
+            assert isinstance(model, PreferenceModel)
+            known = {split: reference(model, data, accelerator) for split, data in splits.items()}
+            if accelerator.is_main_process:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_file(path) as partial:
+                    save_file(known, partial)
+        else:  # of rank 0, which alone has looked
+            known = {
+                split: _summed(known[split] if known else torch.zeros(len(data)), accelerator)
+                for split, data in splits.items()
+            }
+        self._reference = {id(data): known[split] for split, data in splits.items()}
 
     def sequences(self, number: int) -> list[tuple[str, Tokens]]:
         return [(", chosen", self._train[2 * number]), (", rejected", self._train[2 * number + 1])]
@@ -75,12 +102,37 @@ def pairs(data: Encoded, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def reference(model: PreferenceModel, data: Encoded, device: torch.device) -> torch.Tensor:
-    """Return the log-likelihood of every answer of a split under the model: (2 pairs,), on the CPU."""
-    found = []
+def reference(model: PreferenceModel, data: Encoded, accelerator: Accelerator | None = None) -> torch.Tensor:
+    """Return the log-likelihood of every answer of a split under the model, (2 pairs,) on the CPU, to each process.
+
+    The model is on the device; each process of the accelerator computes its share.
+    """
+    rank, world = Share(accelerator).part
+    found = torch.zeros(len(data))
+    device = next(model.parameters()).device
     with measuring(model):
-        for first in range(0, len(data) // 2, _PAIRS_AT_A_TIME):
+        for first in range(rank * _PAIRS_AT_A_TIME, len(data) // 2, world * _PAIRS_AT_A_TIME):
             numbers = range(first, min(first + _PAIRS_AT_A_TIME, len(data) // 2))
             tensors = {name: tensor.to(device) for name, tensor in pairs(data, numbers).items()}
-            found.append(model.log_likelihoods(**tensors).cpu())
-    return torch.cat(found)
+            found[2 * first : 2 * numbers.stop] = model.log_likelihoods(**tensors).cpu()
+    return found if accelerator is None else _summed(found, accelerator)
+
+
+def _summed(values: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
+    """Return the sum of all processes' values, on the CPU."""
+    values = values.to(accelerator.device)
+    add_up_over_processes(accelerator, values)
+    return values.cpu()
+
+
+def _load_reference(path: Path, splits: dict[str, Encoded]) -> dict[str, torch.Tensor] | None:
+    """Return what an earlier start of this run has computed, by split; None if there is nothing, or nothing whole."""
+    try:
+        known = load_file(path)
+    except FileNotFoundError:
+        return None
+    except SafetensorError as error:
+        logger.warning("%s: damaged (%s); the base model's log-likelihoods are computed again", path, error)
+        return None
+    sizes = {split: (len(data),) for split, data in splits.items()}
+    return known if {split: tuple(values.shape) for split, values in known.items()} == sizes else None

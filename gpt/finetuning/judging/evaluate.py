@@ -32,6 +32,7 @@ from gpt.finetuning.methods.saving import load_answering, load_classifier
 from gpt.finetuning.places import Places
 from gpt.model.storage import default_device, load_model
 from gpt.params.finetuning import Recipe, load_recipe
+from gpt.processes.cores import bound_threads
 from gpt.tokens.shards import TokenReader
 
 Json = dict[str, Any]
@@ -40,6 +41,7 @@ Json = dict[str, Any]
 def evaluate(name: str) -> Json:
     """Judge the model of a recipe on its test examples; write and return its evaluation. Raises `UserError`."""
     recipe, places = load_recipe(name), Places(name)
+    bound_threads()
     test = read_lines(places.data / "test.jsonl")
     encoded = Encoded.load(places.data / "test.safetensors")
     device = default_device()
@@ -161,7 +163,7 @@ def _judge_preferences(
     tuned = PreferenceModel(model.config, recipe.task.beta)
     tuned.load_state_dict(model.state_dict())
     assert isinstance(base, PreferenceModel)
-    gains = reference(tuned.to(device), encoded, device) - reference(base.to(device), encoded, device)
+    gains = reference(tuned.to(device), encoded) - reference(base.to(device), encoded)
     margins = PreferenceModel.margins(gains)
     judged = {
         "loss": float(-torch.nn.functional.logsigmoid(recipe.task.beta * margins).mean()),
