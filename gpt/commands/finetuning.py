@@ -6,10 +6,44 @@ from pathlib import Path
 import click
 
 from gpt.addresses import mlflow_address
-from gpt.commands.line.arguments import TEXT, FromHere, json_option
+from gpt.commands.line.arguments import NOT_EMPTY, TEXT, FromHere, Model, OneOf, Where, json_option
 from gpt.commands.line.command import Group, command
 
 _recipe = click.argument("recipe", type=TEXT, help="its name, as in finetuning/NAME.yaml")
+
+
+@command(
+    examples=[
+        "gpt finetune init support --data tickets.csv  # then: python -m flows.finetune support",
+        "gpt finetune init mood --data reviews.jsonl --field text=body --field label=stars --method lora",
+    ],
+    notes="What is learned follows from the fields: text and label, prompt and completion, instruction and output, messages, or"
+    " chosen and rejected. Files: JSONL, JSON, CSV, TSV, Parquet.",
+)
+@_recipe
+@click.option("--data", required=True, type=Where(), metavar="FILE|FOLDER|URL|hf://…", help="the labelled examples")
+@click.option(
+    "--base", type=Model(), default="models/base", help="a folder or models:/NAME@ALIAS (default: models/base)"
+)
+@click.option(
+    "--method",
+    type=OneOf("full", "lora"),
+    default="full",
+    help="what is trained: all weights, or adapters (default: full)",
+)
+@click.option(
+    "--field", "fields", type=NOT_EMPTY, multiple=True, metavar="FIELD=COLUMN", help="what the files call a field"
+)
+def init(recipe: str, data: str, base: str, method: str, fields: tuple[str, ...]) -> int:
+    """write a recipe for labelled data of your own: finetuning/NAME.yaml"""
+    from gpt.errors import UserError
+    from gpt.projects.recipes import create_recipe
+
+    named = [field.partition("=") for field in fields]
+    if wrong := [field for field, (key, _, column) in zip(fields, named, strict=True) if not (key and column)]:
+        raise UserError(f"--field {wrong[0]}: must be FIELD=COLUMN, as in --field text=body")
+    print("\n".join(create_recipe(recipe, data, base, method, {key: column for key, _, column in named})))
+    return 0
 
 
 @command(examples=["gpt finetune inputs spam  # dvc repro calls it before it compares"])
@@ -79,6 +113,9 @@ def evaluate(recipe: str) -> int:
 
     params, _ = load_params(), load_recipe(recipe)
     mlflow_address()
+    from gpt.processes.owner import watch_owner
+
+    watch_owner()  # before the imports of torch, which take seconds
     from gpt.finetuning.judging.evaluate import evaluate, main_figures
     from gpt.finetuning.places import Places
     from gpt.finetuning.registering.finetuned import describe
@@ -156,5 +193,5 @@ def export(recipe: str, folder: Path) -> int:
 FINETUNE = Group(
     "finetune",
     "teach a trained model from labelled data, as finetuning/NAME.yaml says",
-    {"Commands": (inputs, data, train, evaluate, report, register, export)},
+    {"Commands": (init, inputs, data, train, evaluate, report, register, export)},
 )

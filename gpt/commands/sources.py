@@ -1,26 +1,11 @@
 """Commands for the sources of params.yaml: bring them, add one, write down what fixes them."""
 
-from typing import Any
-
 import click
 
 from gpt import paths
-from gpt.commands.line.arguments import NOT_EMPTY, OneOf, Text
+from gpt.commands.line.arguments import NOT_EMPTY, OneOf, Where
 from gpt.commands.line.command import command
 from gpt.errors import UserError
-
-
-class _Where(Text):
-    """A path, which means what it means where the user stands, or an address."""
-
-    name = "path"
-
-    def __init__(self) -> None:
-        super().__init__(may_be_empty=False)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        text = super().convert(value, param, ctx)
-        return text if "://" in text else str(paths.from_here(text))
 
 
 @command(
@@ -85,7 +70,7 @@ def fetch(what: str | None, accept: bool) -> int:
     ],
     notes="Its hash, or its commit, is found and written with it, and a data set's licence from its card.",
 )
-@click.argument("where", type=_Where(), metavar="WHERE", help="a path, a URL, or hf://OWNER/NAME[@REVISION][/PATTERN]")
+@click.argument("where", type=Where(), metavar="WHERE", help="a path, a URL, or hf://OWNER/NAME[@REVISION][/PATTERN]")
 @click.option("--name", type=NOT_EMPTY, help="what it is called in params.yaml (default: after its file or folder)")
 @click.option("--licence", type=NOT_EMPTY, help="what allows to use it (default: what the hub says, else not stated)")
 @click.option(

@@ -18,7 +18,7 @@ from gpt.params.changes.lines import comment_of, read_entries, set_value
 _FOLDER = Path(__file__).parent / "templates"
 # How dvc.yaml calls `gpt` in this repository, whose environment lies in it, and in a project that uses the installed package.
 _OWN_ENVIRONMENT = r'"\${VIRTUAL_ENV:-\${DVC_ROOT:-.}/.venv}/bin/gpt"'
-_INSTALLED = r'"\${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/}gpt"'
+INSTALLED_GPT = r'"\${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/}gpt"'
 # What params.yaml says of files of this repository, which a project has not.
 _PAGE = re.compile(r"(?:, see|: see|:) docs/[\w.]+\.md\b| \(docs/[\w.]+\.md\)")
 _MEANINGS = "Meanings and ranges: a file of gpt/params/ for each group."
@@ -103,7 +103,7 @@ def stages() -> str:
     """Return the dvc.yaml of a project that uses the installed package."""
     body = _without_head(file_of("stages.yaml"))
     assert _OWN_ENVIRONMENT in body, "dvc.yaml calls gpt in another way than is replaced here"
-    return _STAGES_HEAD + body.replace(_OWN_ENVIRONMENT, _INSTALLED)
+    return _STAGES_HEAD + body.replace(_OWN_ENVIRONMENT, INSTALLED_GPT)
 
 
 @cache

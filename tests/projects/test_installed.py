@@ -30,6 +30,7 @@ SOURCES = (
     "dvc.yaml",
     "prefect.yaml",
     ".dvc/config",
+    *(f"finetuning/{name}" for name in ("spam.yaml", "chat.yaml", "dvc.yaml", ".gitignore")),
 )
 SMALL = {
     "train.max_steps": 20,
@@ -144,6 +145,17 @@ def test_it_is_promoted_and_writes_under_its_own_name(project: Path, environment
     said = run(*write, cwd=project, environment=environment)
     assert said.startswith("Wald")
     assert "Everything that is needed is here." in run("gpt", "doctor", cwd=project, environment=environment)
+
+
+def test_it_is_fine_tuned_on_examples_of_ones_own(project: Path, environment: dict[str, str]) -> None:
+    rows = [{"question": f"wer ist {number}?", "answer": f"ich bin {number}"} for number in range(80)]
+    (project / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    said = run("gpt", "finetune", "init", "talk", "--data", "talk.jsonl", cwd=project, environment=environment)
+    assert "next      python -m flows.finetune talk" in said
+    said = run("python", "-m", "flows.finetune", "talk", cwd=project, environment=environment)
+    assert "models:/wald-talk/1" in said
+    asked = ("gpt", "generate", "wer ist 7?", "--model", "finetuning/talk/model", "--max-new-tokens", "5")
+    run(*asked, cwd=project, environment=environment)
 
 
 def test_it_is_made_again_from_its_record(project: Path, environment: dict[str, str]) -> None:

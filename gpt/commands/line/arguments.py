@@ -80,6 +80,19 @@ class FromHere(click.ParamType[Path]):
         return [CompletionItem(incomplete, type=self.kind)]
 
 
+class Where(Text):
+    """A path, which means what it means where the user stands, or an address."""
+
+    name = "path"
+
+    def __init__(self) -> None:
+        super().__init__(may_be_empty=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = super().convert(value, param, ctx)
+        return text if "://" in text else str(paths.from_here(text))
+
+
 class Model(click.ParamType[str]):
     """A model: a URI as it is, a folder as `gpt.paths.from_here` says."""
 
