@@ -31,7 +31,10 @@ class LoraLinear(nn.Linear):
         nn.init.uniform_(self.lora_A, -bound, bound, generator=generator)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return super().forward(input) + self.scale * F.linear(F.linear(self.drop(input), self.lora_A), self.lora_B)
+        plain = super().forward(input)
+        thin = F.linear(self.drop(input), self.lora_A).flatten(0, -2)  # (N, rank)
+        # The product adds itself to what is there: a factor and a sum apart are two passes more over the largest tensors.
+        return torch.addmm(plain.flatten(0, -2), thin, self.lora_B.t(), alpha=self.scale).view_as(plain)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
