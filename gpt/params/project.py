@@ -23,6 +23,7 @@ from gpt.params.sources import Fetch
 from gpt.params.tokens import HuggingFaceTokenizer, TiktokenTokenizer, Tokenize, Tokenizer
 from gpt.params.training import Base, Model, Train
 from gpt.params.types import Section
+from gpt.paths import RECIPES
 from gpt.secrets.hiding import redact
 from gpt.secrets.scanner import find_in_settings, refuse
 
@@ -191,6 +192,8 @@ def _explain(path: Path, key: str, fault: Any, meant: str | None) -> str:
         return f"{path}: {key} is missing; `gpt data hash` finds it and writes it there"
     if kind == "missing" and (any(isinstance(part, int) for part in fault["loc"]) or _is_of_a_file(fault["loc"])):
         return f"{path}: {key} is missing; add it"  # no template has it
+    if kind == "missing" and path.parent == RECIPES:
+        return f"{path}: {key} is missing; add it: a recipe that `gpt finetune init` writes has it"
     if kind == "missing":
         return f"{path}: {key} is missing; add it: `gpt init --upgrade` shows it as it should be"
     if kind == "union_tag_not_found":

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gpt.commands.main import main
+from gpt.errors import UserError
 from gpt.files import sha256_file
 from gpt.finetuning.finetune import finetune, make_data
 from gpt.finetuning.judging.evaluate import evaluate
@@ -131,6 +132,15 @@ def test_what_cannot_be_is_told_and_leaves_nothing_behind(
     assert message in told
     assert told.count("\n") == 1
     assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
+
+
+def test_an_older_recipe_is_told_where_the_key_that_it_lacks_is_to_be_seen(project: Path) -> None:
+    write_rows(project / "a.jsonl", ANSWER)
+    assert main(["finetune", "init", "own", "--data", "a.jsonl"]) == 0
+    recipe = FOLDER / "own.yaml"
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("  split_seed: 1\n", ""), encoding="utf-8")
+    with pytest.raises(UserError, match=r"own\.yaml: data\.split_seed is missing; add it: .*`gpt finetune init` writes"):
+        load_recipe("own")
 
 
 def test_a_file_is_looked_for_where_the_user_stands(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
