@@ -139,7 +139,9 @@ def test_an_older_recipe_is_told_where_the_key_that_it_lacks_is_to_be_seen(proje
     assert main(["finetune", "init", "own", "--data", "a.jsonl"]) == 0
     recipe = FOLDER / "own.yaml"
     recipe.write_text(recipe.read_text(encoding="utf-8").replace("  split_seed: 1\n", ""), encoding="utf-8")
-    with pytest.raises(UserError, match=r"own\.yaml: data\.split_seed is missing; add it: .*`gpt finetune init` writes"):
+    with pytest.raises(
+        UserError, match=r"own\.yaml: data\.split_seed is missing; add it: .*`gpt finetune init` writes"
+    ):
         load_recipe("own")
 
 
