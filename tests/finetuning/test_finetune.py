@@ -19,12 +19,16 @@ from gpt.errors import UserError
 from gpt.files import read_json, sha256_file
 from gpt.finetuning.data.encoded import Encoded
 from gpt.finetuning.finetune import finetune, make_data
+from gpt.finetuning.judging.answers import plain_answers
 from gpt.finetuning.judging.evaluate import evaluate
 from gpt.finetuning.methods.saving import load_classifier
 from gpt.finetuning.places import Places
+from gpt.model.generation import generate_tokens
+from gpt.model.sampling import Sampling
 from gpt.model.storage import load_model
 from gpt.params.finetuning import FOLDER, load_recipe
 from gpt.params.project import load_params
+from gpt.reports.finetuned import write_report
 from gpt.tokens.encoding import CHAT_TEMPLATE
 from tests import ROOT
 from tests.conftest import merge
@@ -207,3 +211,31 @@ def test_committed_recipes_are_valid_and_name_their_licences(monkeypatch: pytest
     for path in FOLDER.glob("*.yaml"):
         if path.name != "dvc.yaml":
             assert all(source.licence for source in load_recipe(path.stem).data.sources)
+
+
+def test_answers_of_tasks_are_scored_beside_the_base_models(make_recipe: Callable[..., Path]) -> None:
+    rows = [
+        {"prompt": f"{number} and {more}?", "completion": "yes", "task": task}
+        for number in range(30)
+        for task, more in (("one", 1), ("two", 2))
+    ]
+    train = {"epochs": 20.0, "learning_rate": 0.01, "dropout": 0.0}
+    data, judge = {"form": "prompt_completion"}, {"max_new_tokens": 8}
+    make_recipe("instruct", rows=rows, data=data, train=train, judge=judge)
+    finetune(NAME, load_params())
+    tasks = evaluate(NAME)["tasks"]
+    assert {task: each["base_exact_match"] for task, each in tasks.items()} == {"one": 0.0, "two": 0.0}
+    assert all(each["exact_match"] > 0.9 for each in tasks.values())
+    assert "0.0 % (base model)" in write_report(NAME).read_text(encoding="utf-8")
+
+
+def test_a_base_model_answers_with_what_it_writes_up_to_the_end_of_a_line(make_recipe: Callable[..., Path]) -> None:
+    make_recipe("instruct")
+    base, encoding = load_model(PLACES.base)
+    messages = [{"role": "user", "content": "who is 1?"}]
+    (said,) = plain_answers(base, encoding, [messages], 12)
+    prompt = [encoding.eot_token, *encoding.encode_ordinary("who is 1?\n")]
+    written = [step[0] for step in generate_tokens(base, [prompt], Sampling(12, temperature=0.0))]
+    text = encoding.decode(written)
+    assert said.text == text.partition("\n")[0]
+    assert said.ended == ("\n" in text)

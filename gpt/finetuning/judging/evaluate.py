@@ -21,7 +21,7 @@ from gpt.finetuning.data.examples import Example
 from gpt.finetuning.data.prepare import read_lines
 from gpt.finetuning.jobs.prefer import reference
 from gpt.finetuning.judging import outcomes as of_examples
-from gpt.finetuning.judging.answers import answer
+from gpt.finetuning.judging.answers import answer, plain_answers
 from gpt.finetuning.judging.classes import baseline_predictions, describe_predictions, share
 from gpt.finetuning.judging.exchanges import asked_part, exact_matches, wanted_answer
 from gpt.finetuning.judging.likelihood import plain_nats, target_nats
@@ -111,9 +111,8 @@ def _judge_answers(
 ) -> tuple[Json, Outcomes]:
     model, template = load_answering(places.model, device)
     nats, sizes = target_nats(model, encoded, template.encoding)
-    plain, plain_sizes = plain_nats(
-        *load_model(places.base, device), [(asked_part(each), wanted_answer(each)) for each in test]
-    )
+    base, base_encoding = load_model(places.base, device)
+    plain, plain_sizes = plain_nats(base, base_encoding, [(asked_part(each), wanted_answer(each)) for each in test])
     settings = recipe.judge
     chosen = test[: settings.answers] if settings.answers else test
     asked = [asked_part(example) for example in chosen]
@@ -122,11 +121,13 @@ def _judge_answers(
     )
     after, before = _bits_per_byte(nats, sizes), _bits_per_byte(plain, plain_sizes)
     tasks = exact_matches(chosen, answers)
+    scored = [example for example in chosen if "task" in example]
+    of_base = plain_answers(base, base_encoding, [asked_part(each) for each in scored], settings.max_new_tokens)
     judged = {
         "bits_per_byte": after,
         "base_bits_per_byte": before,
         "gain": None if not before or after is None else 1 - after / before,
-        **_describe_exact(tasks),
+        **_describe_exact(tasks, exact_matches(scored, of_base)),
         **share(sum(said.ended for said in answers), len(answers), "ended"),
         "answered": len(answers),
         "answer_tokens": float(np.mean([said.tokens for said in answers])),
@@ -147,10 +148,16 @@ def _bits_per_byte(nats: np.ndarray, sizes: np.ndarray) -> float | None:
     return float(nats.sum() / math.log(2) / sizes.sum()) if sizes.sum() else None
 
 
-def _describe_exact(right: dict[str, list[bool]]) -> Json:
+def _describe_exact(right: dict[str, list[bool]], of_base: dict[str, list[bool]]) -> Json:
     if not right:
         return {}
-    tasks = {task: share(sum(each), len(each), of_examples.EXACT_MATCH) for task, each in right.items()}
+    tasks = {
+        task: {
+            **share(sum(each), len(each), of_examples.EXACT_MATCH),
+            "base_exact_match": sum(of_base[task]) / len(each),
+        }
+        for task, each in right.items()
+    }
     return {"exact_match": float(np.mean([each["exact_match"] for each in tasks.values()])), "tasks": tasks}
 
 

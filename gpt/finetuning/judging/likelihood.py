@@ -8,6 +8,7 @@ import torch
 from gpt.evaluation.likelihood import measuring
 from gpt.finetuning.data.encoded import Encoded
 from gpt.finetuning.data.templates import Message
+from gpt.finetuning.judging.answers import plain_prompt
 from gpt.model.transformer import GPTModel
 from gpt.tokens.encoding import Encoding
 from gpt.tokens.tokenizer import token_bytes
@@ -43,11 +44,7 @@ def plain_nats(
     nats, sizes = np.zeros(len(exchanges)), np.zeros(len(exchanges))
     with measuring(base):
         for number, (said, wanted) in enumerate(exchanges):
-            before = "\n".join(message["content"] for message in said) + "\n"
-            head, tail = (
-                [encoding.eot_token, *encoding.encode_ordinary(before)],
-                encoding.encode_ordinary(f"{wanted}\n"),
-            )
+            head, tail = plain_prompt(encoding, said), encoding.encode_ordinary(f"{wanted}\n")
             ids = torch.tensor([[*head, *tail][-room - 1 :]], device=device)
             targets = ids[:, 1:].clone()
             targets[:, : max(0, ids.shape[1] - 1 - len(tail))] = -1

@@ -43,7 +43,8 @@ def finetuned_rows(evaluation: Mapping[str, Any]) -> Rows:
     add("accuracy", evaluation, "accuracy", f"{_share(baseline.get('accuracy'))} (naive Bayes)")
     add("bits per byte of answers", evaluation, "bits_per_byte", f"{_written(base, '.4f')} (base model)")
     for task, figures in (evaluation.get("tasks") or {}).items() if "recipe" in evaluation else ():
-        add(f"exact matches: {task}", figures, "exact_match")
+        floor = f"{_share(figures.get('base_exact_match'))} (base model)"
+        add(f"exact matches: {task}", figures, "exact_match", floor)
     add("answers that end", evaluation, "ended")
     add("preferred answers", evaluation, "preferred", "50.0 % (a coin)")
     if forgetting := evaluation.get("forgetting"):
