@@ -66,7 +66,9 @@ class Measured:
 def measure() -> list[str]:
     """Return a markdown table: tokens per second over all streams, and how late the first token is."""
     rows = [
-        "| server | " + " | ".join(f"{count} streams: tok/s, first token p95" for count in _STREAMS) + " | 16 to 1 |",
+        "| server | "
+        + " | ".join(f"{count} stream{'s' * (count > 1)}: tok/s, first token p95" for count in _STREAMS)
+        + " | 16 to 1 |",
         "| --- |" + " ---: |" * (len(_STREAMS) + 1),
     ]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
