@@ -43,7 +43,7 @@ def finetuned_rows(evaluation: Mapping[str, Any]) -> Rows:
     add("accuracy", evaluation, "accuracy", f"{_share(baseline.get('accuracy'))} (naive Bayes)")
     add("bits per byte of answers", evaluation, "bits_per_byte", f"{_written(base, '.4f')} (base model)")
     for task, figures in (evaluation.get("tasks") or {}).items() if "recipe" in evaluation else ():
-        floor = f"{_share(figures.get('base_exact_match'))} (base model)"
+        floor = f"{_share(figures['base_exact_match'])} (base model)" if "base_exact_match" in figures else ""
         add(f"exact matches: {task}", figures, "exact_match", floor)
     add("answers that end", evaluation, "ended")
     add("preferred answers", evaluation, "preferred", "50.0 % (a coin)")
