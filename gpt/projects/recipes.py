@@ -150,9 +150,7 @@ def recipe_text(found: Found, source: Json, base: str, method: str) -> str:
     data["form"], data["fields"], data["labels"] = found.form, as_written(found.fields), as_written({})
     data["deduplicate"], data["balance"] = "normalized", False
     data["validation_fraction"] = data["test_fraction"] = 0.1
-    data["too_long"] = {"classify": "crop", "instruct": "split" if found.form == "messages" else "drop"}.get(
-        kind, "drop"
-    )
+    data["too_long"] = "crop" if kind == "classify" else "split" if found.form == "messages" else "drop"
     if kind != "classify":
         train["epochs"] = 3.0 if kind == "instruct" else 1.0
     if kind == "preference":

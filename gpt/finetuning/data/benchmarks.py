@@ -35,9 +35,6 @@ class Passages:
     short: int
     "How many items have fewer words than an n-gram."
 
-    def __post_init__(self) -> None:
-        assert len(self.hashes) == len(self.owners)
-
     def find(self, examples: Sequence[Example]) -> dict[int, str]:
         """Return the numbers of the examples that hold a passage, each with the id of an item that it is of."""
         held = [self._places(example) for example in examples]
