@@ -2,7 +2,7 @@
 
 from gpt import paths
 from gpt.code import FINETUNE_STAGES, stage_identity
-from gpt.files import sha256_file, write_json
+from gpt.files import as_object, read_json, write_json
 from gpt.finetuning.data.held_out import copy_held_out
 from gpt.finetuning.data.prepare import Json, prepare_examples
 from gpt.finetuning.data.templates import template_source
@@ -61,11 +61,11 @@ def write_inputs(name: str, params: Params) -> None:
 
 
 def _benchmarks(recipe: Recipe, params: Params) -> Json:
-    """Return the hash of each benchmark that examples are kept clean of, None for what is not there."""
-    if not recipe.data.decontaminate.ngram:
-        return {}
-    files = {name: paths.BENCHMARKS / f"{name}.jsonl" for name in params.evaluate.benchmarks}
-    return {name: sha256_file(file) if file.is_file() else None for name, file in files.items()}
+    """Return the hash of each benchmark that examples are kept clean of, as `gpt fetch` wrote it; None for what is not there."""
+    names = params.evaluate.benchmarks if recipe.data.decontaminate.ngram else ()
+    listing = paths.BENCHMARKS / "benchmarks.json"
+    known = read_json(listing, "run `gpt fetch benchmarks`") if listing.is_file() else {}
+    return {name: as_object(known.get(name)).get("sha256") for name in names}
 
 
 def finetune(name: str, params: Params) -> None:

@@ -96,9 +96,8 @@ class _Layer:
     def _attend(self, x: torch.Tensor, cache: DecodingLayer) -> torch.Tensor:
         """Map (B, C) to the concatenated contexts of the heads (B, C)."""
         att = self._att
-        heads = (
-            self._qkv(x).contiguous().view(x.shape[0], -1, 1, att.head_dim)
-        )  # of queries, then of keys, then of values
+        # Of queries, then of keys, then of values.
+        heads = self._qkv(x).contiguous().view(x.shape[0], -1, 1, att.head_dim)
         first_key, first_value = att.num_heads, att.num_heads + att.num_kv_heads
         asked, values = heads[:, :first_value], heads[:, first_value:]
         if att.query_norm is not None and att.key_norm is not None:

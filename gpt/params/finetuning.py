@@ -233,10 +233,15 @@ class Recipe(Section):
         return self
 
 
+def is_recipe_name(name: str) -> bool:
+    """Whether a recipe may be called so: its file, its outputs and its versions are."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None and name != "dvc"
+
+
 def recipe_file(name: str) -> Path:
     """Return where a recipe lies; raise `UserError` that names those there are if it is not there."""
     path = FOLDER / f"{name}.yaml"
-    if path.is_file() and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and name != "dvc":
+    if path.is_file() and is_recipe_name(name):
         return path
     there = sorted(file.stem for file in FOLDER.glob("*.yaml") if file.stem != "dvc")
     raise UserError(f"{path}: no such recipe; there are {', '.join(there) or 'none'}")

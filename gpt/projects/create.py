@@ -19,7 +19,7 @@ from gpt.params.sources import NOT_STATED
 from gpt.projects.choices import Choice, choose, named
 from gpt.projects.place import build_in, finish, is_hidden_folder
 from gpt.projects.survey import Survey, survey
-from gpt.projects.templates import Template, deployments, file_of, load_template, stages
+from gpt.projects.templates import WITHOUT_GIT, Template, deployments, dvc_files, file_of, load_template, stages
 from gpt.sources.adding import choose_local
 from gpt.sources.local import content_hash
 
@@ -187,8 +187,7 @@ def _files(settings: str, template: Template, name: str, text: Path | None) -> d
         "README.md": file_of("README.md").format(name=name, template=template.name),
         ".gitignore": ignored,
         ".dvcignore": file_of("dvcignore"),
-        ".dvc/config": file_of("dvc-config"),
-        ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
+        **dvc_files(),
     }
 
 
@@ -204,8 +203,8 @@ def _into_git(folder: Path, files: list[str]) -> str:
     try:
         git.ask(folder, "-c", "init.defaultBranch=main", "init", "--quiet", "--template=")
     except git.NoRepository:  # there is no git
-        config = folder / ".dvc/config.local"
-        config.write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+        for path, content in WITHOUT_GIT.items():
+            (folder / path).write_text(content, encoding="utf-8")
         return (
             "is not installed: DVC works without it here (.dvc/config.local), but a model's version will name no commit"
         )

@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 
+from gpt import git
 from gpt.errors import UserError, located
 from gpt.files import atomic_file
-from gpt.finetuning.data.examples import read_example
+from gpt.finetuning.data.examples import read_example, shown
 from gpt.finetuning.data.files import read_rows
 from gpt.params.changes.editing import as_written, write_yaml
-from gpt.params.finetuning import FOLDER, Data, Recipe
+from gpt.params.finetuning import FOLDER, Data, Recipe, is_recipe_name
 from gpt.params.project import explained, parse_settings
 from gpt.params.sources import NOT_STATED
-from gpt.projects.templates import INSTALLED_GPT, file_of
+from gpt.projects.templates import WITHOUT_GIT, dvc_files, file_of, recipe_stages
 from gpt.sources.adding import describe_source
 from gpt.sources.fetch import fetch
 from gpt.sources.manifests import write_manifest
@@ -52,7 +53,6 @@ _PURPOSES = {
     "preference": "The better of two answers, by DPO.",
 }
 _LISTED = re.compile(r"^(  - recipes: )(\[[^\]\n]*\])", re.MULTILINE)
-_OWN_GPT = r'"\${VIRTUAL_ENV:-.venv}/bin/gpt"'
 _HEAD = "# {purpose} Made by `gpt finetune init`.\n# Meanings and ranges: gpt/params/finetuning.py.\n\n"
 
 
@@ -69,7 +69,7 @@ def create_recipe(name: str, where: str, base: str, method: str, fields: Mapping
     a name that is taken or wrong, examples that cannot be had or read, and too few of them.
     """
     path = FOLDER / f"{name}.yaml"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == "dvc":
+    if not is_recipe_name(name):
         raise UserError(
             f"{name}: must be letters, digits, '.', '_' and '-', begin with a letter or digit, and not be dvc"
         )
@@ -170,13 +170,13 @@ def _beside(name: str) -> dict[Path, str]:
     """Return the files of the folder of recipes that a new one changes or needs, by their paths."""
     stages = FOLDER / "dvc.yaml"
     if not stages.exists():
-        own = _LISTED.sub(rf"\g<1>[{name}]", file_of("finetune-stages.yaml"))
-        return {
-            stages: own.replace(_OWN_GPT, INSTALLED_GPT),
-            FOLDER / ".gitignore": file_of("finetune-gitignore"),
-            FOLDER / ".dvc/config": file_of("dvc-config"),
-            FOLDER / ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
-        }
+        files = {".gitignore": file_of("finetune-gitignore"), **dvc_files()}
+        try:
+            git.find_repository(Path.cwd())
+        except git.NoRepository:
+            files |= WITHOUT_GIT
+        own = _LISTED.sub(rf"\g<1>[{name}]", recipe_stages())
+        return {stages: own, **{FOLDER / path: content for path, content in files.items()}}
     text = stages.read_text(encoding="utf-8")
     listed = _LISTED.search(text)
     if listed is None:
@@ -190,10 +190,9 @@ def _told(
 ) -> list[str]:
     """Return what was made, what of it was found out, and what to do next."""
     fields = "".join(f", {field} is {column}" for field, column in found.fields.items())
-    shown = first["text"] if "text" in first else first["messages"][0]["content"]
     lines = [
         f"made      {', '.join(map(str, files))}",
-        f"examples  {count:,} of the form {found.form}{fields}; the first: {_shortened(shown)}",
+        f"examples  {count:,} of the form {found.form}{fields}; the first: {shown(first)}",
         *([f"          {left_out}"] if left_out else []),
     ]
     if source["licence"] == NOT_STATED:
@@ -201,7 +200,3 @@ def _told(
             "licence   not known: write into its licence what allows you to use it; every version's page shows it"
         )
     return [*lines, f"next      python -m flows.finetune {name}"]
-
-
-def _shortened(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")

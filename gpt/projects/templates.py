@@ -18,7 +18,10 @@ from gpt.params.changes.lines import comment_of, read_entries, set_value
 _FOLDER = Path(__file__).parent / "templates"
 # How dvc.yaml calls `gpt` in this repository, whose environment lies in it, and in a project that uses the installed package.
 _OWN_ENVIRONMENT = r'"\${VIRTUAL_ENV:-\${DVC_ROOT:-.}/.venv}/bin/gpt"'
-INSTALLED_GPT = r'"\${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/}gpt"'
+_INSTALLED = r'"\${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/}gpt"'
+_OWN_OF_RECIPES = r'"\${VIRTUAL_ENV:-.venv}/bin/gpt"'
+WITHOUT_GIT = {".dvc/config.local": "[core]\n    no_scm = true\n"}
+"What a DVC repository needs beside where there is no git."
 # What params.yaml says of files of this repository, which a project has not.
 _PAGE = re.compile(r"(?:, see|: see|:) docs/[\w.]+\.md\b| \(docs/[\w.]+\.md\)")
 _MEANINGS = "Meanings and ranges: a file of gpt/params/ for each group."
@@ -103,7 +106,20 @@ def stages() -> str:
     """Return the dvc.yaml of a project that uses the installed package."""
     body = _without_head(file_of("stages.yaml"))
     assert _OWN_ENVIRONMENT in body, "dvc.yaml calls gpt in another way than is replaced here"
-    return _STAGES_HEAD + body.replace(_OWN_ENVIRONMENT, INSTALLED_GPT)
+    return _STAGES_HEAD + body.replace(_OWN_ENVIRONMENT, _INSTALLED)
+
+
+@cache
+def recipe_stages() -> str:
+    """Return the finetuning/dvc.yaml of such a project, with the recipes of this repository."""
+    text = file_of("finetune-stages.yaml")
+    assert _OWN_OF_RECIPES in text, "finetuning/dvc.yaml calls gpt in another way than is replaced here"
+    return text.replace(_OWN_OF_RECIPES, _INSTALLED)
+
+
+def dvc_files() -> dict[str, str]:
+    """Return what makes a folder a DVC repository, by path in it."""
+    return {".dvc/config": file_of("dvc-config"), ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n"}
 
 
 @cache

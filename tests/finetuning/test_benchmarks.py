@@ -29,7 +29,8 @@ def write_benchmark(folder: Path, *texts: str) -> None:
             choice = {"context": "", "continuation": " yes"}
             about = {"id": f"quiz/test/{number}", "benchmark": "quiz", "split": "test", "answer": 0}
             file.write(json.dumps(about | {"choices": [choice], "texts": [text]}) + "\n")
-    (folder / "benchmarks.json").write_text(json.dumps({"quiz": {}}), encoding="utf-8")
+    listing = {"quiz": {"sha256": sha256_file(folder / "quiz.jsonl")}}
+    (folder / "benchmarks.json").write_text(json.dumps(listing), encoding="utf-8")
 
 
 def judged_by(*names: str) -> Params:

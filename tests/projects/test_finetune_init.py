@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,8 +99,21 @@ def test_the_first_recipe_of_a_project_brings_the_stages_and_others_join(project
             '"\\${VIRTUAL_ENV:-.venv}/bin/gpt"', '"\\${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/}gpt"'
         )
         assert own["stages"][name] == stage
+    assert (project / "finetuning/.dvc/config.local").is_file(), "there is no git"
     for name in (".gitignore", ".dvc/config"):
         assert (project / "finetuning" / name).read_bytes() == (ROOT / "finetuning" / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_git", [True, False])
+def test_dvc_takes_the_folder_of_recipes_with_git_and_without(project: Path, has_git: bool) -> None:
+    if has_git:
+        subprocess.run(["git", "init", "--quiet"], check=True)
+    write_rows(project / "a.jsonl", ANSWER)
+    assert main(["finetune", "init", "own", "--data", "a.jsonl"]) == 0
+    dvc = [sys.executable, "-m", "dvc", "--cd", "finetuning"]
+    said = subprocess.run([*dvc, "stage", "list"], capture_output=True, text=True, check=True).stdout
+    assert "finetune@own" in said
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,12 @@ def texts_of(example: Example) -> list[str]:
     return [*said, *(example[key] for key in ("text", "chosen", "rejected") if key in example)]
 
 
+def shown(example: Example) -> str:
+    """Return the beginning of an example, for a message."""
+    text = example.get("text") or example["messages"][0]["content"]
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
 def asked_of(example: Example) -> str:
     """Return what an example asks, as one text: by it duplicates are found, and its split is drawn."""
     if "text" in example:

@@ -18,7 +18,7 @@ from gpt.errors import UserError
 from gpt.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
 from gpt.finetuning.data.benchmarks import describe_matches, read_passages
 from gpt.finetuning.data.encoded import Encoder, TooLong, join
-from gpt.finetuning.data.examples import Example, read_example
+from gpt.finetuning.data.examples import Example, read_example, shown
 from gpt.finetuning.data.files import read_rows
 from gpt.finetuning.data.selection import SPLITS, Selection, kind_of, select
 from gpt.finetuning.data.templates import TOKENS, load_template, template_source
@@ -127,7 +127,7 @@ def _write_splits(
             except TooLong:
                 if recipe.data.too_long == "error":
                     raise UserError(
-                        f"data: an example has more than {room} tokens ({_shown(example)}); raise block_size, or set"
+                        f"data: an example has more than {room} tokens ({shown(example)}); raise block_size, or set"
                         " data.too_long to drop or crop"
                     ) from None
                 selection.left_out["too long"] += 1
@@ -163,11 +163,6 @@ def read_lines(path: Path) -> list[Example]:
         return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"{path}: missing or damaged ({error}); run `gpt finetune data` again") from None
-
-
-def _shown(example: Example) -> str:
-    text = example.get("text") or example["messages"][0]["content"]
-    return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
 def _told(left_out: Json) -> str:

@@ -22,7 +22,7 @@ from gpt.finetuning.data.templates import Tokens
 from gpt.finetuning.jobs.job import FineTuning
 from gpt.finetuning.methods.models import PreferenceModel
 from gpt.model.transformer import GPTModel
-from gpt.processes.agreement import Share, add_up_over_processes, largest_of_processes
+from gpt.processes.agreement import Share
 from gpt.processes.signals import Stop
 from gpt.training.job import Figures
 from gpt.training.steps.step import Batch
@@ -49,22 +49,18 @@ class Preferring(FineTuning):
 
     def open(self, accelerator: Accelerator, stop: Stop) -> None:
         super().open(accelerator, stop)
-        splits = {"train": self._train, "validation": self._validation}
+        share, splits = Share(accelerator), {"train": self._train, "validation": self._validation}
         path = paths.kept(paths.CHECKPOINTS) / self.fingerprint.id / REFERENCE
-        known = _load_reference(path, splits) if accelerator.is_main_process else None
-        if not largest_of_processes(accelerator, float(known is not None)):
+        # Rank 0 alone looks, and tells the others what it has found.
+        known = next(iter(share.gather(_load_reference(path, splits) if share.is_first else None)), None)
+        if known is None:
             model = self.new_model().to(accelerator.device)
             assert isinstance(model, PreferenceModel)
-            known = {split: reference(model, data, accelerator) for split, data in splits.items()}
-            if accelerator.is_main_process:
+            known = {split: reference(model, data, share) for split, data in splits.items()}
+            if share.is_first:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_file(path) as partial:
                     save_file(known, partial)
-        else:  # of rank 0, which alone has looked
-            known = {
-                split: _summed(known[split] if known else torch.zeros(len(data)), accelerator)
-                for split, data in splits.items()
-            }
         self._reference = {id(data): known[split] for split, data in splits.items()}
 
     def sequences(self, number: int) -> list[tuple[str, Tokens]]:
@@ -102,12 +98,9 @@ def pairs(data: Encoded, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def reference(model: PreferenceModel, data: Encoded, accelerator: Accelerator | None = None) -> torch.Tensor:
-    """Return the log-likelihood of every answer of a split under the model, (2 pairs,) on the CPU, to each process.
-
-    The model is on the device; each process of the accelerator computes its share.
-    """
-    rank, world = Share(accelerator).part
+def reference(model: PreferenceModel, data: Encoded, share: Share) -> torch.Tensor:
+    """Return the log-likelihood of every answer of a split under the model, (2 pairs,) on the CPU, to all who share the work."""
+    rank, world = share.part
     found = torch.zeros(len(data))
     device = next(model.parameters()).device
     with measuring(model):
@@ -115,14 +108,7 @@ def reference(model: PreferenceModel, data: Encoded, accelerator: Accelerator | 
             numbers = range(first, min(first + _PAIRS_AT_A_TIME, len(data) // 2))
             tensors = {name: tensor.to(device) for name, tensor in pairs(data, numbers).items()}
             found[2 * first : 2 * numbers.stop] = model.log_likelihoods(**tensors).cpu()
-    return found if accelerator is None else _summed(found, accelerator)
-
-
-def _summed(values: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
-    """Return the sum of all processes' values, on the CPU."""
-    values = values.to(accelerator.device)
-    add_up_over_processes(accelerator, values)
-    return values.cpu()
+    return torch.from_numpy(share.add_up(found.numpy()))
 
 
 def _load_reference(path: Path, splits: dict[str, Encoded]) -> dict[str, torch.Tensor] | None:

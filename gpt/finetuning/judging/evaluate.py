@@ -32,6 +32,7 @@ from gpt.finetuning.methods.saving import load_answering, load_classifier
 from gpt.finetuning.places import Places
 from gpt.model.storage import default_device, load_model
 from gpt.params.finetuning import Recipe, load_recipe
+from gpt.processes.agreement import Share
 from gpt.processes.cores import bound_threads
 from gpt.tokens.shards import TokenReader
 
@@ -170,7 +171,7 @@ def _judge_preferences(
     tuned = PreferenceModel(model.config, recipe.task.beta)
     tuned.load_state_dict(model.state_dict())
     assert isinstance(base, PreferenceModel)
-    gains = reference(tuned.to(device), encoded) - reference(base.to(device), encoded)
+    gains = reference(tuned.to(device), encoded, Share()) - reference(base.to(device), encoded, Share())
     margins = PreferenceModel.margins(gains)
     judged = {
         "loss": float(-torch.nn.functional.logsigmoid(recipe.task.beta * margins).mean()),
