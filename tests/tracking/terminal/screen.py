@@ -34,6 +34,8 @@ def run_in_terminal(
     process, terminal = pty.fork()
     if process == 0:  # pragma: no cover
         os.chdir(folder)
+        # As in a terminal: who runs the tests in the background of a shell ignores it, and so would the command.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.execve(command[0], list(command), environment)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     written = b""
