@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BROWSER := $(VENV)/browser/chromium
 
-.PHONY: help demo finetune-demo test test-slow verify lint docs ui schedule bench lock clean moved
+.PHONY: help demo finetune-demo test test-slow verify lint docs ui schedule up down status bench lock clean moved
 .DEFAULT_GOAL := demo
 
 help:  ## show what there is to make
@@ -48,6 +48,15 @@ ui: $(STAMP)  ## show runs, models and flows in the browser
 schedule: $(STAMP)  ## run the flow at the hours that are set
 	$(BIN)/python -m infra.schedule
 
+up: $(STAMP)  ## start PostgreSQL, MLflow, Prefect and a worker here, and deploy the flows
+	$(BIN)/python -m infra.servers up
+
+down: $(STAMP)  ## end them; what they keep stays in servers/
+	$(BIN)/python -m infra.servers down
+
+status: $(STAMP)  ## show which of them run and answer
+	@$(BIN)/python -m infra.servers status
+
 # Side-by-side measurements into benchmarks/RESULTS.md; TEXT=FILE adds the time-to-quality race on that text.
 bench: $(STAMP)  ## measure beside other libraries (TEXT=FILE adds the race on that text)
 	@$(UV) -r benchmarks/requirements.lock || $(PIP) --no-deps -r benchmarks/requirements.lock
@@ -85,7 +94,7 @@ $(BROWSER): tests/serving/browser/package-lock.json tests/serving/browser/instal
 # Resolve again after a change of pyproject.toml, for every Python that it admits and every machine at once. What is pinned stays as it
 # is where it can; UPGRADE=--upgrade takes the newest of everything, UPGRADE="--upgrade-package NAME" of one package.
 lock: | $(BIN)/uv  ## resolve the lock again after a change of pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra ray --extra s3 $(UPGRADE) \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra ray --extra s3 --extra servers $(UPGRADE) \
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml >/dev/null
 
 # What is installed need not fit a changed pyproject.toml: that is what the lock is resolved for.

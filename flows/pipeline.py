@@ -10,14 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows.artifacts import publish
-from flows.stages import StageError, explain, run_logged, run_stage
+from flows.processes import workspace
+from flows.stages import StageError, Stopped, explain, run_logged, run_stage, stopped_state
 from gpt.errors import UserError
 from gpt.files import read_json
 from gpt.finetuning.places import Places
@@ -41,6 +43,11 @@ _DIFFERS = 1  # the exit code of `gpt reproduce`, if a verdict was printed
 def pretrain() -> dict[str, Any] | State:
     """Make the model of the project in the current folder and register it; return what `gpt register` said."""
     guard_output()  # a deployed flow begins here
+    with workspace.living(flow_run.id), workspace.alone(get_run_logger().warning):
+        return _pretrain()
+
+
+def _pretrain() -> dict[str, Any] | State:
     try:
         check_project(Path.cwd())  # what `gpt register` would refuse after days of training
     except UserError as error:
@@ -61,7 +68,10 @@ def pretrain() -> dict[str, Any] | State:
 def register(recipe: str | None = None) -> State:
     """Register the evaluated model, or a recipe's, as the candidate; carry the JSON object that `gpt register` ends with."""
     command = ["register"] if recipe is None else ["finetune", "register", recipe]
-    exit_code, said = run_logged([str(Path(sys.prefix) / "bin" / "gpt"), *command, "--json"])
+    try:
+        exit_code, said = run_logged([str(Path(sys.prefix) / "bin" / "gpt"), *command, "--json"])
+    except Stopped as stopped:
+        return stopped_state(stopped)
     if exit_code != 0:
         return Failed(message=str(error := explain("register", exit_code, said)), data=error)
     return Completed(message="Registered", data=last_object(said))
@@ -71,6 +81,11 @@ def register(recipe: str | None = None) -> State:
 def finetune(recipe: str) -> dict[str, Any] | State:
     """Fine-tune a model as finetuning/RECIPE.yaml says, judge and register it; return its main figures and what was registered."""
     guard_output()  # a deployed flow begins here
+    with workspace.living(flow_run.id), workspace.alone(get_run_logger().warning):
+        return _finetune(recipe)
+
+
+def _finetune(recipe: str) -> dict[str, Any] | State:
     try:
         places = Places(recipe)
         recipe_file(recipe)
@@ -92,16 +107,22 @@ def finetune(recipe: str) -> dict[str, Any] | State:
 def reproduce(model: str = "@champion") -> dict[str, Any] | State:
     """Make a version again from its record and return the verdict; a version that differs is a failed run."""
     guard_output()  # a deployed flow begins here
-    state = make_again(model, return_state=True)
-    result: Any = state.result(raise_on_failure=False)
-    return result if state.is_completed() else Failed(message=state.message, data=result)
+    with workspace.living(flow_run.id):
+        state = make_again(model, return_state=True)
+    if not state.is_completed():
+        return _same_failure(state)
+    verdict: Any = state.result()
+    return verdict
 
 
 @task(name="make again", task_run_name="{model}", cache_policy=NO_CACHE, persist_result=False)
 def make_again(model: str) -> State:
     """Run `gpt reproduce`, which goes on where it was stopped; carry the JSON object that it ends with."""
     command = [str(Path(sys.prefix) / "bin" / "gpt"), "reproduce", model, "--json"]
-    exit_code, said = run_logged(command)
+    try:
+        exit_code, said = run_logged(command)
+    except Stopped as stopped:
+        return stopped_state(stopped)
     if exit_code == 0:
         verdict = last_object(said)
         _show(verdict, "identical")
@@ -129,4 +150,8 @@ def last_object(said: list[str]) -> dict[str, Any]:
 
 
 def _same_failure(state: State) -> State:
-    return Failed(message=state.message, data=state.result(raise_on_failure=False))
+    """Return the state of a flow whose task has failed; where it was stopped, raise what stopped it."""
+    result: Any = state.result(raise_on_failure=False)
+    if isinstance(result, Stopped):
+        raise result.reason
+    return Failed(message=state.message, data=result)

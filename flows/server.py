@@ -18,7 +18,7 @@ from pathlib import Path
 from subprocess import Popen
 from typing import IO
 
-from flows.processes import started
+from flows.processes.running import started
 from gpt import addresses
 from gpt.entry import begin
 from gpt.errors import UserError

@@ -12,15 +12,16 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 
-from flows import processes
-from flows.workspace import wait_for_others
+from flows.processes import running
+from flows.processes.workspace import wait_for_others
 
 # The stages that reach for a network, where the same attempt may succeed a little later.
 _NETWORK_STAGES = {"fetch", "fetch_weights"}
 _REMEMBERED_LINES = 200
 _ERROR_LINES = 10  # of one of DVC's messages
+_OF_DVC = ("Running stage ", "> ", "ERROR: failed to reproduce", "Updating lock file")  # what it says itself
 _BUSY = "is busy, it is being blocked by:"  # how DVC says that another process works on the same paths
 _STAGE_ENDED = re.compile(r"ERROR: failed to reproduce '.*': failed to run: .*, exited with (-?\d+)$")
 # What DVC advises after a stage: how to commit, said anew each time. The flow's last lines say it once (flows/keeping.py).
@@ -28,6 +29,14 @@ _DVC_HINTS = re.compile(
     r"To track the changes with git, run:|\tgit add .*|To enable auto staging, run:|\tdvc config core\.autostage true"
     r"|Use `dvc push` to send your updates to remote storage\."
 )
+
+
+class Stopped(Exception):
+    """A command was told to stop, and did: its last words, and `reason`, what told it, which ends the flow too."""
+
+    def __init__(self, message: str, reason: BaseException) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class StageError(Exception):
@@ -62,7 +71,10 @@ def run_stage(name: str, repository: str = ".") -> State:
     """
     # Without the wait, an IDE's `dvc status` at the wrong moment makes a finished stage fail. The flow has the order.
     command = [sys.executable, "-m", "dvc", "--cd", repository, "--wait-for-lock", "repro", "--single-item", name]
-    exit_code, said = run_in_turn(command)
+    try:
+        exit_code, said = run_in_turn(command)
+    except Stopped as stopped:
+        return stopped_state(stopped)
     if exit_code != 0:
         return Failed(message=str(error := explain(name, exit_code, said)), data=error)
     if f"Running stage '{name}':" in said:
@@ -82,7 +94,10 @@ def run_in_turn(command: Sequence[str]) -> tuple[int, list[str]]:
 
 
 def run_logged(command: Sequence[str]) -> tuple[int, list[str]]:
-    """Run a command as an owned child and log its lines, without DVC's hints; return its exit code and its last lines."""
+    """Run a command as an owned child and log its lines, without DVC's hints; return its exit code and its last lines.
+
+    Raises `Stopped` when a signal or a cancellation has ended it: it has saved what it could by then.
+    """
     logger = get_run_logger()
     said: deque[str] = deque(maxlen=_REMEMBERED_LINES)
 
@@ -91,7 +106,18 @@ def run_logged(command: Sequence[str]) -> tuple[int, list[str]]:
             said.append(line)
             (logger.error if line.lower().startswith("error: ") else logger.info)("%s", line)
 
-    return processes.run(command, cwd=Path.cwd(), env=_environment(), on_line=on_line), list(said)
+    try:
+        return running.run(command, cwd=Path.cwd(), env=_environment(), on_line=on_line), list(said)
+    except Exception:
+        raise
+    except BaseException as reason:
+        words = [line for line in said if not line.startswith(_OF_DVC)]
+        raise Stopped(words[-1] if words else "stopped", reason) from None
+
+
+def stopped_state(stopped: Stopped) -> State:
+    """Return the state of a task whose command was stopped; the flow raises its reason again (flows/pipeline.py)."""
+    return Cancelled(name="Stopped", message=str(stopped), data=stopped)
 
 
 def explain(stage: str, exit_code: int, said: Sequence[str]) -> StageError:
@@ -110,7 +136,7 @@ def explain(stage: str, exit_code: int, said: Sequence[str]) -> StageError:
         return StageError(stage, "\n".join(errors), exit_code)
     number = -exit_code if exit_code < 0 else exit_code - 128
     killed = signal.strsignal(number) if 0 < number < signal.NSIG else None
-    words = [line for line in lines if not line.startswith(("Running stage ", "> "))]  # DVC's announcements
+    words = [line for line in lines if not line.startswith(_OF_DVC)]
     if killed and words and re.fullmatch(rf"(\S+: .*\d+ )?{killed}(  .*)?", words[-1]):  # some shells report it
         words.pop()
     ending = f"ended by signal {number}" if killed else f"exit code {exit_code}"

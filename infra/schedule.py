@@ -13,16 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows import processes
+from flows.deploy import POOL, PREFECT, check_project, deploy, run_prefect
+from flows.processes import running
 from flows.server import configured_api, free_port, is_healthy, not_started, prepare_prefect
 from gpt.entry import begin, end_with
-from gpt.errors import UserError
 from gpt.paths import ensure_user, enter_project
 from gpt.secrets.hiding import public_uri
-from gpt.tracking.store import tracking_uri
 
-POOL = "gpt"  # as in prefect.yaml
-_PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
 _START_SECONDS = 120.0
 
 
@@ -35,16 +32,13 @@ def main() -> int:
 def _schedule() -> int:
     enter_project()
     ensure_user()
-    if not Path("prefect.yaml").is_file():
-        raise UserError(f"prefect.yaml: not found in {Path.cwd()}; run this in the project's folder")
-    tracking_uri()  # that it is an address, for the runs to come
+    check_project()
     prepare_prefect()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started with it ignored
-    os.environ["PWD"] = str(Path.cwd())  # prefect.yaml takes the project's folder from it
     try:
         with server() as url:
-            return _deploy() or _serve(url)
+            return deploy() or _serve(url)
     except KeyboardInterrupt:
         print("stopped")
         return 0
@@ -59,12 +53,12 @@ def server() -> Iterator[str]:
     port = free_port(preferred=4200)
     url = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_URL"] = url
-    command = [*_PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    command = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     env = os.environ | {"PREFECT_UI_API_URL": url}  # without it the UI looks for the API at port 4200
     print(f"starting a Prefect server at {_ui(url)} (the first start takes longer)", flush=True)
     with (
         tempfile.TemporaryFile() as log,
-        processes.started(command, cwd=Path.cwd(), env=env, output=log.fileno()) as own,
+        running.started(command, cwd=Path.cwd(), env=env, output=log.fileno()) as own,
     ):
         deadline = time.monotonic() + _START_SECONDS
         while not is_healthy(url):
@@ -75,15 +69,6 @@ def server() -> Iterator[str]:
         yield url
 
 
-def _deploy() -> int:
-    """Create the work pool if it is missing and deploy prefect.yaml; return the exit code of what failed."""
-    if _run("work-pool", "inspect", POOL, quiet=True) != 0:
-        code = _run("work-pool", "create", POOL, "--type", "process", quiet=True)
-        if code != 0:
-            return code
-    return _run("deploy", "--all", quiet=True)  # it advises to start a worker in another terminal; ours starts next
-
-
 def _serve(url: str) -> int:
     print("deployed what prefect.yaml describes; a worker starts here", flush=True)
     print(
@@ -91,20 +76,9 @@ def _serve(url: str) -> int:
         flush=True,
     )
     print(f"              with PREFECT_API_URL={public_uri(url)}\nStop:         Ctrl-C\n", flush=True)
-    return _run("worker", "start", "--pool", POOL, "--type", "process", "--limit", "1")
-
-
-def _run(*arguments: str, quiet: bool = False) -> int:
-    """Run a command of Prefect's, showing what it says; if quiet, only when it fails."""
-    said: list[str] = []
-
-    def show(line: str) -> None:
-        said.append(line) if quiet else print(line, flush=True)
-
-    code = processes.run([*_PREFECT, *arguments], cwd=Path.cwd(), on_line=show)
-    if code != 0 and quiet and arguments[1] != "inspect":
-        print("\n".join(said), file=sys.stderr)
-    return code
+    keeper = (sys.executable, "-m", "flows.keeper")
+    with running.started(keeper, cwd=Path.cwd(), output=sys.stdout.fileno(), grace_seconds=5.0):
+        return run_prefect("worker", "start", "--pool", POOL, "--type", "process", "--limit", "1")
 
 
 def _ui(url: str) -> str:

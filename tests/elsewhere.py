@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.processes import run
+from flows.processes.running import run
 from gpt.commands.checks.interpreter import NEWEST, OLDEST
 from tests import ROOT
 from tests.fresh_clone import clean_environment

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows.workspace import wait_for_others
+from flows.processes.workspace import wait_for_others
 from gpt.training.checkpoints import checkpoint as checkpoints
 from tests.chaos.conftest import Family, checkpoint_folder
 from tests.e2e.conftest import Project
@@ -25,7 +25,7 @@ COMMANDS = {
     "flow": (FLOW, FLOW, signal.SIGTERM, 25),
     "flow, killed": (FLOW, REPRO, signal.SIGKILL, 25),
 }
-LONG = ("dvc repro", "flow, killed")
+LONG = ("gpt pretrain", "dvc repro", "flow, killed")
 "Those that `make verify` alone tries: each command and each signal is in the others."
 WHOLE: list[tuple[bytes, str]] = []
 "Weights and plots of the run that was not stopped, the same for all commands."

@@ -127,3 +127,32 @@ def environment_of(folder: Path, prefect_home: Path) -> dict[str, str]:
     for unwanted in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
         environment.pop(unwanted, None)
     return environment
+
+
+def register(project: Project, version: int = 1) -> None:
+    """Run all stages, and register what they have made."""
+    project.run("dvc", "repro")
+    assert f"shakespeare-gpt/{version} registered" in project.run("gpt", "register")
+
+
+@pytest.fixture(scope="session")
+def registered(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path, empty_store: Path) -> Path:
+    """A folder with a text and beside it a project that was trained on it and registered. To copy, not to change."""
+    top = tmp_path_factory.mktemp("registered")
+    project = build_project(top, prefect_home, empty_store)
+    source = dict(project.params()["fetch"]["sources"][0]) | {"path": "../text.jsonl"}
+    project.change(fetch={"sources": [source]}, register={"gate": {"max_bits_per_byte": 8.0}})
+    register(project)
+    return top
+
+
+@pytest.fixture
+def copy_registered(registered: Path, tmp_path: Path, prefect_home: Path) -> Callable[[str], Project]:
+    """Return a function that copies the registered project and its text into a folder of the test's own."""
+
+    def copy(name: str) -> Project:
+        shutil.copytree(registered, tmp_path / name, symlinks=True)
+        folder = tmp_path / name / "a project, ü"
+        return Project(folder, environment_of(folder, prefect_home))
+
+    return copy

@@ -14,12 +14,10 @@ REPRO = ("dvc", "--wait-for-lock", "repro")
 
 
 def test_a_registered_version_trained_on_for_0_steps_is_the_same_model_and_its_child(
-    make_project: Callable[..., Project],
+    copy_registered: Callable[[str], Project],
 ) -> None:
-    project = make_project(register={"gate": {"max_bits_per_byte": 8.0}})
-    project.run(*REPRO)
+    project = copy_registered("copy")
     first = project.weights()
-    project.run("gpt", "register")
     project.change(train={"init_from": "models:/shakespeare-gpt@candidate", "max_steps": 0})
     assert project.stages_run(project.run(*REPRO)) == ["inputs", "fetch_weights", "pretrain", "report"]
     assert project.weights() == first, "so there was nothing to evaluate again"

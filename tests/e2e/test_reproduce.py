@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import PATIENCE_SECONDS, Project, build_project, environment_of
+from tests.e2e.conftest import PATIENCE_SECONDS, Project, register
 from tests.e2e.test_changes import append, installed, replace
 from tests.remaking import VERSION, kill_tree, start, state, tags
 
@@ -19,34 +19,6 @@ LONG = {"max_steps": 600, "eval_interval": 150, "checkpoint_interval": 50, "samp
 RATE = "    return settings.min_lr + (peak - settings.min_lr) * left\n"
 OTHER_RATE = "    return settings.min_lr + (peak - settings.min_lr) * left * (1.5 if step > 20 else 1)\n"
 SAME = f"{VERSION}: settings, sources, code and packages are those of its record"
-
-
-def register(project: Project, version: int = 1) -> None:
-    project.run("dvc", "repro")
-    assert f"shakespeare-gpt/{version} registered" in project.run("gpt", "register")
-
-
-@pytest.fixture(scope="module")
-def registered(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path, empty_store: Path) -> Path:
-    """A folder with a text and beside it a project that was trained on it and registered. To copy, not to change."""
-    top = tmp_path_factory.mktemp("registered")
-    project = build_project(top, prefect_home, empty_store)
-    source = dict(project.params()["fetch"]["sources"][0]) | {"path": f"../{TEXT}"}
-    project.change(fetch={"sources": [source]})
-    register(project)
-    return top
-
-
-@pytest.fixture
-def copy_registered(registered: Path, tmp_path: Path, prefect_home: Path) -> Callable[[str], Project]:
-    """Return a function that copies the registered project and its text into a folder of the test's own."""
-
-    def copy(name: str) -> Project:
-        shutil.copytree(registered, tmp_path / name, symlinks=True)
-        folder = tmp_path / name / "a project, ü"
-        return Project(folder, environment_of(folder, prefect_home))
-
-    return copy
 
 
 @pytest.fixture

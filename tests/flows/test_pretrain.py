@@ -115,7 +115,7 @@ def test_signal_lets_the_trainer_save_and_records_the_crash(
     assert (project.root / "saved").exists()
     run = last_flow_run(api)
     assert run["state"]["type"] == "CRASHED"
-    assert task_states(api, run) == {"inputs": "Completed", "fetch": "Crashed"}
+    assert task_states(api, run) == {"inputs": "Completed", "fetch": "Stopped"}
 
 
 @pytest.mark.slow

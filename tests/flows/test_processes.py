@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import processes
+from flows.processes import running
 from tests.living import is_alive
 
 WaitFor = Callable[[Callable[[], Any]], Any]
@@ -56,7 +56,7 @@ def tree(tmp_path: Path) -> list[str]:
 
 def run(command: list[str], folder: Path, **settings: Any) -> tuple[int, list[str]]:
     lines: list[str] = []
-    return processes.run(command, cwd=folder, on_line=lines.append, **settings), lines
+    return running.run(command, cwd=folder, on_line=lines.append, **settings), lines
 
 
 def pids(folder: Path) -> list[int]:
@@ -96,7 +96,7 @@ def test_lines_arrive_while_the_command_runs(tmp_path: Path) -> None:
         (tmp_path / line).touch()
 
     command = ["sh", "-c", "echo heard; until [ -e heard ]; do sleep 0.01; done; exit 4"]
-    assert processes.run(command, cwd=tmp_path, on_line=on_line, timeout_seconds=30) == 4
+    assert running.run(command, cwd=tmp_path, on_line=on_line, timeout_seconds=30) == 4
 
 
 def test_command_gets_the_environment_and_the_folder_and_no_input(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_invalid_utf8_is_replaced(tmp_path: Path) -> None:
 
 def test_progress_bar_is_thinned_out_and_its_end_is_kept() -> None:
     lines: list[str] = []
-    splitter = processes.Lines(lines.append)
+    splitter = running.Lines(lines.append)
     for percent in range(100):
         splitter.feed(f"\r{percent}%".encode())
     splitter.feed(b"\r100%\n")
@@ -124,7 +124,7 @@ def test_lines_are_whole_however_the_bytes_are_cut(texts: list[str], data: st.Da
     ends = [data.draw(st.sampled_from(["\n", "\r\n"])) for _ in texts]
     content = "".join(text + end for text, end in zip(texts, ends, strict=True)).encode()
     lines: list[str] = []
-    splitter = processes.Lines(lines.append)
+    splitter = running.Lines(lines.append)
     while content:
         size = data.draw(st.integers(1, len(content)))
         splitter.feed(content[:size])
@@ -136,7 +136,7 @@ def test_lines_are_whole_however_the_bytes_are_cut(texts: list[str], data: st.Da
 def test_timeout_stops_the_whole_tree_and_lets_it_save(tmp_path: Path, tree: list[str]) -> None:
     lines: list[str] = []
     with pytest.raises(TimeoutError, match="not finished after 2 seconds"):
-        processes.run(tree, cwd=tmp_path, on_line=lines.append, timeout_seconds=2)
+        running.run(tree, cwd=tmp_path, on_line=lines.append, timeout_seconds=2)
     assert {"trainer saved", "worker saved"} <= set(lines)
     assert [pid for pid in pids(tmp_path) if is_alive(pid)] == []
 
@@ -151,7 +151,7 @@ def test_exception_in_the_caller_stops_the_tree_and_goes_on(tmp_path: Path, tree
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        processes.run(tree, cwd=tmp_path, on_line=on_line, timeout_seconds=60)
+        running.run(tree, cwd=tmp_path, on_line=on_line, timeout_seconds=60)
     assert len(pids(tmp_path)) == 2
     assert "trainer saved" in said
     assert [pid for pid in pids(tmp_path) if is_alive(pid)] == []
@@ -173,7 +173,7 @@ def test_second_interrupt_does_not_wait_for_the_grace(tmp_path: Path, tree: list
 
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        processes.run([*tree[:-1], "stubborn"], cwd=tmp_path, on_line=on_line, grace_seconds=120)
+        running.run([*tree[:-1], "stubborn"], cwd=tmp_path, on_line=on_line, grace_seconds=120)
     assert time.monotonic() - began < 60
     assert [pid for pid in pids(tmp_path) if is_alive(pid)] == []
 
@@ -191,8 +191,8 @@ def test_nothing_outlives_a_caller_that_is_killed(
     """Not the tool, not the trainer, not a worker in a session of its own; and the trainer could save."""
     caller = subprocess.Popen(
         python(
-            "import sys; from pathlib import Path; from flows import processes;"
-            f"processes.run({tree!r}, cwd=Path({str(tmp_path)!r}), on_line=lambda _: None)"
+            "import sys; from pathlib import Path; from flows.processes import running;"
+            f"running.run({tree!r}, cwd=Path({str(tmp_path)!r}), on_line=lambda _: None)"
         ),
         cwd=Path(__file__).parents[2],
     )
@@ -216,7 +216,7 @@ def test_nothing_of_its_session_outlives_a_killed_supervisor(tmp_path: Path, wai
 def test_command_beside_us_ends_with_the_block(tmp_path: Path, tree: list[str], wait_for: WaitFor) -> None:
     with (
         (tmp_path / "log").open("wb") as log,
-        processes.started(tree, cwd=tmp_path, output=log.fileno()) as process,
+        running.started(tree, cwd=tmp_path, output=log.fileno()) as process,
     ):
         wait_for(lambda: both_ready(tmp_path))
         assert process.poll() is None

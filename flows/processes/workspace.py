@@ -1,19 +1,65 @@
-"""Who works in this workspace: DVC notes the paths that its processes work on, and refuses those of another.
+"""Who works in this workspace, one at a time: flows, by locks of the kernel's, and DVC, by a file.
 
-The flow waits instead, and clears away what killed processes leave in that file.
+A flow's process holds a lock with the number of its run as long as it lives, and the workspace's while it works. DVC notes the
+paths that its processes work on, and refuses those of another: the flow waits instead, and clears away what killed processes leave
+in that file.
 """
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
+from gpt.locks import holder, is_locked, try_lock
+
+RUNS = Path(".cache/runs")
+"Locks by the numbers of flow runs: a file that is not locked is that of a run whose process has gone."
+
+_WORKSPACE = RUNS / "workspace.lock"
 _RWLOCK = Path(".dvc/tmp/rwlock")
 _WRITING_SECONDS = 1.0
 _POLL_SECONDS = 0.5
 _CLOCK_SECONDS = 2.0  # between the system's start time of a process and a file's
+
+
+@contextmanager
+def living(run: str) -> Iterator[None]:
+    """Hold the lock of a flow run, by which others know that its process lives."""
+    lock = try_lock(_path(run))
+    if lock is None:
+        raise RuntimeError(f"flow run {run} has a process already: {holder(_path(run))}")
+    with lock:
+        yield
+
+
+@contextmanager
+def alone(tell: Callable[[str], object]) -> Iterator[None]:
+    """Hold the workspace; `tell` once which flow has it, and wait for that one's end."""
+    lock = try_lock(_WORKSPACE)
+    if lock is None:
+        tell(f"waits for the flow of {holder(_WORKSPACE)}, which works in this folder")
+    while lock is None:
+        time.sleep(_POLL_SECONDS)
+        lock = try_lock(_WORKSPACE)
+    with lock:
+        yield
+
+
+def ran_here(run: str) -> bool:
+    """Whether a flow run has been started in this workspace."""
+    return _path(run).exists()
+
+
+def is_running(run: str) -> bool:
+    """Whether the process of a flow run lives, in this workspace."""
+    return is_locked(_path(run))
+
+
+def _path(run: str) -> Path:
+    return RUNS / f"{run}.lock"
 
 
 def wait_for_others(tell: Callable[[str], object]) -> None:

@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _POLL_SECONDS = 0.1  # between looks at a tree that is stopping
@@ -65,6 +66,15 @@ def adopt_orphans() -> None:
     """Become the parent of descendants whose own parent ends, also of those in a session of their own (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent(number: int = signal.SIGTERM) -> None:
+    """Let the kernel send us, and the program that we become, a signal when our parent ends (Linux only)."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+        if os.getppid() != parent:  # it ended before the kernel knew
+            os.kill(os.getpid(), number)
 
 
 def descendants() -> list[tuple[int, int]]:

@@ -1,0 +1,79 @@
+"""Apply what prefect.yaml describes to the Prefect server at PREFECT_API_URL: `python -m flows.deploy`.
+
+Applied again, it changes nothing but what has changed in the file.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from flows.processes import running
+from flows.server import configured_api, prepare_prefect
+from gpt.entry import begin, end_with
+from gpt.errors import UserError
+from gpt.paths import ensure_user, enter_project
+from gpt.tracking.store import tracking_uri
+
+POOL = "gpt"  # as in prefect.yaml
+PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
+
+
+def main() -> int:
+    """Deploy to the configured server; return 0, or the exit code of what failed."""
+    begin()
+    return end_with(_main)
+
+
+def _main() -> int:
+    enter_project()
+    ensure_user()
+    check_project()
+    prepare_prefect()
+    if not configured_api():
+        raise UserError("PREFECT_API_URL names no server to deploy to; `make up` starts one, `make schedule` too")
+    if code := deploy():
+        return code
+    print("deployed what prefect.yaml describes")
+    return 0
+
+
+def check_project() -> None:
+    """Raise `UserError` where a deployed flow could not run: no prefect.yaml here, or no address of a store for its runs."""
+    if not Path("prefect.yaml").is_file():
+        raise UserError(f"prefect.yaml: not found in {Path.cwd()}; run this in the project's folder")
+    tracking_uri()
+
+
+def deploy() -> int:
+    """Create the work pool if it is missing and deploy prefect.yaml; return the exit code of what failed."""
+    os.environ["PWD"] = str(Path.cwd())  # prefect.yaml takes the project's folder from it
+    if not _has_pool():
+        said = list[str]()
+        code = running.run(
+            [*PREFECT, "work-pool", "create", POOL, "--type", "process"], cwd=Path.cwd(), on_line=said.append
+        )
+        if code != 0 and not _has_pool():  # a worker that starts now may have made it
+            print("\n".join(said), file=sys.stderr)
+            return code
+    return run_prefect("deploy", "--all", quiet=True)  # it advises to start a worker in another terminal
+
+
+def _has_pool() -> bool:
+    return running.run([*PREFECT, "work-pool", "inspect", POOL], cwd=Path.cwd(), on_line=lambda _: None) == 0
+
+
+def run_prefect(*arguments: str, quiet: bool = False) -> int:
+    """Run a command of Prefect's, showing what it says; if quiet, only when it fails."""
+    said: list[str] = []
+
+    def show(line: str) -> None:
+        said.append(line) if quiet else print(line, flush=True)
+
+    code = running.run([*PREFECT, *arguments], cwd=Path.cwd(), on_line=show)
+    if code != 0 and quiet:
+        print("\n".join(said), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""Make what Prefect says of this workspace's runs true, and let those that were cut off go on: `python -m flows.keeper [--once]`.
+
+A run is alive while its process holds a lock of the kernel's, which nothing can leave behind (flows/processes/workspace.py). What
+Prefect calls running and nobody holds has died: it is marked as crashed, and scheduled again, as the same run, to go on from its
+checkpoint. Of a deployment's runs that wait with the same parameters, the newest does the work of all.
+"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from flows.processes import workspace
+from flows.server import configured_api, prepare_prefect
+from gpt.entry import begin, end_with
+from gpt.errors import UserError
+from gpt.files import lenient_json, write_json
+from gpt.paths import CHECKPOINTS, ensure_user, enter_project
+
+_POLL_SECONDS = 10.0
+_ANNOUNCED = timedelta(seconds=30)  # a run says that it runs a little before it holds its lock
+_STARTING = timedelta(minutes=5)  # from a worker's word that it starts a run to the run's own
+_REMEMBERED = timedelta(days=1)  # what crashed earlier stays as it is
+_MOST_RUNS = 200
+_RETRY = "AwaitingRetry"  # as Prefect calls a run that is to be started again
+_GO_THERE = "prefect.deployments.steps.set_working_directory"  # as in prefect.yaml
+_DELAYS = (10, 60, 120, 300, 600)
+"Seconds to the next attempt after the first crash, the second, …; training that got on begins from the first again."
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Look every ten seconds until told to stop, or once; return 0."""
+    begin()
+    return end_with(lambda: _main(once="--once" in sys.argv[1:]))
+
+
+def _main(once: bool) -> int:
+    enter_project()
+    ensure_user()
+    prepare_prefect()
+    if not configured_api():
+        raise UserError("PREFECT_API_URL names no server whose runs could be looked after; `make up` starts one")
+    import httpx
+    from prefect.client.orchestration import get_client
+
+    while True:
+        try:
+            with get_client(sync_client=True) as client:
+                for line in Keeper(client).look():
+                    print(line, flush=True)
+        except (httpx.HTTPError, OSError) as error:  # the server is away or starting: what is true can wait
+            if once:
+                raise UserError(f"Prefect's server cannot be asked: {error}") from None
+            logger.warning("Prefect's server cannot be asked: %s", str(error).splitlines()[0])
+        if once:
+            return 0
+        time.sleep(_POLL_SECONDS)
+
+
+class Keeper:
+    """One look at the runs of this workspace, through a client of Prefect's."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._now = datetime.now(UTC)
+
+    def look(self) -> Iterator[str]:
+        """Put right what is not true; yield a line on each thing done."""
+        runs, ours = self._runs(), self._our_deployments()
+        for run in runs:
+            began = workspace.ran_here(str(run.id))
+            if (began and not workspace.is_running(str(run.id))) or (
+                run.state.is_pending() and run.deployment_id in ours
+            ):
+                yield from self._put_right(run)
+        for run in self._runs():
+            if run.state.is_crashed() and (workspace.ran_here(str(run.id)) or run.deployment_id in ours):
+                yield from self._let_go_on(run, runs)
+        yield from self._thin_out(ours)
+
+    def _runs(self) -> list[Any]:
+        """Return the runs that should have begun by now: all that are at it, and the last of the others."""
+        from prefect.client.schemas.filters import (
+            FlowRunFilter,
+            FlowRunFilterExpectedStartTime,
+            FlowRunFilterState,
+            FlowRunFilterStateType,
+        )  # fmt: skip
+        from prefect.client.schemas.objects import StateType
+        from prefect.client.schemas.sorting import FlowRunSort
+
+        at_it = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
+        due = FlowRunFilterExpectedStartTime.model_validate({"before_": self._now})
+        filters = FlowRunFilter(state=FlowRunFilterState(type=at_it)), FlowRunFilter(expected_start_time=due)
+        order = FlowRunSort.EXPECTED_START_TIME_DESC
+        found = [self._client.read_flow_runs(flow_run_filter=each, sort=order, limit=_MOST_RUNS) for each in filters]
+        return list({run.id: run for run in (*found[0], *found[1])}.values())
+
+    def _put_right(self, run: Any) -> Iterator[str]:
+        """Say of a run without a process what became of it."""
+        from prefect.states import Cancelled, Crashed
+
+        age = self._now - run.state.timestamp
+        if run.state.is_running() and age > _ANNOUNCED:
+            yield self._set(run, Crashed(message="its process is gone"))
+        elif run.state.is_cancelling() and age > _ANNOUNCED:
+            yield self._set(run, Cancelled(message=f"cancelled; {_saved()}"))
+        elif run.state.is_pending() and age > _STARTING:
+            yield self._set(run, Crashed(message=f"it was not started within {_STARTING}"))
+        elif run.state.is_cancelled() and "cancelled; " not in (run.state.message or ""):
+            yield self._set(run, Cancelled(message=f"cancelled; {_saved()}"))
+
+    def _let_go_on(self, run: Any, others: list[Any]) -> Iterator[str]:
+        """Schedule a crashed run again, unless another does its work or it gets nowhere."""
+        from prefect.states import Scheduled
+
+        notes = _Notes(str(run.id))
+        ended = run.end_time or run.state.timestamp
+        if run.deployment_id is None or notes.given_up or self._now - ended > _REMEMBERED:
+            return
+        if later := [other for other in others if _same_work(run, other) and _asked_for(other) > _asked_for(run)]:
+            notes.give_up()
+            yield f"{run.name}: crashed, and left at that: {later[0].name}, asked for later, does its work"
+            return
+        attempt = notes.count_crash(saved_step())
+        if attempt > len(_DELAYS):
+            notes.give_up()
+            yield f"{run.name}: crashed {attempt} times and got no further; it is not started again"
+            return
+        delay = _DELAYS[attempt - 1]
+        message = f"goes on in {delay} s ({_saved()}), after: {run.state.message or 'a crash'}"
+        yield self._set(
+            run, Scheduled(name=_RETRY, message=message, scheduled_time=self._now + timedelta(seconds=delay))
+        )
+
+    def _thin_out(self, ours: set[Any]) -> Iterator[str]:
+        """Let the newest of waiting runs that would do the same be the only one, and say why it waits."""
+        from prefect.states import Cancelled, Scheduled
+
+        runs = self._runs()
+        busy = next((run.name for run in runs if workspace.is_running(str(run.id))), None)
+        waiting = [run for run in runs if run.state.is_scheduled() and run.deployment_id in ours]
+        waiting = sorted((run for run in waiting if run.state.name != _RETRY), key=_asked_for, reverse=True)
+        for place, run in enumerate(waiting):
+            if newer := next((other for other in waiting[:place] if _same_work(run, other)), None):
+                yield self._set(run, Cancelled(message=f"{newer.name}, asked for later, does its work"))
+            elif busy and run.state.message != (message := f"waits for {busy}, which runs in this workspace"):
+                yield self._set(
+                    run, Scheduled(name="Late", message=message, scheduled_time=run.state.state_details.scheduled_time)
+                )
+
+    def _our_deployments(self) -> set[Any]:
+        """Return the numbers of the deployments that run in this folder."""
+        here = {_GO_THERE: {"directory": str(Path.cwd())}}
+        found = self._client.read_deployments(limit=_MOST_RUNS)
+        return {deployment.id for deployment in found if here in (deployment.pull_steps or [])}
+
+    def _set(self, run: Any, state: Any) -> str:
+        self._client.set_flow_run_state(run.id, state, force=True)
+        return f"{run.name}: {run.state.name} → {state.name} ({state.message})"
+
+
+class _Notes:
+    """What is remembered of a run's crashes, beside its lock: how many without a newer checkpoint, and whether that was it."""
+
+    def __init__(self, run: str) -> None:
+        self._file = workspace.RUNS / f"{run}.json"
+        content = self._file.read_bytes() if self._file.exists() else b""
+        self._values = lenient_json(content)
+        self.given_up = bool(self._values.get("given_up"))
+
+    def count_crash(self, step: int | None) -> int:
+        """Note a crash, and the newest step saved; return how many there were without a newer one between them."""
+        before = self._values.get("step")
+        crashes = self._values.get("crashes", 0) if before == step else 0
+        self._values = {"step": step, "crashes": crashes + 1}
+        write_json(self._file, self._values)
+        return crashes + 1
+
+    def give_up(self) -> None:
+        """Note that the run is not to be started again."""
+        write_json(self._file, {**self._values, "given_up": True})
+
+
+def saved_step() -> int | None:
+    """Return the step of the newest checkpoint of this workspace, None if there is none."""
+    saved = [path for path in CHECKPOINTS.glob("*/step_*") if path.is_dir()]
+    newest = max(saved, key=lambda path: path.stat().st_mtime, default=None)
+    return None if newest is None else int(newest.name.removeprefix("step_"))
+
+
+def _saved() -> str:
+    step = saved_step()
+    return "no checkpoint was saved" if step is None else f"saved at step {step:,}"
+
+
+def _asked_for(run: Any) -> tuple[Any, Any]:
+    """Return by what runs are ordered: the time that they were to begin at, which two may share."""
+    return run.expected_start_time or run.created, run.created
+
+
+def _same_work(one: Any, other: Any) -> bool:
+    """Whether two runs are of the same deployment with the same parameters."""
+    return (
+        one.id != other.id
+        and one.deployment_id == other.deployment_id
+        and json.dumps(one.parameters, sort_keys=True, default=str)
+        == json.dumps(other.parameters, sort_keys=True, default=str)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""The servers of one machine: what each is started with, what it needs before, and how to see that it answers.
+
+PostgreSQL keeps the databases of MLflow and Prefect; MLflow hands artifacts through itself, so that clients need no folder of its
+own; a worker runs what Prefect schedules. All listen on loopback.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from flows.deploy import POOL
+from flows.processes import running, supervisor
+from flows.server import is_healthy
+from gpt import addresses
+from infra.servers import postgres
+from infra.servers.place import ARTIFACTS, PREFECT_HOME, Settings
+
+_ANSWER_SECONDS = 5.0
+_POLL_SECONDS = 0.5
+_WORKER_GRACE_SECONDS = running.GRACE_SECONDS + 15  # a run's own processes get theirs within it
+
+
+@dataclass(frozen=True)
+class Program:
+    """A server: its command and environment, what must answer before it starts, and whether it answers."""
+
+    name: str
+    command: tuple[str, ...]
+    answers: Callable[[], bool]
+    needs: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    grace_seconds: float = 20.0
+    address: str = ""
+    stop_signal: int = signal.SIGTERM
+    owns_tree: bool = True
+    "Whether the processes that it starts are ended with it by us; PostgreSQL does so itself."
+
+
+def programs(settings: Settings) -> dict[str, Program]:
+    """Return the servers by their names, in the order in which they start."""
+    made = [
+        Program(
+            "postgres",
+            postgres.command(settings),
+            lambda: postgres.is_ready(settings),
+            owns_tree=False,
+            stop_signal=signal.SIGINT,  # SIGTERM would wait for all clients to leave
+            address=f"127.0.0.1:{settings.postgres_port}",
+        ),
+        Program(
+            "mlflow",
+            _module(
+                f"mlflow server --host 127.0.0.1 --port {settings.mlflow_port} --workers 2 --artifacts-destination",
+                str(ARTIFACTS.absolute()),
+            ),
+            lambda: _answers(f"{settings.mlflow}/health"),
+            needs=("postgres",),
+            # Not in its arguments, which everybody on the machine can read.
+            environment={
+                "MLFLOW_BACKEND_STORE_URI": settings.database("mlflow", "postgresql+psycopg2"),
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+            },
+            address=settings.mlflow,
+        ),
+        Program(
+            "prefect",
+            _module(f"prefect --no-prompt server start --host 127.0.0.1 --port {settings.prefect_port}"),
+            lambda: is_healthy(settings.prefect),
+            needs=("postgres",),
+            environment={
+                "PREFECT_API_DATABASE_CONNECTION_URL": settings.database("prefect", "postgresql+asyncpg"),
+                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+                "PREFECT_UI_API_URL": settings.prefect,
+                "PREFECT_HOME": str(PREFECT_HOME.absolute()),
+                "PREFECT_API_URL": settings.prefect,
+            },
+            address=settings.prefect.removesuffix("/api"),
+        ),
+        Program(
+            "worker",
+            _module(f"prefect --no-prompt worker start --pool {POOL} --type process --limit 1"),
+            lambda: True,
+            needs=("mlflow", "prefect"),
+            environment={"PREFECT_HOME": str(PREFECT_HOME.absolute()), **settings.environment()},
+            grace_seconds=_WORKER_GRACE_SECONDS,
+        ),
+        Program(
+            "keeper",
+            _module("flows.keeper"),
+            lambda: True,
+            needs=("prefect",),
+            environment={"PREFECT_HOME": str(PREFECT_HOME.absolute()), **settings.environment()},
+        ),
+    ]
+    return {program.name: program for program in made}
+
+
+def become(program: Program, others: Mapping[str, Program]) -> None:
+    """Wait until what a program needs answers, then let this process be the program. It ends with our parent, however that ends."""
+    while not all(others[name].answers() for name in program.needs):
+        time.sleep(_POLL_SECONDS)
+    command = list(program.command)
+    if program.owns_tree:
+        command = [sys.executable, "-I", "-S", supervisor.__file__, str(program.grace_seconds), *command]
+    if program.name == "postgres":
+        postgres.leave_root()
+    supervisor.die_with_parent(program.stop_signal)
+    os.execve(command[0], command, {**_inherited(), **program.environment})
+
+
+def _module(words: str, *more: str) -> tuple[str, ...]:
+    """Return the command that runs a module of Python with these words, and more that may have spaces."""
+    return (sys.executable, "-m", *words.split(), *more)
+
+
+def _inherited() -> dict[str, str]:
+    """Return our environment without addresses of other servers, which a server would take for its own."""
+    others = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PREFECT_API_URL")
+    return {name: value for name, value in os.environ.items() if name not in others}
+
+
+def _answers(url: str) -> bool:
+    try:
+        return addresses.ask(url, _ANSWER_SECONDS).status == 200
+    except addresses.Unreachable:
+        return False

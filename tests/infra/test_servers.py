@@ -1,0 +1,144 @@
+"""`make up` for real: PostgreSQL, MLflow, Prefect and a worker, killed one by one and all at once."""
+
+import json
+import os
+import socket
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flows.server import free_port
+from infra.servers.place import Settings
+from infra.servers.supervision import states
+from tests.e2e.conftest import Project, build_project
+from tests.living import command_of, is_alive
+
+NAMES = ("postgres", "mlflow", "prefect", "worker")
+PATIENCE_SECONDS = 120
+
+
+@pytest.fixture
+def project(tmp_path: Path, empty_store: Path) -> Iterator[Project]:
+    """A project whose servers are down in the end, however a test ends."""
+    project = build_project(tmp_path, tmp_path / "prefect", empty_store, 'team\'s %h ; "project", ü')
+    project.environment.pop("PREFECT_HOME")
+    yield project
+    project.run("infra.servers", "down")
+    assert processes_of(project) == []
+
+
+def processes_of(project: Project) -> list[psutil.Process]:
+    """All that belong to the servers: they name the folder or carry it in their variables."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            inside = process.environ().get("PYTHONPATH") == str(project.folder) or str(project.folder) in command_of(
+                process
+            )
+        except psutil.Error:
+            continue
+        if inside and is_alive(process) and process.pid != os.getpid():
+            found.append(process)
+    return found
+
+
+def settings_of(project: Project) -> Settings:
+    return Settings(**json.loads((project.folder / "servers/settings.json").read_text()))
+
+
+def server_of(project: Project, name: str) -> psutil.Process:
+    """The process of a server: the one that its supervisor has started, or that one's child which does the work."""
+    process = psutil.Process(states(settings_of(project))[name]["pid"])
+    return process if name == "postgres" else process.children()[0]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def all_run(project: Project) -> bool:
+    process = project.start("infra.servers", "status")
+    process.communicate()
+    return process.returncode == 0
+
+
+def post(url: str, body: object) -> Any:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
+        return json.load(answer)
+
+
+def what_is_kept(project: Project) -> tuple[list[str], list[str]]:
+    """The names of MLflow's experiments and of Prefect's deployments."""
+    settings = settings_of(project)
+    found = post(f"{settings.mlflow}/api/2.0/mlflow/experiments/search", {"max_results": 100})
+    deployments = post(f"{settings.prefect}/deployments/filter", {})
+    return sorted(each["name"] for each in found["experiments"]), sorted(each["name"] for each in deployments)
+
+
+@pytest.mark.slow
+def test_servers_come_back_when_killed_and_find_everything(project: Project) -> None:
+    output = project.run("infra.servers", "up")
+    settings = settings_of(project)
+    assert all(address in output for address in (settings.mlflow, settings.prefect.removesuffix("/api")))
+    post(f"{settings.mlflow}/api/2.0/mlflow/experiments/create", {"name": "kept"})
+    kept = what_is_kept(project)
+    assert kept == (["Default", "kept"], ["nightly", "weekly"])
+    pids = {name: server_of(project, name).pid for name in NAMES}
+
+    project.run("infra.servers", "up")
+    assert {name: server_of(project, name).pid for name in NAMES} == pids, "what runs stays as it is"
+
+    for name in NAMES:
+        below = server_of(project, name).children(recursive=True)
+        server_of(project, name).kill()
+        wait_for(lambda: all_run(project))  # the supervisor has started it again
+        assert not any(is_alive(process) for process in below)
+    assert what_is_kept(project) == kept
+
+    psutil.Process(int((project.folder / "servers/supervisord.pid").read_text())).kill()
+    wait_for(lambda: processes_of(project) == [])
+    project.run("infra.servers", "up")
+    for process in processes_of(project):
+        process.kill()
+    assert "nothing runs" in project.run("infra.servers", "status", exit_code=1)
+    project.run("infra.servers", "up")
+    assert what_is_kept(project) == kept
+    project.run("infra.servers", "down")
+    assert processes_of(project) == []
+    assert "nothing runs" in project.run("infra.servers", "down")
+
+
+def test_a_port_that_another_program_has_is_one_error_and_nothing_starts(project: Project) -> None:
+    place = project.folder / "servers"
+    place.mkdir()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        ports = {name: free_port() for name in ("postgres_port", "mlflow_port", "supervisor_port")}
+        values = ports | {"prefect_port": taken, "postgres_password": "a", "supervisor_password": "b"}
+        (place / "settings.json").write_text(json.dumps(values))
+        output = project.run("infra.servers", "up", exit_code=2)
+    assert f"port {taken} of 127.0.0.1, which servers/settings.json names for prefect, is taken" in output
+    assert processes_of(project) == []
+
+
+def test_settings_that_cannot_be_understood_are_one_error(project: Project) -> None:
+    (project.folder / "servers").mkdir()
+    settings = project.folder / "servers" / "settings.json"
+    for text in ("", "{", "[]", '{"postgres_port": "five"}'):
+        settings.write_text(text)
+        for command in ("up", "down", "status"):
+            output = project.run("infra.servers", command, exit_code=2)
+            assert output.startswith("error: servers/settings.json: cannot be understood"), output
+            assert "Traceback" not in output
+    settings.unlink()
