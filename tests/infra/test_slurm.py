@@ -15,15 +15,18 @@ from gpt.training.checkpoints import checkpoint as checkpoints
 from tests import ROOT
 from tests.chaos.conftest import checkpoint_folder
 from tests.chaos.test_machines import Machine, machines
+from tests.e2e.conftest import Project, prefect_home
+from tests.e2e.conftest import make_project as make_whole_project
 from tests.infra.cluster import Cluster, Node, log_of, running_cluster
 from tests.training.conftest import make_project as make_prepared_project
 
-__all__ = ["machines", "make_prepared_project"]
+__all__ = ["machines", "make_prepared_project", "make_whole_project", "prefect_home"]
 
 FOLDER = "infra/slurm"
 SCRIPTS = sorted(path.name for path in (ROOT / FOLDER).glob("*.s*"))
 WEIGHTS = paths.BASE_MODEL / "model.safetensors"
-TRAIN = {"max_steps": 400, "checkpoint_interval": 20, "eval_interval": 400, "sample_interval": 400}
+TRAIN = {"max_steps": 1500, "checkpoint_interval": 20, "eval_interval": 1500, "sample_interval": 1500}
+"Long enough for what a test does to a job that has saved once."
 WHOLE: list[bytes] = []
 "Weights of a run by hand that was not stopped, the same for all."
 
@@ -40,10 +43,27 @@ def make_project(make_prepared_project: Callable[..., Path]) -> Callable[..., Pa
 
     def make(name: str = "project", **change: dict[str, object]) -> Path:
         folder = make_prepared_project(name, **change)
-        shutil.copytree(ROOT / FOLDER, folder / FOLDER, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / FOLDER, folder / FOLDER)
         return folder
 
     return make
+
+
+@pytest.fixture
+def enter_whole_project(
+    make_whole_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Project]:
+    """Return a function that makes a small project in which nothing has run, goes there, and submits with its environment."""
+
+    def enter(**change: dict[str, object]) -> Project:
+        project = make_whole_project(train=TRAIN, **change)
+        shutil.copytree(ROOT / FOLDER, project.folder / FOLDER, dirs_exist_ok=True)
+        monkeypatch.chdir(project.folder)
+        for name, value in project.environment.items():
+            monkeypatch.setenv(name, value)
+        return project
+
+    return enter
 
 
 def train_by_hand() -> bytes:
@@ -192,3 +212,32 @@ def test_two_nodes_train_come_again_together_and_end_with_the_weights_of_two_pro
         job = submit_and_wait_for_a_save(cluster, "patient", "--nodes=2")
         cluster.run("scancel", "--batch", "--signal=USR1", job)
         assert_came_again_and_ended_as_if_left_alone(cluster, job, expected)
+
+
+@pytest.mark.slow
+def test_training_begins_after_the_data_and_dvc_takes_its_model(
+    cluster: Cluster, enter_whole_project: Callable[..., Project]
+) -> None:
+    project = enter_whole_project()
+    data = cluster.submit("data.sbatch")
+    training = cluster.submit("train.sbatch", f"--dependency=afterok:{data}")
+    states = [cluster.wait_for_end(job)["JobState"] for job in (data, training)]
+    assert states == ["COMPLETED", "COMPLETED"], log_of(data) + log_of(training)
+    made = project.weights()
+    project.run("dvc", "commit", "--force", "pretrain")
+    assert "Stage 'pretrain' didn't change, skipping" in project.run("dvc", "repro", "pretrain")
+    assert project.weights() == made
+
+
+@pytest.mark.slow
+def test_a_flow_that_is_told_that_its_time_is_over_comes_again_and_registers_its_model(
+    cluster: Cluster, enter_whole_project: Callable[..., Project]
+) -> None:
+    enter_whole_project(register={"gate": {"max_bits_per_byte": 8.0}})
+    job = cluster.submit("flow.sbatch")
+    cluster.wait_for(job, lambda: has_saved(20))
+    cluster.run("scancel", "--batch", "--signal=USR1", job)
+    ended = cluster.wait_for_end(job)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log_of(job)
+    assert "resuming after step" in log_of(job)
+    assert "models:/shakespeare-gpt/1 registered" in log_of(job)
