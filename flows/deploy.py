@@ -48,29 +48,24 @@ def deploy() -> int:
     """Create the work pool if it is missing and deploy prefect.yaml; return the exit code of what failed."""
     os.environ["PWD"] = str(Path.cwd())  # prefect.yaml takes the project's folder from it
     if not _has_pool():
-        said = list[str]()
-        code = running.run(
-            [*PREFECT, "work-pool", "create", POOL, "--type", "process"], cwd=Path.cwd(), on_line=said.append
-        )
+        code, said = _run_prefect("work-pool", "create", POOL, "--type", "process")
         if code != 0 and not _has_pool():  # a worker that starts now may have made it
-            print("\n".join(said), file=sys.stderr)
-            return code
-    return run_prefect("deploy", "--all", quiet=True)  # it advises to start a worker in another terminal
+            return _tell_failure(code, said)
+    return _tell_failure(*_run_prefect("deploy", "--all"))
 
 
 def _has_pool() -> bool:
-    return running.run([*PREFECT, "work-pool", "inspect", POOL], cwd=Path.cwd(), on_line=lambda _: None) == 0
+    return _run_prefect("work-pool", "inspect", POOL)[0] == 0
 
 
-def run_prefect(*arguments: str, quiet: bool = False) -> int:
-    """Run a command of Prefect's, showing what it says; if quiet, only when it fails."""
+def _run_prefect(*arguments: str) -> tuple[int, list[str]]:
+    """Run a command of Prefect's; return its exit code and what it said, which is of interest only if it fails."""
     said: list[str] = []
+    return running.run([*PREFECT, *arguments], cwd=Path.cwd(), on_line=said.append), said
 
-    def show(line: str) -> None:
-        said.append(line) if quiet else print(line, flush=True)
 
-    code = running.run([*PREFECT, *arguments], cwd=Path.cwd(), on_line=show)
-    if code != 0 and quiet:
+def _tell_failure(code: int, said: list[str]) -> int:
+    if code != 0:
         print("\n".join(said), file=sys.stderr)
     return code
 

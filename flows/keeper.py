@@ -5,7 +5,6 @@ Prefect calls running and nobody holds has died: it is marked as crashed, and sc
 checkpoint. Of a deployment's runs that wait with the same parameters, the newest does the work of all.
 """
 
-import json
 import logging
 import sys
 import time
@@ -207,12 +206,8 @@ def _asked_for(run: Any) -> tuple[Any, Any]:
 
 def _same_work(one: Any, other: Any) -> bool:
     """Whether two runs are of the same deployment with the same parameters."""
-    return (
-        one.id != other.id
-        and one.deployment_id == other.deployment_id
-        and json.dumps(one.parameters, sort_keys=True, default=str)
-        == json.dumps(other.parameters, sort_keys=True, default=str)
-    )
+    same = one.deployment_id == other.deployment_id and one.parameters == other.parameters
+    return same and one.id != other.id
 
 
 if __name__ == "__main__":

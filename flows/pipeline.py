@@ -19,7 +19,7 @@ from prefect.states import Completed, Failed
 
 from flows.artifacts import publish
 from flows.processes import workspace
-from flows.stages import StageError, Stopped, explain, run_logged, run_stage, stopped_state
+from flows.stages import StageError, Stopped, explain, run_logged, run_stage, says_what_stopped_it
 from gpt.errors import UserError
 from gpt.files import read_json
 from gpt.finetuning.places import Places
@@ -65,13 +65,11 @@ def _pretrain() -> dict[str, Any] | State:
 
 
 @task(name="register", task_run_name="register", cache_policy=NO_CACHE, persist_result=False)
+@says_what_stopped_it
 def register(recipe: str | None = None) -> State:
     """Register the evaluated model, or a recipe's, as the candidate; carry the JSON object that `gpt register` ends with."""
     command = ["register"] if recipe is None else ["finetune", "register", recipe]
-    try:
-        exit_code, said = run_logged([str(Path(sys.prefix) / "bin" / "gpt"), *command, "--json"])
-    except Stopped as stopped:
-        return stopped_state(stopped)
+    exit_code, said = run_logged([str(Path(sys.prefix) / "bin" / "gpt"), *command, "--json"])
     if exit_code != 0:
         return Failed(message=str(error := explain("register", exit_code, said)), data=error)
     return Completed(message="Registered", data=last_object(said))
@@ -116,13 +114,11 @@ def reproduce(model: str = "@champion") -> dict[str, Any] | State:
 
 
 @task(name="make again", task_run_name="{model}", cache_policy=NO_CACHE, persist_result=False)
+@says_what_stopped_it
 def make_again(model: str) -> State:
     """Run `gpt reproduce`, which goes on where it was stopped; carry the JSON object that it ends with."""
     command = [str(Path(sys.prefix) / "bin" / "gpt"), "reproduce", model, "--json"]
-    try:
-        exit_code, said = run_logged(command)
-    except Stopped as stopped:
-        return stopped_state(stopped)
+    exit_code, said = run_logged(command)
     if exit_code == 0:
         verdict = last_object(said)
         _show(verdict, "identical")

@@ -5,9 +5,10 @@ import re
 import signal
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -31,6 +32,9 @@ _DVC_HINTS = re.compile(
 )
 
 
+P = ParamSpec("P")
+
+
 class Stopped(Exception):
     """A command was told to stop, and did: its last words, and `reason`, what told it, which ends the flow too."""
 
@@ -45,6 +49,19 @@ class StageError(Exception):
     def __init__(self, stage: str, message: str, exit_code: int) -> None:
         super().__init__(f"{stage}: {message}")
         self.exit_code = exit_code
+
+
+def says_what_stopped_it(run: Callable[P, State]) -> Callable[P, State]:
+    """Let a task whose command was stopped carry that in its state; the flow raises the reason again (flows/pipeline.py)."""
+
+    @wraps(run)
+    def task_function(*arguments: P.args, **named: P.kwargs) -> State:
+        try:
+            return run(*arguments, **named)
+        except Stopped as stopped:
+            return Cancelled(name="Stopped", message=str(stopped), data=stopped)
+
+    return task_function
 
 
 def is_worth_retrying(_task: Any, _run: Any, state: State) -> bool:
@@ -62,6 +79,7 @@ def is_worth_retrying(_task: Any, _run: Any, state: State) -> bool:
     retry_delay_seconds=[5, 30],
     retry_condition_fn=is_worth_retrying,
 )
+@says_what_stopped_it
 def run_stage(name: str, repository: str = ".") -> State:
     """Bring one stage of the project in the current folder, or of a DVC repository in it, up to date.
 
@@ -71,10 +89,7 @@ def run_stage(name: str, repository: str = ".") -> State:
     """
     # Without the wait, an IDE's `dvc status` at the wrong moment makes a finished stage fail. The flow has the order.
     command = [sys.executable, "-m", "dvc", "--cd", repository, "--wait-for-lock", "repro", "--single-item", name]
-    try:
-        exit_code, said = run_in_turn(command)
-    except Stopped as stopped:
-        return stopped_state(stopped)
+    exit_code, said = run_in_turn(command)
     if exit_code != 0:
         return Failed(message=str(error := explain(name, exit_code, said)), data=error)
     if f"Running stage '{name}':" in said:
@@ -113,11 +128,6 @@ def run_logged(command: Sequence[str]) -> tuple[int, list[str]]:
     except BaseException as reason:
         words = [line for line in said if not line.startswith(_OF_DVC)]
         raise Stopped(words[-1] if words else "stopped", reason) from None
-
-
-def stopped_state(stopped: Stopped) -> State:
-    """Return the state of a task whose command was stopped; the flow raises its reason again (flows/pipeline.py)."""
-    return Cancelled(name="Stopped", message=str(stopped), data=stopped)
 
 
 def explain(stage: str, exit_code: int, said: Sequence[str]) -> StageError:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.deploy import POOL, PREFECT, check_project, deploy, run_prefect
+from flows.deploy import POOL, PREFECT, check_project, deploy
 from flows.processes import running
 from flows.server import configured_api, free_port, is_healthy, not_started, prepare_prefect
 from gpt.entry import begin, end_with
@@ -78,7 +78,8 @@ def _serve(url: str) -> int:
     print(f"              with PREFECT_API_URL={public_uri(url)}\nStop:         Ctrl-C\n", flush=True)
     keeper = (sys.executable, "-m", "flows.keeper")
     with running.started(keeper, cwd=Path.cwd(), output=sys.stdout.fileno(), grace_seconds=5.0):
-        return run_prefect("worker", "start", "--pool", POOL, "--type", "process", "--limit", "1")
+        worker = (*PREFECT, "worker", "start", "--pool", POOL, "--type", "process", "--limit", "1")
+        return running.run(worker, cwd=Path.cwd(), on_line=lambda line: print(line, flush=True))
 
 
 def _ui(url: str) -> str:

@@ -6,14 +6,15 @@ in that file.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psutil
 
-from gpt.locks import holder, is_locked, try_lock
+from gpt.locks import holder, is_locked, locked
 
 RUNS = Path(".cache/runs")
 "Locks by the numbers of flow runs: a file that is not locked is that of a run whose process has gone."
@@ -25,26 +26,17 @@ _POLL_SECONDS = 0.5
 _CLOCK_SECONDS = 2.0  # between the system's start time of a process and a file's
 
 
-@contextmanager
-def living(run: str) -> Iterator[None]:
+def living(run: str) -> AbstractContextManager[None]:
     """Hold the lock of a flow run, by which others know that its process lives."""
-    lock = try_lock(_path(run))
-    if lock is None:
-        raise RuntimeError(f"flow run {run} has a process already: {holder(_path(run))}")
-    with lock:
-        yield
+    return locked(_path(run), 0.0, lambda who: f"flow run {run} has a process already: {who}")
 
 
 @contextmanager
 def alone(tell: Callable[[str], object]) -> Iterator[None]:
-    """Hold the workspace; `tell` once which flow has it, and wait for that one's end."""
-    lock = try_lock(_WORKSPACE)
-    if lock is None:
+    """Hold the workspace; `tell` which flow has it, and wait for that one's end."""
+    if is_locked(_WORKSPACE):
         tell(f"waits for the flow of {holder(_WORKSPACE)}, which works in this folder")
-    while lock is None:
-        time.sleep(_POLL_SECONDS)
-        lock = try_lock(_WORKSPACE)
-    with lock:
+    with locked(_WORKSPACE, math.inf, str):
         yield
 
 

@@ -6,12 +6,11 @@ reads to use the servers.
 
 import json
 import secrets
-import socket
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from urllib.parse import quote
 
+from flows.server import free_port
 from gpt.errors import UserError
 from gpt.files import fsync_path
 
@@ -79,8 +78,9 @@ def load_settings() -> Settings | None:
 def make_settings() -> Settings:
     """Choose free ports, those that people know where they can be had, and passwords; keep them for all later starts."""
     FOLDER.mkdir(exist_ok=True)
-    with ExitStack() as stack:
-        ports = {name: _hold(stack, port) for name, port in _PREFERRED.items()}
+    ports = dict[str, int]()
+    while len({*ports.values()}) < len(_PREFERRED):
+        ports = {name: free_port(preferred=port) for name, port in _PREFERRED.items()}
     made = Settings(**ports, postgres_password=secrets.token_urlsafe(24), supervisor_password=secrets.token_urlsafe(24))
     write_private(SETTINGS, json.dumps(asdict(made), indent=2) + "\n")
     return made
@@ -98,23 +98,4 @@ def write_private(path: Path, text: str) -> None:
 
 def is_taken(port: int) -> bool:
     """Whether somebody listens on a port of this machine's loopback."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-        return False
-
-
-def _hold(stack: ExitStack, preferred: int) -> int:
-    """Return a port that is free, and hold it while the others are chosen."""
-    for port in (preferred, 0):
-        probe = stack.enter_context(socket.socket())
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return probe.getsockname()[1]
-    raise UserError("no port of 127.0.0.1 is free")
+    return free_port(preferred=port) != port

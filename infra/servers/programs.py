@@ -14,11 +14,9 @@ from dataclasses import dataclass, field
 from flows.deploy import POOL
 from flows.processes import running, supervisor
 from flows.server import is_healthy
-from gpt import addresses
 from infra.servers import postgres
 from infra.servers.place import ARTIFACTS, PREFECT_HOME, Settings
 
-_ANSWER_SECONDS = 5.0
 _POLL_SECONDS = 0.5
 _WORKER_GRACE_SECONDS = running.GRACE_SECONDS + 15  # a run's own processes get theirs within it
 
@@ -34,7 +32,7 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict)
     grace_seconds: float = 20.0
     address: str = ""
-    stop_signal: int = signal.SIGTERM
+    stop_signal: signal.Signals = signal.SIGTERM
     owns_tree: bool = True
     "Whether the processes that it starts are ended with it by us; PostgreSQL does so itself."
 
@@ -56,7 +54,7 @@ def programs(settings: Settings) -> dict[str, Program]:
                 f"mlflow server --host 127.0.0.1 --port {settings.mlflow_port} --workers 2 --artifacts-destination",
                 str(ARTIFACTS.absolute()),
             ),
-            lambda: _answers(f"{settings.mlflow}/health"),
+            lambda: is_healthy(settings.mlflow),
             needs=("postgres",),
             # Not in its arguments, which everybody on the machine can read.
             environment={
@@ -121,10 +119,3 @@ def _inherited() -> dict[str, str]:
     """Return our environment without addresses of other servers, which a server would take for its own."""
     others = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PREFECT_API_URL")
     return {name: value for name, value in os.environ.items() if name not in others}
-
-
-def _answers(url: str) -> bool:
-    try:
-        return addresses.ask(url, _ANSWER_SECONDS).status == 200
-    except addresses.Unreachable:
-        return False

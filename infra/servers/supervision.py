@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from gpt.errors import UserError
 from infra.servers.place import FOLDER, Settings, is_taken, write_private
 from infra.servers.programs import Program
@@ -59,19 +61,11 @@ def states(settings: Settings) -> dict[str, dict[str, Any]]:
     return {each["name"]: each for each in _ask(settings).supervisor.getAllProcessInfo()}  # type: ignore[union-attr]
 
 
-def restart(settings: Settings, name: str) -> None:
-    """End a server and start it again."""
-    ask = _ask(settings).supervisor
-    ask.stopProcess(name)
-    ask.startProcess(name, False)
-
-
 def stop(settings: Settings) -> None:
     """End all servers, those that need others first, and then itself; return when it has gone."""
-    pid = int((FOLDER / _PID).read_text())
+    supervisor = psutil.Process(int((FOLDER / _PID).read_text()))
     _ask(settings).supervisor.shutdown()
-    while Path("/proc", str(pid)).exists() if sys.platform == "linux" else is_running(settings):
-        time.sleep(_POLL_SECONDS)
+    supervisor.wait()
 
 
 def _ask(settings: Settings) -> Any:
@@ -90,7 +84,7 @@ def _configuration(settings: Settings, programs: Mapping[str, Program]) -> str:
             f"[program:{program.name}]\ncommand=python -m infra.servers run {program.name}\npriority={priority}\n"
             # It never gives up: what is needed may be away for long, and waits longer from one start to the next.
             "autorestart=true\nstartsecs=1\nstartretries=1000000\n"
-            f"stopsignal={'INT' if program.name == 'postgres' else 'TERM'}\nstopwaitsecs={program.grace_seconds + 10:.0f}\n"
+            f"stopsignal={program.stop_signal.name.removeprefix('SIG')}\nstopwaitsecs={program.grace_seconds + 10:.0f}\n"
             "stopasgroup=false\nkillasgroup=true\nredirect_stderr=true\n"
             f"stdout_logfile=logs/{program.name}.log\nstdout_logfile_maxbytes=10MB\nstdout_logfile_backups=5\n"
         )

@@ -4,10 +4,8 @@ import json
 import os
 import socket
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -16,6 +14,7 @@ from flows.server import free_port
 from infra.servers.place import Settings
 from infra.servers.supervision import states
 from tests.e2e.conftest import Project, build_project
+from tests.flows.conftest import Api
 from tests.living import command_of, is_alive
 
 NAMES = ("postgres", "mlflow", "prefect", "worker")
@@ -70,17 +69,15 @@ def all_run(project: Project) -> bool:
     return process.returncode == 0
 
 
-def post(url: str, body: object) -> Any:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
-        return json.load(answer)
+def mlflow_of(settings: Settings) -> Api:
+    return Api(f"{settings.mlflow}/api/2.0/mlflow", Path())
 
 
 def what_is_kept(project: Project) -> tuple[list[str], list[str]]:
     """The names of MLflow's experiments and of Prefect's deployments."""
     settings = settings_of(project)
-    found = post(f"{settings.mlflow}/api/2.0/mlflow/experiments/search", {"max_results": 100})
-    deployments = post(f"{settings.prefect}/deployments/filter", {})
+    found = mlflow_of(settings).post("experiments/search", {"max_results": 100})
+    deployments = Api(settings.prefect, Path()).post("deployments/filter", {})
     return sorted(each["name"] for each in found["experiments"]), sorted(each["name"] for each in deployments)
 
 
@@ -89,7 +86,7 @@ def test_servers_come_back_when_killed_and_find_everything(project: Project) -> 
     output = project.run("infra.servers", "up")
     settings = settings_of(project)
     assert all(address in output for address in (settings.mlflow, settings.prefect.removesuffix("/api")))
-    post(f"{settings.mlflow}/api/2.0/mlflow/experiments/create", {"name": "kept"})
+    mlflow_of(settings).post("experiments/create", {"name": "kept"})
     kept = what_is_kept(project)
     assert kept == (["Default", "kept"], ["nightly", "weekly"])
     pids = {name: server_of(project, name).pid for name in NAMES}
