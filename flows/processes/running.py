@@ -24,6 +24,9 @@ _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _CHUNK_BYTES = 1 << 16
 _LINE_CHARACTERS = 1 << 16  # a longer line is passed on in pieces
 _PROGRESS_SECONDS = 5.0
+_SAME_STOP_SECONDS = (
+    2.0  # as in gpt/processes/signals.py: from whoever stops the tree, and from Prefect's worker, which stops itself
+)
 _LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")  # a final \r may be the first half of \r\n
 
 
@@ -167,20 +170,28 @@ def _chunks(process: subprocess.Popen[bytes], deadline: float | None) -> Iterato
 
 def _stop(process: subprocess.Popen[bytes], lines: Lines | None) -> None:
     """Stop the tree with its grace, passing on what it still says; interrupted once more, kill it at once."""
-    try:
-        _tell(process, b"t")
-        if lines is not None:
-            with suppress(Exception):  # whoever listens may be what failed
-                for chunk in _chunks(process, None):
-                    lines.feed(chunk)
-                lines.close()
-            for _ in _chunks(process, None):
-                pass
-        _wait(process)
-    except BaseException:
-        _tell(process, b"k")
-        _wait(process)
-        raise
+    began = time.monotonic()
+    _tell(process, b"t")
+    while True:
+        try:
+            _wait_for_rest(process, lines)
+            return
+        except BaseException:
+            if time.monotonic() - began > _SAME_STOP_SECONDS:
+                _tell(process, b"k")
+                _wait(process)
+                raise
+
+
+def _wait_for_rest(process: subprocess.Popen[bytes], lines: Lines | None) -> None:
+    if lines is not None:
+        with suppress(Exception):  # whoever listens may be what failed
+            for chunk in _chunks(process, None):
+                lines.feed(chunk)
+            lines.close()
+        for _ in _chunks(process, None):
+            pass
+    _wait(process)
 
 
 def _tell(process: subprocess.Popen[bytes], order: bytes) -> None:

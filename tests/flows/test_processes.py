@@ -46,6 +46,20 @@ while True:
     time.sleep(60)
 """
 
+# A trainer that needs a second to save.
+SAVES_SLOWLY = """
+import signal, sys, time
+from pathlib import Path
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(True))
+Path("training").touch()
+while not told:
+    time.sleep(0.01)
+Path("stopping").touch()
+time.sleep(1)
+Path("saved").touch()
+"""
+
 
 @pytest.fixture
 def tree(tmp_path: Path) -> list[str]:
@@ -166,7 +180,11 @@ def test_process_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path, 
     assert [pid for pid in pids(tmp_path) if is_alive(pid)] == []
 
 
-def test_second_interrupt_does_not_wait_for_the_grace(tmp_path: Path, tree: list[str]) -> None:
+def test_second_interrupt_does_not_wait_for_the_grace(
+    tmp_path: Path, tree: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "_SAME_STOP_SECONDS", 0.0)
+
     def on_line(line: str) -> None:
         if both_ready(tmp_path):
             raise KeyboardInterrupt  # at its readiness, and again at its refusal to stop
@@ -176,6 +194,25 @@ def test_second_interrupt_does_not_wait_for_the_grace(tmp_path: Path, tree: list
         running.run([*tree[:-1], "stubborn"], cwd=tmp_path, on_line=on_line, grace_seconds=120)
     assert time.monotonic() - began < 60
     assert [pid for pid in pids(tmp_path) if is_alive(pid)] == []
+
+
+def test_a_stop_that_is_told_twice_at_once_still_leaves_time_to_save(tmp_path: Path, wait_for: WaitFor) -> None:
+    """Prefect's worker, itself told to stop, tells the flow, which whoever stops the whole tree has told already."""
+    (tmp_path / "slow.py").write_text(SAVES_SLOWLY)
+    caller = subprocess.Popen(
+        python(
+            "import signal, sys; from pathlib import Path; from flows.processes import running;"
+            "signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number));"
+            f"running.run({[sys.executable, 'slow.py']!r}, cwd=Path({str(tmp_path)!r}), on_line=lambda _: None)"
+        ),
+        cwd=Path(__file__).parents[2],
+    )
+    wait_for((tmp_path / "training").exists)
+    caller.terminate()
+    wait_for((tmp_path / "stopping").exists)
+    caller.terminate()
+    assert caller.wait(timeout=60) == 128 + signal.SIGTERM
+    assert (tmp_path / "saved").exists()
 
 
 def test_what_the_command_leaves_running_is_stopped(tmp_path: Path, tree: list[str], wait_for: WaitFor) -> None:
