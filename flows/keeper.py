@@ -6,9 +6,11 @@ checkpoint. Of a deployment's runs that wait with the same parameters, the newes
 """
 
 import logging
+import signal
 import sys
-import time
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,40 +36,57 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Look every ten seconds until told to stop, or once; return 0."""
+    """Look every ten seconds, and once more when told to stop; or once. Return 0."""
     begin()
-    return end_with(lambda: _main(once="--once" in sys.argv[1:]))
+    return end_with(_main)
 
 
-def _main(once: bool) -> int:
+def _main() -> int:
+    if (arguments := sys.argv[1:]) not in ([], ["--once"]):
+        raise UserError(f"{' '.join(arguments)!r}: `python -m flows.keeper` takes `--once`, or nothing")
+    once = arguments == ["--once"]
     enter_project()
     ensure_user()
     prepare_prefect()
     if not configured_api():
         raise UserError("PREFECT_API_URL names no server whose runs could be looked after; `make up` starts one")
+    if once:
+        if reason := _look():
+            raise UserError(f"Prefect's server cannot be asked: {reason}")
+        return 0
+    told = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.set())
+    while not told.is_set():
+        if reason := _look():
+            logger.warning("Prefect's server cannot be asked: %s", reason)
+        told.wait(_POLL_SECONDS)
+    _look(is_last=True)  # the worker was ended before us: its runs are over, and no server may be there a moment later
+    return 0
+
+
+def _look(is_last: bool = False) -> str:
+    """Look once and print what was done; return why the server could not be asked, nothing if it could."""
     import httpx
     from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectException
 
-    while True:
-        try:
-            with get_client(sync_client=True) as client:
-                for line in Keeper(client).look():
-                    print(line, flush=True)
-        except (httpx.HTTPError, OSError) as error:  # the server is away or starting: what is true can wait
-            if once:
-                raise UserError(f"Prefect's server cannot be asked: {error}") from None
-            logger.warning("Prefect's server cannot be asked: %s", str(error).splitlines()[0])
-        if once:
-            return 0
-        time.sleep(_POLL_SECONDS)
+    try:
+        with get_client(sync_client=True) as client:
+            for line in Keeper(client, is_last).look():
+                print(line, flush=True)
+    except (httpx.HTTPError, PrefectException, OSError) as error:  # it is away or starting: what is true can wait
+        return next(iter(str(error).splitlines()), type(error).__name__)
+    return ""
 
 
 class Keeper:
-    """One look at the runs of this workspace, through a client of Prefect's."""
+    """One look at the runs of this workspace, through a client of Prefect's; `is_last` if no worker starts any more."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, is_last: bool = False) -> None:
         self._client = client
         self._now = datetime.now(UTC)
+        self._announced = timedelta() if is_last else _ANNOUNCED
 
     def look(self) -> Iterator[str]:
         """Put right what is not true; yield a line on each thing done."""
@@ -106,14 +125,14 @@ class Keeper:
         from prefect.states import Cancelled, Crashed
 
         age = self._now - run.state.timestamp
-        if run.state.is_running() and age > _ANNOUNCED:
+        if run.state.is_running() and age > self._announced:
             yield self._set(run, Crashed(message="its process is gone"))
-        elif run.state.is_cancelling() and age > _ANNOUNCED:
-            yield self._set(run, Cancelled(message=f"cancelled; {_saved()}"))
+        elif run.state.is_cancelling() and age > self._announced:
+            yield self._set(run, Cancelled(message=f"cancelled; {_saved(run)}"))
         elif run.state.is_pending() and age > _STARTING:
             yield self._set(run, Crashed(message=f"it was not started within {_STARTING}"))
         elif run.state.is_cancelled() and "cancelled; " not in (run.state.message or ""):
-            yield self._set(run, Cancelled(message=f"cancelled; {_saved()}"))
+            yield self._set(run, Cancelled(message=f"cancelled; {_saved(run)}"))
 
     def _let_go_on(self, run: Any, others: list[Any]) -> Iterator[str]:
         """Schedule a crashed run again, unless another does its work or it gets nowhere."""
@@ -123,17 +142,17 @@ class Keeper:
         ended = run.end_time or run.state.timestamp
         if run.deployment_id is None or notes.given_up or self._now - ended > _REMEMBERED:
             return
-        if later := [other for other in others if _same_work(run, other) and _asked_for(other) > _asked_for(run)]:
+        if later := [other for other in others if _does_its_work(other, run)]:
             notes.give_up()
             yield f"{run.name}: crashed, and left at that: {later[0].name}, asked for later, does its work"
             return
-        attempt = notes.count_crash(saved_step())
+        attempt = notes.count_crash(saved_step(run))
         if attempt > len(_DELAYS):
             notes.give_up()
             yield f"{run.name}: crashed {attempt} times and got no further; it is not started again"
             return
         delay = _DELAYS[attempt - 1]
-        message = f"goes on in {delay} s ({_saved()}), after: {run.state.message or 'a crash'}"
+        message = f"goes on in {delay} s ({_saved(run)}), after: {run.state.message or 'a crash'}"
         yield self._set(
             run, Scheduled(name=_RETRY, message=message, scheduled_time=self._now + timedelta(seconds=delay))
         )
@@ -187,21 +206,30 @@ class _Notes:
         write_json(self._file, {**self._values, "given_up": True})
 
 
-def saved_step() -> int | None:
-    """Return the step of the newest checkpoint of this workspace, None if there is none."""
-    saved = [path for path in CHECKPOINTS.glob("*/step_*") if path.is_dir()]
-    newest = max(saved, key=lambda path: path.stat().st_mtime, default=None)
-    return None if newest is None else int(newest.name.removeprefix("step_"))
+def saved_step(run: Any) -> int | None:
+    """Return the step of the newest checkpoint that was saved since a run first began, None if there is none."""
+    began = (run.start_time or run.created).timestamp()
+    saved: list[tuple[float, int]] = []
+    for path in CHECKPOINTS.glob("*/step_*"):
+        with suppress(FileNotFoundError):  # a trainer removes its older ones
+            saved.append((path.stat().st_mtime, int(path.name.removeprefix("step_"))))
+    return max((step for step in saved if step[0] >= began), default=(began, None))[1]
 
 
-def _saved() -> str:
-    step = saved_step()
+def _saved(run: Any) -> str:
+    step = saved_step(run)
     return "no checkpoint was saved" if step is None else f"saved at step {step:,}"
 
 
 def _asked_for(run: Any) -> tuple[Any, Any]:
     """Return by what runs are ordered: the time that they were to begin at, which two may share."""
     return run.expected_start_time or run.created, run.created
+
+
+def _does_its_work(other: Any, run: Any) -> bool:
+    """Whether another run, asked for later, does what a run was to do, or has done it."""
+    failed = other.state.is_cancelled() or other.state.is_cancelling() or other.state.is_failed()
+    return _same_work(run, other) and _asked_for(other) > _asked_for(run) and not failed
 
 
 def _same_work(one: Any, other: Any) -> bool:

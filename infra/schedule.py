@@ -6,12 +6,15 @@ Everything started here ends with it, a flow run with its trainer included.
 
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from flows.deploy import POOL, PREFECT, check_project, deploy
 from flows.processes import running
@@ -21,6 +24,7 @@ from gpt.paths import ensure_user, enter_project
 from gpt.secrets.hiding import public_uri
 
 _START_SECONDS = 120.0
+_KEEPER_SECONDS = 15.0  # for its last look, after the worker's end
 
 
 def main() -> int:
@@ -50,23 +54,48 @@ def server() -> Iterator[str]:
     if configured := configured_api():
         yield configured
         return
-    port = free_port(preferred=4200)
-    url = f"http://127.0.0.1:{port}/api"
-    os.environ["PREFECT_API_URL"] = url
-    command = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    env = os.environ | {"PREFECT_UI_API_URL": url}  # without it the UI looks for the API at port 4200
-    print(f"starting a Prefect server at {_ui(url)} (the first start takes longer)", flush=True)
-    with (
-        tempfile.TemporaryFile() as log,
-        running.started(command, cwd=Path.cwd(), env=env, output=log.fileno()) as own,
-    ):
-        deadline = time.monotonic() + _START_SECONDS
-        while not is_healthy(url):
-            if own.poll() is not None or time.monotonic() > deadline:
-                log.seek(0)
-                raise not_started(log.read())
-            time.sleep(0.1)
-        yield url
+    said = b""
+    for preferred in (4200, 0):  # another program may take the first one in the moment in which we choose it
+        port = free_port(preferred=preferred)
+        url = f"http://127.0.0.1:{port}/api"
+        command = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        env = os.environ | {
+            "PREFECT_API_URL": url,
+            "PREFECT_UI_API_URL": url,
+        }  # the UI would look for the API at port 4200
+        print(f"starting a Prefect server at {_ui(url)} (the first start takes longer)", flush=True)
+        with (
+            tempfile.TemporaryFile() as log,
+            running.started(command, cwd=Path.cwd(), env=env, output=log.fileno()) as own,
+        ):
+            if _becomes_healthy(own, url, port):
+                os.environ["PREFECT_API_URL"] = url
+                yield url
+                return
+            log.seek(0)
+            said = log.read()
+    raise not_started(said)
+
+
+def _becomes_healthy(own: subprocess.Popen[bytes], url: str, port: int) -> bool:
+    """Wait until the server that we have started answers; False if it ends or another program has its port."""
+    deadline = time.monotonic() + _START_SECONDS
+    while own.poll() is None and time.monotonic() < deadline:
+        if is_healthy(url) and _listens(own, port):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _listens(own: subprocess.Popen[bytes], port: int) -> bool:
+    """Whether the listener at a port belongs to what we have started."""
+    with suppress(psutil.Error):  # one of them has ended
+        return any(
+            each.status == psutil.CONN_LISTEN and each.laddr.port == port
+            for process in psutil.Process(own.pid).children(recursive=True)
+            for each in process.net_connections("tcp")
+        )
+    return False
 
 
 def _serve(url: str) -> int:
@@ -77,7 +106,7 @@ def _serve(url: str) -> int:
     )
     print(f"              with PREFECT_API_URL={public_uri(url)}\nStop:         Ctrl-C\n", flush=True)
     keeper = (sys.executable, "-m", "flows.keeper")
-    with running.started(keeper, cwd=Path.cwd(), output=sys.stdout.fileno(), grace_seconds=5.0):
+    with running.started(keeper, cwd=Path.cwd(), output=sys.stdout.fileno(), grace_seconds=_KEEPER_SECONDS):
         worker = (*PREFECT, "worker", "start", "--pool", POOL, "--type", "process", "--limit", "1")
         return running.run(worker, cwd=Path.cwd(), on_line=lambda line: print(line, flush=True))
 

@@ -99,7 +99,17 @@ def run(name: str) -> None:
 def main() -> int:
     """Run a command; return 0 done, 1 failed, 2 the user must change something."""
     begin()
-    return end_with(lambda: cli(standalone_mode=False) or 0)
+    return end_with(_run)
+
+
+def _run() -> int:
+    try:
+        return cli(standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 2
+    except click.UsageError as error:
+        raise UserError(f"{error.format_message()}; see `python -m infra.servers --help`") from None
 
 
 def _wait_until_healthy(settings: Settings, servers: Mapping[str, Program]) -> None:

@@ -66,10 +66,14 @@ def load_settings() -> Settings | None:
     """Return what the first start chose, None before it; raise `UserError` for a file that cannot be understood."""
     try:
         values = json.loads(SETTINGS.read_text(encoding="utf-8"))
-        return Settings(**{field.name: field.type(values[field.name]) for field in fields(Settings)})  # type: ignore[operator]
+        settings = Settings(**{field.name: field.type(values[field.name]) for field in fields(Settings)})  # type: ignore[operator]
+        for name in _PREFERRED:
+            if not 0 < (port := getattr(settings, name)) < 1 << 16:
+                raise ValueError(f"{name} is {port}, and no port")
+        return settings
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{SETTINGS}: cannot be understood ({error}); restore it, or delete {FOLDER}/ with all it holds"
         ) from None

@@ -79,19 +79,20 @@ def programs(settings: Settings) -> dict[str, Program]:
             address=settings.prefect.removesuffix("/api"),
         ),
         Program(
+            "keeper",
+            _module("flows.keeper"),
+            lambda: True,
+            needs=("prefect",),
+            environment={"PREFECT_HOME": str(PREFECT_HOME.absolute()), **settings.environment()},
+        ),
+        # Ended first: the keeper has a last look at what it ran.
+        Program(
             "worker",
             _module(f"prefect --no-prompt worker start --pool {POOL} --type process --limit 1"),
             lambda: True,
             needs=("mlflow", "prefect"),
             environment={"PREFECT_HOME": str(PREFECT_HOME.absolute()), **settings.environment()},
             grace_seconds=_WORKER_GRACE_SECONDS,
-        ),
-        Program(
-            "keeper",
-            _module("flows.keeper"),
-            lambda: True,
-            needs=("prefect",),
-            environment={"PREFECT_HOME": str(PREFECT_HOME.absolute()), **settings.environment()},
         ),
     ]
     return {program.name: program for program in made}

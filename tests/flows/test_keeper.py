@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import sqlite3
 import subprocess
 import urllib.error
 from collections.abc import Callable, Iterator
@@ -32,20 +33,30 @@ def home(project: Project, api: Api, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def schedule(project: Project, home: Path) -> Iterator[Callable[[], Api]]:
-    """Return a function that starts `make schedule` and returns its server; what is left in the end is stopped."""
-    started: list[subprocess.Popen[str]] = []
+def started(home: Path) -> Iterator[list["subprocess.Popen[str]"]]:
+    """What was started with `make schedule`; it is stopped in the end, and nothing may be left."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        stop(process)
+    assert not processes_of(home)
+
+
+@pytest.fixture
+def schedule(project: Project, home: Path, started: list["subprocess.Popen[str]"]) -> Callable[[], Api]:
+    """Return a function that starts `make schedule` and returns its server."""
 
     def start() -> Api:
         started.append(project.start("-m", "infra.schedule"))
         return Api(address(started[-1]), home)
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        process.communicate(timeout=90)
-    assert not processes_of(home)
+    return start
+
+
+def stop(process: "subprocess.Popen[str]") -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=90)
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
@@ -81,7 +92,10 @@ def test_a_run_whose_processes_were_all_killed_goes_on_as_the_same_run(
     server = schedule()
     number = trigger(project, server.url)
     wait_for((project.root / "training").exists, seconds=120)
-    for process in processes_of(home):
+    everything = processes_of(home)
+    for process in everything:
+        process.suspend()  # so that none sees the end of another
+    for process in everything:
         process.kill()
     (project.root / "pretrain.broken").unlink()
 
@@ -97,11 +111,11 @@ def test_of_runs_that_wait_the_newest_does_the_work_and_a_cancelled_one_says_wha
     project: Project, schedule: Callable[[], Api], wait_for: WaitFor
 ) -> None:
     project.break_stage("pretrain", ENDLESS)
-    saved = project.root / "checkpoints" / "abc" / "step_00000007"
-    saved.mkdir(parents=True)
+    (project.root / "checkpoints" / "abc" / "step_00000009").mkdir(parents=True)  # another run's, earlier
     server = schedule()
     first = trigger(project, server.url)
     wait_for((project.root / "training").exists, seconds=120)
+    (project.root / "checkpoints" / "abc" / "step_00000007").mkdir()
     (deployment,) = {run["deployment_id"] for run in runs(server) if run["id"] == first}
     for _ in range(TRIGGERS):
         wait_for(lambda: ask_for(server, deployment))
@@ -138,6 +152,26 @@ def test_without_a_server_it_is_one_line(project: Project, tmp_path: Path, comma
     assert done.returncode == 2
     assert done.stderr.startswith("error: PREFECT_API_URL names no server")
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_with_its_worker_is_not_left_running(
+    project: Project, home: Path, started: list["subprocess.Popen[str]"], schedule: Callable[[], Api], wait_for: WaitFor
+) -> None:
+    """And it goes on with the next worker."""
+    project.break_stage("pretrain", ENDLESS)
+    server = schedule()
+    number = trigger(project, server.url)
+    wait_for((project.root / "training").exists, seconds=120)
+    stop(started[-1])
+    assert (project.root / "saved").exists()
+    (project.root / "pretrain.broken").unlink()
+    with sqlite3.connect(home / "prefect.db") as database:
+        (state,) = database.execute("SELECT state_name FROM flow_run WHERE run_count > 0").fetchone()
+    assert state == "AwaitingRetry"
+    server = schedule()
+    wait_for(lambda: run_of(server, number)["state_type"] == "COMPLETED", seconds=180)
+    assert run_of(server, number)["run_count"] == 2
 
 
 def test_a_server_that_is_away_is_one_line_of_the_keeper(project: Project) -> None:

@@ -132,10 +132,19 @@ def test_a_port_that_another_program_has_is_one_error_and_nothing_starts(project
 def test_settings_that_cannot_be_understood_are_one_error(project: Project) -> None:
     (project.folder / "servers").mkdir()
     settings = project.folder / "servers" / "settings.json"
-    for text in ("", "{", "[]", '{"postgres_port": "five"}'):
+    ports = {f"{name}_port": 70000 for name in ("postgres", "mlflow", "prefect", "supervisor")}
+    no_port = json.dumps(ports | {"postgres_password": "a", "supervisor_password": "b"})
+    for text in ("", "{", "[]", '{"postgres_port": "five"}', no_port):
         settings.write_text(text)
         for command in ("up", "down", "status"):
             output = project.run("infra.servers", command, exit_code=2)
             assert output.startswith("error: servers/settings.json: cannot be understood"), output
             assert "Traceback" not in output
     settings.unlink()
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("up", "extra"), ("status", "--x")])
+def test_a_mistyped_command_is_one_error(project: Project, arguments: tuple[str, ...]) -> None:
+    output = project.run("infra.servers", *arguments, exit_code=2)
+    assert len(output.splitlines()) == 1, output
+    assert output.startswith("error: ")
