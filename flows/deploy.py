@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flows.processes import running
 from flows.server import configured_api, prepare_prefect
+from flows.upkeep.automations import apply, check_notify
 from gpt.entry import begin, end_with
 from gpt.errors import UserError
 from gpt.paths import ensure_user, enter_project
@@ -31,10 +32,7 @@ def _main() -> int:
     prepare_prefect()
     if not configured_api():
         raise UserError("PREFECT_API_URL names no server to deploy to; `make up` starts one, `make schedule` too")
-    if code := deploy():
-        return code
-    print("deployed what prefect.yaml describes")
-    return 0
+    return deploy()
 
 
 def check_project() -> None:
@@ -42,16 +40,24 @@ def check_project() -> None:
     if not Path("prefect.yaml").is_file():
         raise UserError(f"prefect.yaml: not found in {Path.cwd()}; run this in the project's folder")
     tracking_uri()
+    check_notify()
 
 
 def deploy() -> int:
-    """Create the work pool if it is missing and deploy prefect.yaml; return the exit code of what failed."""
+    """Create the work pool if it is missing, deploy prefect.yaml and the automations; return the exit code of what failed."""
     os.environ["PWD"] = str(Path.cwd())  # prefect.yaml takes the project's folder from it
     if not _has_pool():
         code, said = _run_prefect("work-pool", "create", POOL, "--type", "process")
         if code != 0 and not _has_pool():  # a worker that starts now may have made it
             return _tell_failure(code, said)
-    return _tell_failure(*_run_prefect("deploy", "--all"))
+    if code := _tell_failure(*_run_prefect("deploy", "--all")):
+        return code
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        notifications = apply(client)
+    print(f"deployed what prefect.yaml describes; {notifications}", flush=True)
+    return 0
 
 
 def _has_pool() -> bool:

@@ -17,6 +17,8 @@ from typing import Any
 
 from flows.processes import workspace
 from flows.server import configured_api, prepare_prefect
+from flows.upkeep.events import send
+from flows.upkeep.watch import Watch
 from gpt.entry import begin, end_with
 from gpt.errors import UserError
 from gpt.files import lenient_json, write_json
@@ -54,19 +56,19 @@ def _main() -> int:
         if reason := _look():
             raise UserError(f"Prefect's server cannot be asked: {reason}")
         return 0
-    told = threading.Event()
+    told, watch = threading.Event(), Watch()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
     while not told.is_set():
-        if reason := _look():
+        if reason := _look(watch):
             logger.warning("Prefect's server cannot be asked: %s", reason)
         told.wait(_POLL_SECONDS)
     _look(is_last=True)  # the worker was ended before us: its runs are over, and no server may be there a moment later
     return 0
 
 
-def _look(is_last: bool = False) -> str:
-    """Look once and print what was done; return why the server could not be asked, nothing if it could."""
+def _look(watch: Watch | None = None, is_last: bool = False) -> str:
+    """Look once, and tell what is new; return why the server could not be asked, nothing if it could."""
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectException
@@ -75,6 +77,10 @@ def _look(is_last: bool = False) -> str:
         with get_client(sync_client=True) as client:
             for line in Keeper(client, is_last).look():
                 print(line, flush=True)
+            if watch:
+                watch.look()
+                send(client, watch.waiting)
+                watch.waiting.clear()
     except (httpx.HTTPError, PrefectException, OSError) as error:  # it is away or starting: what is true can wait
         return next(iter(str(error).splitlines()), type(error).__name__)
     return ""

@@ -1,17 +1,15 @@
-"""The flows. What changes a result is no parameter of theirs, but in params.yaml, or in a recipe of fine-tuning.
+"""Flows that make a model: every stage through DVC, then the registry, then what a person wants to see in Prefect's UI.
 
-`pretrain`: every stage of dvc.yaml through DVC, then the registry, then what a person wants to see in Prefect's UI. `finetune`: the
-stages of a recipe, then the registry. `reproduce`: a registered version made again and compared by `gpt reproduce`; Prefect records
-the verdict.
+What changes a result is no parameter of theirs, but in params.yaml, or in a recipe of fine-tuning. What a deployment may choose is
+whether data that have changed are taken into params.yaml, and when the run has to end.
 """
 
-import json
-import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 from prefect.runtime import flow_run
@@ -19,11 +17,21 @@ from prefect.states import Completed, Failed
 
 from flows.artifacts import publish
 from flows.processes import workspace
-from flows.stages import StageError, Stopped, explain, run_logged, run_stage, says_what_stopped_it
+from flows.stages import (
+    GPT,
+    StageError,
+    explain,
+    last_object,
+    run_logged,
+    run_stage,
+    same_failure,
+    says_what_stopped_it,
+)
 from gpt.errors import UserError
 from gpt.files import read_json
 from gpt.finetuning.places import Places
 from gpt.params.finetuning import FOLDER, recipe_file
+from gpt.params.project import load_params
 from gpt.registry.disclosure import check_project
 from gpt.secrets.hiding import guard_output
 
@@ -36,32 +44,59 @@ STAGES = (
 
 # Those of finetuning/dvc.yaml, of each recipe.
 RECIPE_STAGES = ("finetune_inputs", "finetune_data", "finetune", "evaluate_finetuned", "report_finetuned")
-_DIFFERS = 1  # the exit code of `gpt reproduce`, if a verdict was printed
 
 
-@flow(name="pretrain", persist_result=False)
-def pretrain() -> dict[str, Any] | State:
-    """Make the model of the project in the current folder and register it; return what `gpt register` said."""
+def run_name() -> str:
+    """Return the name of a run that makes a model: which one, of what, and when it began."""
+    try:
+        params = load_params()
+    except UserError:  # which the run will say
+        return f"pretrain {_now()}"
+    sources = [source.name for source in params.fetch.sources]
+    more = f" and {len(sources) - 2} more" if len(sources) > 2 else ""
+    return f"{params.base.name} on {', '.join(sources[:2])}{more}, {_now()}"
+
+
+@flow(name="pretrain", flow_run_name=run_name, persist_result=False)
+def pretrain(accept_data: bool = False, deadline_minutes: float | None = None) -> dict[str, Any] | State:
+    """Make the model of the project in the current folder and register it; return what `gpt register` said.
+
+    `accept_data` first writes the hashes of sources that have changed into params.yaml. At the deadline the stage that runs is told
+    to stop, and saves: the next run goes on.
+    """
     guard_output()  # a deployed flow begins here
+    deadline = None if deadline_minutes is None else time.time() + 60 * deadline_minutes
     with workspace.living(flow_run.id), workspace.alone(get_run_logger().warning):
-        return _pretrain()
+        if accept_data and not (state := accept(return_state=True)).is_completed():
+            return same_failure(state)
+        return _pretrain(deadline)
 
 
-def _pretrain() -> dict[str, Any] | State:
+def _pretrain(deadline: float | None) -> dict[str, Any] | State:
     try:
         check_project(Path.cwd())  # what `gpt register` would refuse after days of training
     except UserError as error:
         return Failed(message=str(error), data=StageError("register", str(error), exit_code=2))
     for name in STAGES:
-        state = run_stage(name, return_state=True)
+        state = run_stage(name, deadline=deadline, return_state=True)
         if not state.is_completed():
-            return _same_failure(state)
+            return same_failure(state)
     state = register(return_state=True)
     if not state.is_completed():
-        return _same_failure(state)
+        return same_failure(state)
     registered: Any = state.result()
     publish(registered)
     return registered
+
+
+@task(name="accept data", task_run_name="accept data", cache_policy=NO_CACHE, persist_result=False)
+@says_what_stopped_it
+def accept() -> State:
+    """Write the hashes and commits of sources that have changed into params.yaml: `gpt data hash`."""
+    exit_code, said = run_logged([GPT, "data", "hash"])
+    if exit_code != 0:
+        return Failed(message=str(error := explain("accept data", exit_code, said)), data=error)
+    return Completed(message=said[-1] if said else "Nothing changed")
 
 
 @task(name="register", task_run_name="register", cache_policy=NO_CACHE, persist_result=False)
@@ -69,7 +104,7 @@ def _pretrain() -> dict[str, Any] | State:
 def register(recipe: str | None = None) -> State:
     """Register the evaluated model, or a recipe's, as the candidate; carry the JSON object that `gpt register` ends with."""
     command = ["register"] if recipe is None else ["finetune", "register", recipe]
-    exit_code, said = run_logged([str(Path(sys.prefix) / "bin" / "gpt"), *command, "--json"])
+    exit_code, said = run_logged([GPT, *command, "--json"])
     if exit_code != 0:
         return Failed(message=str(error := explain("register", exit_code, said)), data=error)
     return Completed(message="Registered", data=last_object(said))
@@ -93,61 +128,13 @@ def _finetune(recipe: str) -> dict[str, Any] | State:
     for name in RECIPE_STAGES:
         state = run_stage(f"{name}@{recipe}", FOLDER.as_posix(), return_state=True)
         if not state.is_completed():
-            return _same_failure(state)
+            return same_failure(state)
     state = register(recipe, return_state=True)
     if not state.is_completed():
-        return _same_failure(state)
+        return same_failure(state)
     registered: Any = state.result()
     return {"figures": read_json(places.metrics, "run `gpt finetune evaluate`")["test"], "registered": registered}
 
 
-@flow(name="reproduce", persist_result=False)
-def reproduce(model: str = "@champion") -> dict[str, Any] | State:
-    """Make a version again from its record and return the verdict; a version that differs is a failed run."""
-    guard_output()  # a deployed flow begins here
-    with workspace.living(flow_run.id):
-        state = make_again(model, return_state=True)
-    if not state.is_completed():
-        return _same_failure(state)
-    verdict: Any = state.result()
-    return verdict
-
-
-@task(name="make again", task_run_name="{model}", cache_policy=NO_CACHE, persist_result=False)
-@says_what_stopped_it
-def make_again(model: str) -> State:
-    """Run `gpt reproduce`, which goes on where it was stopped; carry the JSON object that it ends with."""
-    command = [str(Path(sys.prefix) / "bin" / "gpt"), "reproduce", model, "--json"]
-    exit_code, said = run_logged(command)
-    if exit_code == 0:
-        verdict = last_object(said)
-        _show(verdict, "identical")
-        return Completed(message=f"{verdict['model']}: identical", data=verdict)
-    if exit_code == _DIFFERS and any(line.startswith('{"model"') for line in said):
-        verdict = last_object(said)
-        message = f"{verdict['model']}: differs, first in: {verdict['first']}"
-        _show(verdict, "differs")
-        return Failed(message=message, data=StageError("reproduce", message, exit_code))
-    return Failed(message=str(error := explain("reproduce", exit_code, said)), data=error)
-
-
-def _show(verdict: dict[str, Any], word: str) -> None:
-    lines = [f"**{verdict['model']}: {word}**", "", f"weights `{verdict['weights_sha256']}`, on {verdict['host']}", ""]
-    lines += [f"- {line}" for line in (*verdict["details"], *verdict["reasons"])]
-    create_markdown_artifact(key="reproduced", markdown="\n".join(lines), description=verdict["model"])
-
-
-def last_object(said: list[str]) -> dict[str, Any]:
-    """Return the last line that is a JSON object; errors share the pipe and may follow it."""
-    for line in reversed(said):
-        if line.startswith("{"):
-            return json.loads(line)
-    raise ValueError("the command printed no JSON object, although --json asks for one")
-
-
-def _same_failure(state: State) -> State:
-    """Return the state of a flow whose task has failed; where it was stopped, raise what stopped it."""
-    result: Any = state.result(raise_on_failure=False)
-    if isinstance(result, Stopped):
-        raise result.reason
-    return Failed(message=state.message, data=result)
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M}"

@@ -1,6 +1,6 @@
 """Make a registered version again, and compare: `python -m flows.reproduce [models:/NAME/VERSION | @champion]`.
 
-The flow itself is in flows/pipeline.py; prefect.yaml deploys it, so that the champion is made again every week.
+The flow itself is in flows/operations.py; prefect.yaml deploys it, so that the champion is made again every week.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _reproduce(model: str) -> int:
     def start() -> Any:
-        from flows.pipeline import reproduce
+        from flows.operations import reproduce
 
         return reproduce(model, return_state=True)
 

@@ -1,9 +1,11 @@
 """A DVC stage as a Prefect task: DVC decides whether there is work, Prefect records when and what was said."""
 
+import json
 import os
 import re
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -20,6 +22,9 @@ from flows.processes.workspace import wait_for_others
 
 # The stages that reach for a network, where the same attempt may succeed a little later.
 _NETWORK_STAGES = {"fetch", "fetch_weights"}
+# Those that go on from a checkpoint. SIGKILL comes from outside, as from a kernel without memory.
+_RESUMING_STAGES = {"pretrain", "finetune"}
+_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGBUS}
 _REMEMBERED_LINES = 200
 _ERROR_LINES = 10  # of one of DVC's messages
 _OF_DVC = ("Running stage ", "> ", "ERROR: failed to reproduce", "Updating lock file")  # what it says itself
@@ -33,6 +38,7 @@ _DVC_HINTS = re.compile(
 
 
 P = ParamSpec("P")
+GPT = str(Path(sys.prefix) / "bin" / "gpt")
 
 
 class Stopped(Exception):
@@ -65,9 +71,12 @@ def says_what_stopped_it(run: Callable[P, State]) -> Callable[P, State]:
 
 
 def is_worth_retrying(_task: Any, _run: Any, state: State) -> bool:
-    """Whether a failed stage may succeed when it is just tried again: a fetch that the user need not correct."""
+    """Whether a failed stage may succeed when it is just tried again: a fetch, or a training that was killed and goes on."""
     error = state.data
-    return isinstance(error, StageError) and error.exit_code != 2 and str(error).split(":")[0] in _NETWORK_STAGES
+    if not isinstance(error, StageError) or error.exit_code == 2:
+        return False
+    stage = str(error).split(":")[0].split("@")[0]
+    return stage in _NETWORK_STAGES or (stage in _RESUMING_STAGES and _signal_of(error.exit_code) in _FROM_OUTSIDE)
 
 
 @task(
@@ -80,16 +89,16 @@ def is_worth_retrying(_task: Any, _run: Any, state: State) -> bool:
     retry_condition_fn=is_worth_retrying,
 )
 @says_what_stopped_it
-def run_stage(name: str, repository: str = ".") -> State:
+def run_stage(name: str, repository: str = ".", deadline: float | None = None) -> State:
     """Bring one stage of the project in the current folder, or of a DVC repository in it, up to date.
 
-    `Cached` if DVC had nothing to run.
+    `Cached` if DVC had nothing to run. At the deadline, in seconds since 1970, it is told to stop.
 
     The state carries the failure instead of raising it: a traceback through Prefect tells a user nothing.
     """
     # Without the wait, an IDE's `dvc status` at the wrong moment makes a finished stage fail. The flow has the order.
     command = [sys.executable, "-m", "dvc", "--cd", repository, "--wait-for-lock", "repro", "--single-item", name]
-    exit_code, said = run_in_turn(command)
+    exit_code, said = run_in_turn(command, deadline)
     if exit_code != 0:
         return Failed(message=str(error := explain(name, exit_code, said)), data=error)
     if f"Running stage '{name}':" in said:
@@ -98,21 +107,22 @@ def run_stage(name: str, repository: str = ".") -> State:
     return Completed(name="Cached", message="Restored from DVC's cache" if restored else "Nothing changed")
 
 
-def run_in_turn(command: Sequence[str]) -> tuple[int, list[str]]:
+def run_in_turn(command: Sequence[str], deadline: float | None = None) -> tuple[int, list[str]]:
     """Run DVC as `run_logged` does, one at a time in this workspace: say which process is at work, and wait for it."""
     while True:
         wait_for_others(get_run_logger().warning)
-        exit_code, said = run_logged(command)
+        exit_code, said = run_logged(command, deadline)
         if exit_code == 0 or not any(_BUSY in line for line in said):
             return exit_code, said
         # Another one was faster by a moment. Nothing was changed.
 
 
-def run_logged(command: Sequence[str]) -> tuple[int, list[str]]:
+def run_logged(command: Sequence[str], deadline: float | None = None) -> tuple[int, list[str]]:
     """Run a command as an owned child and log its lines, without DVC's hints; return its exit code and its last lines.
 
-    Raises `Stopped` when a signal or a cancellation has ended it: it has saved what it could by then.
+    Raises `Stopped` when a signal, a cancellation or the deadline has ended it: it has saved what it could by then.
     """
+    left = None if deadline is None else max(0.0, deadline - time.time())
     logger = get_run_logger()
     said: deque[str] = deque(maxlen=_REMEMBERED_LINES)
 
@@ -122,10 +132,11 @@ def run_logged(command: Sequence[str]) -> tuple[int, list[str]]:
             (logger.error if line.lower().startswith("error: ") else logger.info)("%s", line)
 
     try:
-        return running.run(command, cwd=Path.cwd(), env=_environment(), on_line=on_line), list(said)
-    except Exception:
-        raise
+        environment = _environment()
+        return running.run(command, cwd=Path.cwd(), env=environment, on_line=on_line, timeout_seconds=left), list(said)
     except BaseException as reason:
+        if isinstance(reason, Exception) and not isinstance(reason, TimeoutError):
+            raise
         words = [line for line in said if not line.startswith(_OF_DVC)]
         raise Stopped(words[-1] if words else "stopped", reason) from None
 
@@ -144,7 +155,7 @@ def explain(stage: str, exit_code: int, said: Sequence[str]) -> StageError:
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if errors:
         return StageError(stage, "\n".join(errors), exit_code)
-    number = -exit_code if exit_code < 0 else exit_code - 128
+    number = _signal_of(exit_code)
     killed = signal.strsignal(number) if 0 < number < signal.NSIG else None
     words = [line for line in lines if not line.startswith(_OF_DVC)]
     if killed and words and re.fullmatch(rf"(\S+: .*\d+ )?{killed}(  .*)?", words[-1]):  # some shells report it
@@ -153,6 +164,33 @@ def explain(stage: str, exit_code: int, said: Sequence[str]) -> StageError:
     if killed and number == signal.SIGKILL:
         ending += ", as the kernel does when memory is short"
     return StageError(stage, f"{words[-1] if words else 'failed'} ({ending})", exit_code)
+
+
+def _signal_of(exit_code: int) -> int:
+    """Return the signal that an exit code tells of, as a shell and as Python tell it; 0 and below for none."""
+    return -exit_code if exit_code < 0 else exit_code - 128
+
+
+def last_object(said: list[str]) -> dict[str, Any]:
+    """Return the last line that is a JSON object; errors share the pipe and may follow it."""
+    for line in reversed(said):
+        if line.startswith("{"):
+            return json.loads(line)
+    raise ValueError("the command printed no JSON object, although --json asks for one")
+
+
+def same_failure(state: State) -> State:
+    """Return the state of a flow whose task has failed; where it was told to stop, raise what told it.
+
+    At its deadline it was told by us: the flow has timed out.
+    """
+    result: Any = state.result(raise_on_failure=False)
+    if isinstance(result, Stopped) and isinstance(result.reason, TimeoutError):
+        message = f"stopped at its deadline: {result}; the next run goes on"
+        return Failed(name="TimedOut", message=message, data=StageError("deadline", message, exit_code=1))
+    if isinstance(result, Stopped):
+        raise result.reason
+    return Failed(message=state.message, data=result)
 
 
 def _environment() -> dict[str, str]:

@@ -99,7 +99,7 @@ def _listens(own: subprocess.Popen[bytes], port: int) -> bool:
 
 
 def _serve(url: str) -> int:
-    print("deployed what prefect.yaml describes; a worker starts here", flush=True)
+    print("a worker starts here", flush=True)
     print(
         f"\nPrefect's UI: {_ui(url)}\nRun it now:   prefect deployment run pretrain/nightly (or reproduce/weekly)",
         flush=True,

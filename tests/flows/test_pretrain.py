@@ -47,7 +47,7 @@ def test_one_command_goes_from_sources_to_a_registered_version(project: Project,
     for said in ("2.1234 bits per byte", "To be│, or not", "models:/tiny/1 (alias candidate)", "gpt promote"):
         assert said in done.stdout
     run = last_flow_run(api)
-    assert (run["state"]["name"], run["parameters"]) == ("Completed", {})
+    assert (run["state"]["name"], run["parameters"]) == ("Completed", {"accept_data": False, "deadline_minutes": None})
     assert task_states(api, run) == dict.fromkeys([*STAGES, "register"], "Completed")
     shown = artifacts(api, run)
     assert '"bits_per_byte": 2.1234' in shown["metrics"]["data"]

@@ -1,0 +1,149 @@
+"""What the keeper looks at besides flow runs, and tells as events: room on disks, sources that changed, decisions on models.
+
+Each is told once when it begins. What cannot be looked at is logged, once as long as the reason stays the same, and costs no other.
+"""
+
+import hashlib
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from flows.upkeep.events import DATA_CHANGED, PREFIX, make_event
+from gpt import paths
+from gpt.errors import UserError
+from gpt.files import lenient_json, write_json
+from gpt.secrets.hiding import redact
+
+MEMORY = Path(".cache/keeper.json")
+"What was told: the last decision on each model, the last state of the sources."
+
+_FREE = 0.05  # of a disk
+_CHECKPOINTS = 3
+_RECOVERED = 1.2  # times that, before it is told again
+_SLOW_SECONDS = 60.0  # between looks at what takes seconds: a registry, the files of sources
+_EVENTS = {
+    "promoted": ("model.promoted", "the gate's figures: gpt lineage {name}/{version}"),
+    "refused": ("model.refused", "the champion stays; the gate's figures: gpt lineage {name}/{version}"),
+    "restored": ("model.restored", "who and why: gpt models {name} --history"),
+}
+"Of the verdicts of gpt/registry/trail.py."
+
+logger = logging.getLogger(__name__)
+
+
+class Watch:
+    """Looks at the project in the current folder; what takes seconds is done in a thread, so that no server holds up the keeper."""
+
+    def __init__(self) -> None:
+        self._memory = lenient_json(MEMORY.read_bytes() if MEMORY.exists() else b"")
+        self._full: set[str] = set()
+        self._changes: list[str] = []
+        self._reasons: dict[str, str] = {}
+        self._thread: threading.Thread | None = None
+        self._found: list[Any] = []
+        self._looked = -_SLOW_SECONDS
+        self.waiting: list[Any] = []
+        "Events that were not told yet."
+
+    def look(self) -> None:
+        """Add the events that are new to those that wait."""
+        self.waiting += self._try("the disks", self._disks)
+        if self._thread is None or not self._thread.is_alive():
+            self.waiting += self._found
+            self._found = []
+            if time.monotonic() - self._looked >= _SLOW_SECONDS:
+                self._looked = time.monotonic()
+                self._thread = threading.Thread(target=self._look_slowly, daemon=True)
+                self._thread.start()
+
+    def _look_slowly(self) -> None:
+        self._found = [*self._try("the sources", self._sources), *self._try("the registry", self._decisions)]
+
+    def _try(self, what: str, look: Callable[[], Iterable[Any]]) -> list[Any]:
+        try:
+            found = list(look())
+            self._reasons.pop(what, None)
+            return found
+        except Exception as error:  # a file that is being replaced, a server that is away: there is a next time
+            reason = redact(str(error))
+            if self._reasons.get(what) != reason:
+                logger.warning("%s cannot be looked at: %s", what, reason)
+            self._reasons[what] = reason
+            return []
+
+    def _disks(self) -> Iterator[Any]:
+        for place in (Path.cwd(), Path(".dvc/cache"), paths.CHECKPOINTS):
+            if not place.exists():
+                continue
+            usage = shutil.disk_usage(place)
+            least = max(_FREE * usage.total, _CHECKPOINTS * _newest_checkpoint_bytes())
+            if usage.free < least and str(place) not in self._full:
+                self._full.add(str(place))
+                message = f"{place.absolute()}: {_gigabytes(usage.free)} free of {_gigabytes(usage.total)}"
+                yield make_event(
+                    f"{PREFIX}disk.nearly-full", f"{place} {time.time()}", message, "gpt gc shows what can go"
+                )
+            elif usage.free > _RECOVERED * least:
+                self._full.discard(str(place))
+
+    def _sources(self) -> Iterator[Any]:
+        """Compare the files of local sources with the hashes in params.yaml: others, twice the same, are new data."""
+        from gpt.params.project import load_params
+        from gpt.params.sources import LocalSource
+        from gpt.sources.local import check_content
+
+        sources = load_params().fetch.sources
+        changes = [change for each in sources if isinstance(each, LocalSource) and (change := check_content(each))]
+        settled, self._changes = changes == self._changes, changes
+        state = hashlib.sha256("\n".join(changes).encode()).hexdigest()
+        if changes and settled and self._memory.get("sources") != state:
+            self._remember("sources", state)
+            advice = "a run takes them into params.yaml and makes the model again; the gate judges it"
+            yield make_event(DATA_CHANGED, f"{Path.cwd()} {state}", "\n".join(changes), advice)
+
+    def _decisions(self) -> Iterator[Any]:
+        from gpt.params.finetuning import FOLDER, registered_name
+        from gpt.params.project import load_params
+        from gpt.registry.trail import audit_trail
+        from gpt.tracking import store
+
+        own = load_params().register_.name
+        try:
+            client = store.existing_client()
+        except UserError:  # no run yet
+            return
+        for name in (own, *(registered_name(own, path.stem) for path in sorted(FOLDER.glob("*.yaml")))):
+            with store.store_errors():
+                trail = audit_trail(client, name)
+            key = f"{client.tracking_uri} {name}"
+            known = self._memory.get("decisions", {}).get(redact(key))
+            newest = trail[-1].number if trail else 0
+            if known != newest:
+                self._remember("decisions", self._memory.get("decisions", {}) | {redact(key): newest})
+            if known is None:  # what was decided before we came is no news
+                continue
+            for decision in trail:
+                if decision.number > known and decision.verdict in _EVENTS:
+                    event, advice = _EVENTS[decision.verdict]
+                    message = (
+                        f"models:/{name}/{decision.version} was {decision.verdict} by {decision.by}: {decision.reason}"
+                    )
+                    about = f"{redact(key)} {decision.number}"
+                    yield make_event(PREFIX + event, about, message, advice.format(name=name, version=decision.version))
+
+    def _remember(self, key: str, value: Any) -> None:
+        self._memory[key] = value
+        write_json(MEMORY, self._memory)
+
+
+def _newest_checkpoint_bytes() -> int:
+    saved = sorted(paths.CHECKPOINTS.glob("*/step_*"), key=lambda path: path.stat().st_mtime)
+    return sum(file.stat().st_size for file in saved[-1].iterdir()) if saved else 0
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB"

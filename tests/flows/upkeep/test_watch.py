@@ -1,0 +1,116 @@
+"""What the keeper sees besides runs: each thing told once, when it begins."""
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from flows.upkeep.watch import Watch
+from gpt.registry.trail import PROMOTED, REFUSED, append, audit_trail
+from tests import ROOT
+from tests.flows.upkeep.conftest import set_sources
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    return tmp_path
+
+
+def looks(watch: Watch, times: int = 1) -> list[Any]:
+    """Look at what takes seconds too, and return the events."""
+    found: list[Any] = []
+    for _ in range(times):
+        watch._look_slowly()
+        found += watch._found
+    return found
+
+
+def test_a_disk_is_told_once_until_there_is_room_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 50
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1000, 1000 - free, free))
+    watch = Watch()
+    told: list[int] = []
+    for free in (50, 49, 40, 55, 30, 61, 20):  # noqa: B007 (the lambda reads it)
+        told.append(len(list(watch._disks())))
+    assert told == [0, 1, 0, 0, 0, 0, 1]
+
+
+def test_files_of_a_source_that_differ_twice_alike_are_told_once(project: Path) -> None:
+    file = project / "notes.txt"
+    file.write_text("old")
+    pinned = hashlib.sha256(b"old").hexdigest()
+    set_sources(project, {"name": "notes", "kind": "local", "path": "notes.txt", "sha256": pinned, "licence": "mine"})
+    watch = Watch()
+    assert looks(watch, times=3) == []
+    file.write_text("new")
+    assert looks(watch) == [], "it may still be written"
+    (event,) = looks(watch, times=3)
+    assert event.event == "gpt.data.changed"
+    assert "notes.txt" in event.payload["message"]
+    assert looks(Watch(), times=3) == [], "a keeper that is started again remembers"
+    file.unlink()
+    assert looks(watch, times=3) == []
+    file.write_text("newer")
+    assert len(looks(watch, times=3)) == 1
+
+
+def test_decisions_are_told_once_whoever_took_them(project: Path) -> None:
+    watch = Watch()
+    assert looks(watch) == [], "there is no store yet"
+    client = MlflowClient()
+    name = yaml.safe_load((project / "params.yaml").read_text())["register"]["name"]
+    client.create_registered_model(name)
+    for _ in range(3):
+        client.create_model_version(name, str(project))
+    append(client, name, [], PROMOTED, 1, "the first", "somebody")
+    assert looks(watch) == [], "decided before we came"
+    append(client, name, audit_trail(client, name), REFUSED, 2, "worse than the champion", "somebody")
+    append(client, name, audit_trail(client, name), PROMOTED, 3, "better", "somebody")
+    refused, promoted = looks(watch)
+    assert (refused.event, promoted.event) == ("gpt.model.refused", "gpt.model.promoted")
+    assert refused.payload["message"] == f"models:/{name}/2 was refused by somebody: worse than the champion"
+    assert looks(watch) == looks(Watch()) == []
+    other = Watch()
+    other._memory["decisions"] = dict.fromkeys(other._memory["decisions"], 2)
+    (again,) = looks(other)
+    assert again.id == promoted.id, "several that watch tell it together once"
+
+
+def test_a_store_that_hangs_holds_up_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting: list[float] = []
+
+    def hang() -> list[Any]:
+        waiting.append(time.monotonic())
+        while len(waiting) < 2:
+            time.sleep(0.01)
+        return []
+
+    watch = Watch()
+    monkeypatch.setattr(watch, "_decisions", hang)
+    watch.look()
+    watch.look()  # returns while it hangs
+    assert watch.waiting == []
+    wait(lambda: waiting)
+    waiting.append(0.0)
+
+
+def wait(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
