@@ -18,8 +18,7 @@ from flows.stages import GPT, StageError, explain, last_object, run_logged, same
 from gpt.secrets.hiding import guard_output
 
 _DIFFERS = 1  # the exit code of `gpt reproduce`, if a verdict was printed
-_REFUSED = 1  # that of `gpt promote`
-_VERDICT = re.compile(r"\S+ version \d+ (is|has) ")
+_VERDICT = re.compile(r"\S+ version \d+ (is (?P<refused>not )?|has )")
 
 
 def run_name() -> str:
@@ -91,12 +90,15 @@ def make_again(model: str) -> State:
 def decide(command: str, arguments: list[str]) -> State:
     """Run `gpt promote` or `gpt rollback`, and show the decision with its reasons."""
     exit_code, said = run_logged([GPT, command, *arguments])
-    began = next((number for number, line in enumerate(said) if _VERDICT.match(line)), None)
-    if began is None or exit_code not in (0, _REFUSED):
+    verdict, began = next(
+        ((found, number) for number, line in enumerate(said) if (found := _VERDICT.match(line))), (None, 0)
+    )
+    refused = verdict is not None and verdict["refused"] is not None
+    if verdict is None or exit_code != refused:  # what is refused ends with 1
         return Failed(message=str(error := explain(command, exit_code, said)), data=error)
     decision = "\n".join(said[began:])
     create_markdown_artifact(key="decision", markdown=f"```text\n{decision}\n```", description=said[began])
-    return Completed(name="Refused" if exit_code == _REFUSED else "Decided", message=said[began], data=decision)
+    return Completed(name="Refused" if refused else "Decided", message=said[began], data=decision)
 
 
 def _show(verdict: dict[str, Any], word: str) -> None:
