@@ -40,6 +40,11 @@ def alone(tell: Callable[[str], object]) -> Iterator[None]:
         yield
 
 
+def is_busy() -> bool:
+    """Whether a flow works in this workspace."""
+    return is_locked(_WORKSPACE)
+
+
 def ran_here(run: str) -> bool:
     """Whether a flow run has been started in this workspace."""
     return _path(run).exists()
