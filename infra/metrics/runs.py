@@ -28,7 +28,7 @@ _VALUES = {
     "system/mfu": ("gpt_training_mfu_ratio", 1.0),
     "system/peak_memory_megabytes": ("gpt_training_peak_memory_bytes", _MEGA),
     "validation/loss": ("gpt_training_validation_loss", 1.0),
-    "validation/bits_per_byte": ("gpt_training_validation_bits_per_byte", 1.0),
+    "validation/bits_per_byte": ("gpt_training_validation_bpb", 1.0),
 }
 # Told once there are some: before that there were none.
 _COUNTS = {"train/skipped_steps": "gpt_training_skipped_steps", "train/rollbacks": "gpt_training_rollbacks"}
@@ -117,7 +117,7 @@ class Spool:
         for _, _, run in self._read.values():
             if run.fingerprint and run.told >= newest.get(run.fingerprint, run).told:
                 newest[run.fingerprint] = run
-        last = max(newest.values(), key=lambda run: run.told, default=None)
+        last = max(newest.values(), key=lambda run: (run.told, run.name), default=None)
         return [run for run in newest.values() if run is last or is_locked(run.lock)]
 
     def _follow(self, journal: Path) -> tuple[int, int, Run] | None:

@@ -141,7 +141,7 @@ def _add_version(page: Page, row: "Row", *labels: str) -> None:
     registered = datetime.strptime(row.registered, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     page.add("gpt_model_version", row.version, *labels)
     page.add("gpt_model_registered_timestamp_seconds", registered.timestamp(), *labels)
-    page.add("gpt_model_bits_per_byte", row.bits_per_byte, *labels)
+    page.add("gpt_model_test_bpb", row.bits_per_byte, *labels)
     page.add("gpt_model_benchmarks_centred_ratio", row.centred, *labels)
     page.add("gpt_model_refused", row.verdict == REFUSED, *labels)
     name, _, figure = row.figure.rpartition(" ")
