@@ -14,14 +14,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from flows.server import free_port
 from gpt import paths
 from gpt.locks import try_lock
+from gpt.params.project import load_params
+from gpt.registry.promotion import promote
 from gpt.serving.api.metrics import Metrics
 from gpt.tracking.journal import Journal
 from gpt.tracking.spool import read_events
@@ -33,9 +37,11 @@ from infra.metrics.page import FAMILIES
 from infra.metrics.runs import Run
 from infra.metrics.servers import Servers
 from tests import ROOT
+from tests.registry.conftest import built, change_params, register_model
+from tests.serving.live import running_server
 from tests.training.conftest import make_project
 
-__all__ = ["make_project"]
+__all__ = ["built", "make_project"]
 
 FOLDER = ROOT / "infra/monitoring"
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text(encoding="utf-8"))
@@ -414,3 +420,158 @@ def test_gpus_are_those_that_the_drivers_own_command_shows() -> None:
         ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=True
     )
     assert [gpu.name for gpu in Gpus().look()] == done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_a_real_run_is_told_as_it_recorded_itself_killed_and_ended(make_project: Callable[..., Path]) -> None:
+    intervals = {"log_interval": 10, "eval_interval": 100, "checkpoint_interval": 50, "sample_interval": 1000}
+    folder = make_project(train={"max_steps": 1000} | intervals)
+    with exporting(folder) as address:
+        trainer = train(folder)
+        wait_for(lambda: trainer.poll() is not None or (value(read(get(address)), "gpt_checkpoint_step") or 0) >= 100)
+        alive = read(get(address))
+        trainer.kill()
+        trainer.wait()
+        told = read(get(address))
+        (journal,) = paths.SPOOL.glob("*.jsonl")
+        run = journal.stem
+        assert (state(alive, run), state(told, run)) == ("running", "dead")
+        assert (value(alive, "gpt_trainers"), value(told, "gpt_trainers")) == (1, 0)
+        events = list(read_events(journal))
+        recorded: dict[str, float] = {}
+        for event in events:
+            recorded |= event["values"] if event["kind"] == "metrics" else {}
+        rows = [event for event in events if event["kind"] == "metrics" and event["group"] == "train"]
+        same = {
+            "gpt_training_loss": recorded["train/loss"],
+            "gpt_training_gradient_norm": recorded["train/gradient_norm"],
+            "gpt_training_learning_rate": recorded["train/learning_rate"],
+            "gpt_training_tokens_per_second": recorded["system/tokens_per_second"],
+            "gpt_training_peak_memory_bytes": recorded["system/peak_memory_megabytes"] * 1e6,
+            "gpt_training_validation_bpb": recorded["validation/bits_per_byte"],
+            "gpt_training_step": rows[-1]["step"],
+            "gpt_training_max_steps": 1000,
+            "gpt_checkpoint_interval_steps": 50,
+        }
+        assert {name: value(told, name, run=run) for name in same} == pytest.approx(same)
+        (place,) = paths.CHECKPOINTS.glob("*")
+        newest = checkpoints.steps(place)[-1]
+        size = sum(file.stat().st_size for file in newest.iterdir())
+        assert value(told, "gpt_checkpoint_step") == checkpoints.step_of(newest)
+        assert value(told, "gpt_checkpoint_size_bytes") == size
+        assert value(told, "gpt_checkpoints") == len(checkpoints.steps(place))
+        age = time.time() - (newest / checkpoints.MANIFEST).stat().st_mtime
+        assert 0 < (value(told, "gpt_checkpoint_age_seconds") or 0) < age
+        seconds = value(told, "gpt_checkpoint_save_seconds")
+        assert seconds is None or 0 < seconds < 60, "none where the file system keeps no time of birth"
+        wait_for(lambda: value(read(get(address)), "gpt_registry_up") == 1)
+        assert train(folder).wait() == 0
+        ended = read(get(address))
+        assert value(ended, "gpt_training_step") is None, "MLflow has it all"
+        assert value(ended, "gpt_spool_undelivered_bytes") == 0
+
+
+@contextmanager
+def prometheus(folder: Path, targets: Mapping[str, str], rules: str) -> Iterator[Callable[..., Any]]:
+    """Run a Prometheus that asks `targets` by the name of their job, and judges by rules; yield what asks its API."""
+    configuration = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
+    configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    for job in configuration["scrape_configs"]:
+        job["static_configs"][0]["targets"] = [re.sub(r"http://|/metrics", "", targets[job["job_name"]])]
+    folder.mkdir()
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+    (folder / "alerts.yml").write_text(rules)
+    port = free_port()
+    process = subprocess.Popen(
+        ["prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=data", f"--web.listen-address=127.0.0.1:{port}"],
+        cwd=folder, stdout=subprocess.DEVNULL, stderr=(folder / "log").open("wb"),
+    )  # fmt: skip
+
+    def ask(path: str, **query: str) -> Any:
+        try:
+            answer = json.loads(get(f"http://127.0.0.1:{port}/api/v1/{path}?{urlencode(query)}"))
+        except OSError:
+            assert process.poll() is None, (folder / "log").read_text()
+            return None
+        return answer["data"]
+
+    try:
+        wait_for(lambda: ask("targets"))
+        yield ask
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+# Of a project without fine-tuned models and benchmarks, whose environment names no server, and whose candidate passed.
+MAY_BE_EMPTY = (
+    "gpt_model_figure", "gpt_model_benchmarks_centred_ratio", "gpt_server_up", "gpt_model_refused", "gpt_training_mfu_ratio",
+    "ALERTS",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not installed")
+def test_a_real_prometheus_answers_the_dashboard_and_raises_an_alert(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_in: Path
+) -> None:
+    """A model is registered and served, a run trains and then hangs."""
+    folder = tmp_path / "project"
+    shutil.copytree(built, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("GPT_CACHE", str(tmp_path / "cache"))
+    register_model(folder, 5)
+    assert promote(load_params(), folder).verdict == "promoted"
+    intervals = {"log_interval": 10, "eval_interval": 50, "checkpoint_interval": 50, "sample_interval": 100_000}
+    change_params(folder, {"train": {"max_steps": 100_000} | intervals})
+    rules = (FOLDER / "alerts.yml").read_text(encoding="utf-8")
+    soon = re.sub(r", 600\)(?s:(.*?))for: 1m", r", 3)\1for: 1s", rules, count=1)
+    assert soon != rules
+    with (
+        running_server(folder, [paths.BASE_MODEL], PYTHONPATH=str(ROOT)) as server,
+        exporting(folder, LD_LIBRARY_PATH=str(stand_in.parent)) as address,
+        prometheus(tmp_path / "prometheus", {"gpt": address, "gpt-serve": server.address}, soon) as ask,
+    ):
+        complete(server.address)
+        trainer = train(folder)
+        try:
+            wait_for(lambda: trainer.poll() is not None or found(ask, "gpt_checkpoint_save_seconds"))
+            wait_for(lambda: found(ask, "gpt_model_version"))
+            wait_for(lambda: found(ask, "gpt_gpu_memory_used_bytes"))
+            asked = expressions()
+            empty = [text for text in asked[len(RULES) :] if not wait_or_empty(ask, text)]
+            assert [text for text in empty if not any(name in text for name in MAY_BE_EMPTY)] == []
+            judged = [rule for group in ask("rules")["groups"] for rule in group["rules"]]
+            assert len(judged) == len(RULES)
+            wait_for(lambda: all(rule["health"] == "ok" for group in ask("rules")["groups"] for rule in group["rules"]))
+            assert not found(ask, 'ALERTS{alertname="TrainerStalled", alertstate="firing"}')
+            trainer.send_signal(signal.SIGSTOP)
+            (alert,) = wait_for(lambda: found(ask, 'ALERTS{alertname="TrainerStalled", alertstate="firing"}'))
+            (journal,) = paths.SPOOL.glob("*.jsonl")
+            assert alert["metric"]["run"] == journal.stem
+            (raised,) = [one for one in ask("alerts")["alerts"] if one["labels"]["alertname"] == "TrainerStalled"]
+            assert raised["annotations"]["summary"].startswith(f"{journal.stem}: no step for ")
+        finally:
+            trainer.kill()
+            trainer.wait()
+
+
+def found(ask: Callable[..., Any], expression: str) -> list[dict[str, Any]]:
+    answer = ask("query", query=expression)
+    return answer["result"] if answer else []
+
+
+def wait_or_empty(ask: Callable[..., Any], expression: str) -> bool:
+    """Whether Prometheus has data for an expression; what must be there is waited for."""
+    if any(name in expression for name in MAY_BE_EMPTY):
+        return bool(found(ask, expression))
+    return bool(wait_for(lambda: found(ask, expression)))
+
+
+def complete(address: str) -> None:
+    """Let a server answer a request."""
+    model = json.loads(get(f"{address}/v1/models"))["data"][0]["id"]
+    body = json.dumps({"model": model, "prompt": "to be", "max_tokens": 4}).encode()
+    request = urllib.request.Request(f"{address}/v1/completions", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert json.loads(answer.read())["choices"]
