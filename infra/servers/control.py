@@ -1,7 +1,7 @@
 """Start, end and show the servers of one machine: `make up`, `make down`, `make status`.
 
-PostgreSQL, MLflow, Prefect and a worker, without containers, on loopback, under a supervisor that starts again what ends. All that
-they keep lies in the folder `servers/` of the project.
+PostgreSQL, MLflow, Prefect, a worker and metrics of it all, without containers, on loopback, under a supervisor that starts again
+what ends. All that they keep lies in the folder `servers/` of the project.
 """
 
 import os
@@ -38,7 +38,7 @@ _LOG_LINES = 15
 
 @click.group()
 def cli() -> None:
-    """The servers of this machine: PostgreSQL, MLflow, Prefect and a worker."""
+    """The servers of this machine: PostgreSQL, MLflow, Prefect, a worker and metrics."""
     enter_project()
     ensure_user()
     if not Path("params.yaml").is_file():
@@ -48,7 +48,7 @@ def cli() -> None:
 @cli.command()
 def up() -> None:
     """Start them, wait until all answer, and deploy the flows. What runs already stays as it is."""
-    settings = load_settings() or make_settings()
+    settings = make_settings(load_settings())
     for folder in (LOGS, ARTIFACTS, PREFECT_HOME):
         folder.mkdir(parents=True, exist_ok=True)
     servers = programs(settings)
@@ -56,6 +56,7 @@ def up() -> None:
         _check_ports(settings)
         postgres.make_cluster(settings)
         supervision.start(settings, servers)
+    supervision.add_missing(settings, servers)
     _wait_until_healthy(settings, servers)
     write_private(ENVIRONMENT, "".join(f"export {name}='{value}'\n" for name, value in settings.environment().items()))
     if code := _deploy(settings):
@@ -138,7 +139,7 @@ def _is_healthy(settings: Settings, program: Program) -> bool:
 
 
 def _check_ports(settings: Settings) -> None:
-    for name in ("postgres", "mlflow", "prefect", "supervisor"):
+    for name in ("postgres", "mlflow", "prefect", "supervisor", "metrics"):
         port = getattr(settings, f"{name}_port")
         if is_taken(port):
             raise UserError(

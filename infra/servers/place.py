@@ -24,7 +24,11 @@ PREFECT_HOME = FOLDER / "prefect"
 
 DATABASES = ("mlflow", "prefect")
 USER = "gpt"
-_PREFERRED = {"postgres_port": 5432, "mlflow_port": 5000, "prefect_port": 4200, "supervisor_port": 9001}
+_PREFERRED = {
+    "postgres_port": 5432, "mlflow_port": 5000, "prefect_port": 4200, "supervisor_port": 9001, "metrics_port": 9400,
+}  # fmt: skip
+_LATER = {"metrics_port": 0}
+"What files of earlier releases do not have."
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Settings:
     mlflow_port: int
     prefect_port: int
     supervisor_port: int
+    metrics_port: int
     postgres_password: str
     supervisor_password: str
 
@@ -47,6 +52,11 @@ class Settings:
     def prefect(self) -> str:
         """The address of Prefect's API."""
         return f"http://127.0.0.1:{self.prefect_port}/api"
+
+    @property
+    def metrics(self) -> str:
+        """The address at which Prometheus finds the metrics."""
+        return f"http://127.0.0.1:{self.metrics_port}/metrics"
 
     @property
     def supervisor(self) -> str:
@@ -63,12 +73,17 @@ class Settings:
 
 
 def load_settings() -> Settings | None:
-    """Return what the first start chose, None before it; raise `UserError` for a file that cannot be understood."""
+    """Return what the first start chose, None before it; raise `UserError` for a file that cannot be understood.
+
+    A port that is 0 is not chosen yet: the file is of a release without that server.
+    """
     try:
         values = json.loads(SETTINGS.read_text(encoding="utf-8"))
-        settings = Settings(**{field.name: field.type(values[field.name]) for field in fields(Settings)})  # type: ignore[operator]
+        known = _LATER | values
+        settings = Settings(**{field.name: field.type(known[field.name]) for field in fields(Settings)})  # type: ignore[operator]
         for name in _PREFERRED:
-            if not 0 < (port := getattr(settings, name)) < 1 << 16:
+            port = getattr(settings, name)
+            if not 0 < port < 1 << 16 and port != _LATER.get(name):
                 raise ValueError(f"{name} is {port}, and no port")
         return settings
     except FileNotFoundError:
@@ -79,14 +94,22 @@ def load_settings() -> Settings | None:
         ) from None
 
 
-def make_settings() -> Settings:
-    """Choose free ports, those that people know where they can be had, and passwords; keep them for all later starts."""
+def make_settings(known: Settings | None) -> Settings:
+    """Choose free ports, those that people know where they can be had, and passwords; keep them for all later starts.
+
+    What is known from an earlier start stays.
+    """
     FOLDER.mkdir(exist_ok=True)
-    ports = dict[str, int]()
-    while len({*ports.values()}) < len(_PREFERRED):
-        ports = {name: free_port(preferred=port) for name, port in _PREFERRED.items()}
-    made = Settings(**ports, postgres_password=secrets.token_urlsafe(24), supervisor_password=secrets.token_urlsafe(24))
-    write_private(SETTINGS, json.dumps(asdict(made), indent=2) + "\n")
+    chosen = {name: value for name, value in asdict(known).items() if value} if known else {}
+    for name, preferred in _PREFERRED.items():
+        port = chosen.get(name) or free_port(preferred=preferred)
+        while name not in chosen and port in chosen.values():
+            port = free_port()
+        chosen[name] = port
+    passwords = {name: secrets.token_urlsafe(24) for name in ("postgres_password", "supervisor_password")}
+    made = Settings(**passwords | chosen)
+    if made != known:
+        write_private(SETTINGS, json.dumps(asdict(made), indent=2) + "\n")
     return made
 
 

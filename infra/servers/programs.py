@@ -1,7 +1,7 @@
 """The servers of one machine: what each is started with, what it needs before, and how to see that it answers.
 
 PostgreSQL keeps the databases of MLflow and Prefect; MLflow hands artifacts through itself, so that clients need no folder of its
-own; a worker runs what Prefect schedules. All listen on loopback.
+own; a worker runs what Prefect schedules; Prometheus is told of all of it. All listen on loopback.
 """
 
 import os
@@ -77,6 +77,13 @@ def programs(settings: Settings) -> dict[str, Program]:
                 "PREFECT_API_URL": settings.prefect,
             },
             address=settings.prefect.removesuffix("/api"),
+        ),
+        Program(
+            "metrics",
+            _module(f"infra.metrics --port {settings.metrics_port}"),
+            lambda: is_healthy(settings.metrics),
+            environment=settings.environment(),
+            address=settings.metrics,
         ),
         Program(
             "keeper",

@@ -41,6 +41,17 @@ def start(settings: Settings, programs: Mapping[str, Program]) -> None:
         time.sleep(_POLL_SECONDS)
 
 
+def add_missing(settings: Settings, programs: Mapping[str, Program]) -> None:
+    """Let it start what it was not told of: by a release that had fewer programs. What runs stays as it is."""
+    if programs.keys() <= states(settings).keys():
+        return
+    write_private(FOLDER / _FILE, _configuration(settings, programs))
+    supervisor = _ask(settings).supervisor
+    ((added, _, _),) = supervisor.reloadConfig()
+    for name in added:
+        supervisor.addProcessGroup(name)
+
+
 def is_running(settings: Settings) -> bool:
     """Whether it takes our orders; raise `UserError` if somebody else listens at its port."""
     try:

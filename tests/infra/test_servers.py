@@ -1,9 +1,10 @@
-"""`make up` for real: PostgreSQL, MLflow, Prefect and a worker, killed one by one and all at once."""
+"""`make up` for real: PostgreSQL, MLflow, Prefect, a worker and metrics, killed one by one and all at once."""
 
 import json
 import os
 import socket
 import time
+import xmlrpc.client
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import psutil
 import pytest
 
 from flows.server import free_port
-from infra.servers.place import Settings
+from infra.servers.place import Settings, load_settings, make_settings
 from infra.servers.supervision import states
 from tests.e2e.conftest import Project, build_project
 from tests.flows.conftest import Api
+from tests.infra.test_monitoring import get, read, value
 from tests.living import command_of, is_alive
 
-NAMES = ("postgres", "mlflow", "prefect", "worker")
+NAMES = ("postgres", "mlflow", "prefect", "worker", "metrics")
 PATIENCE_SECONDS = 120
 
 
@@ -101,6 +103,17 @@ def test_servers_come_back_when_killed_and_find_everything(project: Project) -> 
         assert not any(is_alive(process) for process in below)
     assert what_is_kept(project) == kept
 
+    told = read(get(settings.metrics))
+    assert {value(told, "gpt_server_up", server=name) for name in ("mlflow", "prefect")} == {1}
+    supervisor = xmlrpc.client.ServerProxy(settings.supervisor).supervisor
+    supervisor.stopProcess("metrics")
+    supervisor.removeProcessGroup("metrics")  # as one of a release that had no metrics
+    pid = server_of(project, "mlflow").pid
+    assert "metrics    missing" in project.run("infra.servers", "status", exit_code=1)
+    project.run("infra.servers", "up")
+    assert server_of(project, "metrics").pid
+    assert server_of(project, "mlflow").pid == pid, "what runs stays as it is"
+
     psutil.Process(int((project.folder / "servers/supervisord.pid").read_text())).kill()
     wait_for(lambda: processes_of(project) == [])
     project.run("infra.servers", "up")
@@ -148,3 +161,20 @@ def test_a_mistyped_command_is_one_error(project: Project, arguments: tuple[str,
     output = project.run("infra.servers", *arguments, exit_code=2)
     assert len(output.splitlines()) == 1, output
     assert output.startswith("error: ")
+
+
+def test_settings_of_an_earlier_release_keep_what_they_have_and_get_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = make_settings(None)
+    assert make_settings(load_settings()) == made
+    values = json.loads(Path("servers/settings.json").read_text())
+    del values["metrics_port"]
+    values["prefect_port"] = 9400  # where the new one would like to be
+    Path("servers/settings.json").write_text(json.dumps(values))
+    assert load_settings() == Settings(**values, metrics_port=0)
+    completed = make_settings(load_settings())
+    assert completed == Settings(**values, metrics_port=completed.metrics_port)
+    assert completed.metrics_port not in (0, *values.values())
+    assert load_settings() == completed
