@@ -8,6 +8,7 @@ import json
 import secrets
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from flows.server import free_port
@@ -100,7 +101,7 @@ def make_settings(known: Settings | None) -> Settings:
     What is known from an earlier start stays.
     """
     FOLDER.mkdir(exist_ok=True)
-    chosen = {name: value for name, value in asdict(known).items() if value} if known else {}
+    chosen: dict[str, Any] = {name: value for name, value in asdict(known).items() if value} if known else {}
     for name, preferred in _PREFERRED.items():
         port = chosen.get(name) or free_port(preferred=preferred)
         while name not in chosen and port in chosen.values():
