@@ -101,14 +101,15 @@ def make_settings(known: Settings | None) -> Settings:
     What is known from an earlier start stays.
     """
     FOLDER.mkdir(exist_ok=True)
-    chosen: dict[str, Any] = {name: value for name, value in asdict(known).items() if value} if known else {}
+    chosen: dict[str, Any] = {name: secrets.token_urlsafe(24) for name in ("postgres_password", "supervisor_password")}
+    if known:
+        chosen |= {name: value for name, value in asdict(known).items() if value}
     for name, preferred in _PREFERRED.items():
         port = chosen.get(name) or free_port(preferred=preferred)
         while name not in chosen and port in chosen.values():
             port = free_port()
         chosen[name] = port
-    passwords = {name: secrets.token_urlsafe(24) for name in ("postgres_password", "supervisor_password")}
-    made = Settings(**passwords | chosen)
+    made = Settings(**chosen)
     if made != known:
         write_private(SETTINGS, json.dumps(asdict(made), indent=2) + "\n")
     return made

@@ -280,4 +280,4 @@ def test_kustomize_builds_them_and_a_gpu_goes_to_what_trains(tmp_path: Path) -> 
         for each in yaml.safe_load_all(built):
             for container in values_of("containers", each):
                 limits[container["name"]] = container["resources"]["limits"].get("nvidia.com/gpu")
-    assert limits == {"postgres": None, "mlflow": None, "prefect": None, "worker": 1, "train": 1}
+    assert limits == {"postgres": None, "mlflow": None, "prefect": None, "worker": 1, "metrics": None, "train": 1}

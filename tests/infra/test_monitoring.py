@@ -30,6 +30,7 @@ from gpt.serving.api.metrics import Metrics
 from gpt.tracking.journal import Journal
 from gpt.tracking.spool import read_events
 from gpt.training.checkpoints import checkpoint as checkpoints
+from infra.metrics.__main__ import PORT
 from infra.metrics.checkpoints import _MANIFEST, _STEP
 from infra.metrics.exporter import Exporter
 from infra.metrics.gpu import Gpu, Gpus
@@ -237,6 +238,31 @@ def test_promtool_finds_rules_configuration_and_names_sound_and_rules_do_what_th
     for text in (*texts, every.encode()):
         done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_compose_gives_prometheus_and_grafana_what_their_files_name() -> None:
+    compose = yaml.safe_load((ROOT / "infra/compose.yaml").read_text(encoding="utf-8"))
+    services = compose["services"]
+    asked = yaml.safe_load(compose["configs"]["prometheus"]["content"])
+    alone = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
+    assert asked["rule_files"] == alone["rule_files"] == ["alerts.yml"]
+    assert asked["scrape_configs"][0]["job_name"] == alone["scrape_configs"][0]["job_name"]
+    (target,) = asked["scrape_configs"][0]["static_configs"][0]["targets"]
+    assert target == f"metrics:{PORT}"
+    assert alone["scrape_configs"][0]["static_configs"][0]["targets"] == [f"127.0.0.1:{PORT}"]
+    assert f":{PORT}/" in services["metrics"]["healthcheck"]["test"][-1]
+    for name in ("metrics", "prometheus", "grafana"):
+        assert services[name]["profiles"] == ["monitoring"]
+        assert (services[name]["cap_drop"], services[name]["security_opt"]) == (["ALL"], ["no-new-privileges:true"])
+    mounts = [mount for name in ("prometheus", "grafana") for mount in services[name]["volumes"] if mount[0] == "."]
+    assert len(mounts) == 2
+    assert all((ROOT / "infra" / mount.split(":")[0]).exists() for mount in mounts)
+    variables = services["grafana"]["environment"]
+    provisioned = [yaml.safe_load(path.read_text()) for path in sorted((FOLDER / "provisioning").rglob("*.yml"))]
+    boards, sources = provisioned[0]["providers"], provisioned[1]["datasources"]
+    assert variables[boards[0]["options"]["path"].removeprefix("$")] == "/etc/gpt"
+    assert variables[sources[0]["url"].removeprefix("$")] == "http://prometheus:9090"
+    assert sources[0]["type"] == DASHBOARD["templating"]["list"][0]["query"]
 
 
 def test_alerts_have_a_test_each() -> None:
