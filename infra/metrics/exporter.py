@@ -56,6 +56,7 @@ class Exporter(Collector):
     def _add_runs(self, page: Page) -> None:
         for run in add_runs(page, self._spool):
             add_checkpoints(page, run)
+        self._spool.tell_faults()
 
     def _tell(self, part: str, reason: str) -> None:
         """Log why a part cannot be read, once as long as it stays the same."""

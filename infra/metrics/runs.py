@@ -42,9 +42,10 @@ class Run:
     experiment: str = ""
     fingerprint: str = ""
     settings: dict[str, float] = field(default_factory=dict)
-    values: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, dict[str, float]] = field(default_factory=dict)
+    "The last row of each group: train, validation, …."
     steps: dict[str, int] = field(default_factory=dict)
-    "Of the last row of each group: train, validation, …."
+    "And the step that it is of."
     told: float = 0.0
     "When it last told of a step, or began to train."
     status: str = ""
@@ -94,12 +95,15 @@ class Run:
         if not self._is_silent:
             self.silences.append(now - self.told)
         self.told, self.repeated_steps, self._is_silent = now, 0, False
-        self.steps[group] = step
-        self.values |= values
+        self.steps[group], self.rows[group] = int(step), {key: float(value) for key, value in values.items()}
         if group == "train" and "system/tokens_per_second" in values:  # rows of the run that it began from have none
             if self._last_row and step > self._last_row[1]:
                 self.step_seconds.append((now - self._last_row[0]) / (step - self._last_row[1]))
             self._last_row = now, step
+
+
+class Unreadable(Exception):
+    """What of the spool could not be read, and why."""
 
 
 class Spool:
@@ -108,6 +112,7 @@ class Spool:
     def __init__(self) -> None:
         self._read: dict[Path, tuple[int, int, Run]] = {}
         "By journal: its inode, how far it was read, and what it said."
+        self._faults: list[str] = []
 
     def look(self) -> list[Run]:
         """Read what is new; return the runs that live and the one that told last, an ended or a dead one too."""
@@ -120,6 +125,12 @@ class Spool:
         last = max(newest.values(), key=lambda run: (run.told, run.name), default=None)
         return [run for run in newest.values() if run is last or is_locked(run.lock)]
 
+    def tell_faults(self) -> None:
+        """Raise `Unreadable` if something could not be read since it was called last; all else was."""
+        if faults := self._faults:
+            self._faults = []
+            raise Unreadable("; ".join(faults[:3]))
+
     def _follow(self, journal: Path) -> tuple[int, int, Run] | None:
         try:
             found = journal.stat()
@@ -127,10 +138,20 @@ class Spool:
             if inode != found.st_ino or offset > found.st_size:
                 offset, run = 0, Run(journal.stem)  # another file of that name
             for event in read_events(journal, offset):
-                run.follow(event)
+                try:
+                    run.follow(event)
+                except (
+                    TypeError,
+                    ValueError,
+                    AttributeError,
+                ) as error:  # of another form: by hand, or of a later release
+                    self._faults.append(f"{journal} at byte {event['begin']}: {error}")
                 offset = event["end_offset"]
         except FileNotFoundError:  # delivered meanwhile
             return None
+        except OSError as error:
+            self._faults.append(f"{journal}: {error.strerror}")
+            return self._read.get(journal)
         return found.st_ino, offset, run
 
 
@@ -173,11 +194,12 @@ def _add_run(page: Page, run: Run) -> None:
     page.add("gpt_training_step_seconds", median(run.step_seconds) if run.step_seconds else None, *labels)
     page.add("gpt_training_repeated_steps", run.repeated_steps, *labels)
     page.add("gpt_training_validation_step", run.steps.get("validation"), *labels)
+    values = {chart: value for row in run.rows.values() for chart, value in row.items()}
     for chart, (name, unit) in _VALUES.items():
-        if chart in run.values:
-            page.add(name, run.values[chart] * unit, *labels)
+        if chart in values:
+            page.add(name, values[chart] * unit, *labels)
     for chart, name in _COUNTS.items():
-        page.add(name, run.values.get(chart, 0), *labels)
+        page.add(name, values.get(chart, 0), *labels)
 
 
 def _lives_since(run: Run) -> float | None:

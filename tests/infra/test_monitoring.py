@@ -362,14 +362,26 @@ def test_checkpoints_are_told_by_the_names_that_training_gives_them(project: Pat
         assert try_lock(run.lock) is None
 
 
-def test_a_part_that_cannot_be_read_is_counted_and_costs_no_other(project: Path) -> None:
+def test_what_cannot_be_read_is_counted_and_costs_nothing_else(project: Path) -> None:
+    journal = Journal(paths.SPOOL, "a-run")
+    tell_of(journal, {}, {10: 3.0})
     exporter = Exporter(Servers())
     assert value(scrape(exporter), "gpt_exporter_failures_total", part="runs") == 0
-    Path("spool/a-folder.jsonl").mkdir(parents=True)
-    for count in (1, 2):
+    with Path("spool/a-run.jsonl").open("a") as file:
+        file.write(
+            '{"kind": "metrics", "step": "many", "values": {"train/loss": "low"}, "time_ms": "now"}\n[]\nnonsense\n'
+        )
+    journal.append_metrics("train", 20, {"train/loss": 2.0})
+    for _ in range(2):  # a line is met once
+        told = scrape(exporter)
+        assert value(told, "gpt_exporter_failures_total", part="runs") == 1
+        assert value(told, "gpt_training_loss", run="a-run") == 2.0
+    Path("spool/a-folder.jsonl").mkdir()
+    for count in (2, 3):
         told = scrape(exporter)
         assert value(told, "gpt_exporter_failures_total", part="runs") == count
         assert value(told, "gpt_exporter_failures_total", part="disks") == 0
+        assert value(told, "gpt_training_loss", run="a-run") == 2.0
         assert value(told, "gpt_disk_size_bytes", place="project") == shutil.disk_usage(project).total
 
 
