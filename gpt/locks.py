@@ -12,12 +12,14 @@ from typing import TextIO
 from gpt.errors import UserError
 
 _POLL_SECONDS = 0.1
+_LOOK_SECONDS = 0.001
 
 
 def try_lock(path: Path, process: str | None = None) -> TextIO | None:
     """Take the lock file `path` and write down who we are; None if another holds it. Closing what it returns gives it back.
 
-    `process` names the process to stop, as its id does, if that is not this one.
+    Whoever only looks (`is_locked`) holds it for a moment: that is waited for. `process` names the process to stop, as its id
+    does, if that is not this one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -25,8 +27,12 @@ def try_lock(path: Path, process: str | None = None) -> TextIO | None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            is_looked_at = _can_be_looked_at(lock)
             lock.close()
-            return None
+            if not is_looked_at:
+                return None
+            time.sleep(_LOOK_SECONDS)
+            continue
         except BaseException:
             lock.close()
             raise
@@ -52,12 +58,9 @@ def is_locked(path: Path) -> bool:
     """Whether a process holds a lock file now; it need not exist."""
     try:
         with path.open(encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return not _can_be_looked_at(lock)
     except FileNotFoundError:
         return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 @contextmanager
@@ -83,3 +86,12 @@ def is_still(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _can_be_looked_at(lock: TextIO) -> bool:
+    """Whether no process holds an open lock file, others that look aside."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
