@@ -1,4 +1,4 @@
-"""What the keeper looks at besides flow runs, and tells as events: room on disks, sources that changed, decisions on models.
+"""What the keeper sees besides flow runs, and tells as events: training, room on disks, changed sources, decisions on models.
 
 Each is told once when it begins. What cannot be looked at is logged, once as long as the reason stays the same, and costs no other.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.upkeep.events import DATA_CHANGED, PREFIX, make_event
+from flows.upkeep.journals import Run, Spool
 from gpt import paths
 from gpt.errors import UserError
 from gpt.files import lenient_json, write_json
@@ -41,6 +42,10 @@ class Watch:
     def __init__(self) -> None:
         self._memory = lenient_json(MEMORY.read_bytes() if MEMORY.exists() else b"")
         self._full: set[str] = set()
+        self._told: set[tuple[str, str]] = set()
+        self._spool = Spool()
+        self.runs: list[Run] = []
+        "Those that train."
         self._changes: list[str] = []
         self._reasons: dict[str, str] = {}
         self._thread: threading.Thread | None = None
@@ -51,7 +56,7 @@ class Watch:
 
     def look(self) -> None:
         """Add the events that are new to those that wait."""
-        self.waiting += self._try("the disks", self._disks)
+        self.waiting += [*self._try("the disks", self._disks), *self._try("the journals", self._training)]
         if self._thread is None or not self._thread.is_alive():
             self.waiting += self._found
             self._found = []
@@ -74,6 +79,31 @@ class Watch:
                 logger.warning("%s cannot be looked at: %s", what, reason)
             self._reasons[what] = reason
             return []
+
+    def _training(self) -> Iterator[Any]:
+        self.runs = [run for run in self._spool.look() if run.lives_since()]
+        for run in self.runs:
+            speed = run.speeds[-1][1] if run.speeds else 0.0
+            facts = {
+                "stalled": (
+                    run.is_stalled(),
+                    f"no step for {run.silence_seconds() / 60:.0f} minutes",
+                    "its log may say why; `gpt checkpoints` says which process trains",
+                ),
+                "slower": (
+                    run.is_slower(),
+                    f"{speed:,.0f} tokens per second, a third less than before",
+                    "look what else works on that machine",
+                ),
+            }
+            for word, (is_so, message, advice) in facts.items():
+                if is_so and (run.name, word) not in self._told:
+                    about = f"{run.name} {word} {run.told}"
+                    yield make_event(
+                        f"{PREFIX}training.{word}", about, f"{run.name}, after step {run.step:,}: {message}", advice
+                    )
+            self._told = {each for each in self._told if each[0] != run.name}
+            self._told |= {(run.name, word) for word, (is_so, *_) in facts.items() if is_so}
 
     def _disks(self) -> Iterator[Any]:
         for place in (Path.cwd(), Path(".dvc/cache"), paths.CHECKPOINTS):

@@ -6,9 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 from time import time
 
+from flows.upkeep.journals import Run
 from gpt.paths import CHECKPOINTS
 from infra.metrics.page import Page
-from infra.metrics.runs import Run
 
 # As in gpt/training/checkpoints/checkpoint.py, which imports torch: half a gigabyte for an exporter. The manifest is written last.
 _MANIFEST = "manifest.json"

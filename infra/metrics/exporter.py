@@ -8,11 +8,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from flows.processes import workspace
+from flows.upkeep.journals import Spool
 from gpt.secrets.hiding import redact
 from infra.metrics.checkpoints import add_checkpoints, add_disks
 from infra.metrics.gpu import Gpus, add_gpus
 from infra.metrics.page import Page
-from infra.metrics.runs import Spool, add_runs, add_waiting
+from infra.metrics.runs import add_runs, add_waiting
 from infra.metrics.servers import Servers
 
 logger = logging.getLogger(__name__)

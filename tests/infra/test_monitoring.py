@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flows.server import free_port
+from flows.upkeep.journals import Run
 from gpt import paths
 from gpt.locks import try_lock
 from gpt.params.project import load_params
@@ -35,7 +36,6 @@ from infra.metrics.checkpoints import _MANIFEST, _STEP
 from infra.metrics.exporter import Exporter
 from infra.metrics.gpu import Gpu, Gpus
 from infra.metrics.page import FAMILIES
-from infra.metrics.runs import Run
 from infra.metrics.servers import Servers
 from tests import ROOT
 from tests.registry.conftest import built, change_params, register_model

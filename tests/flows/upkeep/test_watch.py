@@ -5,14 +5,20 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
 from mlflow import MlflowClient
 
+from flows.upkeep.journals import Run
+from flows.upkeep.progress import Progress
 from flows.upkeep.watch import Watch
+from gpt import paths
+from gpt.locks import try_lock
 from gpt.registry.trail import PROMOTED, REFUSED, append, audit_trail
+from gpt.tracking.journal import Journal
 from tests import ROOT
 from tests.flows.upkeep.conftest import set_sources
 
@@ -114,3 +120,72 @@ def wait(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def row(journal: Journal, step: int, tokens_per_second: float) -> None:
+    journal.append_metrics("train", step, {"train/loss": 2.0, "system/tokens_per_second": tokens_per_second})
+
+
+def test_a_trainer_that_lives_and_takes_no_step_is_told_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(time, "time_ns", lambda: int(now * 1e9))
+    journal = Journal(paths.SPOOL, "a-run")
+    journal.append("start", experiment="a study", run="a-run", fingerprint="of-a-run")
+    row(journal, 10, 1000)
+    watch = Watch()
+    told: list[str] = []
+
+    def look_after(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        told.extend(event.payload["message"] for event in watch._training())
+
+    with try_lock(Path("checkpoints/of-a-run/lock")) or pytest.fail("nobody else has it"):
+        look_after(500)
+        assert told == []
+        look_after(120)
+        look_after(1000)
+        assert told == ["a-run, after step 10: no step for 10 minutes"]
+        row(journal, 20, 1000)
+        look_after(4800)
+        assert len(told) == 1, "it was silent for 27 minutes before, and lived"
+        look_after(100)
+        assert len(told) == 2
+    watch = Watch()
+    look_after(10_000)
+    assert len(told) == 2, "nobody trains"
+
+
+def test_a_training_that_became_a_third_slower_is_told_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(time, "time_ns", lambda: int(now * 1e9))
+    journal = Journal(paths.SPOOL, "a-run")
+    journal.append("start", experiment="a study", run="a-run", fingerprint="of-a-run")
+    watch = Watch()
+    told: list[tuple[int, str]] = []
+    with try_lock(Path("checkpoints/of-a-run/lock")) or pytest.fail("nobody else has it"):
+        for step in range(60):
+            now += 60
+            row(journal, step, 1000 if step < 30 else 500)
+            told.extend((step, event.payload["message"]) for event in watch._training())
+    assert told == [(32, "a-run, after step 32: 500 tokens per second, a third less than before")]
+
+
+def test_the_page_of_a_flow_run_shows_how_far_training_is() -> None:
+    asked: list[tuple[str, str, dict[str, Any]]] = []
+
+    def request(method: str, path: str, json: dict[str, Any], **_: Any) -> Any:
+        asked.append((method, path, json))
+        return SimpleNamespace(raise_for_status=lambda: SimpleNamespace(json=lambda: {"id": "an-artifact"}))
+
+    run = Run("a-run", settings={"train.max_steps": 400}, steps={"train": 100}, rows={"train": {"train/loss": 2.5}})
+    progress, flow_run, client = Progress(), SimpleNamespace(id="a-flow-run"), SimpleNamespace(request=request)
+    progress.show(client, [flow_run], [run])
+    progress.show(client, [flow_run], [run])
+    run.steps["train"] = 200
+    progress.show(client, [flow_run], [run])
+    assert [(method, json["data"]) for method, _, json in asked] == [("POST", 25.0), ("PATCH", 50.0)]
+    assert asked[0][2]["description"] == "step 100 of 400, loss 2.5000"
+    assert asked[0][2]["flow_run_id"] == "a-flow-run"
