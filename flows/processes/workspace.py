@@ -5,7 +5,6 @@ paths that its processes work on, and refuses those of another: the flow waits i
 in that file.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,15 +14,9 @@ from pathlib import Path
 import psutil
 
 from gpt.locks import holder, is_locked, locked
+from gpt.maintenance.workspace import RUNS, WORKSPACE, clear_stale, living_holders
 
-RUNS = Path(".cache/runs")
-"Locks by the numbers of flow runs: a file that is not locked is that of a run whose process has gone."
-
-_WORKSPACE = RUNS / "workspace.lock"
-_RWLOCK = Path(".dvc/tmp/rwlock")
-_WRITING_SECONDS = 1.0
 _POLL_SECONDS = 0.5
-_CLOCK_SECONDS = 2.0  # between the system's start time of a process and a file's
 
 
 def living(run: str) -> AbstractContextManager[None]:
@@ -34,9 +27,9 @@ def living(run: str) -> AbstractContextManager[None]:
 @contextmanager
 def alone(tell: Callable[[str], object]) -> Iterator[None]:
     """Hold the workspace; `tell` which flow has it, and wait for that one's end."""
-    if is_locked(_WORKSPACE):
-        tell(f"waits for the flow of {holder(_WORKSPACE)}, which works in this folder")
-    with locked(_WORKSPACE, math.inf, str):
+    if is_locked(WORKSPACE):
+        tell(f"waits for the flow of {holder(WORKSPACE)}, which works in this folder")
+    with locked(WORKSPACE, math.inf, str):
         yield
 
 
@@ -72,38 +65,8 @@ def wait_for_others(tell: Callable[[str], object]) -> None:
 
 def _others() -> list[psutil.Process]:
     """Return the living DVC processes that hold paths. A file that nobody living holds, or that is cut short, is removed."""
-    pids = _read_pids()
-    if pids is None:
-        time.sleep(_WRITING_SECONDS)  # DVC does not write it atomically: another may be at it
-        pids = _read_pids()
-        if pids is None:
-            _RWLOCK.unlink(missing_ok=True)
-    living = [process for pid in pids or () if (process := _holder(pid))]
-    if pids and not living:
-        _RWLOCK.unlink(missing_ok=True)  # DVC takes any process of the same pid for the holder
-    return living
-
-
-def _read_pids() -> set[int] | None:
-    """Return the pids in DVC's list of locked paths, None if a kill has cut it short: DVC then refuses to run."""
-    try:
-        lock = json.loads(_RWLOCK.read_text(encoding="utf-8"))
-        readers = [reader for some in lock.get("read", {}).values() for reader in some]
-        return {int(holder["pid"]) for holder in [*readers, *lock.get("write", {}).values()]}
-    except FileNotFoundError:
-        return set()
-    except (ValueError, AttributeError, KeyError, TypeError):
-        return None
-
-
-def _holder(pid: int) -> psutil.Process | None:
-    """Return the process of a pid, None if it has ended, even if another has got its pid since."""
-    try:
-        process = psutil.Process(pid)
-        is_later = process.create_time() > _RWLOCK.stat().st_mtime + _CLOCK_SECONDS
-        return None if is_later or process.status() == psutil.STATUS_ZOMBIE else process
-    except (psutil.NoSuchProcess, FileNotFoundError):
-        return None
+    clear_stale()
+    return living_holders()
 
 
 def _describe(process: psutil.Process) -> str:

@@ -12,7 +12,7 @@ import click
 from click.exceptions import Exit
 
 from gpt.commands import data, experiments, finetuning, lineage, models, projects, serving, sources, training, versions
-from gpt.commands.checks import doctor
+from gpt.commands.checks import doctor, gc
 from gpt.commands.line import completion
 from gpt.commands.line.command import Group, version_option
 from gpt.commands.line.mistakes import explain
@@ -39,7 +39,7 @@ COMMANDS = Group(
             *(versions.register, versions.promote, versions.rollback, versions.models),
             *(lineage.lineage, lineage.reproduce),
         ),
-        "This machine": (doctor.doctor, completion.completion),
+        "This machine": (doctor.doctor, gc.gc, completion.completion),
     },
     params=[version_option()],
     epilog="Exit codes: 0 done, 1 failed, 2 you must change something. `gpt COMMAND --help` shows examples.",

@@ -89,6 +89,21 @@ def open_place(project: Path, uri: str, record: Record, environment: dict[str, A
         yield Place(uri, project, root, _project_in(project, root), lock, goes_on)
 
 
+def left_places(project: Path) -> list[tuple[Path, Path]]:
+    """Return the folders in which versions were made again and that are still there, each with its lock; [] outside DVC."""
+    try:
+        kept = dvc_folder(project.resolve()) / _KEPT
+    except UserError:
+        return []
+    return [(root, root.with_name(f"{root.name}.lock")) for root in sorted(kept.glob("*")) if root.is_dir()]
+
+
+def remove_place(project: Path, root: Path) -> None:
+    """Remove a folder in which a version was made again, whose lock is held, with what git knows of it."""
+    end_left_behind(root)
+    _remove(project, root)
+
+
 def check_commit(project: Path, uri: str, record: Record) -> str:
     """Return the version's commit; raise `UserError` with what to do if the repository has not got it."""
     commit = record.values["code"]["commit"]
