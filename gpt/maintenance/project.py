@@ -81,7 +81,9 @@ class Project:
             for path in self._settings(commit):
                 content = path.read_bytes() if commit is None else git.read_file(Path.cwd(), commit, path)
                 values = lenient_yaml(content or b"")
-                if spec := str(values.get("base") or as_object(values.get("train")).get("init_from") or ""):
+                # `base` names weights in a recipe, and is a section of params.yaml.
+                spec = as_object(values.get("train")).get("init_from") if path == PARAMS_FILE else values.get("base")
+                if spec and isinstance(spec, str):
                     yield spec if spec.startswith(("models:", "@")) else Path(spec).as_posix()
                     yield from checkpoints_in(spec)
 

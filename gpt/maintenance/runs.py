@@ -1,6 +1,6 @@
 """Runs that MLflow calls running although their trainer is gone, and putting them right.
 
-A trainer holds its journal and its checkpoint folder by locks of the kernel's. What it did not say any more is written into its journal,
+A trainer holds its journal and its checkpoint folder by locks of the kernel's. What it did not say is written into its journal,
 as it would have said it itself: KILLED, at the time of the last thing it told. So the same run goes on there when it is resumed.
 Whatever a file names another machine for may live there, and stays.
 """

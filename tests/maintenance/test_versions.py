@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gpt.commands.main import main
 from gpt.maintenance.gc import Found, collect, look
 from gpt.maintenance.plan import Limits
 from gpt.params.project import Params
@@ -62,13 +63,16 @@ def files() -> set[Path]:
     return {path.parents[3] for path in Path("mlartifacts/models").glob("*/artifacts/artifacts/base/model.safetensors")}
 
 
-def gpt(*arguments: str, exit_code: int = 0, **variables: str) -> str:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
-    command = [sys.executable, "-m", "gpt", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == exit_code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout
+@pytest.fixture
+def gpt(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return a function that runs a command of gpt and returns what it printed."""
+
+    def run(*arguments: str, exit_code: int = 0) -> str:
+        capsys.readouterr()
+        assert main(list(arguments)) == exit_code
+        return capsys.readouterr().out
+
+    return run
 
 
 def test_a_version_that_nothing_needs_goes_whole_and_the_champion_still_loads(
@@ -134,7 +138,10 @@ def test_age_place_and_settings_keep_a_version(versions: "MlflowClient", params:
     assert kept(look(params, NOTHING))[UNUSED] == "params.yaml, a recipe or an experiment names it"
 
 
-def test_killed_between_version_and_files_it_is_told_and_finished(versions: "MlflowClient", params: Params) -> None:
+@pytest.mark.slow
+def test_killed_between_version_and_files_it_is_told_and_finished(
+    versions: "MlflowClient", params: Params, gpt: Callable[..., str]
+) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
     assert done.returncode == -signal.SIGKILL
     assert numbers(versions) == [1, 3] and len(files()) == 3
@@ -145,6 +152,7 @@ def test_killed_between_version_and_files_it_is_told_and_finished(versions: "Mlf
     assert free(collect(params, NOTHING)) == set()
 
 
+@pytest.mark.slow
 def test_two_at_once_do_no_harm(versions: "MlflowClient") -> None:
     command = [sys.executable, "-m", "gpt", "gc", "--apply", "--keep-days", "0", "--keep-versions", "0", "--json"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -155,11 +163,13 @@ def test_two_at_once_do_no_harm(versions: "MlflowClient") -> None:
     assert numbers(versions) == [1, 3] and len(files()) == 2
 
 
-def test_a_store_that_is_away_frees_nothing_that_it_could_have_kept(versions: "MlflowClient") -> None:
+def test_a_store_that_is_away_frees_nothing_that_it_could_have_kept(
+    versions: "MlflowClient", monkeypatch: pytest.MonkeyPatch, gpt: Callable[..., str]
+) -> None:
     run = Path("checkpoints/0123456789abcdef/step_00000005")
     run.mkdir(parents=True)
-    away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    told = gpt("gc", "--apply", "--keep-days", "0", "--keep-versions", "0", exit_code=1, **away)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    told = gpt("gc", "--apply", "--keep-days", "0", "--keep-versions", "0", exit_code=1)
     assert "MLflow: versions, models and deleted runs stay as they are: http://127.0.0.1:9" in told
     assert "checkpoints: they stay as they are: versions may need them" in told
     assert run.exists() and numbers(versions) == [1, 2, 3] and len(files()) == 3
@@ -185,7 +195,7 @@ def test_deleted_runs_are_purged_unless_a_version_has_them(versions: "MlflowClie
 
 
 def test_files_that_lie_with_another_copy_of_the_project_stay(
-    versions: "MlflowClient", project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    versions: "MlflowClient", project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpt: Callable[..., str]
 ) -> None:
     """A database that was copied alone reads the models of the original; it must not remove them."""
     copy = tmp_path / "copy"
