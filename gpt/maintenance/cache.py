@@ -1,7 +1,7 @@
 """DVC's caches: what no file of the workspace, branch, tag, stash, experiment, late commit or version that stays names.
 
-DVC finds what its repositories use and removes the rest (`dvc gc`), but it knows neither versions of models nor stashes; what these
-name is added to what it keeps. A stage that runs now has put files there that nothing names yet: then the cache is left alone.
+DVC finds what its repositories use and removes the rest (`dvc gc`), but it knows no versions of models, and of stashes only when
+it is told; what these name is added. A stage that runs has put files there that nothing names yet: then the cache is left alone.
 """
 
 import logging
@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gpt import git, locks, paths
+from gpt import locks, paths
 from gpt.errors import UserError
 from gpt.files import as_object, lenient_yaml
 from gpt.maintenance.plan import Item, Limits
@@ -33,7 +33,7 @@ _KINDS = ("md5", "md5-dos2unix")
 def look(project: Project, limits: Limits, records: Iterable[Record]) -> list[Item]:
     """Return what is unused in the project's cache and in that of its recipes; raise `UserError` if somebody is at work."""
     check_idle()
-    kept, items = frozenset(_named(project, records)), []
+    kept, items = frozenset(_named(records)), []
     for name in _NAMES:
         if Path(name).is_dir():
             with _opened(name) as repo:
@@ -51,10 +51,9 @@ def remove(item: Item, project: Project, limits: Limits, records: Iterable[Recor
     from dvc_data.hashfile.hash_info import HashInfo
 
     with _opened(item.name) as repo, repo.lock:
-        used = [HashInfo(*each) for each in _used(repo, project, limits, frozenset(_named(project, records)))]
-        for _, odb in repo.cache.by_scheme():
-            if odb is not None:
-                gc(odb, used)
+        used = [HashInfo(*each) for each in _used(repo, project, limits, frozenset(_named(records)))]
+        for odb in _stores(repo):
+            gc(odb, used)
 
 
 def check_idle() -> None:
@@ -99,25 +98,31 @@ def _count_unused(repo: Any, used: set[tuple[str, str]]) -> tuple[int, int]:
 
 
 def _objects(repo: Any) -> Iterator[tuple[tuple[str, str], Path]]:
+    for odb in _stores(repo):
+        yield from (((str(odb.hash_name), value), Path(odb.oid_to_path(value))) for value in odb.all())
+
+
+def _stores(repo: Any) -> list[Any]:
+    """Return the parts of a cache, of this and of earlier releases of DVC, each once."""
+    found: list[Any] = []
     for _, odb in repo.cache.by_scheme():
-        if odb is not None:
-            yield from (((str(odb.hash_name), value), Path(odb.oid_to_path(value))) for value in odb.all())
+        if odb is not None and odb not in found:
+            found.append(odb)
+    return found
 
 
 def _used_by_dvc(repo: Any, project: Project, limits: Limits) -> Iterator[Any]:
     """Yield the hashes that DVC finds to be in use. Of a folder whose list is nowhere here no file is."""
     since = datetime.fromtimestamp(max(0.0, time.time() - limits.days * 86_400)).date().isoformat()
-    scope = dict.fromkeys(("all_branches", "all_tags", "all_experiments"), True) | {"commit_date": since}
+    scope: dict[str, Any] = dict.fromkeys(("all_branches", "all_tags", "all_experiments"), True)
+    scope |= {"commit_date": since, "revs": list(project.stashed)}
     for hashes in repo.used_objs(force=True, **(scope if project.has_commits else {})).values():
         yield from hashes
 
 
-def _named(project: Project, records: Iterable[Record]) -> Iterator[str]:
-    """Yield the hashes that versions and stashes name, folders with the files in them."""
+def _named(records: Iterable[Record]) -> Iterator[str]:
+    """Yield the hashes that versions name, and places where some are made again; of folders those of the files in them, too."""
     contents = [record.files.get(DVC_LOCK.name, b"") for record in records]
-    for commit in project.stashed:
-        for folder in (Path(), paths.RECIPES):
-            contents.append(git.read_file(Path.cwd(), commit, folder / DVC_LOCK) or b"")
     contents += [path.read_bytes() for root, _ in left_places(Path.cwd()) for path in root.glob("*.lock")]
     caches = [Path(name) for name in _NAMES if Path(name).is_dir()]
     for content in contents:

@@ -84,7 +84,8 @@ def test_what_somebody_names_stays_and_the_rest_goes(project: Project) -> None:
     experiment = add("an experiment")
     git("add", "-A")
     git("commit", "-qm", "experiment")
-    git("update-ref", f"refs/exps/ab/{'c' * 38}/longer", "HEAD")
+    baseline = subprocess.check_output(["git", "rev-parse", "HEAD~1"], text=True).strip()
+    git("update-ref", f"refs/exps/{baseline[:2]}/{baseline[2:]}/longer", "HEAD")  # as DVC names what `dvc exp run` made
     git("reset", "-q", "--hard", "HEAD~1")
     workspace = add("the workspace")
     named = {tagged, on_version, tip, stashed, experiment, workspace}
