@@ -94,6 +94,13 @@ PROMISES = (
         repeats=9,
     ),
     Promise(
+        "room",
+        "`gpt gc` removes nothing that the champion, or anything that stays, needs; what kills left is put right, once",
+        (*PYTEST, "tests/maintenance", "tests/e2e/test_gc.py"),
+        minutes=30,
+        read=all_passed,
+    ),
+    Promise(
         "kills",
         "60 kills, many inside a save, end with the bytes of a run that was left alone",
         (*CHAOS, KILLS, "-k", f"not {COMMITTED}", "--chaos-kills", "60"),
