@@ -4,11 +4,12 @@ A run that trains holds its folder by a lock of the kernel's, and so does whoeve
 whole checkpoints and names that the next trainer clears up.
 """
 
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpt import paths
+from gpt import locks, paths
 from gpt.errors import UserError
 from gpt.finetuning.finetune import find_job
 from gpt.locks import locked
@@ -20,6 +21,7 @@ from gpt.training.checkpoints.fingerprint import Fingerprint, fingerprint, load_
 from gpt.training.checkpoints.stable import STABLE
 
 _LOCK_SECONDS = 60.0
+_ELSEWHERE_SECONDS = 2 * 86_400.0  # a trainer saves more often than that
 
 
 def look(project: Project, limits: Limits) -> list[Item]:
@@ -77,7 +79,7 @@ def _run(
     journal = _journal(saved)
     stays = first(
         [
-            f"{holder} trains here" if holder else "",
+            f"{holder} trains here" if holder else _elsewhere(folder, age),
             "the present settings go on from here" if folder.name in present else "",
             "settings or an experiment begin with it" if name in project.named() else "",
             "DVC's queue holds experiments, which may go on from it" if project.has_queue and saved else "",
@@ -117,6 +119,13 @@ def _state(folder: Path, now: Fingerprint, limits: Limits, named: frozenset[str]
     )
     reason = f"the state before its decay of a run{f' of {run.name}' if run else ''} of other settings, {days_of(age)}"
     return Item(name, "checkpoints", _size(folder), reason, stays, frozenset({f"fingerprint:{folder.name}"}))
+
+
+def _elsewhere(folder: Path, age_seconds: float) -> str:
+    """Return who may train in a folder on another machine, whose locks not every file system shows; "" if nobody does."""
+    said = locks.holder(folder / "lock")
+    on_another = " on " in said and f" on {socket.gethostname()}, since " not in said
+    return f"{said} may train here" if on_another and age_seconds < _ELSEWHERE_SECONDS else ""
 
 
 def _journal(saved: list[Path]) -> str | None:

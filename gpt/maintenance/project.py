@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 
 from gpt import git, paths
-from gpt.errors import UserError
 from gpt.files import as_object, lenient_yaml
 from gpt.params.finetuning import FOLDER, is_recipe_name, registered_name
 from gpt.params.project import PARAMS_FILE, Params
@@ -57,9 +56,9 @@ class Project:
         """Return the commits whose settings count; none outside a git repository."""
         if not self.has_commits:
             return ()
-        listed = git.ask(Path.cwd(), "for-each-ref", "--format=%(objectname)^{commit}", *_REFS).decode().split()
-        commits = (git.find_commit(Path.cwd(), ref.removesuffix("^{commit}")) for ref in listed)
-        return tuple(dict.fromkeys([*filter(None, commits), *self.stashed]))
+        tagged = "%(if)%(*objectname)%(then)%(*objectname)%(else)%(objectname)%(end)"
+        listed = git.ask(Path.cwd(), "for-each-ref", f"--format={tagged}", *_REFS).decode().split()
+        return tuple(dict.fromkeys([*listed, *self.stashed]))
 
     @cached_property
     def has_commits(self) -> bool:
@@ -96,10 +95,8 @@ class Project:
     def _reflog(self, ref: str) -> list[str]:
         if not self.has_commits:
             return []
-        try:
-            return git.ask(Path.cwd(), "reflog", "show", "--format=%H", ref).decode().split()
-        except UserError:  # there is no such
-            return []
+        found = git.ask(Path.cwd(), "for-each-ref", "--format=%(objectname)", ref).decode().split()
+        return [*git.ask(Path.cwd(), "reflog", "show", "--format=%H", ref).decode().split(), *found] if found else []
 
 
 def checkpoints_in(path: str) -> Iterator[str]:

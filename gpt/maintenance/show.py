@@ -10,15 +10,16 @@ from gpt.secrets.hiding import redact
 def show(found: Found, *, applied: bool) -> str:
     """Return what was found, and what became of it."""
     free, kept = found.plan.free, [(item, why) for item, why in found.plan.kept if item.shown]
-    lines = ["removed or to be removed:" if applied else "may go:"]
-    lines += _rows((item.name, item.size_bytes, item.reason) for item in free) if free else ["  nothing"]
+    gone = found.removed if applied else free
+    lines = ["removed:" if applied else "may go:"]
+    lines += _rows((item.name, item.size_bytes, item.reason) for item in gone) if gone else ["  nothing"]
     if kept:
         lines += ["stays:", *_rows((item.name, item.size_bytes, why) for item, why in kept)]
     if found.skipped:
         lines += ["not looked at:", *(f"  {part}: {why}" for part, why in found.skipped)]
     if found.failed:
         lines += ["not removed:", *(f"  {name}: {why}" for name, why in found.failed)]
-    freed = sum(item.size_bytes for item in (found.removed if applied else free))
+    freed = sum(item.size_bytes for item in gone)
     lines.append(
         f"{in_units(freed)} freed"
         if applied

@@ -99,6 +99,16 @@ def test_a_living_trainer_keeps_its_run_and_a_killed_one_does_not(params: Params
     assert remove_all(params) == [str(folder)]
 
 
+def test_a_run_that_another_machine_was_last_at_stays_for_two_days(params: Params) -> None:
+    folder = save(paths.CHECKPOINTS / OLD)
+    (folder / "lock").write_text("process 1 on another-host, since 2026-01-01 00:00:00")
+    assert stays(params, folder) == "process 1 on another-host, since 2026-01-01 00:00:00 may train here"
+    before = time.time() - 3 * 86_400
+    for path in (*folder.iterdir(), folder):
+        os.utime(path, (before, before))
+    assert stays(params, folder) == ""
+
+
 def test_a_run_that_settings_begin_with_stays(make_project: Callable[..., Path]) -> None:
     folder = save(paths.CHECKPOINTS / OLD)
     project = make_project(train={"init_from": f"checkpoints/{OLD}/step_00000005"})
@@ -166,10 +176,10 @@ def test_unfinished_work_and_what_killed_writers_began_go_unless_somebody_is_at_
 def test_locks_of_flow_runs_that_ended_go_after_two_days_and_never_the_workspaces(params: Params) -> None:
     runs = Path(".cache/runs")
     runs.mkdir(parents=True)
+    before = time.time() - 3 * 86_400
     for name in ("old.lock", "old.json", "young.lock", "workspace.lock"):
         (runs / name).write_text("process 1 on host, since 2026-01-01 00:00:00")
         if name != "young.lock":
-            before = time.time() - 3 * 86_400
             os.utime(runs / name, (before, before))
     with held("from gpt.locks import try_lock\nlock = try_lock(Path('.cache/runs/old.lock'))"):
         assert stays(params, runs / "old.json").endswith(" works there")

@@ -20,6 +20,7 @@ from gpt.registry.versions import all_versions, resolve_model
 from gpt.tracking import store
 from tests import ROOT
 from tests.registry.conftest import register_model
+from tests.servers import mlflow_server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -192,6 +193,32 @@ def test_deleted_runs_are_purged_unless_a_version_has_them(versions: "MlflowClie
     assert kept(found)[f"runs:/{champion}"] == "needed by models:/small-gpt/1"
     assert not list(Path("mlartifacts", alone.run_id).rglob("*.txt"))
     assert versions.get_run(champion) and versions.get_run(other)
+
+
+@pytest.mark.slow
+def test_at_a_server_files_go_through_its_proxy_and_its_runs_are_left_to_it(
+    project: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = tmp_path / "server"
+    served.mkdir()
+    with mlflow_server(served) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        for steps in (5, 50, 60):
+            register_model(project, steps)
+        client = store.client()
+        client.set_registered_model_alias("small-gpt", "champion", "1")
+        run = client.get_model_version("small-gpt", "2").run_id
+        assert run and len(list(served.rglob("base/model.safetensors"))) == 3
+        client.delete_run(run)
+        found = collect(params, NOTHING)
+        assert [item.name for item in found.removed] == [UNUSED] and not found.failed
+        assert found.removed[0].size_bytes > 100_000
+        assert ("deleted runs", "1 deleted runs are purged where the server runs, by `mlflow gc`: a client cannot") in (
+            found.skipped
+        )
+        assert numbers(client) == [1, 3] and len(list(served.rglob("base/model.safetensors"))) == 2
+        assert resolve_model("@champion", "small-gpt").is_dir()
+        assert not free(look(params, NOTHING))
 
 
 def test_files_that_lie_with_another_copy_of_the_project_stay(
