@@ -20,7 +20,7 @@ from gpt.maintenance.project import Project
 from gpt.maintenance.workspace import WORKSPACE, living_holders
 from gpt.registry.lineage import DVC_LOCK
 from gpt.registry.record import Record
-from gpt.registry.reproduction.content import listing
+from gpt.registry.reproduction.content import cache_of, listing
 from gpt.registry.reproduction.place import left_places
 
 _NAMES = (".dvc/cache", f"{paths.RECIPES}/.dvc/cache")
@@ -35,7 +35,7 @@ def look(project: Project, limits: Limits, records: Iterable[Record]) -> list[It
     check_idle()
     kept, items = frozenset(_named(records)), []
     for name in _NAMES:
-        if Path(name).is_dir():
+        if Path(name).parent.is_dir() and _is_own(name):
             with _opened(name) as repo:
                 count, size = _count_unused(repo, _used(repo, project, limits, kept))
             named = f"no branch, tag, stash, experiment, commit of the last {limits.days:g} days or version that stays"
@@ -54,6 +54,16 @@ def remove(item: Item, project: Project, limits: Limits, records: Iterable[Recor
         used = [HashInfo(*each) for each in _used(repo, project, limits, frozenset(_named(records)))]
         for odb in _stores(repo):
             gc(odb, used)
+
+
+def _is_own(name: str) -> bool:
+    """Whether there is a cache of the project's own; raise `UserError` if it lies where others may use it."""
+    place, dvc = cache_of(Path(name).absolute().parents[1]), Path(name).parent.resolve()
+    if place.exists() and dvc not in place.resolve().parents:
+        raise UserError(
+            f"they lie in {place.resolve()}, which other projects may use too; `dvc gc --help` says how to name all"
+        )
+    return place.is_dir()
 
 
 def check_idle() -> None:

@@ -6,7 +6,8 @@ whole checkpoints and names that the next trainer clears up.
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from gpt import locks, paths
@@ -24,15 +25,20 @@ _LOCK_SECONDS = 60.0
 _ELSEWHERE_SECONDS = 2 * 86_400.0  # a trainer saves more often than that
 
 
-def look(project: Project, limits: Limits) -> list[Item]:
-    """Return the runs with checkpoints here; raise `UserError` where it cannot be told which one the present settings are of."""
+def look(project: Project, limits: Limits, began_with: Mapping[str, Collection[str]]) -> list[Item]:
+    """Return the runs with checkpoints here, which need what `began_with` says of their fingerprints.
+
+    Raises `UserError` where it cannot be told which one the present settings are of.
+    """
     root = paths.kept(paths.CHECKPOINTS)
     folders = sorted(path for path in root.glob("*") if path.is_dir() and path.name != STABLE)
     states = sorted(path for path in (root / STABLE).glob("*") if path.is_dir())
     if not folders and not states:
         return []
     now, recipes = fingerprint(project.params), dict(_of_recipes(project))
-    runs = [_run(folder, {now.id, *recipes.values()}, recipes, project, limits) for folder in folders]
+    present = {now.id, *recipes.values()}
+    runs = [_run(folder, present, recipes, project, limits) for folder in folders]
+    runs = [replace(run, needs=run.needs | set(began_with.get(Path(run.name).name, ()))) for run in runs]
     return [*runs, *(_state(folder, now, limits, project.named()) for folder in states)]
 
 

@@ -4,7 +4,7 @@ A part that cannot be looked at (a store that is away, DVC at work) is named and
 others: nothing is freed on a guess. What a kill leaves of a removal the next call finds and finishes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +13,14 @@ from typing import Any
 from gpt import paths
 from gpt.errors import UserError
 from gpt.locks import locked
-from gpt.maintenance import cache, checkpoints, leftovers, registry
+from gpt.maintenance import cache, checkpoints, leftovers, registry, removal
 from gpt.maintenance.plan import Item, Limits, Plan, plan
 from gpt.maintenance.project import Project
+from gpt.memory import in_units
 from gpt.params.project import Params
 from gpt.registry.record import Record
 from gpt.registry.versions import registry_lock
+from gpt.secrets.hiding import redact
 from gpt.tracking import store
 
 LOCK = Path(".cache/gc.lock")
@@ -68,7 +70,7 @@ def look(params: Params, limits: Limits) -> Found:
     with _part(found, "checkpoints", "they"):
         if found.store is None:
             raise UserError("versions may need them, and the store could not be asked")
-        items += checkpoints.look(found.project, limits)
+        items += checkpoints.look(found.project, limits, found.store.began_with)
     with _part(found, "leftovers", "they"):
         items += _without_open_journals(list(leftovers.look(limits)), found)
     with _part(found, "DVC's cache", "its files"):
@@ -94,6 +96,29 @@ def collect(params: Params, limits: Limits) -> Found:
     return found
 
 
+def show(found: Found, *, applied: bool) -> str:
+    """Return what was found, and what became of it."""
+    free, kept = found.plan.free, [(item, why) for item, why in found.plan.kept if item.shown]
+    gone = found.removed if applied else free
+    lines = ["removed:" if applied else "may go:"]
+    lines += _rows((item.name, item.size_bytes, item.reason) for item in gone) if gone else ["  nothing"]
+    if kept:
+        lines += ["stays:", *_rows((item.name, item.size_bytes, why) for item, why in kept)]
+    if found.skipped:
+        lines += ["not looked at:", *(f"  {part}: {why}" for part, why in found.skipped)]
+    if found.failed:
+        lines += ["not removed:", *(f"  {name}: {why}" for name, why in found.failed)]
+    freed = sum(item.size_bytes for item in gone)
+    lines.append(
+        f"{in_units(freed)} freed"
+        if applied
+        else f"{in_units(freed)} in {len(free)} thing(s); `gpt gc --apply` removes them"
+        if free
+        else "nothing to free"
+    )
+    return redact("\n".join(lines))
+
+
 def _remove(found: Found, item: Item) -> None:
     try:
         match item.part:
@@ -107,7 +132,7 @@ def _remove(found: Found, item: Item) -> None:
             case _:
                 assert found.store is not None, "what it holds was planned"
                 with store.store_errors():
-                    registry.remove(found.store, item)
+                    removal.remove(found.store, item)
     except (UserError, OSError) as error:
         found.failed.append((item.name, str(error)))
         return
@@ -161,3 +186,10 @@ def _part(found: Found, name: str, what: str) -> Iterator[None]:
         yield
     except (UserError, OSError) as error:
         found.skipped.append((name, f"{what} stay as they are: {error}"))
+
+
+def _rows(rows: Iterable[tuple[str, int, str]]) -> Iterator[str]:
+    told = [(name, in_units(size), why) for name, size, why in rows]
+    widths = [max(len(row[column]) for row in told) for column in (0, 1)]
+    for name, size, why in told:
+        yield f"  {name:<{widths[0]}}  {size:>{widths[1]}}  {why}"

@@ -1,29 +1,23 @@
 """What the MLflow store holds that may go: versions that nothing needs, models that no version has, runs that somebody deleted.
 
-A version appears last and goes first: what a kill leaves of it is a model with the tag `gpt.gc`, which the next `gpt gc` removes.
-What others in the same store have made from a version keeps it; nothing of theirs is removed. `mlflow gc` is not called: given runs
-it purges every deleted experiment and model of the store as well, whoever's. Its own functions are, on what the plan names.
+What others in the same store have made from a version keeps it; nothing of theirs is removed.
 """
 
-import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt import paths
 from gpt.errors import UserError
 from gpt.files import as_object
-from gpt.maintenance.artifacts import database_of, delete_files, size_of, unless_gone, why_elsewhere
+from gpt.maintenance.artifacts import database_of, size_of, why_elsewhere
 from gpt.maintenance.plan import Item, Limits, days_of, first
 from gpt.maintenance.project import Project, checkpoints_in
 from gpt.registry.lineage import CONTINUES, STARTED_FROM
 from gpt.registry.record import Record, read_record
 from gpt.registry.trail import LOG, MOVES, audit_trail
-from gpt.registry.versions import all_versions, find, registry_lock
-from gpt.tracking import store
-from gpt.tracking.location import read_only
+from gpt.registry.versions import all_versions
 from gpt.tracking.spool import is_delivered, read_state
 
 if TYPE_CHECKING:
@@ -52,72 +46,26 @@ class Registry:
     versions: dict[str, "ModelVersion"] = field(default_factory=dict)
     models: dict[str, "LoggedModel"] = field(default_factory=dict)
     "By the name of their item, and by the place of their files."
+    began_with: dict[str, set[str]] = field(default_factory=dict)
+    "By fingerprint, the versions that runs began with which are not finished."
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
 def look(client: "MlflowClient", project: Project, limits: Limits) -> Registry:
     """Find out what a store holds; raise what MLflow raises while it fails."""
     found = Registry(client, project)
-    named = project.named()
+    experiments = experiments_of(client, project)
+    named = project.named() | frozenset(_add_beginnings(found, experiments))
     for model in _registered(client):
         if not model.endswith(LOG):
             _add_versions(found, model, limits, named)
-    if experiments := _experiments(client, project):
+    if experiments:
         _add_models(found, experiments, limits)
         _add_runs(found, experiments, limits)
     return found
 
 
-def remove(found: Registry, item: Item) -> None:
-    """Remove a version, a model or a run; raise `UserError` if it has become something that stays meanwhile."""
-    match item.part:
-        case "versions":
-            _remove_version(found, item.name)
-        case "models":
-            _remove_model(found.client, found.models[item.name])
-        case _:
-            _remove_run(found.client, item.name.removeprefix("runs:/"))
-
-
-def half_removed(project: Project) -> Iterator[tuple[str, str]]:
-    """Yield the models, each with the version that it was of, of which a killed removal has left something; [] without a store."""
-    file = store.database_file(store.tracking_uri())
-    if file is not None and not _knows_tag(file):
-        return
-    client = store.client()
-    with store.store_errors():
-        experiments = _experiments(client, project)
-        for model in _logged(client, experiments, set(), None) if experiments else ():
-            if (uri := model.tags.get(REMOVED_TAG)) and _version(client, uri) is None:
-                yield model.model_id, uri
-
-
-def finish_removal(model_id: str, uri: str) -> str:
-    """Remove what is left of a model whose version is gone."""
-    client = store.client()
-    with store.store_errors(), registry_lock():
-        if _version(client, uri) is not None:
-            raise UserError(f"{uri} is there again")
-        _remove_model(client, client.get_logged_model(model_id))
-    return f"{uri}: the rest of its model was removed"
-
-
-def _version(client: "MlflowClient", uri: str) -> "ModelVersion | None":
-    name, _, number = uri.removeprefix("models:/").rpartition("/")
-    return find(client, name, int(number))
-
-
-def _knows_tag(file: Path) -> bool:
-    """Whether a removal has begun in a local store; to ask MLflow takes seconds."""
-    try:
-        with read_only(file) as database:
-            query = "select 1 from logged_model_tags where tag_key = ? limit 1"
-            return database.execute(query, (REMOVED_TAG,)).fetchone() is not None
-    except sqlite3.Error:
-        return False  # none yet, or of another version of MLflow: `gpt doctor` says which
-
-
-def _experiments(client: "MlflowClient", project: Project) -> list[str]:
+def experiments_of(client: "MlflowClient", project: Project) -> list[str]:
     named = (client.get_experiment_by_name(name) for name in project.experiments)
     return [experiment.experiment_id for experiment in named if experiment is not None]
 
@@ -127,6 +75,23 @@ def _registered(client: "MlflowClient") -> Iterator[str]:
     while True:
         page = client.search_registered_models(max_results=_PAGE, page_token=token)
         yield from (model.name for model in page)
+        if not (token := page.token):
+            return
+
+
+def _add_beginnings(found: Registry, experiments: list[str]) -> Iterator[str]:
+    """Note what unfinished runs began with, for their checkpoints; yield that of runs that train now, here or elsewhere."""
+    token = None
+    while experiments:
+        page = found.client.search_runs(
+            experiments, "attributes.status != 'FINISHED'", max_results=1000, page_token=token
+        )
+        for run in page:
+            tags = run.data.tags
+            began = {tags[key] for key in ("init.uri", "base.uri") if key in tags}
+            found.began_with.setdefault(tags.get("fingerprint", ""), set()).update(began)
+            if run.info.status in ("RUNNING", "SCHEDULED"):
+                yield from began
         if not (token := page.token):
             return
 
@@ -150,7 +115,7 @@ def _add_versions(found: Registry, name: str, limits: Limits, named: frozenset[s
                 "" if "weights_sha256" in version.tags else "not registered by `gpt register`",
                 ", ".join(f"@{alias}" for alias in sorted(aliases.get(str(version.version), ()))),
                 "it was the champion" if int(version.version) in champions else "",
-                "params.yaml, a recipe or an experiment names it" if uri in named else "",
+                "settings, an experiment or a run that trains begin with it" if uri in named else "",
                 f"one of the newest {limits.versions} of its model" if place < limits.versions else "",
                 limits.young(age),
                 why_elsewhere(client, version.source or "") if ours else "",
@@ -209,7 +174,7 @@ def _add_models(found: Registry, experiments: list[str], limits: Limits) -> None
     taken = {version.source for version in found.versions.values()}
     backend = database_of(client)
     deleted = set(backend._get_deleted_logged_models()) if backend else set()
-    for model in _logged(client, experiments, deleted, backend):
+    for model in logged_models(client, experiments, deleted, backend):
         found.models[model.artifact_location] = found.models[model.model_id] = model
         if model.artifact_location in taken or "weights_sha256" not in model.tags:
             continue
@@ -226,7 +191,9 @@ def _add_models(found: Registry, experiments: list[str], limits: Limits) -> None
         found.items.append(Item(model.model_id, "models", size_of(client, model.artifact_location), what, stays))
 
 
-def _logged(client: "MlflowClient", experiments: list[str], deleted: set[str], backend: Any) -> "Iterator[LoggedModel]":
+def logged_models(
+    client: "MlflowClient", experiments: list[str], deleted: set[str], backend: Any
+) -> "Iterator[LoggedModel]":
     token = None
     while True:
         page = client.search_logged_models(experiments, max_results=50, page_token=token)
@@ -274,35 +241,3 @@ def _add_runs(found: Registry, experiments: list[str], limits: Limits) -> None:
         names = frozenset({f"fingerprint:{tag}"} if tag else ())
         size = size_of(client, run.info.artifact_uri)
         found.items.append(Item(f"runs:/{run_id}", "runs", size, named, stays, names))
-
-
-def _remove_version(found: Registry, uri: str) -> None:
-    """Remove a version, then its model. Whoever has made it something since keeps it."""
-    client, version = found.client, found.versions[uri]
-    now = find(client, version.name, int(version.version))
-    model = found.models.get(version.source or "")
-    if now is not None:
-        if now.aliases:
-            raise UserError(f"it is @{', @'.join(now.aliases)} now, and stays")
-        if model is not None:
-            client.set_logged_model_tags(model.model_id, {REMOVED_TAG: uri})
-        unless_gone(lambda: client.delete_model_version(version.name, version.version))
-    if model is not None:
-        _remove_model(client, model)
-
-
-def _remove_model(client: "MlflowClient", model: "LoggedModel") -> None:
-    """Remove a model's files, then what the store knows of it: as long as it does, a kill leaves what the next call finds."""
-    delete_files(client, model.artifact_location)
-    unless_gone(lambda: client.delete_logged_model(model.model_id))
-    if backend := database_of(client):
-        unless_gone(lambda: backend._hard_delete_logged_model(model.model_id))
-
-
-def _remove_run(client: "MlflowClient", run_id: str) -> None:
-    if client.get_run(run_id).info.lifecycle_stage != "deleted":
-        raise UserError("it was restored, and stays")
-    backend = database_of(client)
-    assert backend is not None, "runs of a server were skipped"
-    delete_files(client, client.get_run(run_id).info.artifact_uri or "")
-    unless_gone(lambda: backend._hard_delete_run(run_id))

@@ -138,11 +138,11 @@ def _kill(run: runs.Unfinished) -> str:
 
 def _half_removed_models(params: Params) -> Iterator[Trouble]:
     """Yield the models whose versions a killed `gpt gc` has removed, and not their files."""
-    from gpt.maintenance import registry
+    from gpt.maintenance import removal
 
-    for model_id, uri in registry.half_removed(Project(params)):
+    for model_id, uri in removal.half_removed(Project(params)):
         text = f"{uri}: its version was removed, and files of its model {model_id} are left"
-        yield Trouble("MLflow", text, partial(registry.finish_removal, model_id, uri))
+        yield Trouble("MLflow", text, partial(removal.finish_removal, model_id, uri))
 
 
 def _journals() -> Iterator[Trouble]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 
 from gpt.errors import UserError
 from gpt.maintenance import cache
@@ -37,7 +38,8 @@ def add(text: str) -> str:
     """Let DVC keep a file with a text; return its hash."""
     Path("data.txt").unlink(missing_ok=True)
     Path("data.txt").write_text(text)
-    dvc("add", "-q", "data.txt")
+    with Repo() as repo:
+        Repo.add(repo, "data.txt")
     return hashlib.md5(text.encode()).hexdigest()
 
 
@@ -142,6 +144,22 @@ def test_while_somebody_works_with_the_cache_it_is_left_alone(project: Project, 
     finally:
         process.kill()
         process.communicate()
+    assert cached() == before
+
+
+def test_a_cache_that_other_projects_may_use_is_left_alone(project: Project, tmp_path: Path) -> None:
+    commit("one")
+    add("two")
+    before = cached()
+    shared = tmp_path / "shared"
+    Path(".dvc/cache").rename(shared)
+    dvc("config", "--local", "cache.dir", str(shared))
+    with pytest.raises(UserError, match=r"lie in .*/shared, which other projects may use too"):
+        cache.look(project, NOTHING, [])
+    dvc("config", "--local", "--unset", "cache.dir")
+    Path(".dvc/cache").symlink_to(shared)
+    with pytest.raises(UserError, match="which other projects may use too"):
+        cache.look(project, NOTHING, [])
     assert cached() == before
 
 

@@ -48,7 +48,7 @@ def save(folder: Path, run: str | None = None, name: str = "shakespeare-gpt") ->
 
 
 def look(params: Params, limits: Limits = NOTHING) -> list[Item]:
-    return [*maintained.look(Project(params), limits), *leftovers.look(limits)]
+    return [*maintained.look(Project(params), limits, {}), *leftovers.look(limits)]
 
 
 def stays(params: Params, name: str | Path, limits: Limits = NOTHING) -> str:

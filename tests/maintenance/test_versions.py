@@ -18,6 +18,7 @@ from gpt.params.project import Params
 from gpt.registry.lineage import STARTED_FROM
 from gpt.registry.versions import all_versions, resolve_model
 from gpt.tracking import store
+from gpt.training.checkpoints.checkpoint import single_trainer
 from tests import ROOT
 from tests.registry.conftest import register_model
 from tests.servers import mlflow_server
@@ -32,8 +33,8 @@ UNUSED = "models:/small-gpt/2"
 # Ends the process at the instant at which the version is gone, and its files are there.
 KILLED = """
 import os, signal
-from gpt.maintenance import registry
-registry.delete_files = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+from gpt.maintenance import removal
+removal.delete_files = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 from gpt.commands.main import main
 main(["gc", "--apply", "--keep-days", "0", "--keep-versions", "0"])
 """
@@ -136,7 +137,24 @@ def test_age_place_and_settings_keep_a_version(versions: "MlflowClient", params:
     assert kept(look(params, Limits(days=0, versions=2)))[UNUSED] == "one of the newest 2 of its model"
     settings = Path("params.yaml")
     settings.write_text(settings.read_text().replace("init_from: scratch", f"init_from: {UNUSED}"))
-    assert kept(look(params, NOTHING))[UNUSED] == "params.yaml, a recipe or an experiment names it"
+    assert kept(look(params, NOTHING))[UNUSED] == "settings, an experiment or a run that trains begin with it"
+
+
+def test_what_a_run_that_is_not_finished_began_with_stays(versions: "MlflowClient", params: Params) -> None:
+    experiment = versions.get_experiment_by_name(params.base.name)
+    assert experiment is not None
+    tags = {"init.uri": UNUSED, "fingerprint": "0123456789abcdef"}
+    run = versions.create_run(experiment.experiment_id, tags=tags).info.run_id
+    assert kept(look(params, NOTHING))[UNUSED] == "settings, an experiment or a run that trains begin with it", (
+        "it trains somewhere"
+    )
+    versions.set_terminated(run, "KILLED")
+    assert free(look(params, NOTHING)) == {UNUSED}
+    Path("checkpoints/0123456789abcdef/step_00000005").mkdir(parents=True)
+    found = look(params, Limits(days=0, versions=0))
+    assert free(found) == {UNUSED, "checkpoints/0123456789abcdef"}, "both were given up"
+    with single_trainer(Path("checkpoints/0123456789abcdef")):
+        assert kept(look(params, NOTHING))[UNUSED] == "needed by checkpoints/0123456789abcdef"
 
 
 @pytest.mark.slow

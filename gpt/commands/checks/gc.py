@@ -32,10 +32,9 @@ def gc(apply_: bool, keep_days: float, keep_versions: float, json_: bool) -> int
     params = load_params()
     from gpt.maintenance import gc as collection
     from gpt.maintenance.plan import Limits
-    from gpt.maintenance.show import show
     from gpt.secrets.hiding import redact_values
 
     limits = Limits(keep_days, int(keep_versions))
     found = collection.collect(params, limits) if apply_ else collection.look(params, limits)
-    print(json.dumps(redact_values(found.to_record()), indent=2) if json_ else show(found, applied=apply_))
+    print(json.dumps(redact_values(found.to_record()), indent=2) if json_ else collection.show(found, applied=apply_))
     return 1 if apply_ and (found.failed or found.skipped) else 0
