@@ -20,9 +20,10 @@ from gpt.params.project import load_params
 from gpt.tracking import store
 from gpt.tracking.spool import last_event
 from tests import ROOT
+from tests.flows.conftest import Api, api
 from tests.training.conftest import make_project
 
-__all__ = ["make_project"]
+__all__ = ["api", "make_project"]
 
 RWLOCK = Path(".dvc/tmp/rwlock")
 # A trainer that begins a run, tells something that arrives, and is killed.
@@ -202,6 +203,25 @@ def test_prefects_runs_are_left_to_its_keeper_and_one_that_is_away_is_told(
     (line,) = repair(exit_code=1)
     assert line.startswith("✗ Prefect: http://127.0.0.1:9/api: ") and "; not done: " in line
     assert "no Prefect server" in line or "cannot be asked" in line
+
+
+@pytest.mark.slow
+def test_what_prefect_says_of_a_run_without_a_process_is_put_right_once(
+    project: Path, repair: Callable[..., list[str]], api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", api.url)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    flow = api.post("flows/", {"name": "pretrain"})["id"]
+    run = api.post("flow_runs/", {"flow_id": flow, "name": "tonight's", "state": {"type": "CANCELLED"}})["id"]
+    lock = Path(".cache/runs", f"{run}.lock")
+    lock.parent.mkdir(parents=True)
+    lock.touch()  # it began here, and nobody holds it
+    assert repair() == [
+        "✓ Prefect: tonight's: Cancelled → Cancelled (cancelled; no checkpoint was saved)",
+        "All is true now.",
+    ]
+    assert repair() == ["Nothing was to be put right."]
 
 
 @pytest.mark.slow
