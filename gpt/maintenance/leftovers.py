@@ -30,10 +30,10 @@ def look(limits: Limits) -> Iterator[Item]:
     """Yield what is left over in the project."""
     yield from map(_journal_item(limits), sorted(paths.SPOOL.glob("*.jsonl")))
     for place in _PLACES:
-        for folder in sorted(place.rglob(".*.work*")):
-            if folder.is_dir() and folder.parent.is_dir():
+        for folder in _hidden(place, ".*.work*"):
+            if folder.is_dir():
                 yield _item(folder, "unfinished work of a stage", limits, _holder(_work_lock(folder)))
-        for partial in sorted(place.rglob(".*.partial")):
+        for partial in _hidden(place, ".*.partial"):
             held = "its writer is at work" if _is_held(partial) else ""
             yield _item(partial, "what a killed writer began", limits, held)
     for root, lock in left_places(Path.cwd()):
@@ -41,6 +41,11 @@ def look(limits: Limits) -> Iterator[Item]:
     flows = Limits(max(limits.days, _FLOW_DAYS), 0)
     for path in sorted({*RUNS.glob("*.lock"), *RUNS.glob("*.json")} - {WORKSPACE}):
         yield _item(path, "a lock of a flow run that ended", flows, _holder(path.with_suffix(".lock")))
+
+
+def _hidden(place: Path, pattern: str) -> list[Path]:
+    """Return what is named so beside outputs: in the folder of stages, or in that of one recipe. Raw data may be many files."""
+    return sorted([*place.glob(pattern), *place.glob(f"*/{pattern}")])
 
 
 def remove_item(item: Item) -> None:

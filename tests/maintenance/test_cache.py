@@ -30,10 +30,6 @@ def git(*arguments: str) -> None:
     subprocess.run(["git", *identity, *arguments], env=os.environ | dates, check=True, capture_output=True)
 
 
-def dvc(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True, capture_output=True)
-
-
 def add(text: str) -> str:
     """Let DVC keep a file with a text; return its hash."""
     Path("data.txt").unlink(missing_ok=True)
@@ -54,7 +50,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     (tmp_path / "text.jsonl").write_text('{"text": "a"}\n')
     write_params(tmp_path, small_change(tmp_path / "text.jsonl"))
     git("init", "-q")
-    dvc("init", "-q")
+    Repo.init(".").close()
     (tmp_path / ".gitignore").write_text("/site\n/data.txt\n")
     return Project(load_params())
 
@@ -153,10 +149,10 @@ def test_a_cache_that_other_projects_may_use_is_left_alone(project: Project, tmp
     before = cached()
     shared = tmp_path / "shared"
     Path(".dvc/cache").rename(shared)
-    dvc("config", "--local", "cache.dir", str(shared))
+    Path(".dvc/config.local").write_text(f"[cache]\n    dir = {shared}\n")
     with pytest.raises(UserError, match=r"lie in .*/shared, which other projects may use too"):
         cache.look(project, NOTHING, [])
-    dvc("config", "--local", "--unset", "cache.dir")
+    Path(".dvc/config.local").unlink()
     Path(".dvc/cache").symlink_to(shared)
     with pytest.raises(UserError, match="which other projects may use too"):
         cache.look(project, NOTHING, [])

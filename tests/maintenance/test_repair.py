@@ -122,6 +122,7 @@ def test_a_run_whose_trainer_was_killed_is_called_killed_and_one_that_lives_is_l
         kill(living)
 
 
+@pytest.mark.slow
 def test_a_run_of_another_machine_is_left_as_it_is(project: Path, repair: Callable[..., list[str]]) -> None:
     kill(start("elsewhere"))
     state = Path("spool/elsewhere.state")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,12 +41,23 @@ main(["gc", "--apply", "--keep-days", "0", "--keep-versions", "0"])
 """
 
 
+@pytest.fixture(scope="session")
+def three_versions(line_of_champions: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a champion, version 1, one that nothing needs, 2, and the candidate, 3. To be copied."""
+    folder = shutil.copytree(line_of_champions[0], tmp_path_factory.mktemp("versions") / "a project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("GPT_CACHE", str(folder.parent / "cache"))
+        patch.chdir(folder)
+        for steps in (50, 60):
+            register_model(folder, steps)
+    return folder
+
+
 @pytest.fixture
-def versions(make_champions: Callable[[int], None], project: Path) -> "MlflowClient":
-    """A store with a champion, version 1, one that nothing needs, 2, and the candidate, 3."""
-    make_champions(1)
-    for steps in (50, 60):
-        register_model(project, steps)
+def versions(three_versions: Path, project: Path) -> "MlflowClient":
+    """The store of a copy of those in the current folder."""
+    shutil.copytree(three_versions, project, dirs_exist_ok=True)
     return store.client()
 
 
