@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.processes.running import run
+from gpt.processes.trees.running import run
 from tests import ROOT
 
 REPORT = Path("reports/verify.md")

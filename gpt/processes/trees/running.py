@@ -1,6 +1,6 @@
 """Run a command of which no process is left when it has ended, is stopped, or we are killed.
 
-Between us and the command stands flows/processes/supervisor.py, which keeps that promise and says by which means. Here are its
+Between us and the command stands gpt/processes/trees/supervisor.py, which keeps that promise and says by which means. Here are its
 caller's side and the command's output.
 """
 
