@@ -17,7 +17,7 @@ ROOMS = (
     "errors", "secrets", "files", "locks", "paths", "addresses", "limits", "memory", "entry", "git", "code",
     "params", "tasks", "sources", "corpus", "tokens", "model",
     "processes", "tracking", "evaluation", "training", "registry", "finetuning", "serving", "loading",
-    "reports", "projects", "commands",
+    "reports", "sweeps", "projects", "commands",
     "__main__",
 )  # fmt: skip
 

@@ -11,7 +11,19 @@ import warnings
 import click
 from click.exceptions import Exit
 
-from gpt.commands import data, experiments, finetuning, lineage, models, projects, serving, sources, training, versions
+from gpt.commands import (
+    data,
+    experiments,
+    finetuning,
+    lineage,
+    models,
+    projects,
+    serving,
+    sources,
+    sweeps,
+    training,
+    versions,
+)
 from gpt.commands.checks import doctor
 from gpt.commands.line import completion
 from gpt.commands.line.command import Group, version_option
@@ -30,7 +42,7 @@ COMMANDS = Group(
         ),
         "Training": (training.pretrain, training.checkpoints, training.sync),
         "Fine-tuning": (finetuning.FINETUNE,),
-        "Experiments": (experiments.experiment, experiments.compare),
+        "Experiments": (experiments.experiment, experiments.compare, sweeps.SWEEP),
         "A trained model": (
             *(models.evaluate, models.report, models.generate, serving.serve),
             *(models.import_, models.export),
