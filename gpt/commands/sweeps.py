@@ -108,8 +108,8 @@ def log(name: str, trial: float) -> int:
 
 @command(
     examples=["gpt sweep forget learning_rate"],
-    notes="Its experiments stay in DVC (`dvc exp remove NAME-001`), its runs in MLflow, and what was trained in DVC's cache: a sweep that"
-    " begins anew takes it from there.",
+    notes="Its experiments stay in DVC (`dvc exp remove NAME-001`), its runs in MLflow, and what was trained in DVC's cache, from"
+    " which a sweep that begins anew takes it.",
 )
 @_NAME
 def forget(name: str) -> int:

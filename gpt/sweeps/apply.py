@@ -34,7 +34,7 @@ def apply(records: Records, sweep: Sweep, number: int | None) -> list[str]:
     if sweep.overrides:
         lines.append(f"left as they are, though the trials had others: {_listed(sweep.overrides)}")
     lines += ["next:", "  dvc repro    # trains and evaluates with them"]
-    if trial.commit:
+    if trial.commit and trial.state == COMPLETE and sweep.evaluates:
         lines.append(
             f"  dvc exp apply {records.experiment(trial.number)}    # or the trial itself, overrides and model too"
         )

@@ -5,7 +5,6 @@ two at a time would mix theirs up. It lies where DVC makes the copies of its own
 local store are the project's (gpt/paths.py), and it can be thrown away: whatever cannot be made again lies elsewhere.
 """
 
-import configparser
 import os
 import shutil
 import tempfile
@@ -98,9 +97,10 @@ class Copy:
 
     def _share_cache(self) -> None:
         """Let DVC use the project's cache. Of its local settings no others are taken: they may hold keys to a remote."""
-        settings = configparser.ConfigParser(interpolation=None)
-        settings["cache"] = {"dir": str(cache_of(self._origin))}
-        with atomic_file(self.project / ".dvc/config.local") as partial, partial.open("w", encoding="utf-8") as file:
+        from configobj import ConfigObj  # as DVC does: a comma in a path would make a list of it
+
+        settings = ConfigObj({"cache": {"dir": str(cache_of(self._origin))}}, encoding="utf-8")
+        with atomic_file(self.project / ".dvc/config.local") as partial, partial.open("wb") as file:
             settings.write(file)
 
     def _write_tree(self, index: Path, *, is_measured: bool) -> str:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _SWEEP_TAG, _ID_TAG, _STATE_TAG, _REASON_TAG, _VALUE_TAG, _SAME_TAG = (
     f"gpt.sweep{name}" for name in ("", ".id", ".state", ".reason", ".value", ".restored_from")
 )
+_TRAINED_TAG = "gpt.run"
+"Of a run that a training has made."
 _STATUS = {COMPLETE: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}
 
 logger = logging.getLogger(__name__)
@@ -113,7 +115,13 @@ def _child(client: "MlflowClient", project: Path, records: Records, about: About
     params = _params(project)
     experiment = store.experiment_id(client, params.base.name)
     mine = f"tags.`{TRIAL_TAG}` = '{key(about, trial)}'"
-    if known := client.search_runs([experiment], mine, max_results=1):
+    known = client.search_runs([experiment], mine)
+    if trained := [run for run in known if _TRAINED_TAG in run.data.tags]:
+        for run in known:
+            if _TRAINED_TAG not in run.data.tags:  # it stood for a start that failed before it trained
+                client.delete_run(run.info.run_id)
+        return trained[0]
+    if known:
         return known[0]
     if find_journal(paths.SPOOL, key(about, trial)):
         logger.warning("%s: its run waits in %s; `gpt sync` delivers it", records.experiment(trial.number), paths.SPOOL)

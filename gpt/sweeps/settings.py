@@ -116,9 +116,9 @@ class Sweep(Section):
         return self
 
     @property
-    def target(self) -> str:
-        """Return the stage of dvc.yaml that a trial ends with."""
-        return "pretrain" if self.metric in CURVES else "evaluate"
+    def evaluates(self) -> bool:
+        """Whether a trial runs all stages of dvc.yaml; it ends with its training if that measures the metric."""
+        return self.metric not in CURVES
 
     def settings_of(self, params: Mapping[str, Any]) -> Values:
         """Return all that a trial changes in params.yaml: its own values and the overrides."""

@@ -111,7 +111,7 @@ class Work:
                     making_data.close()
                 watch.look()
 
-            command = [sys.executable, "-m", "dvc", "repro", self._sweep.target]
+            command = [sys.executable, "-m", "dvc", "repro", *([] if self._sweep.evaluates else ["pretrain"])]
             environment = self._environment(parent)
             held = [self._lock.fileno()]
             return run(command, cwd=self._copy.project, env=environment, on_line=on_line, held=held)
@@ -158,7 +158,7 @@ class Work:
         trial = self._trial
         told = " ".join(f"{key}={json.dumps(value, default=str)}" for key, value in trial.params.items())
         message = f"sweep {self._records.name}, trial {trial.number}, {trial.state}: {told}"
-        is_measured = trial.state == COMPLETE and self._sweep.target != "pretrain"
+        is_measured = trial.state == COMPLETE and self._sweep.evaluates
         return self._copy.save(self._name, message, is_measured=is_measured)
 
 
