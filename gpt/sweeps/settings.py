@@ -21,7 +21,7 @@ from gpt.secrets.hiding import redact
 
 CURVES = ("validation_loss", "validation_bits_per_byte")
 "Metrics that training itself measures, columns of plots/validation.csv: a trial ends with its training, and evaluates nothing."
-_LOWER = ("loss", "bits_per_byte", "perplexity")
+_LOWER = ("loss", "bits_per_byte")
 _FIGURES = ("test.bits_per_byte", "validation.bits_per_byte", "centred")
 _ELSEWHERE = {
     "launch": "says where training runs, and makes no other model",
@@ -109,10 +109,6 @@ class Sweep(Section):
         for key, parameter in self.parameters.items():
             if self.method == "grid" and parameter.values is None and parameter.step is None:
                 raise ValueError(f"parameters.{key}: a grid needs `values`, or low and high with a step")
-        if self.metric.endswith(_LOWER) and self.direction != "minimize":
-            raise ValueError(f"direction: of {self.metric} the lowest is the best: minimize")
-        if self.metric != "centred" and not self.metric.endswith(_LOWER) and self.direction != "maximize":
-            raise ValueError(f"direction: of {self.metric}, an accuracy, the highest is the best: maximize")
         return self
 
     @property
@@ -248,6 +244,11 @@ def _check_metric(sweep: Sweep, path: Path, settings: Values) -> None:
         near = difflib.get_close_matches(sweep.metric, choices, n=1)
         guess = f"did you mean {near[0]}? " if near else ""
         raise UserError(f"{path}: metric = {redact(sweep.metric)!r}: {guess}It must be one of {', '.join(choices)}")
+    right, words = ("minimize", "lowest") if sweep.metric.endswith(_LOWER) else ("maximize", "highest")
+    if sweep.direction != right:
+        raise UserError(
+            f"{path}: direction = {sweep.direction!r}: of {sweep.metric} the {words} is the best; write {right}"
+        )
 
 
 def _check_pruner(sweep: Sweep, path: Path, settings: Values) -> None:

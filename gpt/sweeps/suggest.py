@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
 
-_DRAWS = 200
-"After so many that were tried before, or that params.yaml does not take, there are none left."
+_DRAWS, _ASKED = 1000, 50
+"After so many that were tried before, or that params.yaml does not take, there are none left; the first ones of tpe's own choice."
 _DIGITS = 4
 "Of what is drawn: as many as a person would write."
 _STARTUP = 10
@@ -70,7 +70,7 @@ def _candidates(sweep: Sweep, settings: Values, number: int, earlier: Sequence[T
     startup = min(_STARTUP, math.ceil(sweep.trials / 3))
     learns = sweep.method == "tpe" and sum(trial.state in (COMPLETE, PRUNED) for trial in earlier) >= startup
     for attempt in range(_DRAWS):
-        if learns and attempt < _DRAWS // 2:  # then there may be nothing new near what it likes
+        if learns and attempt < _ASKED:  # then there may be nothing new near what it likes
             yield _ask(sweep, settings, _seed(sweep.seed, number, attempt), earlier)
         else:
             yield _draw(sweep, settings, random.Random(_seed(sweep.seed, number, attempt)))

@@ -5,7 +5,7 @@ from typing import Any
 
 from gpt.reports.columns import aligned
 from gpt.secrets.hiding import redact, redact_values
-from gpt.sweeps.records import RUNNING, Records, Trial, best
+from gpt.sweeps.records import ENDED, RUNNING, Records, Trial, best
 from gpt.sweeps.settings import Sweep
 
 STOPPED = "stopped"
@@ -97,6 +97,10 @@ def _summary(records: Records, sweep: Sweep, trials: Sequence[Trial]) -> str:
     lines += [
         f"the value of a pruned one is its last validation, in bits per byte: {sweep.metric} is not known of it"
     ] * ("pruned" in counts)
+    if len(trials) < sweep.trials and all(trial.state in ENDED for trial in trials):
+        lines.append(
+            f"{len(trials)} of {sweep.trials} trials have begun; if the sweep has ended, there are no further values to try"
+        )
     if found:
         lines += [
             f"best*: trial {found.number}, {sweep.metric} {value_text(found)}",

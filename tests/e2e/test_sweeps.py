@@ -1,4 +1,4 @@
-"""A sweep of real trials: each an experiment of DVC and a run of MLflow, once each, whatever is killed; hopeless ones are pruned."""
+"""A sweep of real trials: each an experiment of DVC and a run of MLflow, once each, whatever is killed."""
 
 import json
 import re
