@@ -59,7 +59,7 @@ def measure() -> list[str]:
 
 
 _NOTE = (
-    "Twelve trials of two learning rates, each from 0.0003 to 0.3, two at a time: a sweep without a pruner beside one with the median"
+    "Twelve trials of two learning rates, each from 0.0003 to 0.3, two at a time: without a pruner, and beside it with the median"
     " pruner (after 4 complete trials, from step 80 of 400 on). Bits per byte of validation at the end; lower is better."
 )
 
