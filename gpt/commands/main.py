@@ -25,6 +25,7 @@ from gpt.commands import (
     versions,
 )
 from gpt.commands.checks import doctor
+from gpt.commands.experiments import experiments, sweeps
 from gpt.commands.line import completion
 from gpt.commands.line.command import Group, version_option
 from gpt.commands.line.mistakes import explain

@@ -99,7 +99,7 @@ def _summary(records: Records, sweep: Sweep, trials: Sequence[Trial]) -> str:
     ] * ("pruned" in counts)
     if len(trials) < sweep.trials and all(trial.state in ENDED for trial in trials):
         lines.append(
-            f"{len(trials)} of {sweep.trials} trials have begun; if the sweep has ended, there are no further values to try"
+            f"{len(trials)} of {sweep.trials} trials; if the sweep has ended, there are no further values to try"
         )
     if found:
         lines += [
