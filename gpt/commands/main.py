@@ -11,19 +11,7 @@ import warnings
 import click
 from click.exceptions import Exit
 
-from gpt.commands import (
-    data,
-    experiments,
-    finetuning,
-    lineage,
-    models,
-    projects,
-    serving,
-    sources,
-    sweeps,
-    training,
-    versions,
-)
+from gpt.commands import data, finetuning, lineage, models, projects, serving, sources, training, versions
 from gpt.commands.checks import doctor
 from gpt.commands.experiments import experiments, sweeps
 from gpt.commands.line import completion
