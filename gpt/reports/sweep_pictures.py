@@ -4,6 +4,7 @@ A trial looks the same in both: the best orange, complete ones blue, those that 
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -56,12 +57,12 @@ def draw_parallel(axes: Sequence[Axis], lines: Sequence[Line]) -> str:
         pane.axvline(number, color=INK, linewidth=0.8, alpha=0.6)
         for height, text in _marks(axis, scale):
             pane.annotate(
-                visible(text), (number, height), xytext=(3, 0), textcoords="offset points",
-                fontsize=7, color=INK, va="center",
+                visible(text), (number, height), xytext=(3, 3), textcoords="offset points",
+                fontsize=7, color=INK, va="bottom",
             )  # fmt: skip
-    pane.set_xticks(range(len(axes)), [_short(axis.name) for axis in axes])
+    pane.set_xticks(range(len(axes)), [_wrapped(axis.name) for axis in axes])
     pane.set_xlim(-0.1, len(axes) - 0.6)
-    pane.set_ylim(-0.06, 1.06)
+    pane.set_ylim(-0.03, 1.1)
     pane.set_yticks([])
     pane.spines[["left", "bottom"]].set_visible(False)
     pane.tick_params(length=0)
@@ -84,6 +85,7 @@ def draw_learning(lines: Sequence[Line], y_label: str) -> str:
             marker="o" if line.is_complete else "x", markersize=2.6, markevery=[len(line.curve) - 1],
         )  # fmt: skip
     pane.grid(color=INK, alpha=0.15, linewidth=0.6)
+    pane.locator_params(axis="x", integer=True)
     pane.set_xlabel("optimizer step")
     pane.set_ylabel(y_label)
     _logarithmic_if_wide(pane, [value for line in drawn for _, value in line.curve])
@@ -164,5 +166,10 @@ def _logarithmic_if_wide(pane: "Axes", values: Sequence[float]) -> None:
 
 
 def _short(text: str) -> str:
-    text = text.rpartition(".")[2] if "." in text and not text.replace(".", "").isdigit() else text
-    return visible(text if len(text) <= _LABEL_CHARACTERS else f"{text[: _LABEL_CHARACTERS - 1]}…")
+    return text if len(text) <= _LABEL_CHARACTERS else f"{text[: _LABEL_CHARACTERS - 1]}…"
+
+
+def _wrapped(name: str) -> str:
+    """Return a key in lines that leave its neighbours room."""
+    lines = textwrap.wrap(visible(name).replace("_", " "), _LABEL_CHARACTERS, break_long_words=False)
+    return "_\n".join(line.replace(" ", "_") for line in lines)

@@ -92,7 +92,7 @@ def _table(records: Records, sweep: Sweep, trials: Sequence[Trial], found: Trial
 
 def _line(sweep: Sweep, trial: Trial, *, is_best: bool) -> Line:
     places = [
-        json.dumps(trial.params[key], default=str) if parameter.values is not None else trial.params[key]
+        _label(trial.params[key]) if parameter.values is not None else trial.params[key]
         for key, parameter in sweep.parameters.items()
     ]
     is_complete = trial.state == COMPLETE
@@ -103,7 +103,7 @@ def _parallel(sweep: Sweep, lines: Sequence[Line]) -> str:
     if not lines:
         return note("No trial has begun.")
     axes = [
-        Axis(key, _choices(parameter, [line.places[place] for line in lines]), parameter.log)
+        Axis(name_of(key, sweep.parameters), _choices(parameter, [line.places[place] for line in lines]), parameter.log)
         for place, (key, parameter) in enumerate(sweep.parameters.items())
     ]
     picture = draw_parallel([*axes, Axis(sweep.metric)], lines)
@@ -112,12 +112,15 @@ def _parallel(sweep: Sweep, lines: Sequence[Line]) -> str:
 
 
 def _choices(parameter: Parameter, drawn: Sequence[Any]) -> list[str]:
-    """Return the values of an axis in the order of the file, as the trials have them: a 1 may be 1.0 there; [] of a range."""
-    by_value = {label: json.loads(label) for label in drawn} if parameter.values is not None else {}
-    return [
-        next((label for label, value in by_value.items() if value == wanted), json.dumps(wanted, default=str))
-        for wanted in parameter.values or ()
-    ]
+    """Return the values of an axis in the order of the file, by the labels that the trials have; [] of a range."""
+    # A 1 of the file may be 1.0 in a trial, as its key holds such a number.
+    labels = {_label(wanted): _label(float(wanted)) for wanted in parameter.values or () if isinstance(wanted, int)}
+    wanted = [_label(value) for value in parameter.values or ()]
+    return [label if label in drawn or labels.get(label) not in drawn else labels[label] for label in wanted]
+
+
+def _label(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _importance(sweep: Sweep, settings: Values, trials: Sequence[Trial]) -> str:
@@ -142,7 +145,7 @@ def _curves(lines: Sequence[Line]) -> str:
 
 
 def _settings(sweep: Sweep) -> str:
-    values = sweep.model_dump(mode="json", exclude_none=True)
+    values = sweep.model_dump(mode="json", exclude_defaults=True)
     rows = [[name, values[name]] for name in ("method", "trials", "seed", "metric", "direction")]
     rows += [[f"parameters: {key}", json.dumps(value)] for key, value in values["parameters"].items()]
     rows += [[f"overrides: {key}", json.dumps(value, default=str)] for key, value in values["overrides"].items()]

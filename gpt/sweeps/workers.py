@@ -84,8 +84,7 @@ def check_committed(project: Path) -> str:
     if commit is None:
         raise UserError(f'{project}: has no commit that trials could begin from; `git add -A && git commit -m "begin"`')
     others = [f":(exclude){path}" for path in _SETTLED]
-    listed = git.ask(project, "status", "--porcelain", "--untracked-files=no", "--", ".", *others)
-    if changes := [line[3:] for line in listed.decode(errors="replace").splitlines()]:
+    if changes := git.list_files(project, "diff", "--name-only", "-z", "--relative", "HEAD", "--", ".", *others):
         more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
         raise UserError(
             f"{', '.join(changes[:3])}{more}: changed and not committed, and trials begin from the last commit;"
