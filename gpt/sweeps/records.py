@@ -19,7 +19,7 @@ from gpt.errors import UserError
 from gpt.files import parse_yaml, read_json, sha256_json, write_json
 from gpt.locks import is_locked, locked, try_lock
 from gpt.params.project import PARAMS_FILE
-from gpt.paths import SWEEP_STATE
+from gpt.paths import EXPERIMENTS, SWEEP_STATE
 
 WAITING, RUNNING, COMPLETE, PRUNED, FAILED = "waiting", "running", "complete", "pruned", "failed"
 ENDED = (COMPLETE, PRUNED, FAILED)
@@ -136,8 +136,8 @@ class Records:
 
     def trials(self) -> list[Trial]:
         """Return the trials that were suggested so far, by number."""
-        found = sorted(self.folder.glob("trial_*.json"))
-        return [self._read(path) for path in found if re.fullmatch(r"trial_\d+\.json", path.name)]
+        found = [path for path in self.folder.glob("trial_*.json") if re.fullmatch(r"trial_\d+\.json", path.name)]
+        return sorted((self._read(path) for path in found), key=lambda trial: trial.number)
 
     def trial(self, number: int) -> Trial:
         """Return one trial; raise `UserError` if there is none of that number."""
@@ -174,7 +174,8 @@ class Records:
         for trial in self.trials():
             if self.is_held(trial.number):
                 raise UserError(f"sweep {self.name}: trial {trial.number} runs; stop `gpt sweep run {self.name}` first")
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder, EXPERIMENTS / "sweeps" / self.name):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"trial_{number:03d}.json"

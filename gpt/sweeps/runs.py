@@ -17,6 +17,7 @@ from gpt.sweeps.records import COMPLETE, FAILED, PRUNED, About, Records, Trial, 
 from gpt.sweeps.settings import Sweep
 from gpt.sweeps.watch import find_journal
 from gpt.tracking import store
+from gpt.tracking.delivery import deliver_left_behind
 from gpt.tracking.pages.names import EXPERIMENT_TAG
 from gpt.tracking.pages.source import PARENT_TAG, TRIAL_TAG
 from gpt.tracking.tracker import flat_params
@@ -44,6 +45,7 @@ def begin(records: Records, about: About, sweep: Sweep) -> str:
     """Return the id of the run that stands for the sweep, made if there is none; "" if MLflow is away, which is a warning."""
     try:
         client = store.client()
+        deliver_left_behind(paths.SPOOL)  # runs of trials that ended while it was away
         with store.store_errors():
             return _parent(client, records, about, sweep)
     except UserError as error:

@@ -187,7 +187,7 @@ def _command(name: str, parent: str) -> list[str]:
 
 
 def _sayer(name: str) -> Callable[[str], None]:
-    return lambda text: print(f"{name}: {text}", flush=True)
+    return lambda text: print(f"{name}: {text}", file=sys.stderr, flush=True)  # what came of it goes to stdout
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -206,6 +207,7 @@ def test_a_hopeless_trial_is_pruned(project: Project) -> None:
 
 
 def test_a_trial_that_fails_says_why_and_runs_again_when_asked(project: Project) -> None:
+    """Beside an MLflow that is away: it is told what it missed."""
     add_sweep(project, "broken", SWEEP.format(trials=1, steps=20))
     source, aside = project.folder.parent / "text.jsonl", project.folder.parent / "aside"
     source.rename(aside)
@@ -217,9 +219,13 @@ def test_a_trial_that_fails_says_why_and_runs_again_when_asked(project: Project)
     check_they_agree(project, "broken", [trial])
     assert project.run("gpt", "sweep", "run", "broken", exit_code=1).count("begins") == 0, "once, unless somebody asks"
     aside.rename(source)
-    project.run("gpt", "sweep", "run", "broken", "--retry-failed")
+    away = replace(project, environment=project.environment | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
+    assert "the sweep goes on" in away.run("gpt", "sweep", "run", "broken", "--retry-failed")
     (trial,) = shown(project, "broken")
-    assert trial["state"] == "complete"
+    assert (trial["state"], trial["run_id"], trial["starts"]) == ("complete", None, 2)
+    project.run("gpt", "sweep", "run", "broken")
+    (trial,) = shown(project, "broken")
+    assert trial["starts"] == 2, "nothing was trained for it"
     check_they_agree(project, "broken", [trial])
     told = project.run("gpt", "sweep", "log", "broken", "1")
     assert told.count("--- broken-001, start") == 2
