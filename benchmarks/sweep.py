@@ -1,6 +1,6 @@
 """What pruning a sweep saves, and whether it loses the best trial: `python -m benchmarks sweep`.
 
-The same twelve trials (random search does not look at results) run with and without the pruner, for three seeds, as `gpt sweep
+The same eight trials (random search does not look at results) run with and without the pruner, for three seeds, as `gpt sweep
 run` runs them: in a clone of this repository, on its text, with a small model. Between two sweeps DVC forgets its runs and the
 checkpoints go, or the second one would find what the first one has trained.
 """
@@ -30,13 +30,13 @@ _SETTINGS = {
     "model.n_embd": 64,
     "model.block_size": 64,
     "prepare.hold_out": "ends",
-    "train.max_steps": 300,
-    "train.eval_interval": 30,
-    "train.sample_interval": 300,
+    "train.max_steps": 200,
+    "train.eval_interval": 20,
+    "train.sample_interval": 200,
 }
 _SWEEP = """\
 method: random
-trials: 12
+trials: 8
 seed: {seed}
 metric: validation_bits_per_byte
 direction: minimize
@@ -46,7 +46,7 @@ parameters:
 overrides: {{}}
 pruner: {pruner}
 """
-_PRUNERS = {"none": "{kind: none}", "median": "{kind: median, startup_trials: 4, warmup_steps: 60}"}
+_PRUNERS = {"none": "{kind: none}", "median": "{kind: median, startup_trials: 3, warmup_steps: 40}"}
 
 
 def measure() -> list[str]:
@@ -62,8 +62,8 @@ def measure() -> list[str]:
 
 
 _NOTE = (
-    "Twelve trials of two learning rates, each from 0.0003 to 0.3, two at a time: without a pruner, and beside it with the median"
-    " pruner (after 4 complete trials, from step 60 of 300 on). Bits per byte of validation at the end; lower is better."
+    "Eight trials of two learning rates, each from 0.0003 to 0.3, two at a time: without a pruner, and beside it with the median"
+    " pruner (after 3 complete trials, from step 40 of 200 on). Bits per byte of validation at the end; lower is better."
 )
 
 
@@ -79,7 +79,7 @@ def _row(seed: int, every: dict[str, Any], pruned: dict[str, Any]) -> str:
     return (
         f"| {seed} | {steps[0]:,} → {steps[1]:,} ({steps[1] / steps[0] - 1:+.0%}) |"
         f" {minutes[0] / 60:.1f} → {minutes[1] / 60:.1f} ({minutes[1] / minutes[0] - 1:+.0%}) |"
-        f" {count} of 12 | {before:.4f} | {after:.4f} | {'yes' if first == second else 'no'} |"
+        f" {count} of 8 | {before:.4f} | {after:.4f} | {'yes' if first == second else 'no'} |"
     )
 
 
