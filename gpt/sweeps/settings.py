@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from gpt.errors import UserError
-from gpt.files import as_object, parse_yaml
+from gpt.files import parse_yaml
 from gpt.params.changes.overrides import known_keys
 from gpt.params.project import PARAMS_FILE, Params, explained, load_params, parse_settings
 from gpt.params.types import NonNegativeInt, PositiveInt, Section, Text
@@ -34,7 +34,7 @@ Values = dict[str, Any]
 class Parameter(Section):
     """Either `values`, or a range from `low` to `high`, of whole numbers if both are and the key holds one."""
 
-    values: tuple[Any, ...] | None = None
+    values: Annotated[tuple[Any, ...], Field(strict=False)] | None = None
     low: float | int | None = None
     high: float | int | None = None
     log: bool = False
@@ -152,17 +152,7 @@ def parse_sweep(path: Path, text: str) -> Sweep:
     """Validate the text of a sweep's file by itself."""
     values = parse_settings(path, text)
     with explained(path):
-        return Sweep.model_validate(as_tuples(values))
-
-
-def as_tuples(values: Any) -> Any:
-    """Return parsed settings with the lists of `values` as tuples, which pydantic wants of strict ones."""
-    parameters = as_object(as_object(values).get("parameters"))
-    changed = {
-        key: {**each, "values": tuple(each["values"])} if isinstance(as_object(each).get("values"), list) else each
-        for key, each in parameters.items()
-    }
-    return {**values, "parameters": changed} if changed else values
+        return Sweep.model_validate(values)
 
 
 def check_on(sweep: Sweep, path: Path, settings: Values, known: Mapping[str, Any]) -> None:

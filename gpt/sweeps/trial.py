@@ -21,6 +21,7 @@ from gpt.errors import UserError
 from gpt.files import read_json
 from gpt.locks import locked
 from gpt.processes.trees.running import run
+from gpt.secrets.hiding import redact
 from gpt.sweeps import runs
 from gpt.sweeps.copies import Copy
 from gpt.sweeps.pruning import judge
@@ -29,7 +30,8 @@ from gpt.sweeps.settings import CURVES, Sweep
 from gpt.sweeps.watch import Watch, read_curve
 from gpt.tracking.pages.source import SWEEP_PARENT, SWEEP_TRIAL
 
-_TRAINS = re.compile(r"Running stage 'pretrain'")
+_TRAINS = re.compile(r"(Running stage|Stage) 'pretrain'")
+"Said when data are there: it is run, or restored."
 _OURS, _DVCS = "error: ", "ERROR: "
 _REMEMBERED_LINES = 400
 _REASON_CHARACTERS = 300
@@ -50,11 +52,14 @@ class Work:
         self._name = records.experiment(trial.number)
         self._copy = Copy(project, self._about.commit, f"{records.name}/trial_{trial.number:03d}")
         self._say = say
+        self._is_trained = False
 
     def do(self, parent: str) -> None:
         """Run the trial to its end, if it has not ended, and record it; `parent` is MLflow's run of the sweep, "" if it is away."""
         trial = self._trial
-        if trial.state in (WAITING, RUNNING):
+        if trial.state == RUNNING and trial.reason:  # given up, and killed before it had stopped
+            self._end(PRUNED, trial.curve[-1][1], trial.reason)
+        elif trial.state in (WAITING, RUNNING):
             self._run(parent)
         if not self._copy.project.is_dir():
             self._copy.make(self._sweep.settings_of(trial.params))  # somebody threw it away: its settings are known
@@ -85,6 +90,7 @@ class Work:
                 exit_code = self._reproduce(parent, watch, log, said)
                 if exit_code:
                     raise UserError(explain(exit_code, list(said)))
+                self._is_trained = True
                 watch.finish(self._copy.project)
                 value = measure(self._copy.project, self._sweep.metric)
             except _Hopeless as reason:
@@ -109,7 +115,8 @@ class Work:
                 said.append(line)
                 if _TRAINS.match(line):
                     making_data.close()
-                watch.look()
+                if not self._trial.reason:  # given up, it says some last words
+                    watch.look()
 
             command = [sys.executable, "-m", "dvc", "repro", *([] if self._sweep.evaluates else ["pretrain"])]
             environment = self._environment(parent)
@@ -140,15 +147,16 @@ class Work:
         trial.curve.append((step, value))
         trial.seconds = before + time.monotonic() - begun
         others = [each for each in self._records.trials() if each.number != trial.number]
-        reason = judge(self._sweep.pruner, trial, others)
-        self._records.write(trial)
-        if reason and step < _max_steps(self._copy.project):
-            raise _Hopeless(reason)
+        if not self._is_trained and step < _max_steps(self._copy.project):
+            trial.reason = judge(self._sweep.pruner, trial, others)
+        self._records.write(trial)  # with the reason: it is given up, also if we are killed before it has stopped
+        if trial.reason:
+            raise _Hopeless(trial.reason)
 
     def _end(self, state: str, value: float | None, reason: str) -> None:
         trial = self._trial
         trial.go_to(state)
-        trial.value, trial.reason = value, reason[:_REASON_CHARACTERS]
+        trial.value, trial.reason = value, redact(reason)[:_REASON_CHARACTERS]
         self._records.write(trial)
         told = "" if value is None or state != COMPLETE else f": {self._sweep.metric} {value:.4f}"
         self._say(f"{state}{told}{f': {trial.reason}' if trial.reason else ''} ({trial.seconds:.0f} s)")

@@ -37,8 +37,8 @@ _SETTLED = ("dvc.lock", "metrics", "plots", "sweeps")
 "Changes that no trial would miss: of results, and of sweeps."
 
 
-def run_sweep(name: str, workers: int, *, retry: bool) -> list[Trial]:
-    """Run the trials of a sweep that have not ended, and return all; `retry`: those that have failed, too.
+def run_sweep(name: str, workers: int, *, retry: bool) -> Path:
+    """Run the trials of a sweep that have not ended, and return the page that shows all; `retry`: those that have failed, too.
 
     Raises `UserError` for a file that is not allowed or changes that are not committed, `Interrupted` after a signal.
     """
@@ -52,7 +52,7 @@ def run_sweep(name: str, workers: int, *, retry: bool) -> list[Trial]:
         if retry:
             _begin_again(records)
         parent = runs.begin(records, about, sweep)
-    stop = Stop("; trials that ran are saved, and the same command goes on")
+    stop = Stop("and has saved the trials that ran; the same command goes on")
     with stop.handled():
         if workers == 1:
             work(records, sweep, parent)
@@ -61,7 +61,7 @@ def run_sweep(name: str, workers: int, *, retry: bool) -> list[Trial]:
     page = write_page(records, sweep)
     if parent:
         runs.end(records, about, sweep, parent, page)
-    return records.trials()
+    return page
 
 
 def work(records: Records, sweep: Sweep, parent: str) -> None:
@@ -196,7 +196,7 @@ def main(arguments: Sequence[str]) -> int:
     begin()
 
     def run() -> int:
-        with Stop("; what ran is saved").handled():
+        with Stop("and has saved what ran").handled():
             try:
                 stop_with(psutil.Process(int(owner)))
             except psutil.NoSuchProcess:

@@ -10,6 +10,9 @@ from gpt import git
 from gpt.errors import UserError
 from gpt.files import parse_yaml
 from gpt.sweeps.copies import Copy
+from gpt.sweeps.records import PRUNED, RUNNING, Records, Trial
+from gpt.sweeps.settings import Sweep
+from gpt.sweeps.trial import Work
 from gpt.sweeps.workers import check_committed, environment_of
 from tests import ROOT
 
@@ -84,6 +87,29 @@ def test_an_experiment_is_recorded_once_and_dvc_knows_it(project: Path) -> None:
     assert copy.save("s-001", "again", is_measured=True) != commit, "a trial that was run again replaces what it left"
     copy.remove()
     assert run(project, "git", "cat-file", "-t", commit).strip() == "commit", "its objects are the project's"
+
+
+def test_a_trial_that_was_given_up_stays_so_if_we_are_killed_before_it_has_stopped(project: Path) -> None:
+    sweep = Sweep.model_validate({
+        "method": "random", "trials": 1, "seed": 1, "metric": "validation_bits_per_byte", "direction": "minimize",
+        "parameters": {"train.learning_rate": {"low": 0.001, "high": 0.1}}, "overrides": {}, "pruner": {"kind": "none"},
+    })  # fmt: skip
+    records = Records("s")
+    records.begin(sweep.model_dump(mode="json"), git.find_commit(project) or "")
+    values = {"train.learning_rate": 0.0123}
+    records.write(Trial(1, values, RUNNING, "worse than others", curve=[(10, 3.5)], starts=1))
+    lock = records.try_to_hold(1)
+    assert lock
+    with lock:
+        for _ in range(2):  # and again: nothing is done twice
+            Work(project, records, sweep, records.trial(1), lock, print).do(parent="")
+    trial = records.trial(1)
+    assert (trial.state, trial.value, trial.starts, trial.run) == (PRUNED, 3.5, 1, "")
+    listed = run(project, "git", "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps").splitlines()
+    assert len(listed) == 1
+    assert listed[0].startswith(trial.commit)
+    assert listed[0].endswith("/s-001")
+    assert not records.log(1).exists(), "nothing was started"
 
 
 def test_what_is_not_committed_is_told_before_a_sweep_begins(project: Path) -> None:

@@ -56,9 +56,13 @@ def run(name: str, workers: float, retry_failed: bool, json_: bool) -> int:
     from gpt.sweeps.table import describe, to_record
     from gpt.sweeps.workers import run_sweep
 
-    trials = run_sweep(name, int(workers), retry=retry_failed)
+    page = run_sweep(name, int(workers), retry=retry_failed)
     records, sweep = Records(name), load_sweep(name)
-    print(json.dumps(to_record(records, sweep), indent=2, ensure_ascii=False) if json_ else describe(records, sweep))
+    trials = records.trials()
+    if json_:
+        print(json.dumps(to_record(records, sweep), indent=2, ensure_ascii=False))
+    else:
+        print(f"{describe(records, sweep)}\n\npage: {page}")
     return 0 if any(trial.state == COMPLETE for trial in trials) else 1
 
 
@@ -125,10 +129,10 @@ def forget(name: str) -> int:
 
 def _begun(name: str):
     from gpt.sweeps.records import Records
-    from gpt.sweeps.settings import Sweep, as_tuples
+    from gpt.sweeps.settings import Sweep
 
     records = Records(name)
-    return records, Sweep.model_validate(as_tuples(records.about().sweep))
+    return records, Sweep.model_validate(records.about().sweep)
 
 
 SWEEP = Group(
