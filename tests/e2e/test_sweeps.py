@@ -155,8 +155,12 @@ def test_all_killed_half_way_each_trial_is_done_once(project: Project, count: in
     ended = {path: text for path, text in before.items() if json.loads(text)["state"] == "complete"}
     cut_short = sum(json.loads(text)["state"] == "running" for text in before.values())
 
-    said = project.run("gpt", "sweep", "run", "bar", "--workers", "2")
+    second = started(project, "bar")  # twice, with a worker each: the two share what is left
+    said = project.run("gpt", "sweep", "run", "bar")
+    assert second.wait(timeout=PATIENCE_SECONDS) == 0
     assert f"{count} complete" in said
+    here = len(re.findall(r"^trial \d+ of bar: (?:begins|goes on)$", said, re.MULTILINE))
+    assert 0 < here < count - len(ended), "each did some"
     trials = shown(project, "bar")
     assert len(trials) == count
     check_they_agree(project, "bar", trials)
