@@ -150,6 +150,13 @@ PROMISES = (
         read=all_passed,
     ),
     Promise(
+        "sweep",
+        "12 trials on 2 workers, everything killed half-way and started again: 12 experiments and 12 child runs that agree",
+        (PYTHON, "-m", "pytest", "-q", "-m", "slow and long", "tests/e2e/test_sweeps.py"),
+        minutes=30,
+        read=all_passed,
+    ),
+    Promise(
         "finetune-kills",
         "12 kills of each method of fine-tuning, in one process and in two: the same bytes",
         (PYTHON, "-m", "pytest", "-q", "-m", "long", "tests/finetuning/test_finetune.py"),
