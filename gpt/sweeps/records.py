@@ -6,7 +6,6 @@ lock, which the kernel gives back however that process dies: a trial that is run
 
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -196,10 +195,6 @@ def best(trials: list[Trial], direction: str) -> Trial | None:
     complete = [trial for trial in trials if trial.state == COMPLETE and trial.value is not None]
     sign = 1 if direction == "minimize" else -1
     return min(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number), default=None)
-
-
-def now() -> float:
-    return time.time()
 
 
 def _is_same(before: dict[str, Any], after: dict[str, Any]) -> bool:

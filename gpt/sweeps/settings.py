@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from gpt.errors import UserError
 from gpt.files import parse_yaml
-from gpt.params.changes.overrides import known_keys
+from gpt.params.changes.overrides import guess_key, known_keys
 from gpt.params.project import PARAMS_FILE, Params, explained, load_params, parse_settings
 from gpt.params.types import NonNegativeInt, PositiveInt, Section, Text
 from gpt.paths import SWEEPS
@@ -221,9 +221,7 @@ def _check_key(where: str, key: str, known: Mapping[str, Any]) -> None:
         if key == begin or key.startswith(f"{begin}."):
             raise UserError(f"{where}: {reason}; choose another key")
     if key not in known:
-        near = difflib.get_close_matches(key, known, n=1) or [each for each in known if each.endswith(f".{key}")][:1]
-        guess = f"did you mean {near[0]}?" if near else f"the keys of {PARAMS_FILE} are those"
-        raise UserError(f"{redact(where)} is not a known key; {guess}")
+        raise UserError(f"{redact(where)} is not a known key; {guess_key(key, known)}")
     if isinstance(known[key], dict) and known[key]:
         raise UserError(f"{where}: is a section; name one of its keys, such as {key}.{next(iter(known[key]))}")
 

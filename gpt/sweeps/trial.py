@@ -25,7 +25,7 @@ from gpt.secrets.hiding import redact
 from gpt.sweeps import runs
 from gpt.sweeps.copies import Copy
 from gpt.sweeps.pruning import judge
-from gpt.sweeps.records import COMPLETE, FAILED, PRUNED, RUNNING, WAITING, About, Records, Trial, now
+from gpt.sweeps.records import COMPLETE, FAILED, PRUNED, RUNNING, WAITING, About, Records, Trial
 from gpt.sweeps.settings import CURVES, Sweep
 from gpt.sweeps.watch import Watch, read_curve
 from gpt.tracking.pages.source import SWEEP_PARENT, SWEEP_TRIAL
@@ -75,7 +75,7 @@ class Work:
     def _run(self, parent: str) -> None:
         trial = self._trial
         trial.go_to(RUNNING)
-        trial.begun, trial.starts = trial.begun or now(), trial.starts + 1
+        trial.begun, trial.starts = trial.begun or time.time(), trial.starts + 1
         self._records.write(trial)
         begun, before = time.monotonic(), trial.seconds
         watch = Watch(
