@@ -11,7 +11,20 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import comparison, corpus, data, generation, lm, overhead, quality, recovery, scale, serving, training
+from benchmarks import (
+    comparison,
+    corpus,
+    data,
+    generation,
+    lm,
+    overhead,
+    quality,
+    recovery,
+    scale,
+    serving,
+    sweep,
+    training,
+)
 from gpt.processes.machine import describe_hardware
 
 _RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -26,6 +39,7 @@ _TITLES = {
     "corpus": "Duplicates and leaks in real text, beside counts of all pairs",
     "scale": "What is read, opened and held as data grow",
     "comparison": "How far to trust a verdict: simulated comparisons of two models",
+    "sweep": "What pruning a sweep saves, and whether it loses the best trial",
     "overhead": "What orchestration costs, beside the bare tools",
 }
 _PACKAGES = {
@@ -39,6 +53,7 @@ _PACKAGES = {
     "corpus": ("datatrove", "numpy"),
     "scale": ("numpy", "scipy"),
     "comparison": ("numpy", "scipy"),
+    "sweep": ("torch", "optuna", "dvc"),
     "overhead": ("torch", "dvc", "prefect", "mlflow"),
 }
 
@@ -83,6 +98,7 @@ def main() -> int:
         "corpus": corpus.measure,
         "scale": scale.measure,
         "comparison": comparison.measure,
+        "sweep": sweep.measure,
         "overhead": overhead.measure,
     }
     sections = _read()

@@ -52,7 +52,11 @@ ROOMS: dict[str, tuple[Point, str, str]] = {
     "serving": ((COLUMNS[4], TOP), "run", "OpenAI's API"),
 }
 BASES = (
-    ("maintenance · projects · commands", "one `gpt` command for each stage; DVC and the flow (flows/) run them", 5.4),
+    (
+        "sweeps · maintenance · projects · commands",
+        "one `gpt` command for each stage; DVC and the flow (flows/) run them",
+        5.4,
+    ),
     (
         "params · tasks · secrets · errors · files · paths",
         "what all rooms stand on: settings, pieces of work side by side",

@@ -7,12 +7,12 @@ import os
 import sys
 from pathlib import Path
 
-from flows.processes import running
 from flows.server import configured_api, prepare_prefect
 from flows.upkeep.automations import apply, check_notify
 from gpt.entry import begin, end_with
 from gpt.errors import UserError
 from gpt.paths import ensure_user, enter_project
+from gpt.processes.trees import running
 from gpt.tracking.store import tracking_uri
 
 POOL = "gpt"  # as in prefect.yaml

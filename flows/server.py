@@ -18,11 +18,11 @@ from pathlib import Path
 from subprocess import Popen
 from typing import IO
 
-from flows.processes.running import started
 from gpt import addresses
 from gpt.entry import begin
 from gpt.errors import UserError
 from gpt.paths import make_writable
+from gpt.processes.trees.running import started
 from gpt.secrets.hiding import public_uri
 
 _START_SECONDS = 120.0  # the first start on a machine makes the database: 10 to 20 seconds

@@ -8,6 +8,9 @@ from pathlib import Path
 from gpt.errors import UserError
 
 RECIPES = Path("finetuning")
+SWEEPS = Path("sweeps")
+SWEEP_STATE = Path(".cache/sweeps")
+SWEEP_PAGES = Path("reports/sweeps")
 INPUTS = Path("data/inputs")
 MANIFESTS = Path("data/manifests")
 RAW = Path("data/raw")
@@ -38,7 +41,7 @@ SPOOL = Path("spool")
 DATABASE = Path("mlflow.db")
 
 # Where `dvc exp run --temp` and `--queue` make the copies of a project that they run in, and delete afterwards.
-_EXPERIMENTS = Path(".dvc/tmp/exps")
+EXPERIMENTS = Path(".dvc/tmp/exps")
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +53,7 @@ def main_project() -> Path:
     copy's.
     """
     here, root = Path.cwd(), os.environ.get("DVC_ROOT")
-    return Path(root) if root and Path(root, _EXPERIMENTS).resolve() in here.parents else here
+    return Path(root) if root and Path(root, EXPERIMENTS).resolve() in here.parents else here
 
 
 def kept(path: Path) -> Path:

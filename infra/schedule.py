@@ -17,10 +17,10 @@ from pathlib import Path
 import psutil
 
 from flows.deploy import POOL, PREFECT, check_project, deploy
-from flows.processes import running
 from flows.server import configured_api, free_port, is_healthy, not_started, prepare_prefect
 from gpt.entry import begin, end_with
 from gpt.paths import ensure_user, enter_project
+from gpt.processes.trees import running
 from gpt.secrets.hiding import public_uri
 
 _START_SECONDS = 120.0

@@ -15,8 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.processes.running import run
 from gpt.commands.checks.interpreter import NEWEST, OLDEST
+from gpt.processes.trees.running import run
 from tests import ROOT
 from tests.fresh_clone import clean_environment
 

@@ -17,7 +17,7 @@ ROOMS = (
     "errors", "secrets", "files", "locks", "paths", "addresses", "limits", "memory", "entry", "git", "code",
     "params", "tasks", "sources", "corpus", "tokens", "model",
     "processes", "tracking", "evaluation", "training", "registry", "finetuning", "serving", "loading",
-    "reports", "maintenance", "projects", "commands",
+    "reports", "sweeps", "maintenance", "projects", "commands",
     "__main__",
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.processes.running import run
+from gpt.processes.trees.running import run
 from tests import ROOT
 
 REPORT = Path("reports/verify.md")
@@ -154,6 +154,13 @@ PROMISES = (
         "five queued experiments are five runs with curves",
         (PYTHON, "-m", "pytest", "-q", "-m", "long", "tests/e2e/test_experiments.py"),
         minutes=15,
+        read=all_passed,
+    ),
+    Promise(
+        "sweep",
+        "12 trials on 2 workers, everything killed half-way and started again: 12 experiments and 12 child runs that agree",
+        (PYTHON, "-m", "pytest", "-q", "-m", "slow and long", "tests/e2e/test_sweeps.py"),
+        minutes=30,
         read=all_passed,
     ),
     Promise(

@@ -35,7 +35,7 @@ def alone(tell: Callable[[str], object]) -> Iterator[None]:
 
 def is_busy() -> bool:
     """Whether a flow works in this workspace."""
-    return is_locked(_WORKSPACE)
+    return is_locked(WORKSPACE)
 
 
 def ran_here(run: str) -> bool:

@@ -11,8 +11,9 @@ import warnings
 import click
 from click.exceptions import Exit
 
-from gpt.commands import data, experiments, finetuning, lineage, models, projects, serving, sources, training, versions
+from gpt.commands import data, finetuning, lineage, models, projects, serving, sources, training, versions
 from gpt.commands.checks import doctor, gc
+from gpt.commands.experiments import experiments, sweeps
 from gpt.commands.line import completion
 from gpt.commands.line.command import Group, version_option
 from gpt.commands.line.mistakes import explain
@@ -30,7 +31,7 @@ COMMANDS = Group(
         ),
         "Training": (training.pretrain, training.checkpoints, training.sync),
         "Fine-tuning": (finetuning.FINETUNE,),
-        "Experiments": (experiments.experiment, experiments.compare),
+        "Experiments": (experiments.experiment, experiments.compare, sweeps.SWEEP),
         "A trained model": (
             *(models.evaluate, models.report, models.generate, serving.serve),
             *(models.import_, models.export),

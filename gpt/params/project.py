@@ -23,7 +23,7 @@ from gpt.params.sources import Fetch
 from gpt.params.tokens import HuggingFaceTokenizer, TiktokenTokenizer, Tokenize, Tokenizer
 from gpt.params.training import Base, Model, Train
 from gpt.params.types import Section
-from gpt.paths import RECIPES
+from gpt.paths import RECIPES, SWEEPS
 from gpt.secrets.hiding import redact
 from gpt.secrets.scanner import find_in_settings, refuse
 
@@ -32,8 +32,8 @@ _NO_SECRETS = (
     "settings are recorded by DVC, MLflow and the data card: take it out, and give it in the environment"
     " (for a source: ~/.netrc, HF_TOKEN, or FSSPEC_HTTPS and its like)"
 )
-_OF_SEVERAL_KINDS = ("tokenizer", "task", "method")
-"Sections of params.yaml, or of a recipe, whose `kind` decides which keys there are."
+_OF_SEVERAL_KINDS = ("tokenizer", "task", "method", "pruner")
+"Sections of params.yaml, of a recipe or a sweep, whose `kind` decides which keys there are."
 _OF_ONE_KIND = ("mixture",)
 "Lists whose items have no kind."
 MOVED = {
@@ -123,7 +123,11 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 def parse_params(path: Path, text: str) -> Params:
     """Validate the text of a params.yaml; raise `UserError` as `load_params` does. `path` is what messages name."""
-    values = parse_settings(path, text)
+    return parse_values(path, parse_settings(path, text))
+
+
+def parse_values(path: Path, values: Any) -> Params:
+    """Validate the parsed values of a params.yaml; raise `UserError` that names every faulty key."""
     with explained(path):
         return Params.model_validate(values)
 
@@ -194,6 +198,8 @@ def _explain(path: Path, key: str, fault: Any, meant: str | None) -> str:
         return f"{path}: {key} is missing; add it"  # no template has it
     if kind == "missing" and path.parent == RECIPES:
         return f"{path}: {key} is missing; add it: a recipe that `gpt finetune init` writes has it"
+    if kind == "missing" and path.parent == SWEEPS:
+        return f"{path}: {key} is missing; add it: docs/experiments.md shows a whole file"
     if kind == "missing":
         return f"{path}: {key} is missing; add it: `gpt init --upgrade` shows it as it should be"
     if kind == "union_tag_not_found":

@@ -4,7 +4,7 @@ Promise: however that process ends, also by SIGKILL, we get SIGTERM at once; tra
 Means: a pidfd (Linux 5.3 and later) or a kqueue (macOS, BSD) of that process, which wakes a thread of ours; nothing polls.
 Why not PR_SET_PDEATHSIG: it is sent when the parent's thread ends, but a shell may stand between DVC and us.
 Not seen: a DVC on another machine (`srun` in a stage's command).
-There are two such mechanisms. This one looks up, from inside a run; flows/processes/supervisor.py looks down, from outside.
+There are two such mechanisms. This one looks up, from inside a run; gpt/processes/trees/supervisor.py looks down, from outside.
 """
 
 import logging

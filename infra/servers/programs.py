@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from flows.deploy import POOL
-from flows.processes import running, supervisor
 from flows.server import is_healthy
+from gpt.processes.trees import running, supervisor
 from infra.servers import postgres
 from infra.servers.place import ARTIFACTS, PREFECT_HOME, Settings
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gpt.commands.experiments import _TABLE  # pyright: ignore[reportPrivateUsage] (what users are told)
+from gpt.commands.experiments.experiments import _TABLE  # pyright: ignore[reportPrivateUsage] (what users are told)
 from gpt.evaluation.metrics import main_figures, measured_by
 from gpt.files import read_json, write_json
 from gpt.tracking.pages.figures import name_figures

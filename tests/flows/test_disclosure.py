@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.processes.running import run, without_secrets
+from gpt.processes.trees.running import run, without_secrets
 from tests.flows.conftest import Api, Project
 
 SECRET = "s3cr3t" + "Xk7vQ2pL9"

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from flows.processes.running import GRACE_SECONDS
 from gpt.processes.launch import RENDEZVOUS
+from gpt.processes.trees.running import GRACE_SECONDS
 from tests import ROOT
 
 K8S = ROOT / "infra/k8s"

@@ -61,6 +61,12 @@ def known_keys(path: Path = PARAMS_FILE) -> Mapping[str, Any]:
     return known
 
 
+def guess_key(key: str, known: Mapping[str, Any]) -> str:
+    """Return what to tell of a key that is none of the known ones: which was meant perhaps."""
+    near = difflib.get_close_matches(key, known, n=1) or [each for each in known if each.endswith(f".{key}")][:1]
+    return f"did you mean {near[0]}?" if near else f"the keys of {PARAMS_FILE} are those"
+
+
 def _check_key(override: str, known: Mapping[str, Any]) -> None:
     key, equals, _ = override.partition("=")
     key = key.strip().lstrip("+~")
@@ -68,6 +74,4 @@ def _check_key(override: str, known: Mapping[str, Any]) -> None:
         raise UserError(f"-S {redact(override)}: {_EXAMPLE}")
     if override.startswith("+") or key in known:
         return
-    near = difflib.get_close_matches(key, known, n=1) or [each for each in known if each.endswith(f".{key}")][:1]
-    guess = f"did you mean {near[0]}?" if near else f"the keys of {PARAMS_FILE} are those"
-    raise UserError(f"{PARAMS_FILE}: {redact(key)} is not a known key; {guess}")
+    raise UserError(f"{PARAMS_FILE}: {redact(key)} is not a known key; {guess_key(key, known)}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from gpt import paths
 from gpt.files import atomic_folder, write_json
+from gpt.reports.columns import aligned
 from gpt.reports.model_page.samples import describe_samples
 from gpt.reports.page import Markup, escape_text, note, render, table
 from gpt.reports.side_by_side.curves import as_file, draw_curves
@@ -41,9 +42,9 @@ def describe(subjects: Sequence[Subject]) -> str:
     settings = [[key, *map(_short, values)] for key, values in differing_settings(subjects).items()]
     figures = [[row.name, row.better, *row.texts(), _best(row, names)] for row in rows]
     blocks = [
-        _aligned(["model", "is"], [[subject.name, subject.what] for subject in subjects]),
-        _aligned(["settings that differ", *names], settings) if settings else "settings that differ: none",
-        _aligned(["figure", "better", *names, "best"], figures, numbers=range(2, 2 + len(names))) if figures else "",
+        aligned(["model", "is"], [[subject.name, subject.what] for subject in subjects]),
+        aligned(["settings that differ", *names], settings) if settings else "settings that differ: none",
+        aligned(["figure", "better", *names, "best"], figures, numbers=range(2, 2 + len(names))) if figures else "",
         "\n".join([*_warnings(subjects), *(f"{name}: {text}" for name, text in _notes(subjects))]),
     ]
     return redact("\n\n".join(block for block in blocks if block))
@@ -118,16 +119,3 @@ def _code(text: str) -> Markup:
 def _short(value: str) -> str:
     shown = redact(value)  # before it is cut
     return shown if len(shown) <= _VALUE_CHARACTERS else f"{shown[: _VALUE_CHARACTERS - 1]}…"
-
-
-def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: range = range(0)) -> str:
-    """Return a table in columns, those of `numbers` to the right."""
-    lines = [head, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            f"{cell:>{width}}" if place in numbers else f"{cell:<{width}}"
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )

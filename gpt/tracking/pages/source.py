@@ -9,12 +9,18 @@ from gpt import git
 from gpt.errors import UserError
 from gpt.tracking.pages.names import COMMIT_TAG, EXPERIMENT_TAG
 
+SWEEP_TRIAL, SWEEP_PARENT = "GPT_SWEEP_TRIAL", "GPT_SWEEP_PARENT"
+"In the environment of a sweep's trial: which one it is, and MLflow's id of the run that stands for the sweep."
+TRIAL_TAG, PARENT_TAG = "gpt.sweep.trial", "mlflow.parentRunId"
+_OF_SWEEPS = {SWEEP_TRIAL: TRIAL_TAG, SWEEP_PARENT: PARENT_TAG}
+
 
 def source_tags(command: str, project: Path) -> dict[str, str]:
     """Return the tags of a run that a command of the project starts; what is not known here is left out."""
     tags = {"mlflow.source.name": command, "mlflow.source.type": "LOCAL"} | _code(project)
     if experiment := os.environ.get("DVC_EXP_NAME"):
         tags[EXPERIMENT_TAG] = experiment
+    tags |= {tag: value for variable, tag in _OF_SWEEPS.items() if (value := os.environ.get(variable))}
     with suppress(KeyError, OSError):  # a container with a number that nobody has
         tags["mlflow.user"] = getpass.getuser()
     return tags

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.processes import running
+from gpt.processes.trees import running
 from tests.living import is_alive
 
 WaitFor = Callable[[Callable[[], Any]], Any]
@@ -201,11 +201,11 @@ def test_a_stop_that_is_told_twice_at_once_still_leaves_time_to_save(tmp_path: P
     (tmp_path / "slow.py").write_text(SAVES_SLOWLY)
     caller = subprocess.Popen(
         python(
-            "import signal, sys; from pathlib import Path; from flows.processes import running;"
+            "import signal, sys; from pathlib import Path; from gpt.processes.trees import running;"
             "signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number));"
             f"running.run({[sys.executable, 'slow.py']!r}, cwd=Path({str(tmp_path)!r}), on_line=lambda _: None)"
         ),
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     wait_for((tmp_path / "training").exists)
     caller.terminate()
@@ -228,10 +228,10 @@ def test_nothing_outlives_a_caller_that_is_killed(
     """Not the tool, not the trainer, not a worker in a session of its own; and the trainer could save."""
     caller = subprocess.Popen(
         python(
-            "import sys; from pathlib import Path; from flows.processes import running;"
+            "import sys; from pathlib import Path; from gpt.processes.trees import running;"
             f"running.run({tree!r}, cwd=Path({str(tmp_path)!r}), on_line=lambda _: None)"
         ),
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     ready = wait_for(lambda: both_ready(tmp_path))
     below = psutil.Process(caller.pid).children(recursive=True)

@@ -1,6 +1,6 @@
 """Run a command of which no process is left when it has ended, is stopped, or we are killed.
 
-Between us and the command stands flows/processes/supervisor.py, which keeps that promise and says by which means. Here are its
+Between us and the command stands gpt/processes/trees/supervisor.py, which keeps that promise and says by which means. Here are its
 caller's side and the command's output.
 """
 
@@ -24,9 +24,8 @@ _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _CHUNK_BYTES = 1 << 16
 _LINE_CHARACTERS = 1 << 16  # a longer line is passed on in pieces
 _PROGRESS_SECONDS = 5.0
-_SAME_STOP_SECONDS = (
-    2.0  # as in gpt/processes/signals.py: from whoever stops the tree, and from Prefect's worker, which stops itself
-)
+# As in gpt/processes/signals.py: one stop is told by whoever stops the tree, and by Prefect's worker, which stops itself.
+_SAME_STOP_SECONDS = 2.0
 _LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")  # a final \r may be the first half of \r\n
 
 
@@ -38,15 +37,18 @@ def run(
     on_line: Callable[[str], None],
     timeout_seconds: float | None = None,
     grace_seconds: float = GRACE_SECONDS,
+    held: Sequence[int] = (),
 ) -> int:
     """Run a command to its end and return its exit code (128 + n if signal n ended it, 127 if it could not start).
+
+    `held` are descriptors of locks that stay held until the tree has ended, also if we are killed.
 
     `on_line` gets each line of its output and errors as it arrives; it is called in this thread. When anything is
     raised here (an interrupt, a cancellation, the timeout's `TimeoutError`), the command's whole tree is stopped first.
     """
     lines = Lines(without_secrets(on_line))
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-    process = _start(command, cwd, env, grace_seconds, subprocess.PIPE)
+    process = _start(command, cwd, env, grace_seconds, subprocess.PIPE, held)
     try:
         for chunk in _chunks(process, deadline):
             lines.feed(chunk)
@@ -133,7 +135,12 @@ class Lines:
 
 
 def _start(
-    command: Sequence[str], cwd: Path, env: Mapping[str, str] | None, grace_seconds: float, output: int
+    command: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str] | None,
+    grace_seconds: float,
+    output: int,
+    held: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     # Whatever the locale: `Lines` reads UTF-8, and no character may end a command.
     env = {**(os.environ if env is None else env), "PYTHONIOENCODING": "utf-8:backslashreplace"}
@@ -145,6 +152,7 @@ def _start(
         stdout=output,
         stderr=subprocess.STDOUT,
         bufsize=0,
+        pass_fds=held,
         start_new_session=True,  # a Ctrl-C in the terminal is ours to pass on
     )
 
