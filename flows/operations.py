@@ -1,4 +1,4 @@
-"""Flows of one command each: a registered model made again, promoted, rolled back. Prefect records what came of it.
+"""Flows of one command each: make a version again, promote, roll back, sweep, free room. Prefect records what came of it.
 
 What `gpt promote` refuses is a finished run that says so: the gate did its work. What cannot be judged is a failure.
 """
@@ -13,8 +13,8 @@ from prefect.client.schemas import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows.processes import workspace
 from flows.stages import GPT, StageError, explain, last_object, run_logged, same_failure, says_what_stopped_it
+from flows.upkeep import workspace
 from gpt.secrets.hiding import guard_output
 
 _DIFFERS = 1  # the exit code of `gpt reproduce`, if a verdict was printed
@@ -51,6 +51,29 @@ def promote(name: str | None = None) -> str | State:
 def rollback(reason: str, version: int | None = None, name: str | None = None) -> str | State:
     """Make an earlier champion the champion again: the last one before this that exists, or a version; return what was decided."""
     return _decide("rollback", [*([] if version is None else [str(version)]), f"--reason={reason}", *_named(name)])
+
+
+@flow(name="gc", persist_result=False)
+def gc(apply: bool = False, keep_days: float = 30, keep_versions: int = 5) -> str | State:
+    """Show what takes room and is not needed, and remove it if `apply`; return what `gpt gc` said."""
+    limits = [f"--keep-days={keep_days:g}", f"--keep-versions={keep_versions}"]
+    return _tell("gc", ["gc", *limits, *(["--apply"] if apply else [])])
+
+
+@flow(name="sweep", flow_run_name=run_name, persist_result=False)
+def sweep(name: str, workers: int = 1) -> str | State:
+    """Run the trials of sweeps/NAME.yaml, or go on with them; return the table of `gpt sweep show`."""
+    return _tell("sweep", ["sweep", "run", name, f"--workers={workers}"], then=["sweep", "show", name])
+
+
+def _tell(title: str, command: list[str], then: list[str] | None = None) -> str | State:
+    guard_output()  # a deployed flow begins here
+    with workspace.living(flow_run.id):
+        state = tell(title, command, then, return_state=True)
+    if not state.is_completed():
+        return same_failure(state)
+    said: Any = state.result()
+    return said
 
 
 def _decide(command: str, arguments: list[str]) -> str | State:
@@ -99,6 +122,20 @@ def decide(command: str, arguments: list[str]) -> State:
     decision = "\n".join(said[began:])
     create_markdown_artifact(key="decision", markdown=f"```text\n{decision}\n```", description=said[began])
     return Completed(name="Refused" if refused else "Decided", message=said[began], data=decision)
+
+
+@task(name="tell", task_run_name="{title}", cache_policy=NO_CACHE, persist_result=False)
+@says_what_stopped_it
+def tell(title: str, command: list[str], then: list[str] | None) -> State:
+    """Run a command of `gpt`, and perhaps one that shows what came of it; show what the last one said."""
+    exit_code, said = run_logged([GPT, *command])
+    if exit_code == 0 and then:
+        exit_code, said = run_logged([GPT, *then])
+    if exit_code != 0:
+        return Failed(message=str(error := explain(title, exit_code, said)), data=error)
+    text = "\n".join(said)
+    create_markdown_artifact(key=title, markdown=f"```text\n{text}\n```")
+    return Completed(message=said[-1] if said else "nothing was said", data=text)
 
 
 def _show(verdict: dict[str, Any], word: str) -> None:

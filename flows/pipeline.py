@@ -16,7 +16,6 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows.artifacts import publish
-from flows.processes import workspace
 from flows.stages import (
     GPT,
     StageError,
@@ -27,6 +26,7 @@ from flows.stages import (
     same_failure,
     says_what_stopped_it,
 )
+from flows.upkeep import workspace
 from gpt.errors import UserError
 from gpt.files import read_json
 from gpt.finetuning.places import Places

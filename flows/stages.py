@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.processes.workspace import wait_for_others
+from flows.upkeep.workspace import wait_for_others
 from gpt.processes.trees import running
 
 # The stages that reach for a network, where the same attempt may succeed a little later.

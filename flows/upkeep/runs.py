@@ -1,6 +1,6 @@
 """Flow runs of this workspace: what Prefect says of them is made true, and those that were cut off go on.
 
-A run is alive while its process holds a lock of the kernel's, which nothing can leave behind (flows/processes/workspace.py). What
+A run is alive while its process holds a lock of the kernel's, which nothing can leave behind (flows/upkeep/workspace.py). What
 Prefect calls running and nobody holds has died: it is marked as crashed, and scheduled again, as the same run, to go on from its
 checkpoint. Of a deployment's runs that wait with the same parameters, the newest does the work of all.
 """
@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from flows.processes import workspace
+from flows.upkeep import workspace
 from gpt.files import lenient_json, write_json
 from gpt.paths import CHECKPOINTS
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from flows.processes import workspace
+from flows.upkeep import workspace
 from flows.upkeep.journals import Spool
 from gpt.secrets.hiding import redact
 from infra.metrics.checkpoints import add_checkpoints, add_disks

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows.processes.workspace import wait_for_others
+from flows.upkeep.workspace import wait_for_others
 from gpt.training.checkpoints import checkpoint as checkpoints
 from tests.chaos.conftest import Family, checkpoint_folder
 from tests.e2e.conftest import Project

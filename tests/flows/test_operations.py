@@ -55,6 +55,20 @@ def test_what_cannot_be_judged_is_a_failure(project: Project, exit_code: int) ->
 
 
 @pytest.mark.slow
+def test_a_sweep_goes_on_and_shows_its_table_and_gc_removes_only_what_it_is_told_to(project: Project, api: Api) -> None:
+    project.break_stage("sweep", "print(sys.argv[2:])\nprint('trial 3 is best')\nsys.exit()")
+    assert call(project, "operations", "sweep", name="rates", workers=2)[0] == "Completed"
+    run = last_flow_run(api)
+    assert run["name"] == "sweep rates"
+    assert artifacts(api, run)["sweep"]["data"] == "```text\n['show', 'rates']\ntrial 3 is best\n```"
+    project.break_stage("gc", "print(sys.argv[2:])\nsys.exit()")
+    assert call(project, "operations", "gc")[0] == "Completed"
+    assert "['--keep-days=30', '--keep-versions=5']" in artifacts(api, last_flow_run(api))["gc"]["data"]
+    assert call(project, "operations", "gc", apply=True, keep_days=7)[0] == "Completed"
+    assert "['--keep-days=7', '--keep-versions=5', '--apply']" in artifacts(api, last_flow_run(api))["gc"]["data"]
+
+
+@pytest.mark.slow
 def test_at_its_deadline_a_stage_saves_and_the_next_run_goes_on(project: Project, api: Api) -> None:
     project.break_stage(
         "fetch", ENDLESS.replace('Path("saved").touch()', 'Path("saved").touch(); print("saved at step 7")')

@@ -90,7 +90,7 @@ def test_servers_come_back_when_killed_and_find_everything(project: Project) -> 
     assert all(address in output for address in (settings.mlflow, settings.prefect.removesuffix("/api")))
     mlflow_of(settings).post("experiments/create", {"name": "kept"})
     kept = what_is_kept(project)
-    assert kept == (["Default", "kept"], ["by-hand", "by-hand", "nightly", "on-change", "weekly"])
+    assert kept == (["Default", "kept"], ["by-hand"] * 3 + ["nightly", "on-change", "weekly", "weekly"])
     pids = {name: server_of(project, name).pid for name in NAMES}
 
     project.run("infra.servers", "up")

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from flows.processes.workspace import wait_for_others
 from flows.stages import explain
+from flows.upkeep.workspace import wait_for_others
 from tests.flows.conftest import Project, tree
 from tests.living import command_of
 
