@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BROWSER := $(VENV)/browser/chromium
 
-.PHONY: help demo finetune-demo test test-slow verify lint docs ui schedule up down status bench lock clean moved
+.PHONY: help demo finetune-demo test test-slow verify lint docs ui schedule up down status backup restore audit sbom bench lock clean moved
 .DEFAULT_GOAL := demo
 
 help:  ## show what there is to make
@@ -56,6 +56,25 @@ down: $(STAMP)  ## end them; what they keep stays in servers/
 
 status: $(STAMP)  ## show which of them run and answer
 	@$(BIN)/python -m infra.servers status
+
+# A folder on another disk or machine: databases, artifacts, DVC's cache; only what is new is copied. ARGS="--keep 7" and others as
+# `python -m infra.servers backup --help` tells them.
+backup: $(STAMP)  ## add a backup of servers and DVC's cache to a folder (TO=FOLDER)
+	$(BIN)/python -m infra.servers backup $(ARGS) "$(TO)"
+
+restore: $(STAMP)  ## bring the newest backup of a folder back (FROM=FOLDER)
+	$(BIN)/python -m infra.servers restore $(ARGS) "$(FROM)"
+
+# pip-audit asks pypi.org about each package, without uploading anything else. It passes over what it could not ask about and calls that
+# success; --strict lets it fail: where it says `could not be audited`, there was no network, and nothing is known.
+audit: $(STAMP)  ## look for known vulnerabilities in requirements.lock (needs the network)
+	$(BIN)/uv tool run pip-audit==2.10.1 --requirement requirements.lock --no-deps --disable-pip --strict --progress-spinner off
+
+sbom: $(STAMP)  ## write what requirements.lock installs to build/sbom.json (CycloneDX)
+	@mkdir -p build
+	@$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.3.0 cyclonedx-py requirements --pyproject pyproject.toml \
+		--output-reproducible --of JSON -o build/sbom.json requirements.lock 2>/dev/null
+	@echo "build/sbom.json"
 
 # Side-by-side measurements into benchmarks/RESULTS.md; TEXT=FILE adds the time-to-quality race on that text.
 bench: $(STAMP)  ## measure beside other libraries (TEXT=FILE adds the race on that text)

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 OUTSIDE = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "benchmarks/RESULTS.md": "benchmarks/results.md",
     "benchmarks/NOTES.md": "benchmarks/notes.md",
 }

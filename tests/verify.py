@@ -263,6 +263,27 @@ PROMISES = (
         read=all_passed,
     ),
     Promise(
+        "restore",
+        "backup, destroy all, restore in a fresh clone: the champion loads and is made again, flow runs are there, secrets are not",
+        (*PYTEST, "tests/infra/servers/test_backup.py", "tests/infra/servers/test_snapshots.py"),
+        minutes=30,
+        read=all_passed,
+    ),
+    Promise(
+        "upgrade",
+        "databases that the releases before made are upgraded after a backup, with all they hold, and back",
+        (*PYTEST, "tests/infra/servers/test_upgrade.py"),
+        minutes=20,
+        read=all_passed,
+    ),
+    Promise(
+        "accounts",
+        "with accounts and behind nginx: who trains cannot promote, nobody sees anything without a password, names and TLS hold",
+        (*PYTEST, "tests/infra/servers/test_accounts.py", "tests/infra/servers/test_proxy.py"),
+        minutes=30,
+        read=all_passed,
+    ),
+    Promise(
         "repro",
         "a second `dvc repro` does nothing, a forced one gives the same bytes",
         (*PYTEST, "tests/e2e/test_pipeline.py"),

@@ -19,6 +19,7 @@ from gpt.params.project import Params
 from gpt.registry.frozen import keeps_frozen
 from gpt.registry.lineage import Lineage
 from gpt.registry.overview.description import refresh_description
+from gpt.registry.packaging.offer import ensure_registered_model, offer, offered_as
 from gpt.registry.packaging.pretrained import Pretrained
 from gpt.registry.packaging.registrable import Registrable, write_package
 from gpt.registry.record import FOLDER, find_parents, write_record
@@ -27,11 +28,9 @@ from gpt.registry.versions import (
     CHALLENGER,
     CHAMPION,
     EVALUATION_FOLDER,
-    ROLLED_BACK_TAG,
     all_versions,
     is_on_disk,
     registry_lock,
-    set_shared,
     version_of_alias,
 )
 from gpt.secrets.hiding import public_uri, redact_values
@@ -83,7 +82,7 @@ def register(params: Params, project: Path) -> RegisteredModel:
 
 def register_model(what: Registrable, spool: Path) -> RegisteredModel:
     """Register a model as the candidate to be promoted; its run may still wait in `spool`. Raises `UserError` if that fails."""
-    client, name = store.client(), what.name
+    client, name = store.client(), offered_as(what.name)
     with store.store_errors(), registry_lock():
         version = _find_same(client, name, what.lineage)
         new = version is None
@@ -94,7 +93,7 @@ def register_model(what: Registrable, spool: Path) -> RegisteredModel:
             created = _create_version(client, what)
             version = _give_way(client, created, _find_same(client, name, what.lineage))
             new = version.version == created.version
-        alias = _offer(client, version)
+        alias = offer(client, version)
         refresh_description(client, name)
         assert version.run_id, "every version of ours has a run"
         return RegisteredModel(
@@ -134,25 +133,10 @@ def _find_same(client: "MlflowClient", name: str, lineage: Lineage) -> "ModelVer
     return next((each for each in ordered if is_on_disk(client, each) and keeps_frozen(client, each)), None)
 
 
-def _offer(client: "MlflowClient", version: "ModelVersion") -> str | None:
-    """Make the version the candidate unless it was rolled back or something newer waits; return the alias it holds."""
-    number = int(version.version)
-    candidate, champion = (version_of_alias(client, version.name, alias) for alias in (CANDIDATE, CHAMPION))
-    if candidate and int(candidate.version) == number:
-        return CANDIDATE
-    if champion and int(champion.version) == number:
-        return CHAMPION
-    newer_waits = candidate is not None and int(candidate.version) > number
-    if newer_waits or ROLLED_BACK_TAG in version.tags:
-        return None
-    set_shared(client.set_registered_model_alias, version.name, CANDIDATE, str(number))
-    return CANDIDATE
-
-
 def _create_version(client: "MlflowClient", what: Registrable) -> "ModelVersion":
     from mlflow.entities import LoggedModelOutput, Metric, RunTag
 
-    name, lineage = what.name, what.lineage
+    name, lineage = offered_as(what.name), what.lineage
     run = store.training_run(client, what.experiment, lineage.fingerprint)
     run_id = run.info.run_id
     tags = lineage.tags() | what.tags
@@ -161,7 +145,7 @@ def _create_version(client: "MlflowClient", what: Registrable) -> "ModelVersion"
     try:
         with tempfile.TemporaryDirectory() as folder:
             record = Path(folder) / FOLDER
-            parents = find_parents(client, name, lineage, run_id, run.info.experiment_id)
+            parents = find_parents(client, what.name, lineage, run_id, run.info.experiment_id)
             write_record(record, what.compose(parents), lineage.files)
             for path in what.shown:
                 shutil.copyfile(path, record / path.name)
@@ -179,7 +163,7 @@ def _create_version(client: "MlflowClient", what: Registrable) -> "ModelVersion"
         client.log_batch(run_id, metrics=metrics, tags=[RunTag(f"lineage.{key}", value) for key, value in tags.items()])
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, what.last_step)])
         client.finalize_logged_model(model.model_id, "READY")
-        _ensure_registered_model(client, name)
+        ensure_registered_model(client, name)
         description = what.describe(tags, f"models:/{model.model_id}")
         source, model_id = model.artifact_location, model.model_id
         version = client.create_model_version(name, source, run_id, tags, model_id=model_id, description=description)
@@ -209,13 +193,3 @@ def _give_way(client: "MlflowClient", created: "ModelVersion", first: "ModelVers
     client.delete_model_version(created.name, created.version)
     client.delete_logged_model(created.tags["lineage"].rpartition("/")[2])  # its record is named by the model's id
     return first
-
-
-def _ensure_registered_model(client: "MlflowClient", name: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise

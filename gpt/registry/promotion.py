@@ -14,6 +14,7 @@ from gpt.errors import UserError
 from gpt.params.project import Params
 from gpt.registry.champion import State, carry_out, settle
 from gpt.registry.gate.reasons import Judgeable, OpenCase, Reason, draw_table
+from gpt.registry.packaging.offer import suffix, take_over
 from gpt.registry.trail import (
     CHALLENGER_VERDICT,
     MOVES,
@@ -29,15 +30,7 @@ from gpt.registry.trail import (
     last_challenger,
     last_move,
 )
-from gpt.registry.versions import (
-    CANDIDATE,
-    CHALLENGER,
-    CHAMPION,
-    find,
-    registry_lock,
-    version_of_alias,
-    why_gone,
-)
+from gpt.registry.versions import CANDIDATE, CHALLENGER, CHAMPION, find, registry_lock, version_of_alias, why_gone
 from gpt.secrets.hiding import redact
 from gpt.tracking import store
 
@@ -116,6 +109,8 @@ def judge_registered(
 
     What cannot be judged here stays a candidate: `gpt promote` asks again. There is no comparison where there was no champion.
     """
+    if suffix():
+        return "not judged yet: `gpt promote` does so, with the account that may promote", (), None
     try:
         judged = judge_candidate(params, project, version, open_case)
     except UserError as error:  # what is missing, or another process that decided meanwhile
@@ -140,6 +135,7 @@ def promote(params: Params, project: Path, *, other_data: bool = False, open_cas
     client = store.existing_client()
     with store.store_errors():
         with registry_lock():
+            take_over(client, name)
             state = settle(client, name, _who())
         challenger = last_challenger(state.trail)
         candidate = _candidate(client, name, challenger)

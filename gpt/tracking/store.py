@@ -180,8 +180,20 @@ def store_errors(uri: str | None = None) -> Iterator[None]:
         SQLAlchemyError,
     ) as error:  # of artifacts MLflow hands on what requests raises
         reason = redact(" ".join(str(error).split()))  # before it is cut
-        hint = "; see `mlflow db upgrade --help`" if "database schema" in reason else ""
-        raise StoreFailed(f"{public_uri(uri or tracking_uri())}: {reason[:500]}{hint}") from error
+        raise StoreFailed(f"{public_uri(uri or tracking_uri())}: {reason[:500]}{_hint(reason)}") from error
+
+
+def _hint(reason: str) -> str:
+    """Return what to do about what a store said, "" where only that says it."""
+    if "database schema" in reason:
+        return "; see `mlflow db upgrade --help`"
+    account = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    if "Permission denied" in reason or "error code 403" in reason:
+        return f"; the account {account or 'that asked'} may not do this: another may (docs/operations.md, Accounts)"
+    if "error code 401" in reason or "not authenticated" in reason:
+        what = f"they are not {account}'s" if account else "they are not set"
+        return f"; it asks for MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and {what}"
+    return ""
 
 
 def check_reachable(uri: str) -> None:

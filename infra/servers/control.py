@@ -5,40 +5,62 @@ what ends. All that they keep lies in the folder `servers/` of the project.
 """
 
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 
 from gpt.entry import begin, end_with
 from gpt.errors import UserError
-from gpt.paths import ensure_user, enter_project
-from infra.servers import postgres, supervision
+from gpt.paths import current_folder, ensure_user, enter_project
+from infra.servers import accounts, postgres, supervision
+from infra.servers import backup as backups
 from infra.servers.place import (
     ARTIFACTS,
     ENVIRONMENT,
     FOLDER,
     LOGS,
     PREFECT_HOME,
+    PROMOTION,
+    PROMOTION_ENVIRONMENT,
+    RESTORING,
+    SETTINGS,
     Settings,
+    choose,
     is_taken,
     load_settings,
     make_settings,
-    write_private,
 )  # fmt: skip
 from infra.servers.programs import Program, become, programs
+from infra.servers.schemas import bring_up_to_date
 
 _HEALTHY_SECONDS = 180.0
 _POLL_SECONDS = 0.5
 _LOG_LINES = 15
 
 
+class Folder(click.ParamType[Path]):
+    """A folder: what it means where the user stood, whom we have left for the project's."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if not value:
+            self.fail("must not be empty", param, ctx)
+        stood = ctx.find_object(Path) if ctx else None
+        return (stood or Path()) / value
+
+
 @click.group()
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """The servers of this machine: PostgreSQL, MLflow, Prefect, a worker and metrics."""
+    context.obj = current_folder()
     enter_project()
     ensure_user()
     if not Path("params.yaml").is_file():
@@ -46,23 +68,40 @@ def cli() -> None:
 
 
 @cli.command()
-def up() -> None:
+@click.option(
+    "--auth/--no-auth", default=None, help="Let MLflow and Prefect ask for passwords, from now on, or no more."
+)
+@click.option(
+    "--public", metavar="DOMAIN", help="Answer behind a proxy as mlflow.DOMAIN and prefect.DOMAIN, from now on."
+)
+def up(auth: bool | None, public: str | None) -> None:
     """Start them, wait until all answer, and deploy the flows. What runs already stays as it is."""
-    settings = make_settings(load_settings())
+    if RESTORING.exists():
+        raise UserError(f"{FOLDER}/: a restore was cut off; run it again, or delete {FOLDER}/ to begin with nothing")
+    settings = _chosen(make_settings(load_settings()), auth, public)
     for folder in (LOGS, ARTIFACTS, PREFECT_HOME):
         folder.mkdir(parents=True, exist_ok=True)
     servers = programs(settings)
     if not supervision.is_running(settings):
         _check_ports(settings)
-        postgres.make_cluster(settings)
+        with postgres.serving(settings):
+            bring_up_to_date(settings)
+            if settings.auth:
+                accounts.prepare(settings)
+        _check_ports(settings)  # that may have taken a while
         supervision.start(settings, servers)
     supervision.add_missing(settings, servers)
     _wait_until_healthy(settings, servers)
-    write_private(ENVIRONMENT, "".join(f"export {name}='{value}'\n" for name, value in settings.environment().items()))
+    accounts.write_environments(settings)
+    if settings.auth:
+        os.environ.update(settings.environment(PROMOTION))
+        accounts.reserve_names(settings)
     if code := _deploy(settings):
         sys.exit(code)
     _show(settings, servers)
     print(f"\nUse them in a shell:  . {ENVIRONMENT}\nEnd them:             make down")
+    if settings.auth:
+        print(f"Promote:              . {PROMOTION_ENVIRONMENT}\nPasswords:            {SETTINGS}")
 
 
 @cli.command()
@@ -85,6 +124,37 @@ def status() -> None:
         sys.exit(1)
     if not _show(settings, programs(settings)):
         sys.exit(1)
+
+
+@cli.command()
+@click.argument("folder", type=Folder())
+@click.option("--checkpoints", is_flag=True, help="Also what runs that are not finished have saved.")
+@click.option("--keep", type=click.IntRange(min=1), help="Remove all backups there but the newest KEEP.")
+def backup(folder: Path, checkpoints: bool, keep: int | None) -> None:
+    """Add a backup to FOLDER, while the servers run or are down: databases, artifacts, DVC's cache; it copies only what is new."""
+    settings = _existing()
+    made, copied = backups.back_up(settings, folder, checkpoints=checkpoints, keep=keep)
+    print(
+        f"backup {made.name}: {len(made.files)} files, {made.size / 1e6:.1f} MB, of which {copied / 1e6:.1f} MB were new"
+    )
+
+
+@cli.command()
+@click.argument("folder", type=Folder())
+@click.option("--backup", "name", metavar="NAME", help="One of them by its name, else the newest.")
+@click.option("--replace", is_flag=True, help=f"Put {FOLDER}/ aside, if there is one, as {backups.REPLACED}/.")
+@click.option("--databases", is_flag=True, help="Only the databases, into the servers that are here.")
+def restore(folder: Path, name: str | None, replace: bool, databases: bool) -> None:
+    """Bring a backup in FOLDER back to this project, with new passwords and free ports. All of it is verified first."""
+    if databases:
+        made = backups.restore_databases(_existing(), folder, name)
+        print(f"the databases are those of {made.name} again; `make up` starts the servers")
+        return
+    made = backups.restore(folder, name, replace=replace)
+    print(
+        f"restored {made.name}: {len(made.files)} files, {made.size / 1e6:.1f} MB; made at commit {made.about['commit']}"
+    )
+    print("`make up` starts the servers, `dvc checkout` brings the outputs of this commit")
 
 
 @cli.command(hidden=True)
@@ -111,6 +181,28 @@ def _run() -> int:
         return 2
     except click.UsageError as error:
         raise UserError(f"{error.format_message()}; see `python -m infra.servers --help`") from None
+
+
+def _chosen(settings: Settings, auth: bool | None, public: str | None) -> Settings:
+    """Return the settings with what was chosen, which holds for later starts too; raise `UserError` where it cannot be had now."""
+    auth = settings.auth if auth is None else auth
+    public = settings.public if public is None else public
+    if (auth, public) == (settings.auth, settings.public):
+        return settings
+    if public and not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", public):
+        raise UserError(f"--public {public}: a domain as example.org is meant, without https:// and port")
+    if auth:
+        accounts.check_packages()
+    if supervision.is_running(settings):
+        raise UserError("the servers run; `make down` ends them, then choose again")
+    return choose(settings, auth=auth, public=public)
+
+
+def _existing() -> Settings:
+    settings = load_settings()
+    if settings is None:
+        raise UserError(f"{FOLDER}/: no servers were ever started here; `make up` starts them")
+    return settings
 
 
 def _wait_until_healthy(settings: Settings, servers: Mapping[str, Program]) -> None:

@@ -6,7 +6,7 @@ reads to use the servers.
 
 import json
 import secrets
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,17 +14,28 @@ from urllib.parse import quote
 from flows.server import free_port
 from gpt.errors import UserError
 from gpt.files import fsync_path
+from gpt.registry.packaging.offer import SUFFIX
 
 FOLDER = Path("servers")
 SETTINGS = FOLDER / "settings.json"
 ENVIRONMENT = FOLDER / "environment"
+PROMOTION_ENVIRONMENT = FOLDER / "environment-promotion"
+MLFLOW_ACCOUNTS = FOLDER / "mlflow-accounts.ini"
 LOGS = FOLDER / "logs"
 POSTGRES = FOLDER / "postgres"
 ARTIFACTS = FOLDER / "artifacts"
 PREFECT_HOME = FOLDER / "prefect"
+BACKUPS = FOLDER / "backups"
+"Of the databases alone, before their schemas are upgraded."
+RESTORING = FOLDER / ".restoring"
+"There while a restore is at work, and after one that was cut off."
 
-DATABASES = ("mlflow", "prefect")
+DATABASES = ("mlflow", "mlflow_auth", "prefect")
 USER = "gpt"
+# Accounts of MLflow, and what it registers for the second of them to promote.
+ADMIN, TRAINING, PROMOTION = "admin", "training", "promotion"
+CANDIDATES = "-candidates"
+_PASSWORDS = ("_password", "_secret")
 _PREFERRED = {
     "postgres_port": 5432, "mlflow_port": 5000, "prefect_port": 4200, "supervisor_port": 9001, "metrics_port": 9400,
 }  # fmt: skip
@@ -43,6 +54,16 @@ class Settings:
     metrics_port: int
     postgres_password: str
     supervisor_password: str
+    public: str = ""
+    'The domain under which a proxy serves MLflow and Prefect, as mlflow.DOMAIN and prefect.DOMAIN; none if "".'
+    auth: bool = False
+    "Whether MLflow and Prefect ask for passwords, which are these:"
+    admin_password: str = ""
+    training_password: str = ""
+    promotion_password: str = ""
+    prefect_password: str = ""
+    mlflow_secret: str = ""
+    "By which MLflow signs its forms."
 
     @property
     def mlflow(self) -> str:
@@ -68,9 +89,22 @@ class Settings:
         """Return the address of one of our databases, with its password."""
         return f"{driver}://{USER}:{quote(self.postgres_password)}@127.0.0.1:{self.postgres_port}/{name}"
 
-    def environment(self) -> dict[str, str]:
-        """Return the variables by which commands use these servers."""
-        return {"MLFLOW_TRACKING_URI": self.mlflow, "PREFECT_API_URL": self.prefect}
+    @property
+    def accounts(self) -> dict[str, str]:
+        """Return the passwords of MLflow's accounts."""
+        return {ADMIN: self.admin_password, TRAINING: self.training_password, PROMOTION: self.promotion_password}
+
+    def environment(self, account: str = TRAINING) -> dict[str, str]:
+        """Return the variables by which commands use these servers, with an account where they ask for one."""
+        addresses = {"MLFLOW_TRACKING_URI": self.mlflow, "PREFECT_API_URL": self.prefect}
+        if not self.auth:
+            return addresses
+        return addresses | {
+            "MLFLOW_TRACKING_USERNAME": account,
+            "MLFLOW_TRACKING_PASSWORD": self.accounts[account],
+            "PREFECT_API_AUTH_STRING": f"{USER}:{self.prefect_password}",
+            SUFFIX: CANDIDATES,
+        }
 
 
 def load_settings() -> Settings | None:
@@ -81,7 +115,9 @@ def load_settings() -> Settings | None:
     try:
         values = json.loads(SETTINGS.read_text(encoding="utf-8"))
         known = _LATER | values
-        settings = Settings(**{field.name: field.type(known[field.name]) for field in fields(Settings)})  # type: ignore[operator]
+        # What else a file of an earlier release does not say is as it was then.
+        named = [field for field in fields(Settings) if field.default is MISSING or field.name in known]
+        settings = Settings(**{field.name: field.type(known[field.name]) for field in named})  # type: ignore[operator]
         for name in _PREFERRED:
             port = getattr(settings, name)
             if not 0 < port < 1 << 16 and port != _LATER.get(name):
@@ -101,7 +137,7 @@ def make_settings(known: Settings | None) -> Settings:
     What is known from an earlier start stays.
     """
     FOLDER.mkdir(exist_ok=True)
-    chosen: dict[str, Any] = {name: secrets.token_urlsafe(24) for name in ("postgres_password", "supervisor_password")}
+    chosen: dict[str, Any] = {name: _make_password() for name in ("postgres_password", "supervisor_password")}
     if known:
         chosen |= {name: value for name, value in asdict(known).items() if value}
     for name, preferred in _PREFERRED.items():
@@ -110,9 +146,24 @@ def make_settings(known: Settings | None) -> Settings:
             port = free_port()
         chosen[name] = port
     made = Settings(**chosen)
-    if made != known:
-        write_private(SETTINGS, json.dumps(asdict(made), indent=2) + "\n")
-    return made
+    return made if made == known else _keep(made)
+
+
+def choose(settings: Settings, *, auth: bool, public: str) -> Settings:
+    """Let the servers ask for passwords, and know the domain of a proxy, from their next start on."""
+    missing = {
+        key: _make_password() for key, value in asdict(settings).items() if key.endswith(_PASSWORDS) and not value
+    }
+    return _keep(replace(settings, auth=auth, public=public, **missing))
+
+
+def _make_password() -> str:
+    return secrets.token_urlsafe(24)
+
+
+def _keep(settings: Settings) -> Settings:
+    write_private(SETTINGS, json.dumps(asdict(settings), indent=2) + "\n")
+    return settings
 
 
 def write_private(path: Path, text: str) -> None:

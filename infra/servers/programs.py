@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from flows.deploy import POOL
 from flows.server import is_healthy
 from gpt.processes.trees import running, supervisor
+from gpt.registry.packaging.offer import SUFFIX
 from infra.servers import postgres
-from infra.servers.place import ARTIFACTS, PREFECT_HOME, Settings
+from infra.servers.place import ARTIFACTS, MLFLOW_ACCOUNTS, PREFECT_HOME, Settings
 
 _POLL_SECONDS = 0.5
 _WORKER_GRACE_SECONDS = running.GRACE_SECONDS + 15  # a run's own processes get theirs within it
@@ -39,6 +40,7 @@ class Program:
 
 def programs(settings: Settings) -> dict[str, Program]:
     """Return the servers by their names, in the order in which they start."""
+    string = settings.environment().get("PREFECT_API_AUTH_STRING")
     made = [
         Program(
             "postgres",
@@ -51,7 +53,8 @@ def programs(settings: Settings) -> dict[str, Program]:
         Program(
             "mlflow",
             _module(
-                f"mlflow server --host 127.0.0.1 --port {settings.mlflow_port} --workers 2 --artifacts-destination",
+                f"mlflow server --host 127.0.0.1 --port {settings.mlflow_port} --workers 2"
+                f"{' --app-name basic-auth' if settings.auth else ''} --artifacts-destination",
                 str(ARTIFACTS.absolute()),
             ),
             lambda: is_healthy(settings.mlflow),
@@ -61,6 +64,9 @@ def programs(settings: Settings) -> dict[str, Program]:
                 "MLFLOW_BACKEND_STORE_URI": settings.database("mlflow", "postgresql+psycopg2"),
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
                 "MLFLOW_DISABLE_TELEMETRY": "true",
+                **_names_of_mlflow(settings),
+                "MLFLOW_AUTH_CONFIG_PATH": str(MLFLOW_ACCOUNTS.absolute()),
+                "MLFLOW_FLASK_SERVER_SECRET_KEY": settings.mlflow_secret,
             },
             address=settings.mlflow,
         ),
@@ -72,9 +78,11 @@ def programs(settings: Settings) -> dict[str, Program]:
             environment={
                 "PREFECT_API_DATABASE_CONNECTION_URL": settings.database("prefect", "postgresql+asyncpg"),
                 "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-                "PREFECT_UI_API_URL": settings.prefect,
+                # What its pages ask, from the browser.
+                "PREFECT_UI_API_URL": f"https://prefect.{settings.public}/api" if settings.public else settings.prefect,
                 "PREFECT_HOME": str(PREFECT_HOME.absolute()),
                 "PREFECT_API_URL": settings.prefect,
+                **({"PREFECT_SERVER_API_AUTH_STRING": string} if string else {}),
             },
             address=settings.prefect.removesuffix("/api"),
         ),
@@ -118,12 +126,26 @@ def become(program: Program, others: Mapping[str, Program]) -> None:
     os.execve(command[0], command, {**_inherited(), **program.environment})
 
 
+def _names_of_mlflow(settings: Settings) -> dict[str, str]:
+    """Return the variables by which MLflow answers to the name of a proxy too, and takes what its own pages there send."""
+    if not settings.public:
+        return {}
+    name = f"mlflow.{settings.public}"
+    return {
+        "MLFLOW_SERVER_ALLOWED_HOSTS": f"localhost:*,127.0.0.1:*,{name},{name}:*",
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": f"https://{name}",
+    }
+
+
 def _module(words: str, *more: str) -> tuple[str, ...]:
     """Return the command that runs a module of Python with these words, and more that may have spaces."""
     return (sys.executable, "-m", *words.split(), *more)
 
 
 def _inherited() -> dict[str, str]:
-    """Return our environment without addresses of other servers, which a server would take for its own."""
-    others = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PREFECT_API_URL")
+    """Return our environment without addresses of other servers and accounts there, which a server would take for its own."""
+    others = (
+        "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD",
+        "PREFECT_API_URL", "PREFECT_API_AUTH_STRING", SUFFIX,
+    )  # fmt: skip
     return {name: value for name, value in os.environ.items() if name not in others}

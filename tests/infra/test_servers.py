@@ -1,11 +1,8 @@
 """`make up` for real: PostgreSQL, MLflow, Prefect, a worker and metrics, killed one by one and all at once."""
 
 import json
-import os
 import socket
-import time
 import xmlrpc.client
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -14,55 +11,19 @@ import pytest
 from flows.server import free_port
 from infra.servers.place import Settings, load_settings, make_settings
 from infra.servers.supervision import states
-from tests.e2e.conftest import Project, build_project
+from tests.e2e.conftest import Project
 from tests.flows.conftest import Api
+from tests.infra.conftest import processes_of, settings_of, wait_for
 from tests.infra.test_monitoring import get, read, value
-from tests.living import command_of, is_alive
+from tests.living import is_alive
 
 NAMES = ("postgres", "mlflow", "prefect", "worker", "metrics")
-PATIENCE_SECONDS = 120
-
-
-@pytest.fixture
-def project(tmp_path: Path, empty_store: Path) -> Iterator[Project]:
-    """A project whose servers are down in the end, however a test ends."""
-    project = build_project(tmp_path, tmp_path / "prefect", empty_store, 'team\'s %h ; "project", ü')
-    project.environment.pop("PREFECT_HOME")
-    yield project
-    project.run("infra.servers", "down")
-    assert processes_of(project) == []
-
-
-def processes_of(project: Project) -> list[psutil.Process]:
-    """All that belong to the servers: they name the folder or carry it in their variables."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            inside = process.environ().get("PYTHONPATH") == str(project.folder) or str(project.folder) in command_of(
-                process
-            )
-        except psutil.Error:
-            continue
-        if inside and is_alive(process) and process.pid != os.getpid():
-            found.append(process)
-    return found
-
-
-def settings_of(project: Project) -> Settings:
-    return Settings(**json.loads((project.folder / "servers/settings.json").read_text()))
 
 
 def server_of(project: Project, name: str) -> psutil.Process:
     """The process of a server: the one that its supervisor has started, or that one's child which does the work."""
     process = psutil.Process(states(settings_of(project))[name]["pid"])
     return process if name == "postgres" else process.children()[0]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def all_run(project: Project) -> bool:

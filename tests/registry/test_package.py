@@ -154,7 +154,7 @@ def test_a_candidate_alias_that_a_crash_left_unset_is_set_by_the_next_run(
     project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(package, "_offer", _interrupt)
+        patch.setattr(package, "offer", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             register(params, project)
     assert version_of_alias(store.client(), NAME, CANDIDATE) is None
@@ -164,7 +164,7 @@ def test_a_candidate_alias_that_a_crash_left_unset_is_set_by_the_next_run(
 
 def test_a_failure_leaves_no_version(project: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(package, "_ensure_registered_model", _interrupt)  # everything but the version is there
+        patch.setattr(package, "ensure_registered_model", _interrupt)  # everything but the version is there
         with pytest.raises(KeyboardInterrupt):
             register(params, project)
     client = store.client()
