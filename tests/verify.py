@@ -263,6 +263,13 @@ PROMISES = (
         read=all_passed,
     ),
     Promise(
+        "servers",
+        "faults on the servers of `make up` while a scheduled run trains: it goes on, ends with the same bytes, and says so",
+        (*PYTEST, "tests/chaos/test_scheduled.py", "tests/flows/upkeep", "tests/infra/test_servers.py"),
+        minutes=90,
+        read=all_passed,
+    ),
+    Promise(
         "restore",
         "backup, destroy all, restore in a fresh clone: the champion loads and is made again, flow runs are there, secrets are not",
         (*PYTEST, "tests/infra/servers/test_backup.py", "tests/infra/servers/test_snapshots.py"),

@@ -29,10 +29,10 @@ _MODEL, _EXPERIMENT = "registered_model", "experiment"
 def check_packages() -> None:
     """Raise `UserError` where MLflow's accounts cannot be had."""
     try:
-        import_module("flask_wtf")  # which mlflow[auth] brings
+        import_module("flask_wtf")
     except ImportError:
         raise UserError(
-            "MLflow's accounts need Flask-WTF, which is not installed; run `pip install 'mlflow[auth]'`"
+            "MLflow's accounts need Flask-WTF, which is not installed; run `pip install 'gpt-pretrain[servers]'`"
         ) from None
 
 

@@ -35,7 +35,7 @@ def train_until_saved(project: Project) -> "tuple[subprocess.Popen[str], Path]":
     return trainer, saved[0].parent
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_after_gc_the_champion_loads_and_is_made_again(copy_registered: Callable[[str], Project]) -> None:
     project = copy_registered("copy")
     project.run("gpt", "promote")

@@ -12,6 +12,7 @@ import pytest
 
 from flows.server import free_port
 from infra.servers.place import Settings
+from infra.servers.supervision import states
 from tests.e2e.conftest import Project, build_project
 from tests.living import command_of, is_alive
 
@@ -55,6 +56,12 @@ def choose_ports(project: Project) -> None:
 
 def settings_of(project: Project) -> Settings:
     return Settings(**json.loads((project.folder / "servers/settings.json").read_text()))
+
+
+def server_of(project: Project, name: str) -> psutil.Process:
+    """The process of a server: the one that its supervisor has started, or that one's child which does the work."""
+    process = psutil.Process(states(settings_of(project))[name]["pid"])
+    return process if name == "postgres" else process.children()[0]
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -10,20 +10,13 @@ import pytest
 
 from flows.server import free_port
 from infra.servers.place import Settings, load_settings, make_settings
-from infra.servers.supervision import states
 from tests.e2e.conftest import Project
 from tests.flows.conftest import Api
-from tests.infra.conftest import processes_of, settings_of, wait_for
+from tests.infra.conftest import processes_of, server_of, settings_of, wait_for
 from tests.infra.test_monitoring import get, read, value
 from tests.living import is_alive
 
 NAMES = ("postgres", "mlflow", "prefect", "worker", "metrics")
-
-
-def server_of(project: Project, name: str) -> psutil.Process:
-    """The process of a server: the one that its supervisor has started, or that one's child which does the work."""
-    process = psutil.Process(states(settings_of(project))[name]["pid"])
-    return process if name == "postgres" else process.children()[0]
 
 
 def all_run(project: Project) -> bool:

@@ -30,7 +30,7 @@ def use_local_source(project: Project) -> Path:
     return file
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_failure_is_told_and_new_data_start_a_run(
     project: Project, api: Api, tmp_path: Path, wait_for: WaitFor, receiver: Receiver
 ) -> None:

@@ -154,7 +154,7 @@ def test_without_a_server_it_is_one_line(project: Project, tmp_path: Path, comma
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_ends_with_its_worker_is_not_left_running(
     project: Project, home: Path, started: list["subprocess.Popen[str]"], schedule: Callable[[], Api], wait_for: WaitFor
 ) -> None:

@@ -44,11 +44,10 @@ def client_of(settings: Settings, account: str, monkeypatch: pytest.MonkeyPatch)
     return MlflowClient(settings.mlflow)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_only_the_account_that_promotes_writes_to_the_model_in_service(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("flask_wtf", reason="MLflow's accounts need Flask-WTF")
     project.change(register={"gate": {"max_bits_per_byte": 8.0}})
     choose_ports(project)
     output = project.run("infra.servers", "up", "--auth")
