@@ -106,7 +106,8 @@ def test_deployments_of_a_project_are_flows_of_the_installed_package(tmp_path: P
     (tmp_path / "prefect.yaml").write_text(deployments(), encoding="utf-8")
     own, base = load_yaml(tmp_path / "prefect.yaml"), load_yaml(ROOT / "prefect.yaml")
     flows = [load_flow_from_entrypoint(each.pop("entrypoint")) for each in own["deployments"]]
-    assert [flow.name for flow in flows] == ["pretrain", "reproduce"]
+    names = ["pretrain", "reproduce", "pretrain", "promote", "rollback", "sweep", "gc"]
+    assert [flow.name for flow in flows] == names
     for each in base["deployments"]:
         del each["entrypoint"]
     assert own == base
