@@ -8,9 +8,8 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from flows.server import configured_api, prepare_prefect
@@ -44,66 +43,67 @@ def _main() -> int:
         raise UserError("PREFECT_API_URL names no server whose runs could be looked after; `make up` starts one")
     keeper, told = Keeper(), threading.Event()
     if once:
-        if reason := keeper.put_right():
-            raise UserError(f"Prefect's server cannot be asked: {reason}")
+        keeper.put_right()
         return 0
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
     while not told.is_set():
-        if reason := keeper.put_right() or keeper.tell():
-            logger.warning("Prefect's server cannot be asked: %s", reason)
+        _try(keeper.put_right)
+        _try(keeper.tell)
         told.wait(_POLL_SECONDS)
-    keeper.put_right(
-        is_last=True
-    )  # the worker was ended before us: its runs are over, and no server may be there a moment later
+    # The worker was ended before us: its runs are over, and a moment later no server may be there.
+    _try(lambda: keeper.put_right(is_last=True))
+    _try(keeper.tell)
     return 0
 
 
+def _try(look: Callable[[], None]) -> None:
+    """Look, and log what keeps it from being done: there is a next time."""
+    try:
+        look()
+    except UserError as error:
+        logger.warning("%s", error)
+    except Exception:  # also what nobody foresaw: who looks after runs does not end by itself
+        logger.exception("the keeper could not do this")
+
+
 class Keeper:
-    """What the command does again and again; each returns why Prefect's server could not be asked, nothing if it could."""
+    """What the command does again and again; each raises `UserError` where Prefect's server cannot be asked."""
 
     def __init__(self) -> None:
         self._watch, self._progress = Watch(), Progress()
         self._at_work: list[Any] = []
 
-    def put_right(self, is_last: bool = False) -> str:
+    def put_right(self, is_last: bool = False) -> None:
         """Make the states of flow runs true; `is_last` if no worker starts any more."""
-        with _asked() as answer:
-            runs = FlowRuns(answer.client, is_last)
+        with _client() as client:
+            runs = FlowRuns(client, is_last)
             for line in runs.look():
                 print(line, flush=True)
             self._at_work = runs.at_work
-        return answer.failure
 
-    def tell(self) -> str:
+    def tell(self) -> None:
         """Tell events that are new, and how far training is."""
-        with _asked() as answer:
-            self._watch.look()
-            send(answer.client, self._watch.waiting)
-            self._watch.waiting.clear()
-            self._progress.show(answer.client, self._at_work, self._watch.runs)
-        return answer.failure
-
-
-@dataclass
-class _Answer:
-    client: Any
-    failure: str = ""
+        self._watch.look()
+        with _client() as client:
+            send(client, self._watch.waiting)
+            self._watch.were_told()
+            self._progress.show(client, self._at_work, self._watch.runs)
 
 
 @contextmanager
-def _asked() -> Iterator[_Answer]:
-    """Yield a client of Prefect's server; what keeps it from answering ends the block, and is noted."""
+def _client() -> Iterator[Any]:
+    """Yield a client of Prefect's server; raise `UserError` where that is away, starts, or refuses something."""
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectException
 
-    answer = _Answer(None)
     try:
-        with get_client(sync_client=True) as answer.client:
-            yield answer
-    except (httpx.HTTPError, PrefectException, OSError) as error:  # it is away or starting: what is true can wait
-        answer.failure = next(iter(str(error).splitlines()), type(error).__name__)
+        with get_client(sync_client=True) as client:
+            yield client
+    except (httpx.HTTPError, PrefectException) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"Prefect's server cannot be asked: {reason}") from None
 
 
 if __name__ == "__main__":

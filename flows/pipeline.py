@@ -12,10 +12,12 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
+from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows.artifacts import publish
+from flows.operations import reproduce  # noqa: F401 (projects that were made before name it here)
 from flows.stages import (
     GPT,
     StageError,
@@ -25,6 +27,7 @@ from flows.stages import (
     run_stage,
     same_failure,
     says_what_stopped_it,
+    timed_out,
 )
 from flows.upkeep import workspace
 from gpt.errors import UserError
@@ -65,11 +68,15 @@ def pretrain(accept_data: bool = False, deadline_minutes: float | None = None) -
     to stop, and saves: the next run goes on.
     """
     guard_output()  # a deployed flow begins here
-    deadline = None if deadline_minutes is None else time.time() + 60 * deadline_minutes
-    with workspace.living(flow_run.id), workspace.alone(get_run_logger().warning):
-        if accept_data and not (state := accept(return_state=True)).is_completed():
-            return same_failure(state)
-        return _pretrain(deadline)
+    deadline = None if deadline_minutes is None else _began() + 60 * deadline_minutes
+    with workspace.living(flow_run.id):
+        try:
+            with workspace.alone(get_run_logger().warning, deadline):
+                if accept_data and not (state := accept(deadline, return_state=True)).is_completed():
+                    return same_failure(state)
+                return _pretrain(deadline)
+        except TimeoutError as reason:  # while it waited
+            return timed_out(str(reason))
 
 
 def _pretrain(deadline: float | None) -> dict[str, Any] | State:
@@ -81,7 +88,7 @@ def _pretrain(deadline: float | None) -> dict[str, Any] | State:
         state = run_stage(name, deadline=deadline, return_state=True)
         if not state.is_completed():
             return same_failure(state)
-    state = register(return_state=True)
+    state = register(deadline=deadline, return_state=True)
     if not state.is_completed():
         return same_failure(state)
     registered: Any = state.result()
@@ -91,9 +98,9 @@ def _pretrain(deadline: float | None) -> dict[str, Any] | State:
 
 @task(name="accept data", task_run_name="accept data", cache_policy=NO_CACHE, persist_result=False)
 @says_what_stopped_it
-def accept() -> State:
+def accept(deadline: float | None) -> State:
     """Write the hashes and commits of sources that have changed into params.yaml: `gpt data hash`."""
-    exit_code, said = run_logged([GPT, "data", "hash"])
+    exit_code, said = run_logged([GPT, "data", "hash"], deadline)
     if exit_code != 0:
         return Failed(message=str(error := explain("accept data", exit_code, said)), data=error)
     return Completed(message=said[-1] if said else "Nothing changed")
@@ -101,10 +108,10 @@ def accept() -> State:
 
 @task(name="register", task_run_name="register", cache_policy=NO_CACHE, persist_result=False)
 @says_what_stopped_it
-def register(recipe: str | None = None) -> State:
+def register(recipe: str | None = None, deadline: float | None = None) -> State:
     """Register the evaluated model, or a recipe's, as the candidate; carry the JSON object that `gpt register` ends with."""
     command = ["register"] if recipe is None else ["finetune", "register", recipe]
-    exit_code, said = run_logged([GPT, *command, "--json"])
+    exit_code, said = run_logged([GPT, *command, "--json"], deadline)
     if exit_code != 0:
         return Failed(message=str(error := explain("register", exit_code, said)), data=error)
     return Completed(message="Registered", data=last_object(said))
@@ -134,6 +141,13 @@ def _finetune(recipe: str) -> dict[str, Any] | State:
         return same_failure(state)
     registered: Any = state.result()
     return {"figures": read_json(places.metrics, "run `gpt finetune evaluate`")["test"], "registered": registered}
+
+
+def _began() -> float:
+    """Return when the flow run first began, in seconds since 1970: one that goes on after a crash has no new deadline."""
+    context = FlowRunContext.get()
+    began = context.flow_run.start_time if context and context.flow_run else None
+    return began.timestamp() if began else time.time()
 
 
 def _now() -> str:

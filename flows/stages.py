@@ -110,7 +110,10 @@ def run_stage(name: str, repository: str = ".", deadline: float | None = None) -
 def run_in_turn(command: Sequence[str], deadline: float | None = None) -> tuple[int, list[str]]:
     """Run DVC as `run_logged` does, one at a time in this workspace: say which process is at work, and wait for it."""
     while True:
-        wait_for_others(get_run_logger().warning)
+        try:
+            wait_for_others(get_run_logger().warning, deadline)
+        except TimeoutError as reason:
+            raise Stopped(str(reason), reason) from None
         exit_code, said = run_logged(command, deadline)
         if exit_code == 0 or not any(_BUSY in line for line in said):
             return exit_code, said
@@ -166,6 +169,12 @@ def explain(stage: str, exit_code: int, said: Sequence[str]) -> StageError:
     return StageError(stage, f"{words[-1] if words else 'failed'} ({ending})", exit_code)
 
 
+def timed_out(words: str) -> State:
+    """Return the state of a flow at its deadline; `words` say what it did until then."""
+    message = f"stopped at its deadline: {words}; the next run goes on"
+    return Failed(name="TimedOut", message=message, data=StageError("deadline", message, exit_code=1))
+
+
 def _signal_of(exit_code: int) -> int:
     """Return the signal that an exit code tells of, as a shell and as Python tell it; 0 and below for none."""
     return -exit_code if exit_code < 0 else exit_code - 128
@@ -186,8 +195,7 @@ def same_failure(state: State) -> State:
     """
     result: Any = state.result(raise_on_failure=False)
     if isinstance(result, Stopped) and isinstance(result.reason, TimeoutError):
-        message = f"stopped at its deadline: {result}; the next run goes on"
-        return Failed(name="TimedOut", message=message, data=StageError("deadline", message, exit_code=1))
+        return timed_out(str(result))
     if isinstance(result, Stopped):
         raise result.reason
     return Failed(message=state.message, data=result)

@@ -5,6 +5,7 @@ show in Prefect's pages that they fired. What a person has switched off there st
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -83,15 +84,15 @@ def apply(client: Any) -> str:
 
     `client` is a synchronous one of Prefect's.
     """
+    from prefect.exceptions import ObjectNotFound
+
     block = _save_block() if os.environ.get(NOTIFY, "").strip() else None
-    wanted = [_notification(notice, block) for notice in NOTICES]
-    deployment = client.read_deployment_by_name(DEPLOYMENT_ON_CHANGE)
-    wanted.append(_run_on_change(deployment.id))
-    for automation in wanted:
-        _apply_one(client, automation)
-    if block is None:
+    told = [_apply_one(client, _notification(notice, block), keeps_actions=block is None) for notice in NOTICES]
+    with suppress(ObjectNotFound):  # prefect.yaml need not have it
+        _apply_one(client, _run_on_change(client.read_deployment_by_name(DEPLOYMENT_ON_CHANGE).id))
+    if block is None and not any(told):
         return f"notifications: none; set {NOTIFY} to an Apprise URL and deploy again"
-    return f"notifications: {len(NOTICES)} automations, through {NOTIFY}"
+    return f"notifications: {len(NOTICES)} automations, {'as before' if block is None else f'through {NOTIFY}'}"
 
 
 def _notification(notice: Notice, block: Any) -> "AutomationCore":
@@ -142,12 +143,19 @@ def _run_on_change(deployment: Any) -> "AutomationCore":
     )
 
 
-def _apply_one(client: Any, automation: "AutomationCore") -> None:
+def _apply_one(client: Any, automation: "AutomationCore", keeps_actions: bool = False) -> bool:
+    """Create or update an automation; return whether it does something. What was switched off stays off.
+
+    `keeps_actions`: where no URL is named, those who are told by one stay told.
+    """
     known = client.read_automations_by_name(automation.name)
     if not known:
         client.create_automation(automation)
-        return
-    client.update_automation(known[0].id, automation.model_copy(update={"enabled": known[0].enabled}))
+    else:
+        actions = known[0].actions if keeps_actions else automation.actions
+        automation = automation.model_copy(update={"enabled": known[0].enabled, "actions": actions})
+        client.update_automation(known[0].id, automation)
+    return any(action.type != "do-nothing" for action in automation.actions)
 
 
 def _save_block() -> Any:

@@ -1,7 +1,7 @@
 """What the keeper tells Prefect of this project, as events that its automations wait for (flows/upkeep/automations.py).
 
-An event is told once for what it is about: its number is made of that, and Prefect takes a number once. So several that watch the
-same registry tell a decision together once, and a keeper that is started again repeats nothing that matters.
+An event is told once for what it is about: its number is made of that, and what Prefect has under that number is not sent again. So
+several that watch the same registry tell a decision together once, and so does a keeper that was killed before it could note it.
 """
 
 import uuid
@@ -35,7 +35,11 @@ def make_event(name: str, about: str, message: str, advice: str) -> Any:
 
 def send(client: Any, events: list[Any]) -> None:
     """Print events, and give them to Prefect's server; `client` is a synchronous one of Prefect's."""
-    if events:
-        client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events]).raise_for_status()
-        for event in events:
-            print(f"{event.event}: {event.payload['message']}", flush=True)
+    if not events:
+        return
+    asked = {"filter": {"id": {"id": [str(event.id) for event in events]}}, "limit": min(50, len(events))}
+    known = {found["id"] for found in client.request("POST", "/events/filter", json=asked).json()["events"]}
+    new = [event for event in events if str(event.id) not in known]
+    client.request("POST", "/events", json=[event.model_dump(mode="json") for event in new])
+    for event in new:
+        print(f"{event.event}: {event.payload['message']}", flush=True)

@@ -19,6 +19,7 @@ _ANNOUNCED = timedelta(seconds=30)  # a run says that it runs a little before it
 _STARTING = timedelta(minutes=5)  # from a worker's word that it starts a run to the run's own
 _REMEMBERED = timedelta(days=1)  # what crashed earlier stays as it is
 _MOST_RUNS = 200
+_DECIDING = (":promote", ".promote", ":rollback", ".rollback")  # how their entry points end
 _RETRY = "AwaitingRetry"  # as Prefect calls a run that is to be started again
 _GO_THERE = "prefect.deployments.steps.set_working_directory"  # as in prefect.yaml
 _DELAYS = (10, 60, 120, 300, 600)
@@ -32,6 +33,7 @@ class FlowRuns:
         self._client = client
         self._now = datetime.now(UTC)
         self._announced = timedelta() if is_last else _ANNOUNCED
+        self._entrypoints: dict[Any, str] = {}
         self.at_work: list[Any] = []
         "Those whose process lives."
 
@@ -87,7 +89,7 @@ class FlowRuns:
 
         notes = _Notes(str(run.id))
         ended = run.end_time or run.state.timestamp
-        if run.deployment_id is None or notes.given_up or self._now - ended > _REMEMBERED:
+        if run.deployment_id is None or self._decides(run) or notes.given_up or self._now - ended > _REMEMBERED:
             return
         if later := [other for other in others if _does_its_work(other, run)]:
             notes.give_up()
@@ -125,7 +127,12 @@ class FlowRuns:
         """Return the numbers of the deployments that run in this folder."""
         here = {_GO_THERE: {"directory": str(Path.cwd())}}
         found = self._client.read_deployments(limit=_MOST_RUNS)
+        self._entrypoints = {deployment.id: deployment.entrypoint or "" for deployment in found}
         return {deployment.id for deployment in found if here in (deployment.pull_steps or [])}
+
+    def _decides(self, run: Any) -> bool:
+        """Whether a run decides on a model. One that crashed may have done so: to start it again would be another decision."""
+        return self._entrypoints.get(run.deployment_id, "").endswith(_DECIDING)
 
     def _set(self, run: Any, state: Any) -> str:
         self._client.set_flow_run_state(run.id, state, force=True)

@@ -8,11 +8,12 @@ in that file.
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 
+from gpt.errors import UserError
 from gpt.locks import holder, is_locked, locked
 from gpt.maintenance.workspace import RUNS, WORKSPACE, clear_stale, living_holders
 
@@ -25,11 +26,18 @@ def living(run: str) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def alone(tell: Callable[[str], object]) -> Iterator[None]:
-    """Hold the workspace; `tell` which flow has it, and wait for that one's end."""
+def alone(tell: Callable[[str], object], deadline: float | None = None) -> Iterator[None]:
+    """Hold the workspace; `tell` which flow has it, and wait for that one's end.
+
+    Raises `TimeoutError` at a deadline of `time.time`.
+    """
     if is_locked(WORKSPACE):
         tell(f"waits for the flow of {holder(WORKSPACE)}, which works in this folder")
-    with locked(WORKSPACE, math.inf, str):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(WORKSPACE, math.inf if deadline is None else deadline - time.time(), str))
+        except UserError as who:
+            raise TimeoutError(f"waited for the flow of {who}") from None
         yield
 
 
@@ -52,14 +60,19 @@ def _path(run: str) -> Path:
     return RUNS / f"{run}.lock"
 
 
-def wait_for_others(tell: Callable[[str], object]) -> None:
-    """Wait until no other DVC process works here; `tell` once of each, with its pid and since when it runs."""
+def wait_for_others(tell: Callable[[str], object], deadline: float | None = None) -> None:
+    """Wait until no other DVC process works here; `tell` once of each, with its pid and since when it runs.
+
+    Raises `TimeoutError` at a deadline of `time.time`.
+    """
     told: set[int] = set()
     while others := _others():
         for process in others:
             if process.pid not in told:
                 told.add(process.pid)
                 tell(f"waits for {_describe(process)}, which works in this folder")
+        if deadline is not None and time.time() > deadline:
+            raise TimeoutError(f"waited for {_describe(others[0])}")
         time.sleep(_POLL_SECONDS)
 
 

@@ -24,8 +24,12 @@ from gpt.registry.reproduction.content import cache_of, listing
 from gpt.registry.reproduction.place import left_places
 
 _NAMES = (".dvc/cache", f"{paths.RECIPES}/.dvc/cache")
-_COPIES = (Path(".dvc/tmp/exps/standalone"), Path(".dvc/tmp/exps/celery"))
-"Where experiments run in copies of the project, on files of its cache."
+_COPIES = {
+    paths.EXPERIMENTS / "standalone": "*",
+    paths.EXPERIMENTS / "celery": "*",
+    paths.EXPERIMENTS / "sweeps": "*/*",
+}
+"Where experiments and trials of sweeps run in copies of the project, on files of its cache."
 _FRESH_SECONDS = 3600.0
 _KINDS = ("md5", "md5-dos2unix")
 
@@ -73,8 +77,8 @@ def check_idle() -> None:
     for rwlock in (Path(".dvc/tmp/rwlock"), paths.RECIPES / ".dvc/tmp/rwlock"):
         if living := living_holders(rwlock):
             raise UserError(f"process {living[0].pid}, of DVC, works in this folder; run this after it")
-    for folder in _COPIES:
-        if copies := [path for path in folder.glob("*") if (path / ".dvc").is_dir()]:
+    for folder, depth in _COPIES.items():
+        if copies := [path for path in folder.glob(depth) if (path / ".dvc").is_dir()]:
             raise UserError(
                 f"{copies[0]}: an experiment runs there, or was cut off; run this after it, or remove that folder"
             )

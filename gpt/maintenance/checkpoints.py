@@ -89,6 +89,7 @@ def _run(
             "the present settings go on from here" if folder.name in present else "",
             "settings or an experiment begin with it" if name in project.named() else "",
             "DVC's queue holds experiments, which may go on from it" if project.has_queue and saved else "",
+            "a sweep has trials that may go on from it" if project.has_open_trials and saved else "",
             "its recipe's data are not here to tell whether it goes on" if is_untold else "",
             limits.young(age),
         ]

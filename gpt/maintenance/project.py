@@ -13,6 +13,7 @@ from gpt import git, paths
 from gpt.files import as_object, lenient_yaml
 from gpt.params.finetuning import FOLDER, is_recipe_name, registered_name
 from gpt.params.project import PARAMS_FILE, Params
+from gpt.registry.packaging.offer import offered_as
 
 _REFS = ("refs/heads", "refs/tags", "refs/exps")
 _STASHES = ("refs/stash", "refs/exps/stash", "refs/exps/celery/stash", "refs/exps/celery/failed")
@@ -31,10 +32,15 @@ class Project:
         return tuple(name for name in names if is_recipe_name(name))
 
     @property
-    def models(self) -> frozenset[str]:
-        """Return the names of its registered models."""
+    def promoted(self) -> frozenset[str]:
+        """Return the names of its registered models, of which champions are."""
         name = self.params.register_.name
         return frozenset({name, *(registered_name(name, recipe) for recipe in self.recipes)})
+
+    @property
+    def models(self) -> frozenset[str]:
+        """Return the names of its registered models, those that candidates wait under too."""
+        return self.promoted | {offered_as(name) for name in self.promoted}
 
     @property
     def experiments(self) -> tuple[str, ...]:
@@ -51,6 +57,11 @@ class Project:
     def has_queue(self) -> bool:
         """Whether experiments wait in DVC's queue, or have failed in it: those may be started again."""
         return any(self._reflog(ref) for ref in _STASHES[1:])
+
+    @property
+    def has_open_trials(self) -> bool:
+        """Whether a sweep has trials that go on when it does: what has ended has no copy of the project any more."""
+        return any((paths.EXPERIMENTS / "sweeps").glob("*/*"))
 
     def revisions(self) -> tuple[str, ...]:
         """Return the commits whose settings count; none outside a git repository."""

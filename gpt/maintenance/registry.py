@@ -107,8 +107,8 @@ def _add_versions(found: Registry, name: str, limits: Limits, named: frozenset[s
     for place, version in enumerate(versions):
         uri, age = f"models:/{name}/{version.version}", time.time() - version.creation_timestamp / 1000
         found.versions[uri] = version
-        if ours and "weights_sha256" in version.tags:
-            _read(found, uri, version)
+        if "weights_sha256" in version.tags:  # of another project too: it may have been this one, under another name
+            _read(found, uri, version, ours)
         stays = first(
             [
                 "" if ours else "of another project",
@@ -135,24 +135,32 @@ def _add_versions(found: Registry, name: str, limits: Limits, named: frozenset[s
         )
 
 
-def _read(found: Registry, uri: str, version: "ModelVersion") -> None:
+def _read(found: Registry, uri: str, version: "ModelVersion", ours: bool) -> None:
     try:
         found.records[uri] = read_record(found.client, version)
     except UserError as error:
-        found.unread[uri] = str(error)
+        if ours:
+            found.unread[uri] = str(error)
 
 
 def _names(version: "ModelVersion") -> frozenset[str]:
-    return frozenset(
-        f"{kind}:{value}"
-        for kind, tag in (("weights", "weights_sha256"), ("fingerprint", "fingerprint"))
-        if (value := version.tags.get(tag))
-    )
+    named = (("weights", "weights_sha256"), ("fingerprint", "fingerprint"))
+    own = (f"{kind}:{value}" for kind, tag in named if (value := version.tags.get(tag)))
+    return frozenset({*_files(version), *own})
+
+
+def _files(version: "ModelVersion") -> Iterator[str]:
+    """Yield names of a version's files, which several versions may share: copies of it, and a candidate that was taken over."""
+    source = version.source or ""
+    yield source if source.startswith("models:/") else f"files:{source}"
+    if version.model_id:
+        yield f"models:/{version.model_id}"
 
 
 def _needs(version: "ModelVersion", record: Record | None) -> Iterator[str]:
     """Yield by name what a version was made from: its run, the weights it started from, runs that it continued or took over."""
     yield f"runs:/{version.run_id}"
+    yield from _files(version)
     if started := version.tags.get(STARTED_FROM):
         yield started
         yield from checkpoints_in(started)
@@ -171,12 +179,13 @@ def _needs(version: "ModelVersion", record: Record | None) -> Iterator[str]:
 def _add_models(found: Registry, experiments: list[str], limits: Limits) -> None:
     """Add our logged models that no version has: of a registration that failed, or of a version that is gone."""
     client = found.client
-    taken = {version.source for version in found.versions.values()}
+    taken = {name for version in found.versions.values() for name in (version.source, version.model_id)}
+    taken |= {version.source.removeprefix("models:/") for version in found.versions.values() if version.source}
     backend = database_of(client)
     deleted = set(backend._get_deleted_logged_models()) if backend else set()
     for model in logged_models(client, experiments, deleted, backend):
         found.models[model.artifact_location] = found.models[model.model_id] = model
-        if model.artifact_location in taken or "weights_sha256" not in model.tags:
+        if {model.artifact_location, model.model_id} & taken or "weights_sha256" not in model.tags:
             continue
         age = time.time() - model.last_updated_timestamp / 1000
         begun = REMOVED_TAG in model.tags or model.model_id in deleted

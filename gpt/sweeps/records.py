@@ -170,11 +170,14 @@ class Records:
 
     def forget(self) -> None:
         """Remove all that is known of the sweep here; raise `UserError` while it runs."""
-        for trial in self.trials():
-            if self.is_held(trial.number):
-                raise UserError(f"sweep {self.name}: trial {trial.number} runs; stop `gpt sweep run {self.name}` first")
-        for folder in (self.folder, EXPERIMENTS / "sweeps" / self.name):
-            shutil.rmtree(folder, ignore_errors=True)
+        with self.alone():
+            for trial in self.trials():
+                if self.is_held(trial.number):
+                    raise UserError(
+                        f"sweep {self.name}: trial {trial.number} runs; stop `gpt sweep run {self.name}` first"
+                    )
+            for folder in (self.folder, EXPERIMENTS / "sweeps" / self.name):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"trial_{number:03d}.json"

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gpt import addresses
-from gpt.params.finetuning import FOLDER, is_recipe_name, registered_name
+from gpt.maintenance.project import Project
 from gpt.params.project import load_params
 from gpt.registry.trail import REFUSED
 from gpt.secrets.hiding import redact
@@ -124,10 +124,8 @@ def read_registry() -> "dict[str, Overview | None]":
 
 
 def _model_names() -> list[str]:
-    """Return what the versions of this project are called: the base model, and what its recipes make."""
-    name = load_params().register_.name
-    recipes = sorted(path.stem for path in FOLDER.glob("*.yaml") if is_recipe_name(path.stem))
-    return [name, *(registered_name(name, recipe) for recipe in recipes)]
+    """Return what the versions of this project are called: the base model's, what its recipes make, their candidates."""
+    return sorted(Project(load_params()).models)
 
 
 def _add_versions(page: Page, overview: "Overview") -> None:

@@ -5,10 +5,9 @@ whoever creates a registered model all rights on it: so the names that are promo
 """
 
 from importlib import import_module
-from pathlib import Path
 
 from gpt.errors import UserError
-from gpt.params.finetuning import registered_name
+from gpt.maintenance.project import Project
 from gpt.params.project import load_params
 from gpt.registry.trail import LOG
 from infra.servers.place import (
@@ -65,9 +64,7 @@ def reserve_names(settings: Settings) -> None:
     from mlflow.exceptions import MlflowException
 
     client = mlflow.MlflowClient(settings.mlflow)
-    own = load_params().register_.name
-    recipes = sorted(path.stem for path in Path("finetuning").glob("*.yaml"))
-    for name in [own, *(registered_name(own, recipe) for recipe in recipes)]:
+    for name in sorted(Project(load_params()).promoted):
         for reserved in (name, name + LOG):
             try:
                 client.create_registered_model(reserved)

@@ -65,8 +65,7 @@ def programs(settings: Settings) -> dict[str, Program]:
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
                 "MLFLOW_DISABLE_TELEMETRY": "true",
                 **_names_of_mlflow(settings),
-                "MLFLOW_AUTH_CONFIG_PATH": str(MLFLOW_ACCOUNTS.absolute()),
-                "MLFLOW_FLASK_SERVER_SECRET_KEY": settings.mlflow_secret,
+                **_accounts_of_mlflow(settings),
             },
             address=settings.mlflow,
         ),
@@ -134,6 +133,16 @@ def _names_of_mlflow(settings: Settings) -> dict[str, str]:
     return {
         "MLFLOW_SERVER_ALLOWED_HOSTS": f"localhost:*,127.0.0.1:*,{name},{name}:*",
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": f"https://{name}",
+    }
+
+
+def _accounts_of_mlflow(settings: Settings) -> dict[str, str]:
+    """Return where MLflow finds its accounts. It reads that file whenever it is named, also when it asks for no password."""
+    if not settings.auth:
+        return {}
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(MLFLOW_ACCOUNTS.absolute()),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": settings.mlflow_secret,
     }
 
 

@@ -31,6 +31,8 @@ def test_deployed_flow_completes_and_ctrl_c_stops_everything(
         run = trigger(project, url)
         wait_for(lambda: state_of(url, run) in ("COMPLETED", "FAILED", "CRASHED"), seconds=120)
         assert state_of(url, run) == "COMPLETED"
+        due = {"flow_runs": {"state": {"name": {"any_": ["Scheduled"]}}}}
+        wait_for(lambda: Api(url, home).post("flow_runs/count", due), seconds=60)  # those of the nights to come
         assert (project.root / "reports" / "samples.json").exists()
 
         project.break_stage("fetch", ENDLESS)

@@ -43,6 +43,9 @@ def test_servers_come_back_when_killed_and_find_everything(project: Project) -> 
     settings = settings_of(project)
     assert all(address in output for address in (settings.mlflow, settings.prefect.removesuffix("/api")))
     mlflow_of(settings).post("experiments/create", {"name": "kept"})
+    mlflow_of(settings).post("runs/search", {"experiment_ids": ["0"]})  # it reads its accounts for it, if any are named
+    prefect = Api(settings.prefect, Path())
+    wait_for(lambda: prefect.post("flow_runs/count", {"flow_runs": {"state": {"name": {"any_": ["Scheduled"]}}}}) > 0)
     kept = what_is_kept(project)
     assert kept == (["Default", "kept"], ["by-hand"] * 3 + ["nightly", "on-change", "weekly", "weekly"])
     pids = {name: server_of(project, name).pid for name in NAMES}

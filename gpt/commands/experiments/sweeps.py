@@ -10,7 +10,8 @@ from gpt.commands.line.arguments import TEXT, at_least
 from gpt.commands.line.command import Group, command
 
 if TYPE_CHECKING:
-    pass
+    from gpt.sweeps.records import Records
+    from gpt.sweeps.settings import Sweep
 
 
 class _Name(click.ParamType[str]):
@@ -22,8 +23,8 @@ class _Name(click.ParamType[str]):
         value = TEXT.convert(value, param, ctx).removeprefix("sweeps/").removesuffix(".yaml")
         if not value or not all(letter.isascii() and (letter.isalnum() or letter in "._-") for letter in value):
             self.fail("must be the name of a file in sweeps/: letters, digits, '.', '_' and '-'", param, ctx)
-        if not value[0].isalnum():
-            self.fail("must begin with a letter or a digit", param, ctx)
+        if not value[0].isalnum() or ".." in value:
+            self.fail("must begin with a letter or a digit, without two dots together", param, ctx)
         return value
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -127,7 +128,7 @@ def forget(name: str) -> int:
     return 0
 
 
-def _begun(name: str):
+def _begun(name: str) -> "tuple[Records, Sweep]":
     from gpt.sweeps.records import Records
     from gpt.sweeps.settings import Sweep
 

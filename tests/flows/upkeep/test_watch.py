@@ -38,12 +38,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def looks(watch: Watch, times: int = 1) -> list[Any]:
-    """Look at what takes seconds too, and return the events."""
+    """Look at what takes seconds too, and return the events, which are told."""
     found: list[Any] = []
     for _ in range(times):
-        watch._look_slowly()
-        found += watch._found
-    return found
+        watch._looked = -1000.0
+        watch.look()
+        assert watch._thread is not None
+        watch._thread.join()
+        watch.look()
+        found += watch.waiting
+        watch.were_told()
+    return [event for event in found if event.event != "gpt.disk.nearly-full"]
 
 
 def test_a_disk_is_told_once_until_there_is_room_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,9 +75,21 @@ def test_files_of_a_source_that_differ_twice_alike_are_told_once(project: Path) 
     assert "notes.txt" in event.payload["message"]
     assert looks(Watch(), times=3) == [], "a keeper that is started again remembers"
     file.unlink()
-    assert looks(watch, times=3) == []
+    assert looks(watch, times=3) == [], "missing is not changed"
     file.write_text("newer")
     assert len(looks(watch, times=3)) == 1
+    file.write_text("old")
+    assert looks(watch, times=3) == []
+    file.write_text("newer")
+    assert len(looks(watch, times=3)) == 1, "it came again"
+
+
+def test_what_was_found_before_a_look_failed_is_told(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail_at_the_second() -> Any:
+        yield "the first"
+        raise OSError("away")
+
+    assert Watch()._try("this", fail_at_the_second) == ["the first"]
 
 
 def test_decisions_are_told_once_whoever_took_them(project: Path) -> None:
@@ -90,11 +107,16 @@ def test_decisions_are_told_once_whoever_took_them(project: Path) -> None:
     refused, promoted = looks(watch)
     assert (refused.event, promoted.event) == ("gpt.model.refused", "gpt.model.promoted")
     assert refused.payload["message"] == f"models:/{name}/2 was refused by somebody: worse than the champion"
+    append(client, name, audit_trail(client, name), REFUSED, 2, "no better", "somebody")
+    killed, again = Watch(), Watch()
+    killed._looked = -1000.0
+    killed.look()
+    assert killed._thread is not None
+    killed._thread.join()
+    killed.look()
+    assert killed.waiting[-1].id == looks(again)[0].id, "what was not told is found again, and is the same event"
+    assert looks(watch)[0].id == killed.waiting[-1].id, "several that watch tell it together once"
     assert looks(watch) == looks(Watch()) == []
-    other = Watch()
-    other._memory["decisions"] = dict.fromkeys(other._memory["decisions"], 2)
-    (again,) = looks(other)
-    assert again.id == promoted.id, "several that watch tell it together once"
 
 
 def test_a_store_that_hangs_holds_up_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
