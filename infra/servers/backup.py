@@ -15,12 +15,16 @@ from pathlib import Path
 from gpt.errors import UserError
 from gpt.files import fsync_path
 from gpt.git import NoRepository, find_commit
+from gpt.paths import RECIPES
 from gpt.registry.reproduction.content import cache_of, dvc_folder
 from infra.servers import postgres, supervision
 from infra.servers.place import (
     ARTIFACTS,
+    BACKUPS,
     DATABASES,
     FOLDER,
+    LOADING,
+    POSTGRES,
     RESTORING,
     SETTINGS,
     Settings,
@@ -33,7 +37,9 @@ from infra.servers.snapshots import Entry, Json, Manifest, Store, files_below
 REPLACED = Path("servers.replaced")
 CHECKPOINTS = Path("checkpoints")
 _OF_CACHE = re.compile(r"files/md5/[0-9a-f]{2}/[0-9a-f]{30}(\.dir)?|runs/.+")
-_DATABASES, _ARTIFACTS, _CACHE, _CHECKPOINTS = "databases/", "artifacts/", "cache/", "checkpoints/"
+_DATABASES, _ARTIFACTS, _CHECKPOINTS = "databases/", "artifacts/", "checkpoints/"
+_CACHES = {"cache/": Path(), "cache-finetuning/": RECIPES}
+"By their name in a backup, the projects of DVC's whose caches and remotes are in it."
 
 
 def back_up(
@@ -43,6 +49,10 @@ def back_up(
 
     With `keep` all but the newest so many are removed.
     """
+    if not (POSTGRES / "PG_VERSION").exists():
+        raise UserError(
+            f"{POSTGRES}/: there are no databases to back up; `make restore FROM=FOLDER` brings a backup back"
+        )
     store = Store(folder)
     with store.writing() as workplace:
         earlier = _newest(store)
@@ -76,7 +86,7 @@ def restore(folder: Path, name: str | None = None, *, replace: bool = False) -> 
     manifest = store.read(name)
     if not manifest.about["whole"]:
         raise UserError(f"{folder}: {manifest.name} holds the databases alone; add --databases")
-    cache = cache_of(Path())
+    caches = {name: cache_of(project) for name, project in _projects().items()}
     _check_free(replace)
     store.verify(manifest)
     _make_room()
@@ -84,10 +94,10 @@ def restore(folder: Path, name: str | None = None, *, replace: bool = False) -> 
     for key, entry in manifest.files.items():
         if key.startswith(_ARTIFACTS):
             store.extract(entry, ARTIFACTS / key.removeprefix(_ARTIFACTS))
-        elif key.startswith(_CACHE):
-            _add(store, entry, cache / key.removeprefix(_CACHE))
         elif key.startswith(_CHECKPOINTS):
             _add(store, entry, CHECKPOINTS / key.removeprefix(_CHECKPOINTS))
+        elif (name := f"{key.partition('/')[0]}/") in caches:
+            _add(store, entry, caches[name] / key.removeprefix(name))
     with postgres.serving(settings):
         _load(store, manifest, settings)
     os.sync()  # or a power cut could leave less than it seems
@@ -97,13 +107,21 @@ def restore(folder: Path, name: str | None = None, *, replace: bool = False) -> 
 
 
 def restore_databases(settings: Settings, folder: Path, name: str | None = None) -> Manifest:
-    """Let the databases of servers that are down hold what a backup says, and leave all else; return it."""
+    """Let the databases of servers that are down hold what a backup says, and leave all else; return it.
+
+    What they held is backed up first. Until all hold it, `up` refuses.
+    """
     store = Store(folder)
     manifest = store.read(name)
     _check_down(settings)
     store.verify(manifest)
     with postgres.serving(settings):
+        if not LOADING.exists():
+            back_up_databases(settings, BACKUPS)
+        LOADING.touch()
+        fsync_path(FOLDER)
         _load(store, manifest, settings)
+    LOADING.unlink()
     return manifest
 
 
@@ -141,22 +159,39 @@ def _sources(checkpoints: bool) -> Iterator[tuple[str, Path]]:
     """Yield what is copied, by its name in the backup."""
     yield from ((_ARTIFACTS + name, path) for name, path in files_below(ARTIFACTS).items())
     # A remote that is a folder has the cache's form: after a restore the cache has what either had, and `dvc push` fills the other.
-    known = set[str]()
-    for folder in (cache_of(Path()), *_remotes()):
-        for name, path in files_below(folder).items():
-            if _OF_CACHE.fullmatch(name) and name not in known:
-                known.add(name)
-                yield _CACHE + name, path
+    for prefix, project in _projects().items():
+        known = set[str]()
+        for folder in (cache_of(project), *_remotes(project)):
+            for name, path in files_below(folder).items():
+                if _OF_CACHE.fullmatch(name) and name not in known:
+                    known.add(name)
+                    yield prefix + name, path
     if checkpoints:
         yield from ((_CHECKPOINTS + name, path) for name, path in files_below(CHECKPOINTS).items())
 
 
-def _remotes() -> list[Path]:
-    """Return DVC's remotes that are folders of this machine."""
+def _projects() -> dict[str, Path]:
+    """Return the projects of DVC's that are here."""
+    return {name: project for name, project in _CACHES.items() if (project / ".dvc").is_dir()}
+
+
+def _remotes(project: Path) -> list[Path]:
+    """Return DVC's remotes that are folders of this machine; raise `UserError` where one, or a cache elsewhere, is not there.
+
+    A disk that is not mounted would make a backup without what it holds, and older ones would be removed for it.
+    """
     from dvc.config import Config
 
-    addresses = [remote.get("url", "") for remote in Config(str(dvc_folder(Path().resolve())))["remote"].values()]
-    return [Path(address) for address in addresses if "://" not in address and Path(address).is_dir()]
+    config = Config(str(dvc_folder(project.resolve())))
+    addresses = [remote.get("url", "") for remote in config["remote"].values()]
+    folders = [Path(address) for address in addresses if "://" not in address]
+    elsewhere = config["cache"].get("dir")
+    for folder in (*folders, *([Path(elsewhere)] if elsewhere else [])):
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder}: not there, and .dvc/config names it; mount it, or take it out, and back up again"
+            )
+    return folders
 
 
 def _about(settings: Settings, *, whole: bool) -> Json:

@@ -24,6 +24,7 @@ from infra.servers.place import (
     ARTIFACTS,
     ENVIRONMENT,
     FOLDER,
+    LOADING,
     LOGS,
     PREFECT_HOME,
     PROMOTION,
@@ -76,8 +77,7 @@ def cli(context: click.Context) -> None:
 )
 def up(auth: bool | None, public: str | None) -> None:
     """Start them, wait until all answer, and deploy the flows. What runs already stays as it is."""
-    if RESTORING.exists():
-        raise UserError(f"{FOLDER}/: a restore was cut off; run it again, or delete {FOLDER}/ to begin with nothing")
+    _check_whole()
     settings = _chosen(make_settings(load_settings()), auth, public)
     for folder in (LOGS, ARTIFACTS, PREFECT_HOME):
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,6 +132,7 @@ def status() -> None:
 @click.option("--keep", type=click.IntRange(min=1), help="Remove all backups there but the newest KEEP.")
 def backup(folder: Path, checkpoints: bool, keep: int | None) -> None:
     """Add a backup to FOLDER, while the servers run or are down: databases, artifacts, DVC's cache; it copies only what is new."""
+    _check_whole()
     settings = _existing()
     made, copied = backups.back_up(settings, folder, checkpoints=checkpoints, keep=keep)
     print(
@@ -196,6 +197,13 @@ def _chosen(settings: Settings, auth: bool | None, public: str | None) -> Settin
     if supervision.is_running(settings):
         raise UserError("the servers run; `make down` ends them, then choose again")
     return choose(settings, auth=auth, public=public)
+
+
+def _check_whole() -> None:
+    if RESTORING.exists():
+        raise UserError(f"{FOLDER}/: a restore was cut off; run it again, or delete {FOLDER}/ to begin with nothing")
+    if LOADING.exists():
+        raise UserError(f"{FOLDER}/: a restore of the databases was cut off; run it again (restore FOLDER --databases)")
 
 
 def _existing() -> Settings:

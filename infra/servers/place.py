@@ -29,6 +29,8 @@ BACKUPS = FOLDER / "backups"
 "Of the databases alone, before their schemas are upgraded."
 RESTORING = FOLDER / ".restoring"
 "There while a restore is at work, and after one that was cut off."
+LOADING = FOLDER / ".restoring-databases"
+"The same of the databases alone."
 
 DATABASES = ("mlflow", "mlflow_auth", "prefect")
 USER = "gpt"

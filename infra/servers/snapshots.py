@@ -138,8 +138,8 @@ class Store:
                 target.flush()
                 os.fsync(target.fileno())
             entry = Entry(digest.hexdigest(), size, found.st_mtime_ns, found.st_mode & 0o777)
-            if not self._has(entry):
-                place = self.path_of(entry)
+            place = self.path_of(entry)
+            if not self._has(entry) or sha256_file(place) != entry.sha256:  # what was read anew heals what is damaged
                 place.parent.mkdir(mode=0o700, exist_ok=True)
                 partial.chmod(0o400)
                 partial.replace(place)
@@ -201,8 +201,13 @@ def files_below(folder: Path) -> dict[str, Path]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Return the files below a folder; what goes away meanwhile is none."""
-    for top, _, names in os.walk(folder):
+    """Return the files below a folder; what goes away meanwhile is none. Raises `OSError` for what cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for top, _, names in os.walk(folder, onerror=refuse):
         for name in names:
             path = Path(top, name)
             if path.is_file() and not path.is_symlink():
