@@ -96,7 +96,8 @@ def servers_up() -> dict[str, bool]:
     for name, (url, is_that) in checks.items():
         if url and url.startswith(("http://", "https://")):
             try:
-                found[name] = is_that(url, _PROBE_SECONDS)
+                health = addresses.ask(f"{url.rstrip('/')}/health", _PROBE_SECONDS)
+                found[name] = health.status < 500 and is_that(url, _PROBE_SECONDS)  # a proxy answers for one that is gone
             except addresses.Unreachable:
                 found[name] = False
     return found
