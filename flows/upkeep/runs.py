@@ -89,7 +89,11 @@ class FlowRuns:
 
         notes = _Notes(str(run.id))
         ended = run.end_time or run.state.timestamp
-        if run.deployment_id is None or self._decides(run) or notes.given_up or self._now - ended > _REMEMBERED:
+        if notes.given_up or self._now - ended > _REMEMBERED:
+            return
+        self._end_tasks(run)
+        if run.deployment_id is None or self._decides(run):
+            notes.give_up()
             return
         if later := [other for other in others if _does_its_work(other, run)]:
             notes.give_up()
@@ -133,6 +137,23 @@ class FlowRuns:
     def _decides(self, run: Any) -> bool:
         """Whether a run decides on a model. One that crashed may have done so: to start it again would be another decision."""
         return self._entrypoints.get(run.deployment_id, "").endswith(_DECIDING)
+
+    def _end_tasks(self, run: Any) -> None:
+        """Say of a crashed run's tasks that they crashed with it: nobody else does, and the next attempt has tasks of its own."""
+        from prefect.client.schemas.filters import (
+            FlowRunFilter,
+            FlowRunFilterId,
+            TaskRunFilter,
+            TaskRunFilterState,
+            TaskRunFilterStateType,
+        )  # fmt: skip
+        from prefect.client.schemas.objects import StateType
+        from prefect.states import Crashed
+
+        at_it = TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
+        of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+        for task in self._client.read_task_runs(flow_run_filter=of_run, task_run_filter=TaskRunFilter(state=at_it)):
+            self._client.set_task_run_state(task.id, Crashed(message="its flow's process is gone"), force=True)
 
     def _set(self, run: Any, state: Any) -> str:
         self._client.set_flow_run_state(run.id, state, force=True)

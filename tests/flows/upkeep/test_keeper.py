@@ -104,6 +104,9 @@ def test_a_run_whose_processes_were_all_killed_goes_on_as_the_same_run(
     wait_for(lambda: run_of(server, number)["state_type"] == "COMPLETED", seconds=180)
     assert run_of(server, number)["run_count"] == 2
     assert not (project.root / "saved").exists()
+    tasks = server.post("task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [number]}}, "limit": 50})
+    states = sorted(task["state"]["name"] for task in tasks if task["name"] == "pretrain")
+    assert states == ["Completed", "Crashed"], "of the attempt that ended, and of the one that was killed"
 
 
 @pytest.mark.slow
