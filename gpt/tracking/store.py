@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from gpt import addresses
 from gpt.errors import UserError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_SQLITE = "sqlite:///"
+_SQLITE, _FILE = "sqlite:///", "file:"
 _MADE_TAG = "gpt.made_by_register"
 _PROBE_SECONDS = 5.0
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -51,19 +51,25 @@ def tracking_uri() -> str:
     Raises `UserError` if MLFLOW_TRACKING_URI is no address.
     """
     uri = addresses.mlflow_address() or address_of(kept(DATABASE))
-    if uri.startswith(_SQLITE) and not uri.startswith(_SQLITE + "/"):
-        return f"{address_of(Path.cwd())}/{uri.removeprefix(_SQLITE)}"
+    path, mark, options = uri.removeprefix(_SQLITE).partition("?")
+    if uri.startswith(_SQLITE) and not path.startswith(("/", _FILE)):
+        address = address_of(Path.cwd() / path)
+        return address + (f"{'&' if '?' in address else '?'}{options}" if mark else "")
     return uri
 
 
 def database_file(uri: str) -> Path | None:
     """Return the file of a sqlite store, None for any other."""
-    return Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0])) if uri.startswith(_SQLITE) else None
+    if not uri.startswith(_SQLITE):
+        return None
+    path = uri.removeprefix(_SQLITE).partition("?")[0]
+    return Path(unquote(path.removeprefix(_FILE)) if path.startswith(_FILE) else path)
 
 
 def address_of(database: Path) -> str:
-    """Return the address of a sqlite store: SQLAlchemy reads what follows a ? as options, and %20 as a space."""
-    return _SQLITE + str(database.absolute()).replace("%", "%25").replace("?", "%3F")
+    """Return the address of a sqlite store. What follows a ? are options to SQLAlchemy: such a path is told as a URI of sqlite's."""
+    path = str(database.absolute())
+    return f"{_SQLITE}{_FILE}{quote(path)}?uri=true" if "?" in path else _SQLITE + path
 
 
 def client(uri: str | None = None) -> "MlflowClient":

@@ -97,7 +97,9 @@ def servers_up() -> dict[str, bool]:
         if url and url.startswith(("http://", "https://")):
             try:
                 health = addresses.ask(f"{url.rstrip('/')}/health", _PROBE_SECONDS)
-                found[name] = health.status < 500 and is_that(url, _PROBE_SECONDS)  # a proxy answers for one that is gone
+                found[name] = health.status < 500 and is_that(
+                    url, _PROBE_SECONDS
+                )  # a proxy answers for one that is gone
             except addresses.Unreachable:
                 found[name] = False
     return found

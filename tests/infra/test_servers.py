@@ -12,7 +12,7 @@ from flows.server import free_port
 from infra.servers.place import Settings, load_settings, make_settings
 from tests.e2e.conftest import Project
 from tests.flows.conftest import Api
-from tests.infra.conftest import processes_of, server_of, settings_of, wait_for
+from tests.infra.conftest import choose_ports, processes_of, server_of, settings_of, wait_for
 from tests.infra.test_monitoring import get, read, value
 from tests.living import is_alive
 
@@ -39,6 +39,7 @@ def what_is_kept(project: Project) -> tuple[list[str], list[str]]:
 
 @pytest.mark.slow
 def test_servers_come_back_when_killed_and_find_everything(project: Project) -> None:
+    choose_ports(project)
     output = project.run("infra.servers", "up")
     settings = settings_of(project)
     assert all(address in output for address in (settings.mlflow, settings.prefect.removesuffix("/api")))

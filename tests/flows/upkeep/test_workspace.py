@@ -15,8 +15,7 @@ import pytest
 
 from flows.stages import explain
 from flows.upkeep.workspace import wait_for_others
-from tests.flows.conftest import Project, tree
-from tests.living import command_of
+from tests.flows.conftest import Project
 
 WaitFor = Callable[[Callable[[], Any]], Any]
 
@@ -41,16 +40,15 @@ def test_a_second_flow_waits_for_the_first_and_computes_nothing_again(project: P
     project.break_stage("prepare", GATED)
     first = project.start("-m", "flows.pretrain")
     wait_for(lambda: starts(project))
-    holders = {child.pid for child in tree(first) if " dvc " in command_of(child)}  # DVC, and who watches over it
     second = project.start("-m", "flows.pretrain")
     assert second.stderr is not None
     said = ""
-    while "waits for process" not in said:
+    while "waits for the flow of process" not in said:
         said += (line := second.stderr.readline())
         assert line, "it ended without a word"
-    found = re.search(r"waits for process (\d+) \(.*, since 20", said)
+    found = re.search(r"waits for the flow of process (\d+) on \S+, since 20", said)
     assert found
-    assert int(found[1]) in holders
+    assert int(found[1]) == first.pid
     (project.root / "go").touch()
     for process in (first, second):
         output, errors = process.communicate(timeout=120)
@@ -90,7 +88,7 @@ def test_a_flow_that_waits_can_be_stopped(project: Project, wait_for: WaitFor) -
     wait_for(lambda: starts(project))
     second = project.start("-m", "flows.pretrain")
     assert second.stderr is not None
-    while "waits for process" not in (line := second.stderr.readline()):
+    while "waits for the flow of process" not in (line := second.stderr.readline()):
         assert line
     second.send_signal(signal.SIGINT)
     second.communicate(timeout=60)
