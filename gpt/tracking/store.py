@@ -67,7 +67,7 @@ def database_file(uri: str) -> Path | None:
 
 
 def address_of(database: Path) -> str:
-    """Return the address of a sqlite store. What follows a ? are options to SQLAlchemy: such a path is told as a URI of sqlite's."""
+    """Return the address of a sqlite store. To SQLAlchemy options follow a ?: such a path is told as a URI of sqlite's."""
     path = str(database.absolute())
     return f"{_SQLITE}{_FILE}{quote(path)}?uri=true" if "?" in path else _SQLITE + path
 
