@@ -12,7 +12,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import get_context
 from pathlib import Path
 
 from gpt.errors import UserError
@@ -113,11 +112,14 @@ def load(settings: Settings, name: str, source: Path) -> None:
     _run_client(settings, "pg_restore", "--no-owner", "--single-transaction", "--dbname", name, str(source))
 
 
-def leave_root() -> None:
-    """Let a process of root be another user's: the owner's of the folder, and where that is root, `nobody`'s in a namespace."""
+def leave_root(folder: Path | None = None) -> None:
+    """Let a process of root be another user's: the owner's of the folder, and where that is root, `nobody`'s in a namespace.
+
+    `folder` names it where the current folder is another.
+    """
     if os.geteuid() != 0:
         return
-    owner = POSTGRES.stat()
+    owner = (folder or POSTGRES).stat()
     if owner.st_uid == 0:
         _enter_namespace()
         return
@@ -228,16 +230,23 @@ def _check_release() -> None:
 
 def _can_enter_namespace() -> bool:
     """Whether the kernel lets us; tried in a process that ends."""
-    trial = get_context("fork").Process(target=_enter_namespace)
-    trial.start()
-    trial.join()
-    return trial.exitcode == 0
+    trial = (
+        os.fork()
+    )  # nothing runs between: a process with threads may enter none, and what runs after a fork may start some
+    if trial == 0:
+        try:
+            _enter_namespace()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(trial, 0)[1] == 0
 
 
 def _check_reach() -> None:
     """Raise `UserError` if `nobody` cannot get at the programs and the folder, which lie in one that only root enters."""
-    for path in (binaries() / "postgres", POSTGRES.absolute()):
-        if subprocess.run(["test", "-x", path], preexec_fn=leave_root, cwd="/").returncode != 0:
+    folder = POSTGRES.absolute()
+    for path in (binaries() / "postgres", folder):
+        if subprocess.run(["test", "-x", path], preexec_fn=lambda: leave_root(folder), cwd="/").returncode != 0:
             raise UserError(
                 f"PostgreSQL does not run as root, and as `{_OTHER_USER}` it cannot reach {path}; run this as another user, or"
                 " move the project out of a folder that only root may enter"

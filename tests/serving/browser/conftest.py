@@ -14,7 +14,9 @@ Open = Callable[..., Page]
 _PATIENCE_MS = 15_000  # beside other processes on two cores
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(
+    scope="package"
+)  # as long as it is there, its event loop runs in this thread, and changes what Prefect returns
 def browser() -> Iterator[Browser]:
     if reason := install.why_not():
         pytest.skip(reason)
